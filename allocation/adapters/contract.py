@@ -1,0 +1,188 @@
+"""Commands and events on the wire: JSON held against the contract's schemas."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import date, datetime
+from functools import cache
+from importlib.resources import files
+from typing import Any
+from uuid import NAMESPACE_OID, UUID, uuid5
+
+import jsonschema_rs
+
+from allocation.domain import commands, events
+from allocation.domain.commands import Command, Malformed
+from allocation.domain.events import Event
+
+Json = dict[str, Any]
+
+COMMANDS: dict[str, type[Command]] = {
+    "allocation.create_batch": commands.CreateBatch,
+    "allocation.allocate": commands.Allocate,
+    "allocation.deallocate": commands.Deallocate,
+    "allocation.change_batch_quantity": commands.ChangeBatchQuantity,
+    "allocation.allocate_waiting": commands.AllocateWaiting,
+}
+COMMAND_NAMES = {kind: name for name, kind in COMMANDS.items()}
+EVENT_TYPES: dict[type[Event], str] = {
+    events.BatchCreated: "allocation.batch_created.v1",
+    events.BatchQuantityChanged: "allocation.batch_quantity_changed.v1",
+    events.Allocated: "allocation.allocated.v1",
+    events.Deallocated: "allocation.deallocated.v1",
+    events.OutOfStock: "allocation.out_of_stock.v1",
+}
+SOURCE = "allocation"
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_PROBLEMS = {
+    "required": "is missing",
+    "additionalProperties": "is not a field of this command",
+    "pattern": "has a control character or a slash",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """`field` of a body breaks its contract: `problem` says how, without repeating the value."""
+
+    field: str
+    problem: str
+
+
+def schema(name: str) -> Json:
+    """The JSON Schema of a command (`allocation.allocate`) or event (`allocation.allocated.v1`)."""
+    return dict(_read(name, "schema"))
+
+
+def example(name: str) -> Json:
+    """A valid body of a command, or a whole event."""
+    return dict(_read(name, "example"))
+
+
+def violations(name: str, body: object) -> list[Violation]:
+    """Everything in which `body` breaks the contract called `name`; empty when it keeps it."""
+    if isinstance(body, Mapping):
+        for field, value in body.items():
+            if isinstance(value, str) and not value.isprintable() and _LONE_SURROGATE.search(value):
+                return [Violation(str(field), "has a character that is not Unicode text")]
+    try:
+        errors = list(_validator(name).iter_errors(body))
+    except (ValueError, TypeError) as error:
+        # What JSON cannot carry at all: endless nesting, keys that are no strings.
+        return [Violation("body", f"is not JSON: {error}")]
+    found: dict[str, Violation] = {}
+    for error in errors:
+        field = _field(name, body, error)
+        found.setdefault(field, Violation(field, _PROBLEMS.get(error.kind.name, error.message)))
+    return list(found.values())
+
+
+def parse_command(name: str, body: Mapping[str, Any]) -> Command:
+    """The command that `body` is under `name`, or `Malformed` with the first violation.
+
+    Raises KeyError for a name that is no command.
+    """
+    kind = COMMANDS[name]
+    for violation in violations(name, body):
+        return _malformed(name, body, violation)
+    fields = dict(body)
+    if "qty" in fields:
+        fields["qty"] = int(fields["qty"])  # JSON Schema takes 3.0 for an integer, and so do we
+    if fields.get("eta") is not None:
+        try:
+            fields["eta"] = date.fromisoformat(fields["eta"])
+        except ValueError as error:  # the year 0000 is a date to JSON Schema and to nobody else
+            return _malformed(name, body, Violation("eta", str(error)))
+    return kind(**fields)
+
+
+def command_name(command: Command) -> str:
+    """The name of the task that carries `command`."""
+    return command.name if isinstance(command, Malformed) else COMMAND_NAMES[type(command)]
+
+
+def command_body(command: Command) -> Json:
+    """The keyword arguments of the task that carries `command`, as JSON."""
+    if isinstance(command, Malformed):
+        return {"malformed": command.body}
+    return _json(asdict(command))
+
+
+def cloud_event(
+    event: Event, *, time: datetime, causation_id: UUID, causation_type: str, correlation_id: UUID
+) -> Json:
+    """The event as CloudEvents 1.0 structured JSON.
+
+    Its id follows from sku and sequence, so it is the same however often it is built. Raises
+    AssertionError when it would break the published contract: that is a fault of ours.
+    """
+    data = _json(asdict(event))
+    sequence = data.pop("sequence")
+    kind = EVENT_TYPES[type(event)]
+    body = {
+        "specversion": "1.0",
+        "id": str(uuid5(NAMESPACE_OID, f"{SOURCE} {data['sku']} {sequence}")),
+        "source": SOURCE,
+        "type": kind,
+        "subject": data["sku"],
+        "time": time.isoformat(),
+        "datacontenttype": "application/json",
+        "sequence": sequence,
+        "causationid": str(causation_id),
+        "causationtype": causation_type,
+        "correlationid": str(correlation_id),
+        "data": data,
+    }
+    broken = violations(kind, body)
+    assert not broken, f"{kind} breaks its contract: {broken}"
+    return body
+
+
+def event_id(body: Json) -> UUID:
+    """The id of a CloudEvent of ours."""
+    return UUID(body["id"])
+
+
+def _malformed(name: str, body: object, violation: Violation) -> Malformed:
+    # ASCII, so that whatever came can be stored as text.
+    return Malformed(
+        name, violation.field, violation.problem, json.dumps(body, default=repr)[:10_000]
+    )
+
+
+def _json(fields: Json) -> Json:
+    return {
+        name: value.isoformat() if isinstance(value, date) else value
+        for name, value in fields.items()
+    }
+
+
+def _field(name: str, body: object, error: jsonschema_rs.ValidationError) -> str:
+    if error.instance_path:
+        return str(error.instance_path[-1])
+    if not isinstance(body, Mapping):
+        return "body"
+    if error.kind.name == "required":
+        return str(error.kind.as_dict()["property"])
+    known = _read(name, "schema")["properties"]
+    unknown = next((str(field) for field in body if field not in known), "body")
+    return unknown[:100] if unknown.isprintable() else ascii(unknown[:100])
+
+
+@cache
+def _validator(name: str) -> jsonschema_rs.Validator:
+    return jsonschema_rs.validator_for(
+        _read(name, "schema"), validate_formats=True, mask="the value"
+    )
+
+
+@cache
+def _read(name: str, what: str) -> Any:
+    kind, stem = ("commands", name.removeprefix("allocation.")) if name in COMMANDS else (
+        "events",
+        name,
+    )
+    file = files("allocation") / "contract" / kind / f"{stem}.{what}.json"
+    return json.loads(file.read_text("utf-8"))

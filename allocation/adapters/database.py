@@ -1,0 +1,102 @@
+"""Engines for PostgreSQL and SQLite, and what their errors mean to a caller."""
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+)
+from sqlalchemy.orm.exc import StaleDataError
+
+from allocation.unit_of_work import ConcurrentUpdate, StorageUnavailable
+
+Insert = postgresql.Insert | sqlite.Insert
+
+# deadlock detected, serialization failure, lock not available
+_CONFLICT_CODES = {"40P01", "40001", "55P03"}
+
+
+def normalise_url(url: str) -> str:
+    """`postgres://` and `postgresql://` mean psycopg2 here; any other URL stays as it is."""
+    scheme, separator, rest = url.partition("://")
+    if scheme in ("postgres", "postgresql"):
+        scheme = "postgresql+psycopg2"
+    return scheme + separator + rest
+
+
+def engine(url: str, **options: Any) -> Engine:
+    """An engine that opens no connection yet; the folder of a SQLite file is made."""
+    parsed = make_url(normalise_url(url))
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database and parsed.database != ":memory:":
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        made = create_engine(parsed, connect_args={"timeout": 30}, **options)
+        event.listen(made, "connect", _prepare_sqlite)
+        event.listen(made, "begin", _begin_sqlite)
+        return made
+    return create_engine(
+        parsed,
+        # READ COMMITTED: what is read after the product's lock is the latest. A stricter level
+        # reads a snapshot older than the lock, and oversells.
+        isolation_level="READ COMMITTED",
+        pool_pre_ping=True,
+        executemany_mode="values_plus_batch",
+        connect_args={
+            "connect_timeout": 5,
+            "keepalives_idle": 15,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "application_name": "allocation",
+        },
+        **options,
+    )
+
+
+def is_postgresql(connectable: Engine | Connection) -> bool:
+    """Whether this database has row locks, advisory locks and NOTIFY."""
+    return connectable.dialect.name == "postgresql"
+
+
+def insert(connection: Engine | Connection, table: Table) -> Insert:
+    """An INSERT that knows ON CONFLICT, in the database's own dialect."""
+    return (postgresql if is_postgresql(connection) else sqlite).insert(table)
+
+
+def translated(error: SQLAlchemyError) -> Exception:
+    """The port's exception for a database error, or the error itself when it is a fault of ours."""
+    if isinstance(error, (IntegrityError, StaleDataError)):
+        return ConcurrentUpdate(str(error))
+    if isinstance(error, DBAPIError):
+        code = getattr(error.orig, "pgcode", None)
+        if code in _CONFLICT_CODES or _is_busy(error.orig):
+            return ConcurrentUpdate(str(error))
+        if error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError)):
+            return StorageUnavailable(str(error))
+    return error
+
+
+def _is_busy(error: BaseException | None) -> bool:
+    busy: Sequence[int] = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return getattr(error, "sqlite_errorcode", None) in busy
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    # The driver's own transactions begin too late to lock; `_begin_sqlite` begins them instead.
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A unit of work takes the one write lock before it reads: SQLite has no row locks.
+    mode = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
+    connection.exec_driver_sql(f"BEGIN {mode}")

@@ -1,0 +1,140 @@
+"""Inbox and outbox: what came in, and what is to go out, as rows of the same transaction."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from sqlalchemy import insert as plain_insert
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from allocation.adapters import contract, tables
+from allocation.adapters.database import insert
+from allocation.domain.events import Event
+from allocation.domain.outcomes import Outcome, Refused, Succeeded
+from allocation.unit_of_work import CommandConflict, Message
+
+Clock = Callable[[], datetime]
+
+
+class SqlOutbox:
+    """Rows that the relay sends on once they are committed."""
+
+    def __init__(self, session: Session, now: Clock) -> None:
+        self._session = session
+        self._now = now
+        self.rows = 0
+
+    def add(self, event: Event, cause: Message) -> None:
+        created_at = self._now()
+        body = contract.cloud_event(
+            event,
+            time=created_at,
+            causation_id=cause.id,
+            causation_type=contract.command_name(cause.command),
+            correlation_id=cause.correlation_id,
+        )
+        self._insert(
+            id=contract.event_id(body),
+            kind="event",
+            name=body["type"],
+            sku=body["subject"],
+            sequence=event.sequence,
+            body=body,
+            correlation_id=cause.correlation_id,
+            causation_id=cause.id,
+            created_at=created_at,
+        )
+
+    def add_command(self, message: Message) -> None:
+        body = contract.command_body(message.command)
+        self._insert(
+            id=message.id,
+            kind="command",
+            name=contract.command_name(message.command),
+            sku=body.get("sku"),
+            body=body,
+            correlation_id=message.correlation_id,
+            causation_id=message.causation_id,
+            created_at=self._now(),
+        )
+
+    def _insert(self, **row: object) -> None:
+        self._session.execute(plain_insert(tables.outbox), row)
+        self.rows += 1
+
+
+class SqlInbox:
+    """One row a command: pending when it was accepted here, with its outcome once decided."""
+
+    def __init__(self, session: Session, outbox: SqlOutbox, now: Clock) -> None:
+        self._session = session
+        self._outbox = outbox
+        self._now = now
+
+    def accept(self, message: Message) -> None:
+        if self._insert(message):
+            self._outbox.add_command(message)
+        else:
+            self._known(message)
+
+    def claim(self, message: Message) -> Outcome | None:
+        if self._insert(message):
+            return None
+        return self._known(message)
+
+    def record(self, message: Message, outcome: Outcome) -> None:
+        refused = isinstance(outcome, Refused)
+        facts = dict(outcome.facts)
+        self._session.execute(
+            update(tables.commands)
+            .where(tables.commands.c.id == message.id)
+            .values(
+                status="rejected" if refused else "succeeded",
+                outcome={"reason": outcome.reason, **facts} if refused else facts,
+                decided_at=self._now(),
+            )
+        )
+
+    def record_failure(self, message: Message, error: str) -> None:
+        """Say that nobody could decide the command; a later delivery of it may still succeed."""
+        self._insert(message)
+        commands = tables.commands.c
+        self._session.execute(
+            update(tables.commands)
+            .where(commands.id == message.id, commands.status.in_(["pending", "failed"]))
+            .values(status="failed", outcome={"error": error}, decided_at=self._now())
+        )
+
+    def _insert(self, message: Message) -> bool:
+        """False when the id is there; waits while another transaction is about to insert it."""
+        statement = (
+            insert(self._session.connection(), tables.commands)
+            .values(
+                id=message.id,
+                name=contract.command_name(message.command),
+                body=contract.command_body(message.command),
+                status="pending",
+                correlation_id=message.correlation_id,
+                causation_id=message.causation_id,
+                accepted_at=self._now(),
+            )
+            .on_conflict_do_nothing(index_elements=["id"])
+            .returning(tables.commands.c.id)
+        )
+        return self._session.scalar(statement) is not None
+
+    def _known(self, message: Message) -> Outcome | None:
+        row = self._session.execute(
+            select(tables.commands).where(tables.commands.c.id == message.id).with_for_update()
+        ).one()
+        name = contract.command_name(message.command)
+        if (row.name, row.body) != (name, contract.command_body(message.command)):
+            raise CommandConflict(
+                f"command {message.id} is known as {row.name} with another body"
+                " and keeps its first meaning: send this one with an id of its own"
+            )
+        if row.status == "succeeded":
+            return Succeeded(**row.outcome)
+        if row.status == "rejected":
+            return Refused(**row.outcome)
+        return None

@@ -1,0 +1,58 @@
+"""The database's schema, step by step: applied, taken back and compared by Alembic."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+from allocation.adapters import tables
+from allocation.adapters.database import engine, is_postgresql
+
+# Any number, as long as no other program locks it in the same database.
+_LOCK = 4_130_519_771
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """Bring the database to `revision`; safe to run again, and at the same time as another."""
+    _run(url, lambda config: command.upgrade(config, revision))
+
+
+def downgrade(url: str, revision: str = "base") -> None:
+    """Take the database back to `revision`. What only newer tables hold is lost."""
+    _run(url, lambda config: command.downgrade(config, revision))
+
+
+def is_current(connection: Connection) -> bool:
+    """Whether the database has exactly the schema that this code was written for."""
+    heads = set(ScriptDirectory.from_config(_config()).get_heads())
+    return set(MigrationContext.configure(connection).get_current_heads()) == heads
+
+
+def drift(connection: Connection) -> list[object]:
+    """In what the database differs from `tables.metadata`; empty when it does not."""
+    context = MigrationContext.configure(connection, opts={"compare_type": True})
+    return list(compare_metadata(context, tables.metadata))
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    return config
+
+
+def _run(url: str, step: Callable[[Config], None]) -> None:
+    made = engine(url)
+    try:
+        with made.execution_options(sqlite_begin="IMMEDIATE").begin() as connection:
+            if is_postgresql(connection):
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+            config = _config()
+            config.attributes["connection"] = connection
+            step(config)
+    finally:
+        made.dispose()

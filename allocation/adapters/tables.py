@@ -1,0 +1,180 @@
+"""The tables of the allocation database, and how the domain's classes map to them."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Date,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    Uuid,
+    and_,
+)
+from sqlalchemy.orm import registry
+
+from allocation.domain.books import Allocation, Batch
+from allocation.domain.model import Product
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment in UTC; SQLite keeps none of the zone, so it is put back on reading."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+# Both databases count a BIGINT up by themselves only when it is called so.
+RowNumber = BigInteger().with_variant(Integer(), "sqlite")
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+products = Table(
+    "products",
+    metadata,
+    Column("sku", String(255), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("batchref", String(255), primary_key=True),
+    Column("sku", ForeignKey("products.sku"), nullable=False),
+    Column("purchased", Integer, nullable=False),
+    Column("allocated", Integer, nullable=False),
+    Column("eta", Date),
+    CheckConstraint("0 <= allocated AND allocated <= purchased", name="books_balance"),
+)
+is_open = batches.c.allocated < batches.c.purchased
+# A batch without free stock costs an allocation nothing.
+Index(
+    "ix_batches_open",
+    batches.c.sku,
+    postgresql_where=is_open,
+    sqlite_where=is_open,
+)
+Index("ix_batches_sku", batches.c.sku)
+
+allocations = Table(
+    "allocations",
+    metadata,
+    Column("orderid", String(255), primary_key=True),
+    Column("sku", ForeignKey("products.sku"), primary_key=True),
+    Column("qty", Integer, nullable=False),
+    Column("age", BigInteger, nullable=False),
+    Column("batchref", ForeignKey("batches.batchref")),
+    Column("promised_at", BigInteger),
+    Column("told", Boolean, nullable=False),
+    CheckConstraint("qty >= 1", name="qty_positive"),
+    CheckConstraint("(batchref IS NULL) = (promised_at IS NULL)", name="allocated_or_waiting"),
+)
+waits = allocations.c.batchref.is_(None)
+untold = and_(waits, ~allocations.c.told)
+promised = allocations.c.batchref.is_not(None)
+Index(
+    "ix_allocations_waiting",
+    allocations.c.sku,
+    allocations.c.qty,
+    allocations.c.age,
+    postgresql_where=waits,
+    sqlite_where=waits,
+)
+Index(
+    "ix_allocations_untold",
+    allocations.c.sku,
+    allocations.c.age,
+    postgresql_where=untold,
+    sqlite_where=untold,
+)
+Index(
+    "ix_allocations_promised",
+    allocations.c.batchref,
+    allocations.c.promised_at,
+    postgresql_where=promised,
+    sqlite_where=promised,
+)
+
+commands = Table(
+    "commands",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", String(100), nullable=False),
+    Column("body", JSON, nullable=False),
+    Column("status", String(10), nullable=False),
+    Column("outcome", JSON(none_as_null=True)),
+    Column("correlation_id", Uuid, nullable=False),
+    Column("causation_id", Uuid),
+    Column("accepted_at", UtcDateTime, nullable=False),
+    Column("decided_at", UtcDateTime),
+    CheckConstraint(
+        "status IN ('pending', 'succeeded', 'rejected', 'failed')", name="status_known"
+    ),
+    CheckConstraint("(status = 'pending') = (outcome IS NULL)", name="decided_with_outcome"),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("position", RowNumber, primary_key=True, autoincrement=True),
+    Column("id", Uuid, nullable=False, unique=True),
+    Column("kind", String(10), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("sku", String(255)),
+    Column("sequence", BigInteger),
+    Column("body", JSON, nullable=False),
+    Column("correlation_id", Uuid, nullable=False),
+    Column("causation_id", Uuid),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("sent_at", UtcDateTime),
+    CheckConstraint("kind IN ('command', 'event')", name="kind_known"),
+    CheckConstraint("(kind = 'event') = (sequence IS NOT NULL)", name="events_numbered"),
+)
+Index(
+    "ix_outbox_pending",
+    outbox.c.position,
+    postgresql_where=outbox.c.sent_at.is_(None),
+    sqlite_where=outbox.c.sent_at.is_(None),
+)
+Index("ix_outbox_sku_sequence", outbox.c.sku, outbox.c.sequence, unique=True)
+
+_mapper = registry(metadata=metadata)
+
+
+def map_domain() -> None:
+    """Teach SQLAlchemy to load and save the domain's classes; calling it again does nothing."""
+    if list(_mapper.mappers):
+        return
+    # The version is checked on every update: a second guard beside the row's lock.
+    _mapper.map_imperatively(
+        Product, products, version_id_col=products.c.version, version_id_generator=False
+    )
+    _mapper.map_imperatively(Batch, batches)
+    _mapper.map_imperatively(Allocation, allocations)

@@ -1,0 +1,125 @@
+"""The books of one product: its batches and lines, indexed the ways its rules ask."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class OrderLine:
+    """`qty` pieces of `sku` that the order `orderid` wants."""
+
+    orderid: str
+    sku: str
+    qty: int
+
+
+class Batch:
+    """Stock of one sku that came, or will come, together; no `eta` means on the shelf."""
+
+    def __init__(
+        self, batchref: str, sku: str, purchased: int, eta: date | None = None, allocated: int = 0
+    ) -> None:
+        self.batchref = batchref
+        self.sku = sku
+        self.purchased = purchased
+        self.allocated = allocated
+        self.eta = eta
+
+    @property
+    def free(self) -> int:
+        """Pieces that nobody is promised."""
+        return self.purchased - self.allocated
+
+
+class Allocation:
+    """An order line on the books: promised stock of `batchref`, or waiting when that is None.
+
+    `age` is the product's version when the line came: the lower, the older. `promised_at` is the
+    sequence of the event that promised the stock. `told` says whether OutOfStock was recorded
+    for the present wait.
+    """
+
+    def __init__(self, orderid: str, sku: str, qty: int, age: int) -> None:
+        self.orderid = orderid
+        self.sku = sku
+        self.qty = qty
+        self.age = age
+        self.batchref: str | None = None
+        self.promised_at: int | None = None
+        self.told = False
+
+
+class Books(Protocol):
+    """What a product asks of its books; storage answers each question by an index."""
+
+    def open_batches(self) -> Sequence[Batch]:
+        """Every batch with free stock, in any order; others may be among them."""
+        ...
+
+    def batch(self, batchref: str) -> Batch | None: ...
+
+    def line(self, orderid: str) -> Allocation | None: ...
+
+    def oldest_waiting(self, at_most: int, after: int) -> Allocation | None:
+        """The oldest waiting line with an age above `after` that wants `at_most` pieces or fewer.
+
+        In one pass `after` only grows and `at_most` only shrinks; a pass begins with `after` 0.
+        """
+        ...
+
+    def untold(self, limit: int) -> Sequence[Allocation]:
+        """The oldest `limit` waiting lines that were not told OutOfStock."""
+        ...
+
+    def promised(self, batchref: str) -> Iterator[Allocation]:
+        """The lines that were promised stock of this batch, the most recent first."""
+        ...
+
+    def add_batch(self, batch: Batch) -> None: ...
+
+    def add_line(self, line: Allocation) -> None: ...
+
+    def remove_line(self, line: Allocation) -> None: ...
+
+
+class MemoryBooks:
+    """Books kept in two dictionaries: for tests, and for a product that is not stored yet."""
+
+    def __init__(self, batches: Iterable[Batch] = (), lines: Iterable[Allocation] = ()) -> None:
+        self.batches = {batch.batchref: batch for batch in batches}
+        self.lines = {line.orderid: line for line in lines}
+
+    def open_batches(self) -> Sequence[Batch]:
+        return [batch for batch in self.batches.values() if batch.free > 0]
+
+    def batch(self, batchref: str) -> Batch | None:
+        return self.batches.get(batchref)
+
+    def line(self, orderid: str) -> Allocation | None:
+        return self.lines.get(orderid)
+
+    def oldest_waiting(self, at_most: int, after: int) -> Allocation | None:
+        fitting = (line for line in self._waiting() if line.qty <= at_most and line.age > after)
+        return min(fitting, key=lambda line: line.age, default=None)
+
+    def untold(self, limit: int) -> Sequence[Allocation]:
+        untold = (line for line in self._waiting() if not line.told)
+        return sorted(untold, key=lambda line: line.age)[:limit]
+
+    def promised(self, batchref: str) -> Iterator[Allocation]:
+        lines = (line for line in self.lines.values() if line.batchref == batchref)
+        return iter(sorted(lines, key=lambda line: -(line.promised_at or 0)))
+
+    def add_batch(self, batch: Batch) -> None:
+        self.batches[batch.batchref] = batch
+
+    def add_line(self, line: Allocation) -> None:
+        self.lines[line.orderid] = line
+
+    def remove_line(self, line: Allocation) -> None:
+        del self.lines[line.orderid]
+
+    def _waiting(self) -> Iterable[Allocation]:
+        return (line for line in self.lines.values() if line.batchref is None)

@@ -1,0 +1,59 @@
+"""What callers may ask, each an imperative; the shapes are held by the contract's JSON Schema."""
+
+from dataclasses import dataclass
+from datetime import date
+
+
+@dataclass(frozen=True, slots=True)
+class CreateBatch:
+    """Put `qty` pieces of `sku` on the books; no `eta` means that they are on the shelf."""
+
+    batchref: str
+    sku: str
+    qty: int
+    eta: date | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Allocate:
+    """Promise stock to one order line."""
+
+    orderid: str
+    sku: str
+    qty: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deallocate:
+    """Give up one order line, allocated or waiting."""
+
+    orderid: str
+    sku: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeBatchQuantity:
+    """Set a batch's purchased quantity: stock was counted, damaged or shipped short."""
+
+    batchref: str
+    qty: int
+
+
+@dataclass(frozen=True, slots=True)
+class AllocateWaiting:
+    """Serve the lines of `sku` that wait, as far as stock fits: the follow-up of freed stock."""
+
+    sku: str
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """What came under the command name `name` and breaks its contract: `field` has `problem`."""
+
+    name: str
+    field: str
+    problem: str
+    body: str
+
+
+Command = CreateBatch | Allocate | Deallocate | ChangeBatchQuantity | AllocateWaiting | Malformed

@@ -1,0 +1,178 @@
+"""Stock rules: the Product decides which batch serves which order line, and records what happened."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import date
+
+from allocation.domain.books import Allocation, Batch, Books, MemoryBooks, OrderLine
+from allocation.domain.events import (
+    Allocated,
+    BatchCreated,
+    BatchQuantityChanged,
+    Deallocated,
+    Event,
+    OutOfStock,
+)
+from allocation.domain.outcomes import Outcome, Refused, Succeeded
+
+SERVED_AT_ONCE = 500
+"""Waiting lines that one command serves or tells at most: it bounds how long the product is held."""
+
+
+def preference(batch: Batch) -> tuple[bool, date, str]:
+    """Sort key of the batches: the shelf first, then the earliest ETA; ties by reference."""
+    return (batch.eta is not None, batch.eta or date.min, batch.batchref)
+
+
+class Product:
+    """The batches and order lines of one sku: the consistency boundary.
+
+    `version` counts the decisions that changed it, `sequence` the events that it recorded.
+    """
+
+    def __init__(self, sku: str, batches: Iterable[Batch] = ()) -> None:
+        self.sku = sku
+        self.version = 0
+        self.sequence = 0
+        self.open(MemoryBooks(batches))
+
+    def open(self, books: Books) -> None:
+        """Keep the books of batches and lines in `books` from now on."""
+        self._books = books
+        self._events: list[Event] = []
+        self.unserved = False
+
+    def pull_events(self) -> list[Event]:
+        """The events recorded since the last call, in order of their sequence."""
+        events, self._events = self._events, []
+        return events
+
+    def pull_unserved(self) -> bool:
+        """Whether, since the last call, waiting lines may have come to fit: `allocate_waiting` is due."""
+        unserved, self.unserved = self.unserved, False
+        return unserved
+
+    def create_batch(self, batchref: str, qty: int, eta: date | None = None) -> Outcome:
+        """Put a batch on the books; the caller has seen that no product has this reference."""
+        self.version += 1
+        self._books.add_batch(Batch(batchref, self.sku, qty, eta))
+        self._record(BatchCreated(batchref, self.sku, qty, eta))
+        self.unserved = True
+        return Succeeded(status="created", batchref=batchref)
+
+    def allocate(self, line: OrderLine) -> Outcome:
+        """Promise `line` stock from the batch that arrives first, or let it wait its turn."""
+        known = self._books.line(line.orderid)
+        if known is not None:
+            if known.qty != line.qty:
+                return Refused("quantity differs", field="qty", qty=line.qty, known_qty=known.qty)
+            return self._answer(known)
+        self.version += 1
+        allocation = Allocation(line.orderid, self.sku, line.qty, age=self.version)
+        batches, all_served = self._serve_waiting()
+        batch = _first_fit(batches, line.qty)
+        if all_served and batch is not None:
+            self._promise(allocation, batch)
+        elif all_served:
+            self._tell(allocation)
+        self._books.add_line(allocation)
+        return self._answer(allocation)
+
+    def deallocate(self, orderid: str) -> Outcome:
+        """Give up the order's line, wherever it stands."""
+        line = self._books.line(orderid)
+        if line is None:
+            return Refused("unknown order line", field="orderid", orderid=orderid, sku=self.sku)
+        self.version += 1
+        self._release(line)
+        self._books.remove_line(line)
+        return Succeeded(status="deallocated")
+
+    def change_batch_quantity(self, batchref: str, qty: int) -> Outcome:
+        """Set the purchased quantity; the most recently promised lines give way to a shortage."""
+        batch = self._known_batch(batchref)
+        if batch.purchased == qty:
+            return Succeeded(status="unchanged", batchref=batchref, qty=qty)
+        self.version += 1
+        self._record(BatchQuantityChanged(batchref, self.sku, qty))
+        for line in self._books.promised(batchref):
+            if batch.allocated <= qty:
+                break
+            self._release(line)
+        self.unserved = self.unserved or qty > batch.purchased
+        batch.purchased = qty
+        return Succeeded(status="changed", batchref=batchref, qty=qty)
+
+    def allocate_waiting(self) -> Outcome:
+        """Serve the waiting lines that fit, oldest first, and tell the others once that they wait."""
+        before = self.sequence
+        _, all_served = self._serve_waiting()
+        if all_served:
+            untold = self._books.untold(SERVED_AT_ONCE)
+            for line in untold:
+                self._tell(line)
+            self.unserved = len(untold) == SERVED_AT_ONCE
+        if self.sequence > before:
+            self.version += 1
+        return Succeeded(status="served", events=self.sequence - before)
+
+    def _serve_waiting(self) -> tuple[list[Batch], bool]:
+        """Serve at most SERVED_AT_ONCE lines: the batches by preference, and whether that did all.
+
+        One pass is enough: stock only shrinks meanwhile, so a line that did not fit in its turn
+        does not fit later. What is not done is left to a follow-up.
+        """
+        batches = sorted(self._books.open_batches(), key=preference)
+        age = 0
+        for _ in range(SERVED_AT_ONCE):
+            largest = max((batch.free for batch in batches), default=0)
+            line = self._books.oldest_waiting(at_most=largest, after=age)
+            if line is None:
+                return batches, True
+            batch = _first_fit(batches, line.qty)
+            assert batch is not None, f"{line.qty} pieces fit no batch with {largest}"
+            self._promise(line, batch)
+            age = line.age
+        self.unserved = True
+        return batches, False
+
+    def _tell(self, line: Allocation) -> None:
+        self._record(OutOfStock(line.orderid, self.sku, line.qty))
+        line.told = True
+
+    def _promise(self, line: Allocation, batch: Batch) -> None:
+        self._record(Allocated(line.orderid, self.sku, line.qty, batch.batchref))
+        batch.allocated += line.qty
+        line.batchref = batch.batchref
+        line.promised_at = self.sequence
+        line.told = False
+
+    def _release(self, line: Allocation) -> None:
+        """Free what the line holds; it waits again, with the age it had."""
+        self._record(Deallocated(line.orderid, self.sku, line.qty, line.batchref))
+        if line.batchref is None:
+            return
+        self._known_batch(line.batchref).allocated -= line.qty
+        line.batchref = line.promised_at = None
+        self.unserved = True
+
+    def _answer(self, line: Allocation) -> Outcome:
+        if line.batchref is None:
+            return Succeeded(status="waiting", batchref=None, eta=None)
+        eta = self._known_batch(line.batchref).eta
+        return Succeeded(
+            status="allocated", batchref=line.batchref, eta=eta.isoformat() if eta else None
+        )
+
+    def _known_batch(self, batchref: str) -> Batch:
+        batch = self._books.batch(batchref)
+        assert batch is not None, f"no batch {batchref!r} in the books of {self.sku!r}"
+        return batch
+
+    def _record(self, event: Event) -> None:
+        self.sequence += 1
+        self._events.append(replace(event, sequence=self.sequence))
+
+
+def _first_fit(batches: Iterable[Batch], qty: int) -> Batch | None:
+    return next((batch for batch in batches if batch.free >= qty), None)

@@ -1,0 +1,31 @@
+"""How a command ended: an expected outcome is a value, an exception means that nobody could decide."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Fact = str | int | None
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Succeeded:
+    """The command took effect (or had already); `facts` say what holds now."""
+
+    facts: Mapping[str, Fact]
+
+    def __init__(self, **facts: Fact) -> None:
+        object.__setattr__(self, "facts", facts)
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Refused:
+    """A rule says no, and that is final; `reason` is one of a few fixed phrases."""
+
+    reason: str
+    facts: Mapping[str, Fact]
+
+    def __init__(self, reason: str, **facts: Fact) -> None:
+        object.__setattr__(self, "reason", reason)
+        object.__setattr__(self, "facts", facts)
+
+
+Outcome = Succeeded | Refused

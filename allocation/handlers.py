@@ -1,0 +1,108 @@
+"""One function per command: load the product, call it once; `decide` commits what came of it."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import NAMESPACE_OID, uuid5
+
+from allocation.domain import commands
+from allocation.domain.books import OrderLine
+from allocation.domain.commands import Command
+from allocation.domain.model import Product
+from allocation.domain.outcomes import Outcome, Refused
+from allocation.unit_of_work import Message, UnitOfWork
+
+
+def create_batch(command: commands.CreateBatch, uow: UnitOfWork) -> Outcome:
+    """Put a batch on the books; the first batch of a sku makes the product known."""
+    if uow.products.get_by_batchref(command.batchref) is not None:
+        return Refused("batchref taken", field="batchref", batchref=command.batchref)
+    product = uow.products.get(command.sku)
+    if product is None:
+        product = uow.products.add(command.sku)
+    return product.create_batch(command.batchref, command.qty, command.eta)
+
+
+def allocate(command: commands.Allocate, uow: UnitOfWork) -> Outcome:
+    """Promise stock to one order line."""
+    product = uow.products.get(command.sku)
+    if product is None:
+        return Refused("unknown sku", field="sku", sku=command.sku)
+    return product.allocate(OrderLine(command.orderid, command.sku, command.qty))
+
+
+def deallocate(command: commands.Deallocate, uow: UnitOfWork) -> Outcome:
+    """Give up one order line."""
+    product = uow.products.get(command.sku)
+    if product is None:
+        return Refused("unknown sku", field="sku", sku=command.sku)
+    return product.deallocate(command.orderid)
+
+
+def change_batch_quantity(command: commands.ChangeBatchQuantity, uow: UnitOfWork) -> Outcome:
+    """Set what a batch holds; lines that it can no longer serve move."""
+    product = uow.products.get_by_batchref(command.batchref)
+    if product is None:
+        return Refused("unknown batchref", field="batchref", batchref=command.batchref)
+    return product.change_batch_quantity(command.batchref, command.qty)
+
+
+def allocate_waiting(command: commands.AllocateWaiting, uow: UnitOfWork) -> Outcome:
+    """Serve the lines that wait for this sku."""
+    product = uow.products.get(command.sku)
+    if product is None:
+        return Refused("unknown sku", field="sku", sku=command.sku)
+    return product.allocate_waiting()
+
+
+def refuse_malformed(command: commands.Malformed, uow: UnitOfWork) -> Outcome:
+    """Record what can't be understood, so that its sender finds out why."""
+    return Refused("malformed command", field=command.field, problem=command.problem)
+
+
+HANDLERS: dict[type[Command], Callable[[Any, UnitOfWork], Outcome]] = {
+    commands.CreateBatch: create_batch,
+    commands.Allocate: allocate,
+    commands.Deallocate: deallocate,
+    commands.ChangeBatchQuantity: change_batch_quantity,
+    commands.AllocateWaiting: allocate_waiting,
+    commands.Malformed: refuse_malformed,
+}
+
+
+def accept(message: Message, uow: UnitOfWork) -> None:
+    """Take responsibility for a command: once this returns, it is not lost. Repeats do nothing."""
+    with uow:
+        uow.inbox.accept(message)
+        uow.commit()
+
+
+def decide(message: Message, uow: UnitOfWork) -> Outcome:
+    """Carry a command out, once: a repeat gets the recorded outcome.
+
+    Stock, outcome, events and follow-ups are saved by one commit. Raises what the unit of work
+    raises; then nothing was saved.
+    """
+    with uow:
+        recorded = uow.inbox.claim(message)
+        if recorded is not None:
+            return recorded
+        outcome = HANDLERS[type(message.command)](message.command, uow)
+        for product in uow.products.seen:
+            _tell(product, message, uow)
+        uow.inbox.record(message, outcome)
+        uow.commit()
+    return outcome
+
+
+def _tell(product: Product, cause: Message, uow: UnitOfWork) -> None:
+    for event in product.pull_events():
+        uow.outbox.add(event, cause)
+    if product.pull_unserved():
+        follow_up = Message(
+            # Derived, so that the same cause never asks for two follow-ups.
+            id=uuid5(NAMESPACE_OID, f"{cause.id} allocate_waiting {product.sku}"),
+            command=commands.AllocateWaiting(product.sku),
+            correlation_id=cause.correlation_id,
+            causation_id=cause.id,
+        )
+        uow.inbox.accept(follow_up)

@@ -1,0 +1,101 @@
+"""The ports: what a handler needs from storage, in the domain's words."""
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+from uuid import UUID
+
+from allocation.domain.commands import Command
+from allocation.domain.events import Event
+from allocation.domain.model import Product
+from allocation.domain.outcomes import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A command on its way: `id` names it for good, `correlation_id` the command that began it all."""
+
+    id: UUID
+    command: Command
+    correlation_id: UUID
+    causation_id: UUID | None = None
+
+
+class CommandConflict(Exception):
+    """The same command id came with another body."""
+
+
+class ConcurrentUpdate(Exception):
+    """Somebody else changed the same rows meanwhile; nothing was saved, try again."""
+
+
+class StorageUnavailable(Exception):
+    """The database could not be reached or broke off; nothing is known to be saved, try again."""
+
+
+class Products(Protocol):
+    """The products, each locked against other writers from the moment it is loaded.
+
+    `seen` holds, in that order, every product that was loaded or added: a strong reference, so
+    that no event is lost with a product that nothing else refers to.
+    """
+
+    seen: list[Product]
+
+    def get(self, sku: str) -> Product | None: ...
+
+    def get_by_batchref(self, batchref: str) -> Product | None: ...
+
+    def add(self, sku: str) -> Product:
+        """Begin the books of a sku that is not known yet."""
+        ...
+
+
+class Inbox(Protocol):
+    """Every command by its id: accepted once, decided once."""
+
+    def accept(self, message: Message) -> None:
+        """Record a command as pending and hand it to the outbox; a repeat changes nothing.
+
+        Raises CommandConflict when the id is known with another command.
+        """
+        ...
+
+    def claim(self, message: Message) -> Outcome | None:
+        """Take the command for this unit of work: None, or the outcome when it was decided before.
+
+        Waits for another unit of work that holds the same id. Raises CommandConflict.
+        """
+        ...
+
+    def record(self, message: Message, outcome: Outcome) -> None:
+        """Save the outcome of a claimed command."""
+        ...
+
+
+class Outbox(Protocol):
+    """What is to be told to others once this unit of work is committed."""
+
+    def add(self, event: Event, cause: Message) -> None: ...
+
+
+class UnitOfWork(Protocol):
+    """State, outcome and events, saved together by `commit`; leaving without it rolls back.
+
+    Any call may raise ConcurrentUpdate or StorageUnavailable.
+    """
+
+    products: Products
+    inbox: Inbox
+    outbox: Outbox
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def commit(self) -> None: ...
