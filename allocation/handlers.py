@@ -94,6 +94,13 @@ def decide(message: Message, uow: UnitOfWork) -> Outcome:
     return outcome
 
 
+def fail(message: Message, error: str, uow: UnitOfWork) -> None:
+    """Record that nobody could decide the command; delivered again, it may still be decided."""
+    with uow:
+        uow.inbox.record_failure(message, error)
+        uow.commit()
+
+
 def _tell(product: Product, cause: Message, uow: UnitOfWork) -> None:
     for event in product.pull_events():
         uow.outbox.add(event, cause)

@@ -1,5 +1,6 @@
 """The ports: what a handler needs from storage, in the domain's words."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -13,7 +14,7 @@ from allocation.domain.outcomes import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A command on its way: `id` names it for good, `correlation_id` the command that began it all."""
+    """A command on its way: `id` names it for good, `correlation_id` what began it all."""
 
     id: UUID
     command: Command
@@ -40,7 +41,8 @@ class Products(Protocol):
     that no event is lost with a product that nothing else refers to.
     """
 
-    seen: list[Product]
+    @property
+    def seen(self) -> Sequence[Product]: ...
 
     def get(self, sku: str) -> Product | None: ...
 
@@ -72,6 +74,10 @@ class Inbox(Protocol):
         """Save the outcome of a claimed command."""
         ...
 
+    def record_failure(self, message: Message, error: str) -> None:
+        """Say that nobody could decide the command; an outcome that is there stays."""
+        ...
+
 
 class Outbox(Protocol):
     """What is to be told to others once this unit of work is committed."""
@@ -85,9 +91,14 @@ class UnitOfWork(Protocol):
     Any call may raise ConcurrentUpdate or StorageUnavailable.
     """
 
-    products: Products
-    inbox: Inbox
-    outbox: Outbox
+    @property
+    def products(self) -> Products: ...
+
+    @property
+    def inbox(self) -> Inbox: ...
+
+    @property
+    def outbox(self) -> Outbox: ...
 
     def __enter__(self) -> Self: ...
 

@@ -73,9 +73,10 @@ def violations(name: str, body: object) -> list[Violation]:
         # What JSON cannot carry at all: endless nesting, keys that are no strings.
         return [Violation("body", f"is not JSON: {error}")]
     found: dict[str, Violation] = {}
-    for error in errors:
-        field = _field(name, body, error)
-        found.setdefault(field, Violation(field, _PROBLEMS.get(error.kind.name, error.message)))
+    for broken in errors:
+        field = _field(name, body, broken)
+        problem = _PROBLEMS.get(broken.kind.name) or broken.message or broken.kind.name
+        found.setdefault(field, Violation(field, problem))
     return list(found.values())
 
 
@@ -180,9 +181,13 @@ def _validator(name: str) -> jsonschema_rs.Validator:
 
 @cache
 def _read(name: str, what: str) -> Any:
-    kind, stem = ("commands", name.removeprefix("allocation.")) if name in COMMANDS else (
-        "events",
-        name,
+    kind, stem = (
+        ("commands", name.removeprefix("allocation."))
+        if name in COMMANDS
+        else (
+            "events",
+            name,
+        )
     )
     file = files("allocation") / "contract" / kind / f"{stem}.{what}.json"
     return json.loads(file.read_text("utf-8"))

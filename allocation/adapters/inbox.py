@@ -83,20 +83,22 @@ class SqlInbox:
         return self._known(message)
 
     def record(self, message: Message, outcome: Outcome) -> None:
-        refused = isinstance(outcome, Refused)
         facts = dict(outcome.facts)
+        if isinstance(outcome, Refused):
+            status, facts = "rejected", {"reason": outcome.reason, **facts}
+        else:
+            status = "succeeded"
         self._session.execute(
             update(tables.commands)
             .where(tables.commands.c.id == message.id)
             .values(
-                status="rejected" if refused else "succeeded",
-                outcome={"reason": outcome.reason, **facts} if refused else facts,
+                status=status,
+                outcome=facts,
                 decided_at=self._now(),
             )
         )
 
     def record_failure(self, message: Message, error: str) -> None:
-        """Say that nobody could decide the command; a later delivery of it may still succeed."""
         self._insert(message)
         commands = tables.commands.c
         self._session.execute(

@@ -1,4 +1,4 @@
-"""Stock rules: the Product decides which batch serves which order line, and records what happened."""
+"""Stock rules: the Product decides which batch serves which line, and records what happened."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,7 +16,7 @@ from allocation.domain.events import (
 from allocation.domain.outcomes import Outcome, Refused, Succeeded
 
 SERVED_AT_ONCE = 500
-"""Waiting lines that one command serves or tells at most: it bounds how long the product is held."""
+"""Waiting lines that one command serves, or tells, at most: it bounds how long it may take."""
 
 
 def preference(batch: Batch) -> tuple[bool, date, str]:
@@ -48,7 +48,7 @@ class Product:
         return events
 
     def pull_unserved(self) -> bool:
-        """Whether, since the last call, waiting lines may have come to fit: `allocate_waiting` is due."""
+        """Whether waiting lines may have come to fit since the last call: serve them next."""
         unserved, self.unserved = self.unserved, False
         return unserved
 
@@ -104,7 +104,7 @@ class Product:
         return Succeeded(status="changed", batchref=batchref, qty=qty)
 
     def allocate_waiting(self) -> Outcome:
-        """Serve the waiting lines that fit, oldest first, and tell the others once that they wait."""
+        """Serve the waiting lines that fit, oldest first; tell the others once that they wait."""
         before = self.sequence
         _, all_served = self._serve_waiting()
         if all_served:

@@ -1,4 +1,4 @@
-"""How a command ended: an expected outcome is a value, an exception means that nobody could decide."""
+"""How a command ended: an expected outcome is a value; an exception: nobody could decide."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

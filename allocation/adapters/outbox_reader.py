@@ -1,0 +1,93 @@
+"""The relay's side of the outbox: one reader at a time, woken by commits, in per-sku order."""
+
+import fcntl
+import select as os_select
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, Row, select, text, update
+
+from allocation.adapters.database import is_postgresql
+from allocation.adapters.sql_unit_of_work import NOTIFY_CHANNEL
+from allocation.adapters.tables import outbox
+
+_LOCK = 4_130_519_772  # any number that no other program locks in the same database
+_SQLITE_POLL = 0.05  # seconds
+
+
+class Wait(Protocol):
+    def __call__(self, seconds: float) -> None:
+        """Return after this time, or sooner when something was committed."""
+        ...
+
+
+class OutboxReader:
+    """Pending rows in order, on the very connection that holds the reader's lock.
+
+    Rows are picked by what is pending, never by a position that was reached: transactions commit
+    in another order than they number their rows.
+    """
+
+    def __init__(self, connection: Connection, wait: Wait) -> None:
+        self._connection = connection
+        self.wait = wait
+
+    def pending(self, limit: int) -> Sequence[Row[tuple[object, ...]]]:
+        """The oldest rows that were not sent, all of a sku in the order of its events."""
+        query = select(outbox).where(outbox.c.sent_at.is_(None)).order_by(outbox.c.position)
+        return self._connection.execute(query.limit(limit)).all()
+
+    def mark_sent(self, ids: Sequence[UUID]) -> None:
+        """Never send these again."""
+        if ids:
+            self._connection.execute(
+                update(outbox).where(outbox.c.id.in_(ids)).values(sent_at=datetime.now(UTC))
+            )
+
+
+@contextmanager
+def only_reader(engine: Engine) -> Iterator[OutboxReader | None]:
+    """The reader, or None while another process is it; the lock ends with the process."""
+    opened = _on_postgresql if is_postgresql(engine) else _on_sqlite
+    with opened(engine) as reader:
+        yield reader
+
+
+@contextmanager
+def _on_postgresql(engine: Engine) -> Iterator[OutboxReader | None]:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if not connection.scalar(text(f"SELECT pg_try_advisory_lock({_LOCK})")):
+            yield None
+            return
+        connection.execute(text(f"LISTEN {NOTIFY_CHANNEL}"))
+        driver = connection.connection.driver_connection
+        assert driver is not None
+
+        def wait(seconds: float) -> None:
+            os_select.select([driver], [], [], seconds)
+            driver.poll()
+            driver.notifies.clear()
+
+        try:
+            yield OutboxReader(connection, wait)
+        finally:
+            # Not back into the pool: the lock and the LISTEN go with the connection.
+            connection.invalidate()
+
+
+@contextmanager
+def _on_sqlite(engine: Engine) -> Iterator[OutboxReader | None]:
+    path = Path(engine.url.database or "").with_suffix(".relay-lock")
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+            return
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            yield OutboxReader(connection, lambda seconds: time.sleep(min(seconds, _SQLITE_POLL)))

@@ -1,0 +1,33 @@
+"""Where the parts meet: builds engines, connections and units of work from the settings."""
+
+from functools import cache
+
+from kombu import Connection
+from sqlalchemy import Engine
+
+from allocation.adapters import database
+from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
+from allocation.settings import Settings
+
+
+@cache
+def settings() -> Settings:
+    """The process's settings, read from the environment once."""
+    return Settings()
+
+
+@cache
+def engine(url: str) -> Engine:
+    """The process's engine for this database; it opens connections when they are needed."""
+    return database.engine(url)
+
+
+def unit_of_work() -> SqlUnitOfWork:
+    """A unit of work on the configured database."""
+    return SqlUnitOfWork(engine(settings().database_url))
+
+
+def broker() -> Connection:
+    """A connection to the configured broker, not open yet."""
+    transport = settings().broker_transport
+    return Connection(settings().broker_url, transport=transport, heartbeat=0 if transport else 15)

@@ -1,0 +1,22 @@
+"""The Celery application: `celery -A allocation worker` finds it as `app`."""
+
+from typing import Any
+
+from celery import Celery
+from celery.signals import setup_logging, worker_process_init
+
+from allocation import bootstrap, logs
+
+app = Celery("allocation", include=["allocation.tasks"])
+app.config_from_object("celeryconfig")
+
+
+@setup_logging.connect
+def _configure_logs(**_: Any) -> None:
+    logs.configure(bootstrap.settings())
+
+
+@worker_process_init.connect
+def _leave_the_parents_connections(**_: Any) -> None:
+    """A forked child must not share its parent's database connections, nor close them."""
+    bootstrap.engine(bootstrap.settings().database_url).dispose(close=False)

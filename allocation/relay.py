@@ -1,0 +1,130 @@
+"""The relay: sends what the outbox holds to the broker, and marks it once the broker has it."""
+
+import json
+import random
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+import structlog
+from kombu import Connection
+from sqlalchemy.exc import DBAPIError
+
+from allocation import bootstrap
+from allocation.adapters import topology
+from allocation.adapters.outbox_reader import OutboxReader, only_reader
+from allocation.adapters.publisher import Outgoing, Publisher, publisher
+from allocation.celery import app
+
+log = structlog.get_logger(__name__)
+
+BATCH = 200
+POLL = 1.0  # seconds; the truth behind the wake-up calls, which may get lost
+LONGEST_PAUSE = 5.0  # seconds between two tries while something is down
+
+
+def run(stop: threading.Event) -> None:
+    """Relay until `stop` is set; stands by while another relay is active, and outlives outages."""
+    engine = bootstrap.engine(bootstrap.settings().database_url)
+    failures = 0
+    while not stop.is_set():
+        connection = bootstrap.broker()
+        outages = (DBAPIError, *connection.connection_errors, *connection.channel_errors, OSError)
+        try:
+            with connection, only_reader(engine) as reader:
+                if reader is None:
+                    log.debug("another relay is active; standing by")
+                    stop.wait(POLL)
+                    continue
+                topology.declare(connection)
+                log.info("ready: relaying")
+                failures = 0
+                _relay(reader, publisher(connection), connection, stop)
+        except outages as error:
+            failures += 1
+            pause = random.uniform(0.5, 1) * min(LONGEST_PAUSE, 0.2 * 2**failures)  # noqa: S311 - jitter needs no secrecy
+            log.warning("the relay pauses", error=str(error), seconds=round(pause, 1))
+            stop.wait(pause)
+
+
+def _relay(
+    reader: OutboxReader, publish: Publisher, connection: Connection, stop: threading.Event
+) -> None:
+    while not stop.is_set():
+        taken, sent = send_batch(reader, publish)
+        if sent < taken:
+            log.error(
+                "the broker took only a part: is a queue missing, or full?", taken=taken, sent=sent
+            )
+            topology.declare(connection)
+            stop.wait(POLL)
+        elif taken < BATCH:
+            reader.wait(POLL)
+            _beat(connection)
+
+
+def send_batch(reader: OutboxReader, publish: Publisher) -> tuple[int, int]:
+    """Send the oldest pending rows: how many were there, and how many are done for good.
+
+    Dying between sending and marking means that they are sent again: at least once.
+    """
+    rows = reader.pending(BATCH)
+    if not rows:
+        return 0, 0
+    confirmed = publish.publish([outgoing(row) for row in rows])
+    done = in_order(rows, confirmed)
+    reader.mark_sent(done)
+    return len(rows), len(done)
+
+
+def in_order(rows: Iterable[Any], confirmed: set[UUID]) -> Sequence[UUID]:
+    """The confirmed rows, less those that overtook an unconfirmed one of their sku.
+
+    These are sent again behind it, so that each sku's events come in order at least once.
+    """
+    done, held = [], set()
+    for row in rows:
+        if row.id in confirmed and row.sku not in held:
+            done.append(row.id)
+        elif row.sku is not None:
+            held.add(row.sku)
+    return done
+
+
+def outgoing(row: Any) -> Outgoing:
+    """The message that a row of the outbox is: a Celery task, or a CloudEvent to the fanout."""
+    if row.kind == "event":
+        return Outgoing(
+            id=row.id,
+            exchange=topology.EVENTS,
+            routing_key="",
+            body=json.dumps(row.body),
+            content_type="application/cloudevents+json",
+        )
+    task = app.amqp.as_task_v2(
+        str(row.id),
+        row.name,
+        kwargs=row.body,
+        root_id=str(row.correlation_id),
+        parent_id=row.causation_id and str(row.causation_id),
+        ignore_result=True,
+    )
+    return Outgoing(
+        id=row.id,
+        exchange=topology.COMMANDS,
+        routing_key=topology.COMMANDS,
+        body=json.dumps(task.body),
+        content_type="application/json",
+        headers=task.headers,
+        properties=task.properties,
+    )
+
+
+def _beat(connection: Connection) -> None:
+    if connection.heartbeat:
+        connection.heartbeat_check()
+        try:
+            connection.drain_events(timeout=0.001)
+        except TimeoutError:
+            pass

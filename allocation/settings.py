@@ -1,0 +1,53 @@
+"""Settings, from environment variables called ALLOCATION_<NAME>."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SPOOL_TRANSPORT = "allocation.adapters.spool:Transport"
+"""kombu loads the embedded broker by this name."""
+
+
+class Settings(BaseSettings):
+    """Read afresh whenever it is made; a value that can't be used raises and names its variable."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ALLOCATION_", extra="ignore", env_ignore_empty=True
+    )
+
+    state_dir: Path = Field(
+        Path("var"), description="Folder of the embedded database and broker, and of written mails."
+    )
+    database_url: str = Field(
+        "", description="PostgreSQL or SQLite; unset: allocation.db in the state folder."
+    )
+    broker_url: str = Field(
+        "", description="RabbitMQ (amqp://) or the embedded broker (spool://); unset: embedded."
+    )
+    host: str = Field("127.0.0.1", description="Address that the API listens on.")
+    port: int = Field(5005, ge=1, le=65535, description="Port that the API listens on.")
+    api_key: str = Field(
+        "", description="A key with all rights, sent as `Authorization: Bearer ...`."
+    )
+    api_workers: int = Field(2, ge=1, description="Processes that serve the API.")
+    api_threads: int = Field(8, ge=1, description="Requests that each of them serves at once.")
+    flower_port: int = Field(5555, ge=1, le=65535, description="Port of Flower in `allocation up`.")
+    log_format: Literal["console", "json"] = Field("console", description="For people or machines.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="The least."
+    )
+
+    @model_validator(mode="after")
+    def _fill_in_the_embedded_default(self) -> "Settings":
+        self.state_dir = self.state_dir.absolute()
+        self.database_url = self.database_url or f"sqlite:///{self.state_dir}/allocation.db"
+        if self.broker_url in ("", "spool://"):
+            self.broker_url = f"spool://{self.state_dir}/spool"
+        return self
+
+    @property
+    def broker_transport(self) -> str | None:
+        """The name by which kombu loads the embedded transport; None where the URL says enough."""
+        return SPOOL_TRANSPORT if self.broker_url.startswith("spool:") else None

@@ -1,0 +1,119 @@
+"""One Celery task per command: it translates and states the retry policy; a handler decides."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import structlog
+from celery import Task
+from celery.exceptions import SoftTimeLimitExceeded
+from celery.utils.time import get_exponential_backoff_interval
+
+from allocation import bootstrap
+from allocation.adapters import contract
+from allocation.celery import app
+from allocation.domain.commands import Malformed
+from allocation.domain.outcomes import Refused
+from allocation.handlers import decide, fail
+from allocation.unit_of_work import ConcurrentUpdate, Message, StorageUnavailable
+
+log = structlog.get_logger(__name__)
+
+
+class CommandTask(Task):
+    """Decides the command that the task's name and keyword arguments are.
+
+    A body that breaks the contract is refused and recorded, as any other refusal. Conflicts and an
+    unreachable database are retried, about seven minutes in all; what still fails then, or fails
+    otherwise, is dead-lettered and the command marked as failed.
+    """
+
+    max_retries = 12
+    longest_delay = 60  # seconds
+
+    def __call__(self, *args: object, **body: object) -> dict[str, object]:
+        message = self._message(args, body)
+        structlog.contextvars.bind_contextvars(
+            command_id=str(message.id), command=self.name, **_named(body)
+        )
+        try:
+            outcome = decide(message, bootstrap.unit_of_work())
+        except (ConcurrentUpdate, StorageUnavailable, SoftTimeLimitExceeded) as error:
+            raise self.retry(exc=error, countdown=self._delay()) from error
+        finally:
+            structlog.contextvars.clear_contextvars()
+        if isinstance(outcome, Refused):
+            return {"refused": outcome.reason, **outcome.facts}
+        return dict(outcome.facts)
+
+    def on_failure(
+        self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: object
+    ) -> None:
+        """Mark the command as failed; its message is on the way to the dead-letter queue."""
+        message = self._message(args, kwargs, task_id)
+        try:
+            fail(message, f"{type(exc).__name__}: {exc}", bootstrap.unit_of_work())
+        except StorageUnavailable as error:
+            log.error(
+                "the command stays pending though it failed: its dead letter can be replayed",
+                command_id=task_id,
+                command=self.name,
+                error=str(error),
+            )
+
+    def _message(
+        self, args: tuple[object, ...], body: Mapping[str, Any], task_id: str | None = None
+    ) -> Message:
+        request = self.request
+        command_id = UUID(task_id or request.id)
+        command = contract.parse_command(self.name, body)
+        if args:
+            command = Malformed(
+                self.name, "args", "commands take keyword arguments only", repr(args)[:1000]
+            )
+        return Message(
+            id=command_id,
+            command=command,
+            correlation_id=UUID(request.root_id) if request.root_id else command_id,
+            causation_id=UUID(request.parent_id) if request.parent_id else None,
+        )
+
+    def _delay(self) -> int:
+        """Seconds until the next try: doubling, spread at random, and never 0."""
+        delay = get_exponential_backoff_interval(
+            factor=1,
+            retries=self.request.retries,
+            maximum=self.longest_delay,
+            full_jitter=True,
+        )
+        return max(1, delay)
+
+
+@app.task(base=CommandTask, name="allocation.create_batch")
+def create_batch(*, batchref: str, sku: str, qty: int, eta: str | None = None) -> None:
+    """Put `qty` pieces on the books; `eta` is YYYY-MM-DD, or None for stock on the shelf."""
+
+
+@app.task(base=CommandTask, name="allocation.allocate")
+def allocate(*, orderid: str, sku: str, qty: int) -> None:
+    """Promise stock to one order line."""
+
+
+@app.task(base=CommandTask, name="allocation.deallocate")
+def deallocate(*, orderid: str, sku: str) -> None:
+    """Give up one order line."""
+
+
+@app.task(base=CommandTask, name="allocation.change_batch_quantity")
+def change_batch_quantity(*, batchref: str, qty: int) -> None:
+    """Set a batch's purchased quantity."""
+
+
+@app.task(base=CommandTask, name="allocation.allocate_waiting")
+def allocate_waiting(*, sku: str) -> None:
+    """Serve the lines that wait for this sku."""
+
+
+def _named(body: Mapping[str, object]) -> dict[str, str]:
+    """The ids that a log line should carry, cut to a readable length."""
+    return {name: str(body[name])[:100] for name in ("orderid", "sku", "batchref") if name in body}

@@ -1,0 +1,71 @@
+"""Celery's settings for the allocation worker, each with its reason."""
+
+from allocation.adapters import topology
+from allocation.settings import Settings
+
+_settings = Settings()
+_on_rabbitmq = _settings.broker_transport is None
+
+# --- the broker ---------------------------------------------------------------------------------
+
+broker_url = _settings.broker_url
+broker_transport = _settings.broker_transport
+# A retry counts as sent only when the broker has confirmed it.
+broker_transport_options = {"confirm_publish": True} if _on_rabbitmq else {}
+# A peer that vanished without a word is noticed within two beats.
+broker_heartbeat = 15 if _on_rabbitmq else 0
+# The worker may start before the broker, and outlives its restarts however long they take.
+broker_connection_retry_on_startup = True
+broker_connection_max_retries = None
+
+# --- queues -------------------------------------------------------------------------------------
+
+task_queues = [topology.commands_queue()]
+task_default_queue = topology.COMMANDS
+task_default_exchange = topology.COMMANDS
+task_default_exchange_type = "topic"
+task_default_routing_key = topology.COMMANDS
+# A misspelt queue name is an error, not a new queue that nobody reads.
+task_create_missing_queues = False
+
+# --- messages -----------------------------------------------------------------------------------
+
+task_serializer = "json"
+# What is no well-formed command never reaches Celery's own machinery.
+worker_consumer = "allocation.admission:StrictConsumer"
+# Pickle would run whatever it is sent.
+accept_content = ["json"]
+# Outcomes are rows of the database, keyed by the task's id.
+task_ignore_result = True
+# Flower, and whoever watches, sees each task's states.
+worker_send_task_events = True
+
+# --- nothing lost -------------------------------------------------------------------------------
+
+# A command is acknowledged when its transaction is committed; the inbox makes a repeat harmless.
+task_acks_late = True
+task_reject_on_worker_lost = True
+# A command that failed for good is dead-lettered, not acknowledged.
+task_acks_on_failure = False
+# One that overran its time is delivered again, up to the queue's delivery limit.
+task_acks_on_timeout = False
+# A lost connection means that the broker delivers again what runs now: stop working on it.
+worker_cancel_long_running_tasks_on_connection_loss = True
+# Each process holds the command it works on; the rest stays in the queue for other workers.
+worker_prefetch_multiplier = 1
+
+# --- limits -------------------------------------------------------------------------------------
+
+# A command takes milliseconds; one that hangs is ended, and delivered again.
+task_soft_time_limit = 30
+task_time_limit = 60
+# On SIGTERM: what runs may finish for this long, then it goes back to the queue.
+worker_soft_shutdown_timeout = 20
+# A child that grew past this (kilobytes) is replaced between two commands.
+worker_max_memory_per_child = 400_000
+
+# --- logs ---------------------------------------------------------------------------------------
+
+# `allocation.logs` formats every line, Celery's own among them.
+worker_hijack_root_logger = False
+worker_redirect_stdouts = False
