@@ -68,7 +68,21 @@ def declare(connection: Connection) -> list[str]:
     with connection.channel() as channel:
         for queue in queues():
             queue(channel).declare()
+    return names()
+
+
+def names() -> list[str]:
+    """The name of every queue."""
     return [queue.name for queue in queues()]
+
+
+def depth(connection: Connection, name: str) -> int | None:
+    """Messages that wait in the queue; None when there is no such queue."""
+    try:
+        with connection.channel() as channel:
+            return int(channel.queue_declare(name, passive=True).message_count)
+    except connection.channel_errors:
+        return None
 
 
 def _dead(name: str) -> Queue:

@@ -1,0 +1,177 @@
+"""The command line for people: run the processes, look at the state, prove the books."""
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Annotated, NoReturn, TypeVar
+
+import typer
+from amqp.exceptions import AMQPError
+from kombu.exceptions import OperationalError as BrokerError
+from kombu.utils.url import maybe_sanitize_url
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
+
+from allocation import bootstrap, check, logs, relay, supervisor
+from allocation.adapters import migrations, topology
+
+app = typer.Typer(
+    name="allocation",
+    help="Promises each order line stock from a batch, and tells everyone else by messages.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+console = Console(soft_wrap=True)
+T = TypeVar("T")
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@app.command()
+def up() -> None:
+    """Run everything on this machine: api, worker, relay, warehouse, notification, flower."""
+    settings = bootstrap.settings()
+    _migrate()
+    _topology()
+    console.print(
+        f"Starting. The API will be at http://{settings.host}:{settings.port} (docs at /docs),"
+        f" Flower at http://127.0.0.1:{settings.flower_port}. Ctrl-C stops everything."
+    )
+    ended = supervisor.run(supervisor.processes(settings), dict(os.environ))
+    if ended.broke:
+        name, status = ended.broke
+        _fail(
+            f"{name} stopped with exit status {status}, so everything was stopped;"
+            " its last lines above say why"
+        )
+    raise typer.Exit(0 if ended.returncode in (130, 143) else ended.returncode or 0)
+
+
+@app.command()
+def api() -> None:
+    """Serve the HTTP API."""
+    from allocation.api import server
+
+    logs.configure(bootstrap.settings())
+    server.serve(bootstrap.settings())
+
+
+@app.command("relay")
+def run_relay() -> None:
+    """Send what the outbox holds to the broker, until stopped."""
+    logs.configure(bootstrap.settings())
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    relay.run(stop)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database to the schema of this version; safe to run again."""
+    _migrate()
+
+
+@app.command("topology")
+def declare_topology() -> None:
+    """Declare every exchange and queue at the broker; safe to run again."""
+    _topology()
+
+
+@app.command("check")
+def prove(as_json: AsJson = False) -> None:
+    """Prove the books: one line a promise; exit status 1 when one does not hold."""
+    engine = bootstrap.engine(bootstrap.settings().database_url)
+    proofs = _reaching("the database", lambda: list(check.prove(engine)))
+    if as_json:
+        rows = [asdict(proof) | {"holds": proof.holds} for proof in proofs]
+        console.print_json(json.dumps(rows))
+    else:
+        for proof in proofs:
+            verdict = "[green]holds [/green]" if proof.holds else "[red]BROKEN[/red]"
+            console.print(f"{verdict} {proof.promise} ({proof.examined} examined)")
+            for breach in proof.broken:
+                console.print(f"         {breach}", markup=False)
+    if not all(proof.holds for proof in proofs):
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Show how many commands are in which state, and what waits in the queues."""
+    figures = _status()
+    if as_json:
+        console.print_json(json.dumps(figures))
+        return
+    table = Table("what", "how many", box=None)
+    for name, figure in figures.items():
+        table.add_row(name, "missing" if figure is None else str(figure))
+    console.print(table)
+
+
+def _status() -> dict[str, int | None]:
+    def ask_database() -> dict[str, int]:
+        with bootstrap.engine(bootstrap.settings().database_url).connect() as connection:
+            return check.counts(connection)
+
+    def ask_broker() -> dict[str, int | None]:
+        with bootstrap.broker() as connection:
+            return {f"queue {name}": topology.depth(connection, name) for name in topology.names()}
+
+    counts = _reaching("the database", ask_database)
+    figures: dict[str, int | None] = {
+        f"commands {name}" if name != "unsent" else "outbox rows unsent": count
+        for name, count in counts.items()
+    }
+    return figures | _reaching("the broker", ask_broker)
+
+
+def _migrate() -> None:
+    url = bootstrap.settings().database_url
+    _reaching("the database", lambda: migrations.upgrade(url))
+    console.print("The database has the schema of this version.")
+
+
+def _topology() -> None:
+    def declare() -> list[str]:
+        with bootstrap.broker() as connection:
+            return topology.declare(connection)
+
+    console.print(f"The broker has the queues {', '.join(_reaching('the broker', declare))}.")
+
+
+def _reaching(what: str, ask: Callable[[], T]) -> T:
+    """Ask, or end with a sentence that says what could not be reached, and why."""
+    try:
+        return ask()
+    except (SQLAlchemyError, BrokerError, OSError, AMQPError) as error:
+        settings = bootstrap.settings()
+        url = settings.database_url if what == "the database" else settings.broker_url
+        reason = str(getattr(error, "orig", error)).strip()
+        _fail(f"{what} at {maybe_sanitize_url(url)} gave no answer: {reason}")
+
+
+def _fail(sentence: str) -> NoReturn:
+    typer.echo(f"allocation: {sentence}", err=True)
+    raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; a setting that can't be used is one clear sentence."""
+    try:
+        bootstrap.settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            variable = "ALLOCATION_" + "_".join(str(part) for part in problem["loc"]).upper()
+            typer.echo(f"allocation: {variable}: {problem['msg']}", err=True)
+        sys.exit(2)
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""`allocation up`: every process under one supervisor, on one machine."""
+
+import os
+import shlex
+import signal
+import sys
+
+from honcho import manager as honcho_manager
+from honcho.manager import Manager
+
+from allocation.settings import Settings
+
+# Long enough for the worker's own soft shutdown.
+KILL_WAIT = 30  # seconds
+
+
+class _OwnSignals:
+    """Signals go to the process itself, not to its children: each knows how to stop its own."""
+
+    def terminate(self, pid: int) -> None:
+        os.kill(pid, signal.SIGTERM)
+
+    def kill(self, pid: int) -> None:
+        os.killpg(pid, signal.SIGKILL)
+
+
+class Supervisor(Manager):
+    """Starts all, prefixes their output, and stops all when one stops or a signal comes.
+
+    `broke` is the name and exit status of the process that stopped by itself, if one did.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._procmgr = _OwnSignals()
+        self.broke: tuple[str, int] | None = None
+
+    def terminate(self) -> None:
+        if self.returncode not in (130, 143):
+            stopped = (
+                (name, process["returncode"])
+                for name, process in self._processes.items()
+                if "returncode" in process
+            )
+            self.broke = self.broke or next(stopped, None)
+        super().terminate()
+
+
+def processes(settings: Settings) -> dict[str, list[str]]:
+    """Name and command of every process, as `allocation up` runs them."""
+    python = sys.executable
+    celery = [python, "-m", "celery", "-A", "allocation"]
+    return {
+        "api": [python, "-m", "allocation.cli", "api"],
+        "worker": [*celery, "worker", "--without-gossip", "--without-mingle"],
+        "relay": [python, "-m", "allocation.cli", "relay"],
+        "warehouse": [python, "-m", "workers.warehouse"],
+        "notification": [python, "-m", "workers.notification"],
+        "flower": [*celery, "flower", "--address=127.0.0.1", f"--port={settings.flower_port}"],
+    }
+
+
+def run(commands: dict[str, list[str]], environment: dict[str, str]) -> Supervisor:
+    """Run the commands until one stops, or SIGINT or SIGTERM comes; returns what happened."""
+    honcho_manager.KILL_WAIT = KILL_WAIT
+    supervisor = Supervisor()
+    for name, command in commands.items():
+        # exec: the shell that the supervisor starts must not stand between it and the process.
+        supervisor.add_process(name, f"exec {shlex.join(command)}", env=environment)
+    supervisor.loop()
+    return supervisor
