@@ -17,12 +17,12 @@ Clock = Callable[[], datetime]
 
 
 class SqlOutbox:
-    """Rows that the relay sends on once they are committed."""
+    """Rows that the relay sends on once they are committed; written together by `flush`."""
 
     def __init__(self, session: Session, now: Clock) -> None:
         self._session = session
         self._now = now
-        self.rows = 0
+        self._rows: list[dict[str, object]] = []
 
     def add(self, event: Event, cause: Message) -> None:
         created_at = self._now()
@@ -33,7 +33,7 @@ class SqlOutbox:
             causation_type=contract.command_name(cause.command),
             correlation_id=cause.correlation_id,
         )
-        self._insert(
+        self._add(
             id=contract.event_id(body),
             kind="event",
             name=body["type"],
@@ -47,20 +47,27 @@ class SqlOutbox:
 
     def add_command(self, message: Message) -> None:
         body = contract.command_body(message.command)
-        self._insert(
+        self._add(
             id=message.id,
             kind="command",
             name=contract.command_name(message.command),
             sku=body.get("sku"),
+            sequence=None,
             body=body,
             correlation_id=message.correlation_id,
             causation_id=message.causation_id,
             created_at=self._now(),
         )
 
-    def _insert(self, **row: object) -> None:
-        self._session.execute(plain_insert(tables.outbox), row)
-        self.rows += 1
+    def flush(self) -> bool:
+        """Write the rows, in the order in which they were added; False when there are none."""
+        rows, self._rows = self._rows, []
+        if rows:
+            self._session.execute(plain_insert(tables.outbox), rows)
+        return bool(rows)
+
+    def _add(self, **row: object) -> None:
+        self._rows.append(row)
 
 
 class SqlInbox:

@@ -83,7 +83,7 @@ class SqlUnitOfWork:
                 raise known from error
 
     def commit(self) -> None:
-        if self.outbox.rows and is_postgresql(self._engine):
+        if self.outbox.flush() and is_postgresql(self._engine):
             # Wakes the relay when the transaction commits, and only then.
             self._session.execute(select(func.pg_notify(NOTIFY_CHANNEL, "")))
         self._session.commit()

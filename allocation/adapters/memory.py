@@ -1,0 +1,168 @@
+"""The unit of work in memory: the twin of the SQL one, for tests and for trying rules out."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+from uuid import UUID
+
+from allocation.adapters import contract
+from allocation.domain.books import Allocation, Batch, MemoryBooks
+from allocation.domain.events import Event
+from allocation.domain.model import Product
+from allocation.domain.outcomes import Outcome
+from allocation.unit_of_work import CommandConflict, Message
+
+
+@dataclass
+class _Row:
+    message: Message
+    status: str = "pending"
+    outcome: Outcome | None = None
+    error: str | None = None
+
+
+@dataclass
+class MemoryStore:
+    """What is committed: products with their books, commands, and the outbox in order."""
+
+    products: dict[str, tuple[int, int]] = field(default_factory=dict)
+    batches: dict[str, Batch] = field(default_factory=dict)
+    lines: dict[tuple[str, str], Allocation] = field(default_factory=dict)
+    commands: dict[UUID, _Row] = field(default_factory=dict)
+    outbox: list[Message | contract.Json] = field(default_factory=list)
+
+
+class MemoryProducts:
+    """Products of a store, given out as they would be loaded."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._books: list[MemoryBooks] = []
+        self.seen: list[Product] = []
+
+    def get(self, sku: str) -> Product | None:
+        for product in self.seen:
+            if product.sku == sku:
+                return product
+        if sku not in self._store.products:
+            return None
+        product = Product(sku)
+        product.version, product.sequence = self._store.products[sku]
+        batches = (batch for batch in self._store.batches.values() if batch.sku == sku)
+        lines = (line for line in self._store.lines.values() if line.sku == sku)
+        return self._open(product, MemoryBooks(batches, lines))
+
+    def get_by_batchref(self, batchref: str) -> Product | None:
+        batch = self._store.batches.get(batchref)
+        return None if batch is None else self.get(batch.sku)
+
+    def add(self, sku: str) -> Product:
+        return self._open(Product(sku), MemoryBooks())
+
+    def save(self) -> None:
+        """Write what became of the products into the store."""
+        for product, books in zip(self.seen, self._books, strict=True):
+            self._store.products[product.sku] = (product.version, product.sequence)
+            kept = {key: line for key, line in self._store.lines.items() if key[1] != product.sku}
+            self._store.lines = kept | {
+                (line.orderid, line.sku): line for line in books.lines.values()
+            }
+            self._store.batches |= books.batches
+
+    def _open(self, product: Product, books: MemoryBooks) -> Product:
+        product.open(books)
+        self._books.append(books)
+        self.seen.append(product)
+        return product
+
+
+class MemoryOutbox:
+    """Messages and CloudEvents in the order in which they were committed."""
+
+    def __init__(self, store: MemoryStore, now: Callable[[], datetime]) -> None:
+        self._store = store
+        self._now = now
+
+    def add(self, event: Event, cause: Message) -> None:
+        self._store.outbox.append(
+            contract.cloud_event(
+                event,
+                time=self._now(),
+                causation_id=cause.id,
+                causation_type=contract.command_name(cause.command),
+                correlation_id=cause.correlation_id,
+            )
+        )
+
+
+class MemoryInbox:
+    """Commands by id."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    def accept(self, message: Message) -> None:
+        if message.id in self._store.commands:
+            self._known(message)
+            return
+        self._store.commands[message.id] = _Row(message)
+        self._store.outbox.append(message)
+
+    def claim(self, message: Message) -> Outcome | None:
+        if message.id not in self._store.commands:
+            self._store.commands[message.id] = _Row(message)
+            return None
+        return self._known(message).outcome
+
+    def record(self, message: Message, outcome: Outcome) -> None:
+        row = self._store.commands[message.id]
+        row.status, row.outcome, row.error = "decided", outcome, None
+
+    def record_failure(self, message: Message, error: str) -> None:
+        row = self._store.commands.setdefault(message.id, _Row(message))
+        if row.outcome is None:
+            row.status, row.error = "failed", error
+
+    def _known(self, message: Message) -> _Row:
+        row = self._store.commands[message.id]
+        if row.message.command != message.command:
+            raise CommandConflict(f"command {message.id} is known with another body")
+        return row
+
+
+class MemoryUnitOfWork:
+    """Works on a copy of the store; `commit` puts the copy in its place."""
+
+    products: MemoryProducts
+    inbox: MemoryInbox
+    outbox: MemoryOutbox
+
+    def __init__(
+        self,
+        store: MemoryStore | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.store = store or MemoryStore()
+        self._now = now
+
+    def __enter__(self) -> Self:
+        self._copy = copy.deepcopy(self.store)
+        self.products = MemoryProducts(self._copy)
+        self.inbox = MemoryInbox(self._copy)
+        self.outbox = MemoryOutbox(self._copy, self._now)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        del self._copy
+
+    def commit(self) -> None:
+        self.products.save()
+        self.store.__dict__.update(copy.deepcopy(self._copy).__dict__)

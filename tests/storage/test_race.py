@@ -1,0 +1,119 @@
+"""Many processes at one product: stock is never promised twice, and no line is lost."""
+
+import multiprocessing
+import multiprocessing.synchronize
+import random
+from uuid import UUID
+
+from sqlalchemy import Engine, func, select
+
+from allocation import check
+from allocation.adapters import database, tables
+from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
+from allocation.domain.commands import (
+    Allocate,
+    AllocateWaiting,
+    ChangeBatchQuantity,
+    Command,
+    CreateBatch,
+)
+from allocation.handlers import decide
+from allocation.unit_of_work import ConcurrentUpdate, Message
+from tests.storage.conftest import message
+
+PROCESSES = 8
+COMMANDS = 350  # by each of them
+BATCHES = 5
+
+
+def storm(url: str, seed: int) -> None:
+    """One process's share: mostly allocations, against changes of the batches' quantities."""
+    chance = random.Random(seed)
+    engine = database.engine(url)
+    for number in range(COMMANDS):
+        command: Command
+        if chance.random() < 0.9:
+            command = Allocate(f"order-{seed}-{number}", "LAMP", chance.randint(1, 5))
+        elif chance.random() < 0.5:
+            batchref = f"batch-{chance.randrange(BATCHES)}"
+            command = ChangeBatchQuantity(batchref, chance.randint(300, 600))
+        else:
+            command = AllocateWaiting("LAMP")
+        decide(message(command, seed * 1_000_000 + number), SqlUnitOfWork(engine))
+    engine.dispose()
+
+
+def serve_all(engine: Engine) -> None:
+    """Decide every follow-up that is pending, as the worker would."""
+    pending = select(tables.commands.c.id).where(tables.commands.c.status == "pending")
+    while True:
+        with engine.connect() as connection:
+            ids: list[UUID] = list(connection.scalars(pending))
+        if not ids:
+            return
+        for command_id in ids:
+            follow_up = Message(command_id, AllocateWaiting("LAMP"), correlation_id=command_id)
+            decide(follow_up, SqlUnitOfWork(engine))
+
+
+def test_eight_processes_at_one_sku_oversell_nothing_and_lose_no_line(database_url: str) -> None:
+    """Allocations against changes of quantity: the very race in which the source book oversells."""
+    engine = database.engine(database_url)
+    for number in range(BATCHES):
+        create = CreateBatch(f"batch-{number}", "LAMP", 500)
+        decide(message(create, number + 1), SqlUnitOfWork(engine))
+    spawn = multiprocessing.get_context("spawn")
+    processes = [
+        spawn.Process(target=storm, args=(database_url, seed))
+        for seed in range(1, PROCESSES + 1)
+    ]
+
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    serve_all(engine)
+
+    assert [process.exitcode for process in processes] == [0] * PROCESSES
+    assert [proof.promise for proof in check.prove(engine) if not proof.holds] == []
+    with engine.connect() as connection:
+        allocates = select(func.count()).where(tables.commands.c.name == "allocation.allocate")
+        lines = select(func.count()).select_from(tables.allocations)
+        assert connection.scalar(lines) == connection.scalar(allocates)
+        assert (connection.scalar(allocates) or 0) > 2400
+    engine.dispose()
+
+
+def decide_once(url: str, barrier: multiprocessing.synchronize.Barrier, number: int) -> None:
+    """The same command as everybody else, at the same moment."""
+    engine = database.engine(url)
+    barrier.wait(30)
+    try:
+        decide(message(Allocate("order-1", "LAMP", 7), number), SqlUnitOfWork(engine))
+    except ConcurrentUpdate:
+        raise SystemExit(3) from None
+    engine.dispose()
+
+
+def test_one_command_delivered_eight_times_at_once_takes_effect_once(database_url: str) -> None:
+    """The inbox makes the copies wait, and then gives them the recorded outcome."""
+    engine = database.engine(database_url)
+    decide(message(CreateBatch("batch-1", "LAMP", 500), 1), SqlUnitOfWork(engine))
+    spawn = multiprocessing.get_context("spawn")
+    barrier = spawn.Barrier(PROCESSES)
+    processes = [
+        spawn.Process(target=decide_once, args=(database_url, barrier, 2))
+        for _ in range(PROCESSES)
+    ]
+
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+    assert [process.exitcode for process in processes] == [0] * PROCESSES
+    with engine.connect() as connection:
+        allocated = select(func.count()).where(tables.outbox.c.name == "allocation.allocated.v1")
+        assert connection.scalar(allocated) == 1
+        assert connection.scalar(select(tables.batches.c.allocated)) == 7
+    engine.dispose()

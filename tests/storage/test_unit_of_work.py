@@ -1,0 +1,163 @@
+"""What the unit of work promises a handler, on every storage alike."""
+
+from datetime import date
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select
+
+from allocation.adapters import tables
+from allocation.domain.commands import (
+    Allocate,
+    ChangeBatchQuantity,
+    CreateBatch,
+    Deallocate,
+    Malformed,
+)
+from allocation.domain.outcomes import Refused, Succeeded
+from allocation.handlers import accept, decide, fail
+from allocation.unit_of_work import CommandConflict, Message
+from tests.storage.conftest import Storage, message
+
+
+def test_stock_outcome_events_and_follow_up_are_saved_together(storage: Storage) -> None:
+    """One commit, in the order in which it happened."""
+    outcome = decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+
+    assert outcome == Succeeded(status="created", batchref="b1")
+    assert storage.outbox() == [
+        (
+            "allocation.batch_created.v1",
+            {"batchref": "b1", "sku": "LAMP", "qty": 10, "eta": None, "sequence": 1},
+        ),
+        ("allocation.allocate_waiting", {"sku": "LAMP"}),
+    ]
+
+
+def test_leaving_without_a_commit_saves_nothing(storage: Storage) -> None:
+    """Whatever was done inside."""
+    with storage.unit_of_work() as uow:
+        uow.inbox.claim(message(CreateBatch("b1", "LAMP", 10), 1))
+        uow.products.add("LAMP").create_batch("b1", 10)
+
+    with storage.unit_of_work() as uow:
+        assert uow.products.get("LAMP") is None
+        assert uow.inbox.claim(message(CreateBatch("b1", "LAMP", 10), 1)) is None
+    assert storage.outbox() == []
+
+
+def test_a_repeated_command_gets_the_recorded_outcome_and_tells_nothing_new(
+    storage: Storage,
+) -> None:
+    """Once is once, also when the world has changed since."""
+    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+    first = decide(message(Allocate("o1", "LAMP", 4), 2), storage.unit_of_work())
+    decide(message(Deallocate("o1", "LAMP"), 3), storage.unit_of_work())
+    before = storage.outbox()
+
+    again = decide(message(Allocate("o1", "LAMP", 4), 2), storage.unit_of_work())
+
+    assert again == first == Succeeded(status="allocated", batchref="b1", eta=None)
+    assert storage.outbox() == before
+
+
+def test_a_refusal_is_recorded_and_final(storage: Storage) -> None:
+    """Also when the sku became known meanwhile."""
+    refused = decide(message(Allocate("o1", "LAMP", 4), 1), storage.unit_of_work())
+    decide(message(CreateBatch("b1", "LAMP", 10), 2), storage.unit_of_work())
+
+    again = decide(message(Allocate("o1", "LAMP", 4), 1), storage.unit_of_work())
+
+    assert again == refused == Refused("unknown sku", field="sku", sku="LAMP")
+
+
+def test_the_same_id_with_another_body_is_a_conflict(storage: Storage) -> None:
+    """The first meaning stays."""
+    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+
+    with pytest.raises(CommandConflict, match="another body"):
+        decide(message(CreateBatch("b2", "LAMP", 10), 1), storage.unit_of_work())
+
+
+def test_an_accepted_command_goes_to_the_outbox_once(storage: Storage) -> None:
+    """However often it is accepted; then it is decided as any other."""
+    allocate = message(Allocate("o1", "LAMP", 4), 1)
+
+    accept(allocate, storage.unit_of_work())
+    accept(allocate, storage.unit_of_work())
+
+    assert storage.outbox() == [
+        ("allocation.allocate", {"orderid": "o1", "sku": "LAMP", "qty": 4})
+    ]
+    assert decide(allocate, storage.unit_of_work()) == Refused(
+        "unknown sku", field="sku", sku="LAMP"
+    )
+
+
+def test_a_failed_command_can_still_be_decided(storage: Storage) -> None:
+    """A dead letter that is replayed finds the way open."""
+    allocate = message(Allocate("o1", "LAMP", 4), 1)
+    fail(allocate, "OSError: no space", storage.unit_of_work())
+
+    outcome = decide(allocate, storage.unit_of_work())
+
+    assert outcome == Refused("unknown sku", field="sku", sku="LAMP")
+
+
+def test_a_failure_does_not_undo_an_outcome(storage: Storage) -> None:
+    """A copy that came too late does no harm."""
+    create = message(CreateBatch("b1", "LAMP", 10), 1)
+    decide(create, storage.unit_of_work())
+
+    fail(create, "TimeLimitExceeded", storage.unit_of_work())
+
+    assert decide(create, storage.unit_of_work()) == Succeeded(status="created", batchref="b1")
+
+
+def test_a_malformed_command_is_refused_and_recorded(storage: Storage) -> None:
+    """Whatever characters it brought."""
+    malformed = Malformed("allocation.allocate", "qty", "is missing", '{"sku": "\\u0000"}')
+
+    outcome = decide(message(malformed, 1), storage.unit_of_work())
+
+    assert outcome == Refused("malformed command", field="qty", problem="is missing")
+    assert decide(message(malformed, 1), storage.unit_of_work()) == outcome
+
+
+def test_a_taken_batchref_is_refused_for_any_product(storage: Storage) -> None:
+    """References are unique over all products."""
+    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+
+    outcome = decide(message(CreateBatch("b1", "CHAIR", 10), 2), storage.unit_of_work())
+
+    assert outcome == Refused("batchref taken", field="batchref", batchref="b1")
+
+
+def test_an_unknown_batchref_is_refused(storage: Storage) -> None:
+    """Nothing can be set that is not there."""
+    outcome = decide(message(ChangeBatchQuantity("b1", 5), 1), storage.unit_of_work())
+
+    assert outcome == Refused("unknown batchref", field="batchref", batchref="b1")
+
+
+def test_what_follows_from_a_command_carries_the_ids_that_caused_it(sql: Storage) -> None:
+    """The command's own id, and that of the command which began it all."""
+    begun, create = UUID(int=99), CreateBatch("b1", "LAMP", 10)
+
+    decide(Message(UUID(int=1), create, correlation_id=begun), sql.unit_of_work())
+
+    assert sql.engine is not None
+    with sql.engine.connect() as connection:
+        caused = connection.execute(
+            select(tables.outbox.c.causation_id, tables.outbox.c.correlation_id)
+        ).all()
+    assert caused == [(UUID(int=1), begun), (UUID(int=1), begun)]
+
+
+def test_a_batch_keeps_its_eta(storage: Storage) -> None:
+    """A date, not a moment."""
+    decide(message(CreateBatch("b1", "LAMP", 10, date(2030, 1, 31)), 1), storage.unit_of_work())
+
+    outcome = decide(message(Allocate("o1", "LAMP", 4), 2), storage.unit_of_work())
+
+    assert outcome == Succeeded(status="allocated", batchref="b1", eta="2030-01-31")

@@ -1,0 +1,129 @@
+"""Random commands against a Product: what must hold after every one of them."""
+
+from collections import Counter
+from datetime import date
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from allocation.domain import model
+from allocation.domain.books import MemoryBooks, OrderLine
+from allocation.domain.events import Allocated, Deallocated, Event, OutOfStock
+from allocation.domain.model import Product
+
+ORDERS = st.sampled_from([f"order-{number}" for number in range(12)])
+BATCHES = st.sampled_from([f"batch-{number}" for number in range(6)])
+QUANTITIES = st.integers(min_value=1, max_value=12)
+ETAS = st.sampled_from([None, date(2030, 1, 1), date(2030, 2, 1)])
+
+
+class Kept:
+    """A product beside the books that it keeps, so that a test may look into them."""
+
+    def __init__(self) -> None:
+        self.books = MemoryBooks()
+        self.product = Product("LAMP")
+        self.product.open(self.books)
+
+    def do(self, name: str, *arguments: Any) -> list[Event]:
+        getattr(self.product, name)(*arguments)
+        return self.product.pull_events()
+
+
+class ProductMachine(RuleBasedStateMachine):
+    """Plays commands and their follow-ups, in any order, late or at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = Kept()
+        self.played: list[tuple[Any, ...]] = []
+        self.events: list[Event] = []
+        self.due = False
+
+    def do(self, *call: Any) -> None:
+        self.played.append(call)
+        self.events += self.kept.do(*call)
+        self.due = self.kept.product.pull_unserved() or self.due
+
+    @rule(batchref=BATCHES, qty=QUANTITIES, eta=ETAS)
+    def create_batch(self, batchref: str, qty: int, eta: date | None) -> None:
+        if self.kept.books.batch(batchref) is None:
+            self.do("create_batch", batchref, qty, eta)
+
+    @rule(orderid=ORDERS, qty=QUANTITIES)
+    def allocate(self, orderid: str, qty: int) -> None:
+        self.do("allocate", OrderLine(orderid, "LAMP", qty))
+
+    @rule(orderid=ORDERS)
+    def deallocate(self, orderid: str) -> None:
+        self.do("deallocate", orderid)
+
+    @rule(batchref=BATCHES, qty=st.integers(min_value=0, max_value=12))
+    def change_batch_quantity(self, batchref: str, qty: int) -> None:
+        if self.kept.books.batch(batchref) is not None:
+            self.do("change_batch_quantity", batchref, qty)
+
+    @precondition(lambda self: self.due)
+    @rule()
+    def follow_up(self) -> None:
+        self.due = False
+        self.do("allocate_waiting")
+
+    @invariant()
+    def batches_promise_what_their_lines_hold_and_no_more_than_they_have(self) -> None:
+        held: Counter[str | None] = Counter()
+        for line in self.kept.books.lines.values():
+            held[line.batchref] += line.qty
+        for batch in self.kept.books.batches.values():
+            assert batch.allocated == held[batch.batchref]
+            assert 0 <= batch.allocated <= batch.purchased
+
+    @invariant()
+    def every_line_is_either_allocated_or_waiting_as_its_events_say(self) -> None:
+        told: dict[str, str | None] = {}
+        for event in self.events:
+            match event:
+                case Allocated(orderid=orderid, batchref=batchref):
+                    told[orderid] = batchref
+                case Deallocated(orderid=orderid) | OutOfStock(orderid=orderid):
+                    told[orderid] = None
+        for line in self.kept.books.lines.values():
+            assert told.get(line.orderid) == line.batchref
+            assert (line.batchref is None) == (line.promised_at is None)
+
+    @invariant()
+    def nothing_waits_beside_stock_that_it_fits_once_follow_ups_have_ended(self) -> None:
+        if self.due:
+            return
+        largest = max((batch.free for batch in self.kept.books.batches.values()), default=0)
+        waiting = [line for line in self.kept.books.lines.values() if line.batchref is None]
+        assert [line for line in waiting if line.qty <= largest or not line.told] == []
+
+    @invariant()
+    def events_are_numbered_without_a_gap(self) -> None:
+        assert [event.sequence for event in self.events] == list(range(1, len(self.events) + 1))
+
+    def teardown(self) -> None:
+        """The same commands always give the same events."""
+        again = Kept()
+        events = [event for call in self.played for event in again.do(*call)]
+
+        assert events == self.events
+
+
+@pytest.fixture(autouse=True)
+def small_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bound of three lines a command, so that what is left to follow-ups is played as well."""
+    monkeypatch.setattr(model, "SERVED_AT_ONCE", 3)
+
+
+ProductMachine.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, print_blob=True
+)
+
+
+class TestProductMachine(ProductMachine.TestCase):  # type: ignore[misc]
+    """Runs the machine under pytest."""
