@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocation import bootstrap, check, logs, relay, supervisor
+from allocation import bootstrap, check, demo, logs, relay, supervisor
 from allocation.adapters import migrations, topology
 
 app = typer.Typer(
@@ -50,6 +50,19 @@ def up() -> None:
             " its last lines above say why"
         )
     raise typer.Exit(0 if ended.returncode in (130, 143) else ended.returncode or 0)
+
+
+@app.command("demo")
+def run_demo() -> None:
+    """Play the whole story on the embedded default, in a temporary folder, and end."""
+    try:
+        demo.play(console)
+    except demo.StepFailed as failure:
+        _fail(str(failure))
+    console.print(
+        "Everything held. Next: `allocation up` keeps the service running;"
+        " README.md shows how other services send commands and hear events."
+    )
 
 
 @app.command()

@@ -1,0 +1,39 @@
+# What people and CI run. Everything is installed into .venv; nothing else of the machine changes,
+# but for a missing RabbitMQ that `make test` installs on Debian as root.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo up test lint clean
+
+help: ## list what can be made
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+demo: .venv/run ## play the whole story on the embedded default, and end
+	@$(BIN)/allocation demo
+
+up: .venv/run ## the same service, staying up, with its API on http://127.0.0.1:5005
+	@$(BIN)/allocation up
+
+test: lint ## every test, against real PostgreSQL and RabbitMQ that it starts by itself
+	$(BIN)/pytest
+
+lint: .venv/dev ## style, types, and the rules of the architecture
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.venv/run: pyproject.toml constraints.txt
+	@echo "Installing into .venv (about a minute, once) ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/dev: .venv/run
+	@echo "Installing what the tests need ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean: ## remove the environment and the embedded state
+	rm -rf .venv var build dist *.egg-info
