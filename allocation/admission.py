@@ -11,6 +11,7 @@ from uuid import UUID
 
 import structlog
 from celery.worker.consumer import Consumer
+from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.message import Message
 
 log = structlog.get_logger(__name__)
@@ -58,13 +59,15 @@ def check(message: Message, known: Any) -> None:
         raise Inadmissible(f"the body has {len(message.body)} bytes, more than {LARGEST_BODY}")
     if message.content_type != "application/json":
         raise Inadmissible(f"the content type is {message.content_type!r}, not application/json")
+    if str(message.content_encoding).lower() != "utf-8":
+        raise Inadmissible(f"the content encoding is {message.content_encoding!r}, not utf-8")
     name = headers.get("task")
     if not isinstance(name, str) or not name.startswith("allocation.") or name not in known:
         raise Inadmissible(f"the task {name!r} is not known here")
     _check_headers(headers)
     try:
-        body = message.decode()
-    except (ValueError, LookupError, RecursionError) as error:
+        body = message.payload
+    except (DecodeError, ContentDisallowed, LookupError, RecursionError) as error:
         raise Inadmissible(f"the body is not JSON: {error}") from error
     _check_body(body)
 

@@ -64,8 +64,7 @@ def test_eight_processes_at_one_sku_oversell_nothing_and_lose_no_line(database_u
         decide(message(create, number + 1), SqlUnitOfWork(engine))
     spawn = multiprocessing.get_context("spawn")
     processes = [
-        spawn.Process(target=storm, args=(database_url, seed))
-        for seed in range(1, PROCESSES + 1)
+        spawn.Process(target=storm, args=(database_url, seed)) for seed in range(1, PROCESSES + 1)
     ]
 
     for process in processes:
@@ -102,8 +101,7 @@ def test_one_command_delivered_eight_times_at_once_takes_effect_once(database_ur
     spawn = multiprocessing.get_context("spawn")
     barrier = spawn.Barrier(PROCESSES)
     processes = [
-        spawn.Process(target=decide_once, args=(database_url, barrier, 2))
-        for _ in range(PROCESSES)
+        spawn.Process(target=decide_once, args=(database_url, barrier, 2)) for _ in range(PROCESSES)
     ]
 
     for process in processes:

@@ -86,9 +86,7 @@ def test_an_accepted_command_goes_to_the_outbox_once(storage: Storage) -> None:
     accept(allocate, storage.unit_of_work())
     accept(allocate, storage.unit_of_work())
 
-    assert storage.outbox() == [
-        ("allocation.allocate", {"orderid": "o1", "sku": "LAMP", "qty": 4})
-    ]
+    assert storage.outbox() == [("allocation.allocate", {"orderid": "o1", "sku": "LAMP", "qty": 4})]
     assert decide(allocate, storage.unit_of_work()) == Refused(
         "unknown sku", field="sku", sku="LAMP"
     )

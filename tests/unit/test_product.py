@@ -262,9 +262,7 @@ def test_giving_up_a_line_that_is_not_there_is_refused() -> None:
 
     outcome = lamp.deallocate("order-1")
 
-    assert outcome == Refused(
-        "unknown order line", field="orderid", orderid="order-1", sku="LAMP"
-    )
+    assert outcome == Refused("unknown order line", field="orderid", orderid="order-1", sku="LAMP")
 
 
 def test_setting_the_quantity_that_it_has_changes_nothing() -> None:

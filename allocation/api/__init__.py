@@ -1,0 +1,1 @@
+"""The HTTP API: it accepts commands and answers reads; the worker decides."""

@@ -1,0 +1,88 @@
+"""The one way in: take responsibility for a command, answer 202, or with its outcome if asked."""
+
+import hashlib
+import json
+from http import HTTPStatus
+from time import perf_counter
+from uuid import UUID, uuid4, uuid5
+
+from flask import Response, current_app, jsonify, request
+
+from allocation import bootstrap, handlers
+from allocation.adapters import contract
+from allocation.adapters.contract import Violation
+from allocation.api import waiting
+from allocation.api.metrics import Metrics
+from allocation.api.problems import REFUSALS, Problem
+from allocation.api.waiting import OutcomeWaiter
+from allocation.domain.commands import Command
+from allocation.unit_of_work import CommandConflict, ConcurrentUpdate, Message
+from allocation.views import Json
+
+_IDEMPOTENT_IDS = UUID("0e3ad35e-8c30-4d0e-9d0a-5c2a3f6b7e11")
+_CREATED = {"created", "allocated"}
+
+
+def answer(command: Command) -> Response:
+    """Accept `command` in one transaction: 202, or its outcome when the caller waits for it."""
+    command_id = _command_id()
+    preferred = waiting.preference(request.headers.getlist("Prefer"))
+    _accept(Message(command_id, command, correlation_id=command_id))
+
+    waiter: OutcomeWaiter = current_app.extensions["allocation.waiter"]
+    decided = None
+    if preferred.wait is not None:
+        decided = waiter.outcome(command_id, preferred.wait)
+    response = _decided(command, decided) if decided else _pending(command_id)
+    response.headers["Location"] = f"/v1/commands/{command_id}"
+    if preferred.applied:
+        response.headers["Preference-Applied"] = preferred.applied
+    return response
+
+
+def _command_id() -> UUID:
+    """A new id, or the one that this Idempotency-Key always gives this caller on this resource."""
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return uuid4()
+    if not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
+        raise Problem(400, kind="malformed idempotency key")
+    api_key = bootstrap.settings().api_key
+    caller = hashlib.sha256(api_key.encode()).hexdigest() if api_key else ""
+    return uuid5(_IDEMPOTENT_IDS, json.dumps([request.method, request.path, key, caller]))
+
+
+def _accept(message: Message) -> None:
+    began = perf_counter()
+    try:
+        try:
+            handlers.accept(message, bootstrap.unit_of_work())
+        except ConcurrentUpdate:
+            handlers.accept(message, bootstrap.unit_of_work())
+    except CommandConflict as error:
+        raise Problem(422, kind="idempotency key reused") from error
+    metrics: Metrics = current_app.extensions["allocation.metrics"]
+    metrics.accepted(contract.command_name(message.command), perf_counter() - began)
+
+
+def _pending(command_id: UUID) -> Response:
+    response = jsonify({"id": str(command_id), "status": "pending"})
+    response.status_code = HTTPStatus.ACCEPTED
+    response.headers["Retry-After"] = "1"
+    return response
+
+
+def _decided(command: Command, decided: Json) -> Response:
+    facts = dict(decided["outcome"])
+    if decided["status"] == "failed":
+        return Problem(500, kind="command failed").response()
+    if decided["status"] == "rejected":
+        reason, field = facts.pop("reason"), facts.pop("field")
+        sentence = REFUSALS.get(reason, reason)
+        return Problem(
+            409, sentence, kind=reason, errors=[Violation(field, reason)], **facts
+        ).response()
+    response = jsonify({**contract.command_body(command), **facts})
+    created = facts["status"] in _CREATED
+    response.status_code = HTTPStatus.CREATED if created else HTTPStatus.OK
+    return response

@@ -1,0 +1,34 @@
+"""Allocations: ask for stock for an order line, give it up, see how an order stands."""
+
+from flask import Blueprint, Response, jsonify
+from werkzeug.exceptions import NotFound
+
+from allocation import views
+from allocation.api import accepting, bodies
+from allocation.api.reading import snapshot
+
+
+def blueprint() -> Blueprint:
+    made = Blueprint("allocations", __name__)
+    made.post("/v1/allocations")(allocate)
+    made.delete("/v1/allocations/<orderid>/<sku>")(deallocate)
+    made.get("/v1/allocations/<orderid>")(show)
+    return made
+
+
+def allocate() -> Response:
+    return accepting.answer(bodies.command("allocation.allocate"))
+
+
+def deallocate(orderid: str, sku: str) -> Response:
+    command = bodies.command_from_path("allocation.deallocate", orderid=orderid, sku=sku)
+    return accepting.answer(command)
+
+
+def show(orderid: str) -> Response:
+    bodies.check_ids("allocation.deallocate", orderid=orderid)
+    with snapshot() as connection:
+        order = views.order(connection, orderid)
+    if order is None:
+        raise NotFound("The order has no line.")
+    return jsonify(order)

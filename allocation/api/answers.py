@@ -1,0 +1,129 @@
+"""The shapes of the API's answers, as JSON Schemas on top of the contract's fields."""
+
+from typing import Any
+
+from allocation.adapters import contract
+
+Json = dict[str, Any]
+
+
+def field(name: str, command: str = "allocation.create_batch") -> Json:
+    """The schema of one field of a command."""
+    return dict(contract.schema(command)["properties"][name])
+
+
+def schemas() -> dict[str, Json]:
+    """Every answer's schema by its name; all properties are always there unless said otherwise."""
+    batchref, sku, qty, eta = (field(name) for name in ("batchref", "sku", "qty", "eta"))
+    changed_qty = field("qty", "allocation.change_batch_quantity")
+    orderid = field("orderid", "allocation.allocate")
+    nothing: Json = {"type": "null"}
+    standing = {
+        "batchref": {"anyOf": [batchref, nothing], "description": "null: it waits."},
+        "eta": {**eta, "description": "Of its batch; null: on the shelf, or waiting."},
+    }
+    line = {"sku": sku, "qty": qty, "status": _one_of("allocated", "waiting"), **standing}
+    figures = {
+        "qty": {**changed_qty, "description": "Purchased pieces."},
+        "allocated": _count("Pieces that lines are promised."),
+        "available": _count("Pieces that are free."),
+        "eta": eta,
+    }
+    return {
+        "Pending": _object(id=_uuid("The command's id."), status=_one_of("pending")),
+        "CreatedBatch": _object(
+            batchref=batchref, sku=sku, qty=qty, eta=eta, status=_one_of("created")
+        ),
+        "ChangedBatch": _object(
+            batchref=batchref, qty=changed_qty, status=_one_of("changed", "unchanged")
+        ),
+        "AllocatedLine": _object(
+            orderid=orderid,
+            sku=sku,
+            qty=qty,
+            status=_one_of("allocated"),
+            batchref=batchref,
+            eta={**eta, "description": "Of its batch; null: on the shelf."},
+        ),
+        "WaitingLine": _object(
+            orderid=orderid,
+            sku=sku,
+            qty=qty,
+            status=_one_of("waiting"),
+            batchref=nothing,
+            eta=nothing,
+        ),
+        "DeallocatedLine": _object(orderid=orderid, sku=sku, status=_one_of("deallocated")),
+        "Batch": _object(sku=sku, batchref=batchref, **figures),
+        "Order": _object(orderid=orderid, lines=_list(_object(**line), "By sku.")),
+        "Product": _object(
+            sku=sku,
+            version=_count("Counts the decisions that changed it."),
+            available=_count("Free pieces of all batches together; a line needs one batch."),
+            open_batches=_count("Batches with free pieces."),
+            waiting=_object(lines=_count("Lines that wait."), qty=_count("Their pieces.")),
+            batches=_list(
+                _object(batchref=batchref, **figures),
+                "The first 100 open batches, in the order in which they serve.",
+            ),
+        ),
+        "Command": _object(
+            id=_uuid("The command's id."),
+            command={"enum": sorted(contract.COMMANDS)},
+            status=_one_of("pending", "succeeded", "rejected", "failed"),
+            outcome={
+                "type": ["object", "null"],
+                "description": "What came of it; `reason` when it was rejected; null: pending.",
+            },
+            accepted_at={"type": "string", "format": "date-time"},
+            decided_at={"type": ["string", "null"], "format": "date-time"},
+        ),
+        "Alive": _object(status=_one_of("alive")),
+        "Ready": _object(
+            status=_one_of("ready"),
+            unsent=_count("Rows of the outbox that the relay has to send."),
+            oldest_unsent_seconds={
+                "type": "number",
+                "minimum": 0,
+                "description": "Age of the oldest of them; 0 when there is none.",
+            },
+        ),
+        "Description": {"type": "object", "description": "An OpenAPI document."},
+        "Text": {"type": "string"},
+        "Problem": _problem(),
+    }
+
+
+def _problem() -> Json:
+    made = _object(
+        type={"type": "string", "format": "uri-reference", "description": "The kind of problem."},
+        title={"type": "string", "description": "The kind, in words."},
+        status={"type": "integer", "description": "The HTTP status."},
+        detail={"type": "string", "description": "What happened, for people."},
+    )
+    made["properties"]["instance"] = {"type": "string", "description": "What the log calls it."}
+    made["properties"]["errors"] = _list(
+        _object(field={"type": "string"}, problem={"type": "string"}), "Each field that is wrong."
+    )
+    made["description"] = "RFC 9457. A refusal also carries the facts that led to it."
+    return made
+
+
+def _object(**properties: Json) -> Json:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _list(items: Json, description: str) -> Json:
+    return {"type": "array", "items": items, "description": description}
+
+
+def _one_of(*values: str) -> Json:
+    return {"type": "string", "enum": list(values)}
+
+
+def _count(description: str) -> Json:
+    return {"type": "integer", "minimum": 0, "description": description}
+
+
+def _uuid(description: str) -> Json:
+    return {"type": "string", "format": "uuid", "description": description}

@@ -1,0 +1,67 @@
+"""The Flask application: every resource, behind one key, with one way to say what is wrong."""
+
+from time import perf_counter
+
+import structlog
+from flask import Flask, Response, g, request
+
+from allocation import bootstrap
+from allocation.api import (
+    allocations,
+    batches,
+    bodies,
+    commands,
+    docs,
+    health,
+    metrics,
+    problems,
+    products,
+    security,
+)
+from allocation.api.database_state import DatabaseState
+from allocation.api.waiting import OutcomeWaiter
+
+log = structlog.get_logger(__name__)
+
+
+def create_app() -> Flask:
+    """The application on the configured database; it connects when a request first needs it."""
+    settings = bootstrap.settings()
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = bodies.READ_AT_MOST
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's own provider
+    # A path has one spelling: no redirect mends another one.
+    app.url_map.merge_slashes = False
+
+    database = DatabaseState()
+    figures = metrics.Metrics(lambda: database.ask().backlog)
+    app.extensions["allocation.metrics"] = figures
+    # Half the threads may wait for outcomes; the others go on answering.
+    app.extensions["allocation.waiter"] = OutcomeWaiter(max(1, settings.api_threads // 2))
+
+    metrics.register(app, figures)
+    app.after_request(_log)
+    problems.register(app)
+    security.register(app, settings.api_key)
+    for blueprint in (
+        batches.blueprint(),
+        allocations.blueprint(),
+        products.blueprint(),
+        commands.blueprint(),
+        health.blueprint(database),
+        metrics.blueprint(figures),
+        docs.blueprint(),
+    ):
+        app.register_blueprint(blueprint)
+    return app
+
+
+def _log(response: Response) -> Response:
+    log.debug(
+        "answered",
+        method=request.method,
+        path=request.path,
+        status=response.status_code,
+        ms=round((perf_counter() - g.began) * 1000, 1),
+    )
+    return response

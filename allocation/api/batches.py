@@ -1,0 +1,34 @@
+"""Batches: put stock on the books, change its quantity, look at it."""
+
+from flask import Blueprint, Response, jsonify
+from werkzeug.exceptions import NotFound
+
+from allocation import views
+from allocation.api import accepting, bodies
+from allocation.api.reading import snapshot
+
+
+def blueprint() -> Blueprint:
+    made = Blueprint("batches", __name__)
+    made.post("/v1/batches")(create)
+    made.patch("/v1/batches/<batchref>")(change_quantity)
+    made.get("/v1/batches/<batchref>")(show)
+    return made
+
+
+def create() -> Response:
+    return accepting.answer(bodies.command("allocation.create_batch"))
+
+
+def change_quantity(batchref: str) -> Response:
+    command = bodies.command("allocation.change_batch_quantity", batchref=batchref)
+    return accepting.answer(command)
+
+
+def show(batchref: str) -> Response:
+    bodies.check_ids("allocation.change_batch_quantity", batchref=batchref)
+    with snapshot() as connection:
+        batch = views.batch(connection, batchref)
+    if batch is None:
+        raise NotFound("There is no batch with this reference.")
+    return jsonify(batch)

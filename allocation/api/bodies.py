@@ -1,0 +1,96 @@
+"""What a request carries: its body read strictly as JSON, its ids held against the contract."""
+
+import json
+from typing import Any, NoReturn
+
+from flask import request
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
+
+from allocation.adapters import contract
+from allocation.adapters.contract import Violation
+from allocation.api.problems import Problem, invalid
+from allocation.domain.commands import Command, Malformed
+
+LIMIT = 1024 * 1024
+"""Bytes that a body has at most."""
+
+READ_AT_MOST = LIMIT + 1
+"""What Flask's MAX_CONTENT_LENGTH must be. Without a Content-Length, Werkzeug cuts a body there and
+says nothing; the byte beyond the limit tells."""
+
+_DRAINED = 8 * LIMIT
+"""Bytes of a body too large that are read and dropped, so that its sender gets to the answer."""
+
+
+def command(name: str, **from_path: str) -> Command:
+    """The command `name` that the request's JSON body and its path make together.
+
+    Raises Problem, naming every field that breaks the contract.
+    """
+    body = _json()
+    if isinstance(body, dict):
+        twice = [Violation(field, "is given by the path") for field in from_path if field in body]
+        if twice:
+            raise invalid(twice)
+        body = {**body, **from_path}
+    return _parse(name, body)
+
+
+def command_from_path(name: str, **from_path: str) -> Command:
+    """The command `name` of a request that has no body; a body that is there is ignored."""
+    return _parse(name, from_path)
+
+
+def check_ids(name: str, **ids: str) -> None:
+    """Hold ids from a path against the fields of the command `name`; raises Problem."""
+    broken = [violation for violation in contract.violations(name, ids) if violation.field in ids]
+    if broken:
+        raise invalid(broken)
+
+
+def _parse(name: str, body: Any) -> Command:
+    violations = contract.violations(name, body)
+    if violations:
+        raise invalid(violations)
+    parsed = contract.parse_command(name, body)
+    if isinstance(parsed, Malformed):  # a date in form, but no day: the year 0000
+        raise invalid([Violation(parsed.field, parsed.problem)])
+    return parsed
+
+
+def _json() -> Any:
+    """The body: one JSON text in UTF-8, without the liberties that Python's parser takes."""
+    body = _bytes()
+    if request.mimetype != "application/json" or "Content-Encoding" in request.headers:
+        raise UnsupportedMediaType("The body must be application/json, and not encoded.")
+    try:
+        text = body.decode("utf-8")
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+    except RecursionError as error:
+        raise Problem(400, "The body is nested too deeply.", kind="malformed JSON") from error
+    except ValueError as error:
+        raise Problem(400, f"The body is not JSON: {error}.", kind="malformed JSON") from error
+
+
+def _bytes() -> bytes:
+    try:
+        body = request.stream.read()
+        if len(body) > LIMIT:
+            raise RequestEntityTooLarge
+    except RequestEntityTooLarge:
+        rest, left = request.environ["wsgi.input"], _DRAINED
+        while left > 0 and (dropped := rest.read(64 * 1024)):
+            left -= len(dropped)
+        raise
+    return bytes(body)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name comes twice in one object")
+    return found
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")

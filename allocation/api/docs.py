@@ -1,0 +1,78 @@
+"""The API's description: OpenAPI, its page, and what each kind of problem means."""
+
+from importlib.resources import files
+
+from flask import Blueprint, Response, jsonify
+from werkzeug.exceptions import NotFound
+
+from allocation.api.openapi import document
+from allocation.api.problems import KINDS, type_uri
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Allocation API</title>
+<link rel="icon" type="image/png" href="docs/favicon-32x32.png">
+<link rel="stylesheet" href="docs/swagger-ui.css">
+</head>
+<body>
+<div id="api">Loading the description; it is also at <a href="openapi.json">openapi.json</a>.</div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
+</body>
+</html>
+"""
+START = """\
+SwaggerUIBundle({
+  url: "openapi.json", dom_id: "#api", deepLinking: true, validatorUrl: null, layout: "BaseLayout"
+});
+"""
+# The page's scripts come from here alone; its styles and small images are partly written inline.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline';"
+    " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'"
+)
+_ASSETS = {
+    "swagger-ui.css": "text/css",
+    "swagger-ui-bundle.js": "text/javascript",
+    "favicon-32x32.png": "image/png",
+}
+
+
+def blueprint() -> Blueprint:
+    made = Blueprint("docs", __name__)
+    made.get("/openapi.json", endpoint="openapi")(_openapi)
+    made.get("/docs", endpoint="page")(_page)
+    made.get("/docs/<name>", endpoint="asset")(_asset)
+    made.get("/problems/<kind>", endpoint="problem")(_problem)
+    return made
+
+
+def _openapi() -> Response:
+    return jsonify(document())
+
+
+def _page() -> Response:
+    headers = {"Content-Security-Policy": POLICY}
+    return Response(PAGE, headers=headers, content_type="text/html; charset=utf-8")
+
+
+def _asset(name: str) -> Response:
+    """A file of the page, out of the installed package: nothing is fetched from elsewhere."""
+    headers = {"Cache-Control": "max-age=3600"}
+    if name == "start.js":
+        return Response(START, headers=headers, content_type="text/javascript")
+    if name not in _ASSETS:
+        raise NotFound("The page has no such file.")
+    content = (files("flask_swagger_ui") / "dist" / name).read_bytes()
+    return Response(content, headers=headers, content_type=_ASSETS[name])
+
+
+def _problem(kind: str) -> Response:
+    for name, sentence in KINDS.items():
+        if type_uri(name) == f"/problems/{kind}":
+            return Response(f"{name}\n\n{sentence}\n", mimetype="text/plain")
+    raise NotFound("There is no such kind of problem.")

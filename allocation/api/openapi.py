@@ -1,0 +1,167 @@
+"""The API described as OpenAPI 3.1, on the contract's own schemas so that it can't drift."""
+
+import re
+from functools import cache
+from typing import Any
+
+from allocation.adapters import contract
+from allocation.api.answers import field, schemas
+from allocation.api.problems import CONTENT_TYPE, REFUSALS, type_uri
+from allocation.api.routes import ROUTES, Route
+from allocation.api.waiting import LONGEST
+
+Json = dict[str, Any]
+
+_GOOD = {
+    "Pending": "Accepted: it is on record and will be decided. Ask at `Location`.",
+    "AllocatedLine": "The line is promised stock; only with `Prefer: wait`.",
+    "WaitingLine": "Nothing can serve the line yet: it waits; only with `Prefer: wait`.",
+    "CreatedBatch": "The batch is on the books; only with `Prefer: wait`.",
+    "ChangedBatch": "The batch has this quantity; only with `Prefer: wait`.",
+    "DeallocatedLine": "The line is given up; only with `Prefer: wait`.",
+}
+_BAD = {
+    400: "The body is not JSON, or the Idempotency-Key makes no sense.",
+    401: "The API key is missing or wrong.",
+    404: "There is no such thing.",
+    409: "A rule refused the command; only with `Prefer: wait`. `type` is one of "
+    + ", ".join(f"`{type_uri(reason)}`" for reason in REFUSALS)
+    + ".",
+    413: "The body is larger than 1 MiB.",
+    415: "The body is not application/json.",
+    422: "A field breaks the contract, or the Idempotency-Key came before with another request.",
+    500: "The service failed, through no fault of the request.",
+    503: "The database gives no answer, or not the right one: try again.",
+}
+_PATH_FIELDS = {
+    "batchref": "allocation.create_batch",
+    "orderid": "allocation.allocate",
+    "sku": "allocation.allocate",
+}
+_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Makes it safe to send the same request again: it takes effect once.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+}
+_PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "description": f"`wait=N` waits for the outcome, N seconds and {LONGEST} at most.",
+    "schema": {"type": "string", "examples": ["wait=5"]},
+}
+
+
+@cache
+def document() -> Json:
+    """The whole description; the same object each time."""
+    paths: dict[str, Json] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Allocation",
+            "version": "1",
+            "description": "Promises each order line stock from a batch."
+            " Changes are accepted first and decided later: a 202 is never lost.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas(),
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "The service's API key, where it has one.",
+                }
+            },
+        },
+    }
+
+
+def _operation(route: Route) -> Json:
+    names = re.findall(r"{(\w+)}", route.path)
+    parameters = [_path_parameter(name) for name in names]
+    made: Json = {
+        "operationId": _words(route),
+        "summary": route.summary,
+        "tags": [_tag(route.path)],
+        "security": [] if route.is_open else [{"key": []}, {}],
+        "responses": {
+            str(status): response
+            for status, response in sorted(
+                [(status, _good(route, name)) for status, name in route.answers.items()]
+                + [(status, _bad(status)) for status in route.problems]
+            )
+        },
+    }
+    if route.command:
+        parameters += [_KEY, _PREFER]
+        made["description"] = contract.schema(route.command)["description"]
+        if route.method != "delete":
+            made["requestBody"] = _body(route.command, names)
+    if parameters:
+        made["parameters"] = parameters
+    return made
+
+
+def _body(command: str, from_path: list[str]) -> Json:
+    """The command's schema and example, without the fields that the path gives."""
+    schema = contract.schema(command)
+    kept = {name: of for name, of in schema["properties"].items() if name not in from_path}
+    example = {name: of for name, of in contract.example(command).items() if name in kept}
+    body = {
+        "type": "object",
+        "properties": kept,
+        "required": [name for name in schema["required"] if name in kept],
+        "additionalProperties": False,
+    }
+    return {
+        "required": True,
+        "content": {"application/json": {"schema": body, "example": example}},
+    }
+
+
+def _good(route: Route, name: str) -> Json:
+    made: Json = {
+        "description": _GOOD.get(name, f"{route.summary}."),
+        "content": {route.content: {"schema": {"$ref": f"#/components/schemas/{name}"}}},
+    }
+    if route.command:
+        made["headers"] = {"Location": _header("Where the command tells how it stands.")}
+        made["headers"]["Preference-Applied"] = _header("What of `Prefer` was honoured.")
+    if name == "Pending":
+        made["headers"]["Retry-After"] = _header("Seconds until it is worth to ask.")
+    return made
+
+
+def _bad(status: int) -> Json:
+    made: Json = {
+        "description": _BAD[status],
+        "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    if status == 401:
+        made["headers"] = {"WWW-Authenticate": _header("How to authenticate.")}
+    if status == 503:
+        made["headers"] = {"Retry-After": _header("Seconds until it is worth to try again.")}
+    return made
+
+
+def _header(description: str) -> Json:
+    return {"description": description, "schema": {"type": "string"}}
+
+
+def _path_parameter(name: str) -> Json:
+    schema = field(name, _PATH_FIELDS[name]) if name in _PATH_FIELDS else {"type": "string"}
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _words(route: Route) -> str:
+    return re.sub(r"\W+", "_", f"{route.method}{route.path}").strip("_")
+
+
+def _tag(path: str) -> str:
+    return path.split("/")[2] if path.startswith("/v1/") else "service"

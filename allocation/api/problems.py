@@ -1,0 +1,137 @@
+"""Every error as RFC 9457 problem details, from a wrong field to a database that is away."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from flask import Flask, Response, json
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from werkzeug.exceptions import HTTPException
+from werkzeug.http import HTTP_STATUS_CODES
+
+from allocation.adapters.contract import Violation
+from allocation.adapters.database import translated
+from allocation.unit_of_work import ConcurrentUpdate, StorageUnavailable
+
+log = structlog.get_logger(__name__)
+
+CONTENT_TYPE = "application/problem+json"
+
+REFUSALS = {
+    "unknown sku": "No batch of this sku was ever put on the books.",
+    "unknown batchref": "There is no batch with this reference.",
+    "unknown order line": "The order has no line of this sku.",
+    "batchref taken": "There is a batch with this reference already.",
+    "quantity differs": "The order has a line of this sku already, with another quantity.",
+}
+"""The rules' reasons to refuse a command, each with a sentence."""
+
+KINDS = REFUSALS | {
+    "malformed JSON": "The body is not one JSON text in UTF-8.",
+    "invalid input": "A field breaks the contract; `errors` names each and says how.",
+    "malformed idempotency key": "An Idempotency-Key is 1 to 255 printable ASCII characters.",
+    "idempotency key reused": "This Idempotency-Key came before with another request.",
+    "command failed": "Nobody could decide the command. It is on record and may still be decided.",
+    "storage unavailable": "The database gives no answer. Nothing is known to be saved; try again.",
+    "not ready": "The service can't do its work yet, or for the moment.",
+}
+"""The kinds of problem that have a `type` of their own, each with a sentence."""
+
+
+_SENTENCES = {
+    404: "Nothing answers at this path.",
+    405: "This path does not take the method; Allow says which it takes.",
+    413: "The body is larger than 1 MiB.",
+}
+
+
+class Problem(Exception):
+    """An answer that says what is wrong. `kind` is one of KINDS, or None where the status says it.
+
+    `members` are added to the answer as they are.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str | None = None,
+        *,
+        kind: str | None = None,
+        errors: Iterable[Violation] = (),
+        headers: Mapping[str, str] | None = None,
+        **members: object,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.kind = kind
+        self.detail = detail or KINDS.get(kind or "") or HTTP_STATUS_CODES[status]
+        self.errors = [{"field": error.field, "problem": error.problem} for error in errors]
+        self.headers = headers or {}
+        self.members = members
+
+    def response(self) -> Response:
+        body: dict[str, Any] = {
+            "type": type_uri(self.kind) if self.kind else "about:blank",
+            "title": self.kind or HTTP_STATUS_CODES[self.status],
+            "status": self.status,
+            "detail": self.detail,
+            **self.members,
+        }
+        if self.errors:
+            body["errors"] = self.errors
+        return Response(json.dumps(body) + "\n", self.status, self.headers, mimetype=CONTENT_TYPE)
+
+
+def type_uri(kind: str) -> str:
+    """The `type` of this kind of problem; the API answers there with its sentence."""
+    return "/problems/" + kind.lower().replace(" ", "-")
+
+
+def invalid(violations: Iterable[Violation]) -> Problem:
+    """The problem of a request that breaks the contract."""
+    return Problem(422, kind="invalid input", errors=violations)
+
+
+def register(app: Flask) -> None:
+    """Answer whatever goes wrong in a request of `app` with problem details."""
+    app.register_error_handler(Problem, Problem.response)
+    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(StorageUnavailable, _unavailable)
+    app.register_error_handler(ConcurrentUpdate, _unavailable)
+    app.register_error_handler(SQLAlchemyError, _database)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def _http(error: HTTPException) -> Response:
+    said = error.description
+    if error.code in _SENTENCES and said == type(error).description:  # Werkzeug's is long-winded
+        said = _SENTENCES[error.code]
+    made = Problem(error.code or 500, said).response()
+    for name, value in error.get_headers():
+        if name not in ("Content-Type", "Content-Length"):  # Allow, Retry-After and the like
+            made.headers[name] = value
+    return made
+
+
+def _unavailable(error: Exception) -> Response:
+    log.warning("the database gives no answer", error=str(error))
+    return Problem(503, kind="storage unavailable", headers={"Retry-After": "2"}).response()
+
+
+def _database(error: SQLAlchemyError) -> Response:
+    known = translated(error)
+    if isinstance(known, (ConcurrentUpdate, StorageUnavailable, PoolTimeout)):
+        return _unavailable(known)
+    return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> Response:
+    incident = uuid4()
+    log.error("a request failed unexpectedly", incident=str(incident), exc_info=error)
+    return Problem(
+        500,
+        "The request failed here, not through a fault of yours. The log has it under `instance`.",
+        instance=incident.urn,
+    ).response()

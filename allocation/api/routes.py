@@ -1,0 +1,125 @@
+"""Every route of the API with all that it can answer: what its description is built from."""
+
+from dataclasses import dataclass
+
+JSON = "application/json"
+_READ = (401, 404, 422, 500, 503)
+_DELETE = (400, 401, 409, 422, 500, 503)
+_BODY = (400, 401, 409, 413, 415, 422, 500, 503)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One operation. `answers` names the schema of each good status, `problems` the bad ones.
+
+    `command` is the command that it accepts; `is_open`: it wants no key.
+    """
+
+    method: str
+    path: str
+    summary: str
+    answers: dict[int, str]
+    problems: tuple[int, ...]
+    command: str | None = None
+    content: str = JSON
+    is_open: bool = False
+
+
+ROUTES = (
+    Route(
+        "post",
+        "/v1/batches",
+        "Put stock on the books",
+        {201: "CreatedBatch", 202: "Pending"},
+        _BODY,
+        command="allocation.create_batch",
+    ),
+    Route(
+        "patch",
+        "/v1/batches/{batchref}",
+        "Set what a batch holds",
+        {200: "ChangedBatch", 202: "Pending"},
+        _BODY,
+        command="allocation.change_batch_quantity",
+    ),
+    Route("get", "/v1/batches/{batchref}", "Show a batch", {200: "Batch"}, _READ),
+    Route(
+        "post",
+        "/v1/allocations",
+        "Ask for stock for an order line",
+        {200: "WaitingLine", 201: "AllocatedLine", 202: "Pending"},
+        _BODY,
+        command="allocation.allocate",
+    ),
+    Route(
+        "delete",
+        "/v1/allocations/{orderid}/{sku}",
+        "Give up an order line",
+        {200: "DeallocatedLine", 202: "Pending"},
+        _DELETE,
+        command="allocation.deallocate",
+    ),
+    Route("get", "/v1/allocations/{orderid}", "Show how an order stands", {200: "Order"}, _READ),
+    Route("get", "/v1/products/{sku}", "Show a product's stock", {200: "Product"}, _READ),
+    Route(
+        "get",
+        "/v1/commands/{command_id}",
+        "Show how a command stands",
+        {200: "Command"},
+        (401, 404, 500, 503),
+    ),
+    Route(
+        "get",
+        "/healthz",
+        "Tell whether the process lives",
+        {200: "Alive"},
+        (500,),
+        is_open=True,
+    ),
+    Route(
+        "get",
+        "/readyz",
+        "Tell whether the service can do its work",
+        {200: "Ready"},
+        (500, 503),
+        is_open=True,
+    ),
+    Route(
+        "get",
+        "/metrics",
+        "Show the figures, for Prometheus",
+        {200: "Text"},
+        (401, 500),
+        content="text/plain",
+    ),
+    Route(
+        "get", "/openapi.json", "Show this description", {200: "Description"}, (500,), is_open=True
+    ),
+    Route(
+        "get",
+        "/docs",
+        "Show this description as a page",
+        {200: "Text"},
+        (500,),
+        content="text/html",
+        is_open=True,
+    ),
+    Route(
+        "get",
+        "/docs/{name}",
+        "Fetch a file of that page",
+        {200: "Text"},
+        (404, 500),
+        content="*/*",
+        is_open=True,
+    ),
+    Route(
+        "get",
+        "/problems/{kind}",
+        "Explain a kind of problem",
+        {200: "Text"},
+        (404, 500),
+        content="text/plain",
+        is_open=True,
+    ),
+)

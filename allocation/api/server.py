@@ -1,0 +1,115 @@
+"""gunicorn around the application: processes, threads, a clean stop."""
+
+import os
+import shutil
+import sys
+import tempfile
+from types import FrameType
+from typing import Any
+
+from flask import Flask
+from gunicorn import util
+from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
+from gunicorn.http import wsgi
+from gunicorn.http.errors import ParseException
+from gunicorn.workers.gthread import ThreadWorker
+
+from allocation.api import waiting
+from allocation.api.problems import Problem
+from allocation.api.security import is_loopback
+from allocation.settings import Settings
+
+
+def serve(settings: Settings) -> None:
+    """Serve the API until SIGTERM or SIGINT; does not return.
+
+    Ends with a sentence and exit status 1 when others could reach it and it has no key.
+    """
+    if not settings.api_key and not is_loopback(settings.host):
+        sys.exit(
+            f"allocation: ALLOCATION_API_KEY is not set, and other machines can reach"
+            f" {settings.host}: set a key, or listen on 127.0.0.1 (ALLOCATION_HOST)"
+        )
+    # gunicorn's own name and its HTML error pages give way to ours.
+    wsgi.SERVER = "allocation"
+    util.write_error = _write_error
+    figures = tempfile.mkdtemp(prefix="allocation-metrics-")
+    # Read when prometheus_client is first imported, which the workers do with the application.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures
+    _Server(settings, figures).run()
+
+
+class Worker(ThreadWorker):
+    """Lets go of requests that wait for an outcome as soon as it is told to stop."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.wsgi.extensions["allocation.waiter"].stop()
+        super().handle_exit(sig, frame)
+
+
+class _Log(Logger):
+    """gunicorn's lines through the process's own log."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        for handler in list(self.error_log.handlers):
+            self.error_log.removeHandler(handler)
+        self.error_log.propagate = True
+
+
+class _Server(BaseApplication):
+    def __init__(self, settings: Settings, figures: str) -> None:
+        self._settings = settings
+        self._figures = figures
+        super().__init__()
+
+    def load_config(self) -> None:
+        host, port = self._settings.host.strip("[]"), self._settings.port
+        self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        options: dict[str, object] = {
+            "bind": self._address,
+            "workers": self._settings.api_workers,
+            "threads": self._settings.api_threads,
+            "worker_class": Worker,
+            # A request that waits for its outcome is let go at once; this is for slow clients.
+            "graceful_timeout": waiting.LONGEST + 5,
+            # Two ids of 255 characters, four bytes each, percent-encoded.
+            "limit_request_line": 8190,
+            "logger_class": _Log,
+            "loglevel": "warning",
+            "control_socket_disable": True,
+            "post_worker_init": self._worker_ready,
+            "child_exit": _worker_gone,
+            "on_exit": lambda _arbiter: shutil.rmtree(self._figures, ignore_errors=True),
+        }
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        from allocation.api.app import create_app  # in the worker, see `serve`
+
+        app = create_app()
+        # Chunks that are none show only when the application reads the body.
+        app.register_error_handler(
+            ParseException, lambda error: Problem(400, str(error)).response()
+        )
+        return app
+
+    def _worker_ready(self, worker: Worker) -> None:
+        if worker.age == 1:
+            print(f"The API is ready at http://{self._address} (docs at /docs).", flush=True)
+
+
+def _worker_gone(_arbiter: object, worker: Worker) -> None:
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)
+
+
+def _write_error(sock: Any, status: int, reason: str, message: str) -> None:
+    """Answer what is not HTTP enough to reach the application."""
+    response = Problem(status, message or reason).response()
+    response.headers["Connection"] = "close"
+    head = f"HTTP/1.1 {status} {reason}\r\n{response.headers}"
+    util.write_nonblock(sock, head.encode("latin-1") + response.get_data())

@@ -1,0 +1,162 @@
+"""SQL answers to GETs: plain rows made into JSON, no objects of the domain."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, collate, func, select
+
+from allocation.adapters.database import is_postgresql
+from allocation.adapters.tables import (
+    allocations,
+    batches,
+    commands,
+    is_open,
+    outbox,
+    products,
+    waits,
+)
+
+Json = dict[str, Any]
+
+BATCHES_SHOWN = 100
+"""Open batches that a product's answer lists at most; its figures count all of them."""
+
+_available = batches.c.purchased - batches.c.allocated
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What the outbox holds that was not sent: rows, and the age of the oldest in seconds."""
+
+    unsent: int
+    oldest_unsent_seconds: float
+
+
+@contextmanager
+def snapshot(engine: Engine) -> Iterator[Connection]:
+    """A connection on which every statement sees the same moment; it can't write."""
+    options: Json = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    with engine.connect() as connection:
+        if is_postgresql(connection):
+            connection = connection.execution_options(**options)
+        yield connection
+
+
+def order(connection: Connection, orderid: str) -> Json | None:
+    """Every line of the order, by sku; None when it has none."""
+    # The lines of one order, each with the ETA of the batch that it is promised.
+    statement = (
+        select(allocations.c.sku, allocations.c.qty, allocations.c.batchref, batches.c.eta)
+        .outerjoin(batches, batches.c.batchref == allocations.c.batchref)
+        .where(allocations.c.orderid == orderid)
+        .order_by(allocations.c.sku)
+    )
+    lines = [
+        {
+            "sku": row.sku,
+            "qty": row.qty,
+            "status": "allocated" if row.batchref is not None else "waiting",
+            "batchref": row.batchref,
+            "eta": _day(row.eta),
+        }
+        for row in connection.execute(statement)
+    ]
+    return {"orderid": orderid, "lines": lines} if lines else None
+
+
+def product(connection: Connection, sku: str) -> Json | None:
+    """The product's stock and queue; None for a sku that no batch ever had.
+
+    Lists the open batches, those with free stock, in the order in which they serve, and at most
+    BATCHES_SHOWN of them: a long history of used-up batches costs nothing. `available` and
+    `open_batches` count all open ones. Costs grow with open batches and waiting lines.
+    """
+    # The product's version, which every decision that changes it counts up.
+    known = connection.execute(select(products.c.version).where(products.c.sku == sku)).first()
+    if known is None:
+        return None
+    # How many batches have free stock, and how much.
+    stock = connection.execute(
+        select(func.count(), func.coalesce(func.sum(_available), 0)).where(
+            batches.c.sku == sku, is_open
+        )
+    ).one()
+    # How many lines wait for this sku, and for how many pieces.
+    queue = connection.execute(
+        select(func.count(), func.coalesce(func.sum(allocations.c.qty), 0)).where(
+            allocations.c.sku == sku, waits
+        )
+    ).one()
+    # PostgreSQL would order references by its locale; the rule orders them by their characters.
+    batchref = batches.c.batchref
+    tie = collate(batchref, "C") if is_postgresql(connection) else batchref
+    # The batches with free stock: the shelf first, then the earliest ETA; ties by reference.
+    statement = (
+        select(batches)
+        .where(batches.c.sku == sku, is_open)
+        .order_by(batches.c.eta.is_not(None), batches.c.eta, tie)
+        .limit(BATCHES_SHOWN)
+    )
+    return {
+        "sku": sku,
+        "version": known.version,
+        "available": int(stock[1]),
+        "open_batches": stock[0],
+        "waiting": {"lines": queue[0], "qty": int(queue[1])},
+        "batches": [_batch(row) for row in connection.execute(statement)],
+    }
+
+
+def batch(connection: Connection, batchref: str) -> Json | None:
+    """One batch, open or used up; None for a reference that nobody has."""
+    # One batch by its reference.
+    row = connection.execute(select(batches).where(batches.c.batchref == batchref)).first()
+    return {"sku": row.sku, **_batch(row)} if row else None
+
+
+def command(connection: Connection, command_id: UUID) -> Json | None:
+    """How a command stands; None for an id that was never accepted."""
+    # One command by its id.
+    row = connection.execute(select(commands).where(commands.c.id == command_id)).first()
+    if row is None:
+        return None
+    return {
+        "id": str(row.id),
+        "command": row.name,
+        "status": row.status,
+        "outcome": row.outcome,
+        "accepted_at": row.accepted_at.isoformat(),
+        "decided_at": row.decided_at.isoformat() if row.decided_at else None,
+    }
+
+
+def backlog(connection: Connection) -> Backlog:
+    """How far the relay is behind; the oldest row is the one that it will send next."""
+    pending = outbox.c.sent_at.is_(None)
+    # How many rows of the outbox were not sent.
+    unsent = connection.scalar(select(func.count()).select_from(outbox).where(pending)) or 0
+    # When the oldest of them was written.
+    oldest = connection.scalar(
+        select(outbox.c.created_at).where(pending).order_by(outbox.c.position).limit(1)
+    )
+    # Another machine's clock may be ahead of this one's.
+    age = max(0.0, (datetime.now(UTC) - oldest).total_seconds()) if oldest else 0.0
+    return Backlog(unsent, round(age, 3))
+
+
+def _batch(row: Any) -> Json:
+    return {
+        "batchref": row.batchref,
+        "qty": row.purchased,
+        "allocated": row.allocated,
+        "available": row.purchased - row.allocated,
+        "eta": _day(row.eta),
+    }
+
+
+def _day(eta: date | None) -> str | None:
+    return eta.isoformat() if eta else None

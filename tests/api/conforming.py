@@ -1,0 +1,58 @@
+"""A test client that holds every answer against the API's own description."""
+
+import re
+from typing import Any
+
+import jsonschema_rs
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from allocation.api.openapi import document
+from allocation.api.problems import CONTENT_TYPE
+from allocation.api.routes import ROUTES
+
+
+class ConformingClient(FlaskClient):
+    """Fails when an answer has a status, a shape or a field that /openapi.json doesn't tell of."""
+
+    def open(self, *args: Any, **kwargs: Any) -> TestResponse:
+        response = super().open(*args, **kwargs)
+        check(response)
+        return response
+
+
+def check(response: TestResponse) -> None:
+    """Raise AssertionError when the response is not as described, or an error no problem."""
+    if response.status_code >= 400:
+        assert response.mimetype == CONTENT_TYPE
+        assert response.json is not None
+        assert response.json["status"] == response.status_code
+        assert "Traceback" not in response.text
+    described = _described(response)
+    if described is None:
+        return
+
+    content = described[str(response.status_code)]["content"]
+    if response.mimetype in ("application/json", CONTENT_TYPE):
+        _hold(response.json, content[response.mimetype]["schema"])
+    else:
+        assert {response.mimetype, "*/*"} & set(content)
+
+
+def _described(response: TestResponse) -> dict[str, Any] | None:
+    """What the operation of this request may answer, by status; None when there is no such."""
+    for route in ROUTES:
+        pattern = re.sub(r"{\w+}", "[^/]+", route.path)
+        same_method = route.method == response.request.method.lower()
+        if same_method and re.fullmatch(pattern, response.request.path):
+            responses = document()["paths"][route.path][route.method]["responses"]
+            return dict(responses)
+    return None
+
+
+def _hold(body: Any, schema: dict[str, Any]) -> None:
+    components = document()["components"]
+    jsonschema_rs.validate({**schema, "components": components}, body, validate_formats=True)
+    name = schema["$ref"].rpartition("/")[2]
+    if name not in ("Problem", "Description"):  # whose members are open
+        assert set(body) <= set(components["schemas"][name]["properties"])

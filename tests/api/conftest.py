@@ -1,0 +1,124 @@
+"""The application on a database of its own, and a worker for it."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from sqlalchemy import Engine, Row, Select, select
+
+from allocation import bootstrap
+from allocation.adapters import contract, database, migrations, tables
+from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
+from allocation.api.app import create_app
+from allocation.handlers import decide
+from allocation.unit_of_work import Message
+from tests.api.conforming import ConformingClient
+
+Serve = Callable[..., FlaskClient]
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database with the schema and nothing in it, to be copied."""
+    file = tmp_path_factory.mktemp("migrated") / "allocation.db"
+    migrations.upgrade(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def sqlite_url(migrated_file: Path, tmp_path: Path) -> str:
+    """A fresh migrated SQLite database."""
+    (tmp_path / "allocation.db").write_bytes(migrated_file.read_bytes())
+    return f"sqlite:///{tmp_path}/allocation.db"
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Serve]:
+    """Makes a client of the application with these settings: `serve(database_url=..., ...)`."""
+    urls = []
+
+    def make(**settings: str) -> FlaskClient:
+        monkeypatch.setenv("ALLOCATION_STATE_DIR", str(tmp_path))
+        for name, value in settings.items():
+            monkeypatch.setenv(f"ALLOCATION_{name.upper()}", value)
+        bootstrap.settings.cache_clear()
+        urls.append(bootstrap.settings().database_url)
+        app = create_app()
+        app.test_client_class = ConformingClient
+        return app.test_client()
+
+    yield make
+
+    for url in urls:
+        bootstrap.engine(url).dispose()
+    bootstrap.engine.cache_clear()
+    bootstrap.settings.cache_clear()
+
+
+@pytest.fixture
+def client(serve: Serve, sqlite_url: str) -> FlaskClient:
+    """A client of the application on SQLite, without a key."""
+    return serve(database_url=sqlite_url)
+
+
+@pytest.fixture
+def engine(sqlite_url: str) -> Iterator[Engine]:
+    """The SQLite database that `client` works on, seen from outside the application."""
+    made = database.engine(sqlite_url)
+    yield made
+    made.dispose()
+
+
+class Worker:
+    """Decides every pending command of a database, in the order in which they came."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def start(self) -> None:
+        """Go on deciding, until stopped."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def decide_all(self) -> None:
+        """Decide what is pending, and what follows from it."""
+        pending = (
+            select(tables.commands)
+            .where(tables.commands.c.status == "pending")
+            .order_by(tables.commands.c.accepted_at)
+        )
+        while rows := self._rows(pending):
+            for row in rows:
+                command = contract.parse_command(row.name, row.body)
+                decide(Message(row.id, command, row.correlation_id), SqlUnitOfWork(self._engine))
+
+    def _rows(self, statement: Select[Any]) -> Sequence[Row[Any]]:
+        with self._engine.connect() as connection:
+            return connection.execute(statement).all()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(0.01):
+            self.decide_all()
+
+
+@pytest.fixture
+def idle_worker(engine: Engine) -> Worker:
+    """A worker for `client`'s database that works when it is told to."""
+    return Worker(engine)
+
+
+@pytest.fixture
+def worker(idle_worker: Worker) -> Iterator[Worker]:
+    """A worker that decides the commands that `client` sends."""
+    idle_worker.start()
+    yield idle_worker
+    idle_worker.stop()

@@ -1,0 +1,118 @@
+"""/openapi.json tells of every route, and /docs shows it without a network."""
+
+import re
+
+from flask.testing import FlaskClient
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from allocation.adapters import contract
+from allocation.api.answers import schemas
+from allocation.api.openapi import document
+from allocation.api.problems import KINDS, type_uri
+from allocation.api.security import OPEN
+
+
+def test_the_description_is_valid_openapi(client: FlaskClient) -> None:
+    """By the validator of the OpenAPI community, examples included."""
+    description = client.get("/openapi.json").json
+
+    assert description is not None
+    assert description["openapi"] == "3.1.0"
+    assert list(OpenAPIV31SpecValidator(description).iter_errors()) == []
+
+
+def test_the_description_has_every_route_and_no_other(client: FlaskClient) -> None:
+    """Method by method; what Flask adds by itself (HEAD, OPTIONS) aside."""
+    served = {
+        (method.lower(), re.sub(r"<(\w+)>", r"{\1}", rule.rule))
+        for rule in client.application.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+
+    described = {
+        (method, path) for path, methods in document()["paths"].items() for method in methods
+    }
+    assert described == served
+
+
+def test_the_description_asks_for_a_key_where_the_application_does(client: FlaskClient) -> None:
+    """An operation without security is one of the open endpoints."""
+    open_paths = {
+        re.sub(r"<(\w+)>", r"{\1}", rule.rule)
+        for rule in client.application.url_map.iter_rules()
+        if rule.endpoint in OPEN
+    }
+
+    described = {
+        path
+        for path, methods in document()["paths"].items()
+        if all(not operation["security"] for operation in methods.values())
+    }
+    assert described == open_paths
+
+
+def test_bodies_are_described_by_the_contract_itself() -> None:
+    """The very schema and example of the command, less what the path gives."""
+    paths = document()["paths"]
+    whole = paths["/v1/allocations"]["post"]["requestBody"]["content"]["application/json"]
+    less = paths["/v1/batches/{batchref}"]["patch"]["requestBody"]["content"]["application/json"]
+
+    of_line = contract.schema("allocation.allocate")
+    of_change = contract.schema("allocation.change_batch_quantity")
+    parts = ("type", "properties", "required", "additionalProperties")
+    assert whole == {
+        "schema": {part: of_line[part] for part in parts},
+        "example": contract.example("allocation.allocate"),
+    }
+    assert less == {
+        "schema": {
+            "type": "object",
+            "properties": {"qty": of_change["properties"]["qty"]},
+            "required": ["qty"],
+            "additionalProperties": False,
+        },
+        "example": {"qty": 5},
+    }
+
+
+def test_every_schema_of_an_answer_is_used() -> None:
+    """None was left behind by a route that went."""
+    used = set(re.findall(r"'#/components/schemas/(\w+)'", str(document()["paths"])))
+
+    assert used == set(schemas())
+
+
+def test_the_page_needs_nothing_from_elsewhere(client: FlaskClient) -> None:
+    """Its scripts and styles are our own routes, and its policy allows no others."""
+    page = client.get("/docs")
+    addresses = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+
+    assert page.mimetype == "text/html"
+    assert "script-src 'self';" in page.headers["Content-Security-Policy"]
+    assert sorted(addresses) == [
+        "docs/favicon-32x32.png",
+        "docs/start.js",
+        "docs/swagger-ui-bundle.js",
+        "docs/swagger-ui.css",
+        "openapi.json",
+    ]
+    assert [client.get(f"/{address}").status_code for address in addresses] == [200] * 5
+
+
+def test_the_page_s_viewer_knows_the_version_of_the_description(client: FlaskClient) -> None:
+    """Swagger UI reads OpenAPI 3.1 from its version 5 on."""
+    viewer = client.get("/docs/swagger-ui-bundle.js").text
+
+    assert re.search(r'PACKAGE_VERSION:"5\.', viewer) or _version(viewer) >= "5.0.0"
+
+
+def _version(viewer: str) -> str:
+    found = re.search(r'swagger-ui[^"]*"?,?version:"(\d+\.\d+\.\d+)', viewer)
+    return found[1] if found else ""
+
+
+def test_every_kind_of_problem_can_be_looked_up(client: FlaskClient) -> None:
+    """The `type` of a problem is an address that explains it."""
+    explained = {kind: client.get(type_uri(kind)).text for kind in KINDS}
+
+    assert explained == {kind: f"{kind}\n\n{sentence}\n" for kind, sentence in KINDS.items()}

@@ -1,0 +1,119 @@
+"""Health, readiness and figures."""
+
+import re
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from flask.testing import FlaskClient
+from sqlalchemy import Engine, update
+
+from allocation.adapters import migrations
+from allocation.adapters.tables import outbox
+from tests.api.conftest import Serve
+
+LINE = {"orderid": "order-1", "sku": "LAMP", "qty": 3}
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_ready_service_says_how_far_the_relay_is_behind(
+    client: FlaskClient, engine: Engine
+) -> None:
+    """Rows to send, and the age of the oldest."""
+    empty = client.get("/readyz").json
+    client.post("/v1/allocations", json=LINE)
+    client.post("/v1/allocations", json=LINE)
+    with engine.begin() as connection:
+        an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+        connection.execute(
+            update(outbox).where(outbox.c.position == 1).values(created_at=an_hour_ago)
+        )
+
+    behind = client.get("/readyz").json
+
+    assert empty == {"status": "ready", "unsent": 0, "oldest_unsent_seconds": 0.0}
+    assert behind is not None
+    assert behind["unsent"] == 2
+    assert 3600 <= behind["oldest_unsent_seconds"] < 3660
+
+
+def test_a_service_whose_relay_has_sent_everything_is_not_behind(
+    client: FlaskClient, engine: Engine
+) -> None:
+    """Sent rows are history."""
+    client.post("/v1/allocations", json=LINE)
+    with engine.begin() as connection:
+        connection.execute(update(outbox).values(sent_at=datetime.now(UTC)))
+
+    assert client.get("/readyz").json == {
+        "status": "ready",
+        "unsent": 0,
+        "oldest_unsent_seconds": 0.0,
+    }
+
+
+def test_a_service_on_another_schema_is_not_ready(client: FlaskClient, sqlite_url: str) -> None:
+    """503 that says what to do; ready again once it is done."""
+    migrations.downgrade(sqlite_url)
+
+    before = client.get("/readyz")
+    migrations.upgrade(sqlite_url)
+    after = client.get("/readyz")
+
+    assert (before.status_code, after.status_code) == (503, 200)
+    assert before.json is not None
+    assert before.json["type"] == "/problems/not-ready"
+    assert "allocation migrate" in before.json["detail"]
+
+
+def test_a_database_that_falls_silent_is_found_out_in_time(
+    serve: Serve, silent_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the connection and says nothing: not ready, and the process lives on."""
+    monkeypatch.setattr("allocation.api.database_state.PATIENCE", 0.2)
+    client = serve(database_url=f"postgresql://nobody@127.0.0.1:{silent_port}/nowhere")
+
+    ready = client.get("/readyz")
+    figures = client.get("/metrics")
+
+    assert ready.status_code == 503
+    assert ready.json is not None
+    assert ready.json["detail"] == "The database gave no answer in 0.2 s."
+    assert "allocation_database_up 0.0" in figures.text
+    assert client.get("/healthz").status_code == 200
+
+
+def figure(text: str, name: str) -> float:
+    """The value of one line of the figures."""
+    found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+    assert found, f"no {name} in {text}"
+    return float(found[1])
+
+
+def test_the_figures_count_requests_by_route_and_name_no_id(client: FlaskClient) -> None:
+    """Templates and known methods only: no caller can make new series."""
+    for number in range(3):
+        client.get(f"/v1/products/SECRET-{number}")
+    client.get("/SECRET")
+    client.open("/v1/batches", method="SECRET")
+    client.post("/v1/allocations", json=LINE)
+
+    text = client.get("/metrics").text
+
+    requests = "allocation_http_requests_total"
+    product = 'method="GET",route="/v1/products/<sku>",status="4xx"'
+    assert figure(text, f"{requests}{{{product}}}") == 3
+    assert figure(text, f'{requests}{{method="GET",route="none",status="4xx"}}') == 1
+    assert figure(text, f'{requests}{{method="other",route="none",status="4xx"}}') == 1
+    assert figure(text, 'allocation_accept_seconds_count{command="allocation.allocate"}') == 1
+    assert figure(text, "allocation_database_up") == 1
+    assert figure(text, "allocation_outbox_unsent") == 1
+    assert figure(text, "allocation_outbox_oldest_unsent_seconds") < 60
+    assert "SECRET" not in text

@@ -1,0 +1,118 @@
+"""The service's own processes on private servers, and a client that imports nothing of ours."""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from celery import Celery
+from kombu import Connection
+from sqlalchemy import Engine, select
+
+from allocation.adapters import database, topology
+from allocation.adapters.tables import commands
+from tests.servers.processes import Process
+from tests.waiting import eventually
+
+
+@dataclass
+class Service:
+    """A migrated database and a declared broker, and how to start processes on them."""
+
+    broker_url: str
+    engine: Engine
+    environment: dict[str, str]
+    start_process: Callable[..., Process]
+
+    def relay(self, name: str = "relay") -> Process:
+        """Start a relay; it may have to stand by."""
+        command = [sys.executable, "-m", "allocation.cli", "relay"]
+        return self.start_process(command, name=name, env=self.environment)
+
+    def outcome(self, command_id: str, within: float = 15) -> tuple[str, dict[str, Any]]:
+        """Status and outcome of a command, once it has one."""
+        query = select(commands).where(commands.c.id == command_id, commands.c.status != "pending")
+
+        def decided() -> Any:
+            with self.engine.connect() as connection:
+                return connection.execute(query).one_or_none()
+
+        row = eventually(decided, within=within, what=f"the outcome of {command_id}")
+        return row.status, row.outcome
+
+    def depth(self, queue: str) -> int | None:
+        """Messages in a queue."""
+        with Connection(self.broker_url) as connection:
+            return topology.depth(connection, queue)
+
+
+@dataclass
+class BareClient:
+    """What another service has: Celery, an address and names."""
+
+    broker_url: str
+
+    def send(self, name: str, *args: object, **body: object) -> str:
+        """Send a task by name; returns its id."""
+        with Celery(broker=self.broker_url) as client:
+            sent = client.send_task(
+                name,
+                args=args,
+                kwargs=body,
+                exchange="allocation.commands",
+                routing_key="allocation.commands",
+            )
+        return str(sent.id)
+
+    def send_raw(self, body: bytes, **properties: Any) -> None:
+        """Publish any bytes to the commands' exchange."""
+        with Connection(self.broker_url) as connection:
+            connection.Producer().publish(
+                body,
+                exchange="allocation.commands",
+                routing_key="allocation.commands",
+                **{"content_type": "application/json", "content_encoding": "utf-8"} | properties,
+            )
+
+
+def celery_headers(task: str = "allocation.allocate", **changes: object) -> dict[str, object]:
+    """The headers of a good Celery message, with changes."""
+    headers: dict[str, object] = {
+        "lang": "py",
+        "task": task,
+        "id": str(uuid4()),
+        "root_id": None,
+        "parent_id": None,
+        "group": None,
+        "eta": None,
+        "expires": None,
+        "retries": 0,
+        "timelimit": [None, None],
+    }
+    return headers | changes
+
+
+@pytest.fixture
+def service(
+    processes: Callable[..., Process], broker_url: str, database_url: str, state_dir: Path
+) -> Iterator[Service]:
+    """On RabbitMQ and PostgreSQL, with every queue declared."""
+    with Connection(broker_url) as connection:
+        topology.declare(connection)
+    engine = database.engine(database_url)
+    environment = {
+        "ALLOCATION_BROKER_URL": broker_url,
+        "ALLOCATION_DATABASE_URL": database_url,
+        "ALLOCATION_STATE_DIR": str(state_dir),
+    }
+    yield Service(broker_url, engine, environment, processes)
+    engine.dispose()
+
+
+@pytest.fixture
+def client(broker_url: str) -> BareClient:
+    """Another service on the same broker."""
+    return BareClient(broker_url)

@@ -1,0 +1,172 @@
+"""The allocation worker as a real process on RabbitMQ and PostgreSQL, met by strangers."""
+
+import json
+import pickle
+from typing import Any
+
+import pytest
+from pytest_celery import CeleryTestSetup
+
+from allocation import check
+from allocation.adapters import contract
+from tests.integration.conftest import BareClient, Service, celery_headers
+from tests.waiting import eventually
+
+GOOD_BODY = b'[[], {"orderid": "o", "sku": "LAMP", "qty": 1}, {}]'
+RAW: dict[str, tuple[bytes, dict[str, Any]]] = {
+    "bytes that are no text": (b"\xff\xfe\x00", {"headers": celery_headers()}),
+    "malformed JSON": (b'[[], {"sku": ', {"headers": celery_headers()}),
+    "JSON of another shape": (b'{"a": 1}', {"headers": celery_headers()}),
+    "no headers at all": (GOOD_BODY, {"headers": {}}),
+    "an old protocol": (
+        b'{"task": "allocation.allocate", "id": "x", "args": [], "kwargs": {}}',
+        {"headers": {}},
+    ),
+    "a pickle": (
+        pickle.dumps([[], {}, {}]),
+        {
+            "headers": celery_headers(),
+            "content_type": "application/x-python-serialize",
+            "content_encoding": "binary",
+        },
+    ),
+    "an unknown encoding": (
+        GOOD_BODY,
+        {"headers": celery_headers(), "content_encoding": "no-such-code"},
+    ),
+    "an unknown compression": (
+        GOOD_BODY,
+        {"headers": celery_headers() | {"compression": "application/x-gzip"}},
+    ),
+    "two megabytes": (
+        b'[[], {"orderid": "' + b"x" * 2_000_000 + b'"}, {}]',
+        {"headers": celery_headers()},
+    ),
+    "deeply nested JSON": (b"[" * 100_000 + b"]" * 100_000, {"headers": celery_headers()}),
+    "an unknown task": (GOOD_BODY, {"headers": celery_headers("allocation.nonsense")}),
+    "a task of Celery's own": (GOOD_BODY, {"headers": celery_headers("celery.backend_cleanup")}),
+    "an id that is no UUID": (GOOD_BODY, {"headers": celery_headers(id="1")}),
+    "a bad eta": (GOOD_BODY, {"headers": celery_headers(eta="tomorrow")}),
+    "a bad expires": (GOOD_BODY, {"headers": celery_headers(expires=[1])}),
+    "a bad timelimit": (GOOD_BODY, {"headers": celery_headers(timelimit="soon")}),
+    "a bad retries": (GOOD_BODY, {"headers": celery_headers(retries="many")}),
+    "a canvas": (
+        b'[[], {}, {"callbacks": [{"task": "allocation.deallocate"}]}]',
+        {"headers": celery_headers()},
+    ),
+    "stamps": (GOOD_BODY, {"headers": celery_headers(stamps={"a": 1}, stamped_headers=["a"])}),
+}
+
+
+def test_every_message_that_is_no_command_is_dead_lettered_and_the_worker_goes_on(
+    service: Service, celery_setup: CeleryTestSetup, client: BareClient
+) -> None:
+    """One bad message harms nobody else; none is dropped."""
+    for body, properties in RAW.values():
+        client.send_raw(body, **properties)
+    command_id = client.send("allocation.create_batch", batchref="b1", sku="LAMP", qty=10)
+
+    outcome = service.outcome(command_id)
+
+    assert outcome == ("succeeded", {"status": "created", "batchref": "b1"})
+    eventually(
+        lambda: service.depth("allocation.dead") == len(RAW),
+        what="every bad message in the dead-letter queue",
+    )
+    assert celery_setup.worker.container.status == "running"
+
+
+BAD_BODIES: list[tuple[str, dict[str, Any], str]] = [
+    ("allocation.allocate", {"orderid": "o", "sku": "LAMP"}, "qty"),
+    ("allocation.allocate", {"orderid": "o", "sku": "LAMP", "qty": 1, "colour": "red"}, "colour"),
+    ("allocation.allocate", {"orderid": 5, "sku": "LAMP", "qty": 1}, "orderid"),
+    ("allocation.allocate", {"orderid": "o", "sku": "LAMP", "qty": "1"}, "qty"),
+    ("allocation.allocate", {"orderid": "o", "sku": "LAMP", "qty": True}, "qty"),
+    ("allocation.allocate", {"orderid": "o", "sku": "LAMP", "qty": None}, "qty"),
+    ("allocation.allocate", {"orderid": "o", "sku": "LAMP", "qty": 0}, "qty"),
+    ("allocation.allocate", {"orderid": "o", "sku": "LAMP", "qty": -1}, "qty"),
+    ("allocation.allocate", {"orderid": "o", "sku": "LAMP", "qty": 1.5}, "qty"),
+    ("allocation.allocate", {"orderid": "o", "sku": "LAMP", "qty": 2**31}, "qty"),
+    ("allocation.allocate", {"orderid": "", "sku": "LAMP", "qty": 1}, "orderid"),
+    ("allocation.allocate", {"orderid": "o" * 300, "sku": "LAMP", "qty": 1}, "orderid"),
+    ("allocation.allocate", {"orderid": "o\u0000", "sku": "LAMP", "qty": 1}, "orderid"),
+    ("allocation.allocate", {"orderid": "o\n", "sku": "LAMP", "qty": 1}, "orderid"),
+    ("allocation.allocate", {"orderid": "\ud800", "sku": "LAMP", "qty": 1}, "orderid"),
+    ("allocation.allocate", {"orderid": "o", "sku": "NOPE", "qty": 1}, "sku"),
+    ("allocation.allocate", {"orderid": "order-1", "sku": "LAMP", "qty": 2}, "qty"),
+    ("allocation.create_batch", {"batchref": "b1", "sku": "LAMP", "qty": 1}, "batchref"),
+    ("allocation.create_batch", {"batchref": "b", "sku": "L", "qty": 1, "eta": "soon"}, "eta"),
+    (
+        "allocation.create_batch",
+        {"batchref": "b", "sku": "L", "qty": 1, "eta": "2030-02-30"},
+        "eta",
+    ),
+    ("allocation.create_batch", {"batchref": "b", "sku": "L", "qty": 1, "eta": 5}, "eta"),
+    ("allocation.change_batch_quantity", {"batchref": "nope", "qty": 1}, "batchref"),
+    ("allocation.change_batch_quantity", {"batchref": "b1", "qty": -1}, "qty"),
+    ("allocation.deallocate", {"orderid": "nope", "sku": "LAMP"}, "orderid"),
+    ("allocation.deallocate", {"orderid": "order-1", "sku": "NOPE"}, "sku"),
+]
+
+
+def test_bad_input_becomes_a_recorded_refusal_that_names_the_field(
+    service: Service, celery_setup: CeleryTestSetup, client: BareClient
+) -> None:
+    """And the books balance afterwards."""
+    created = client.send("allocation.create_batch", batchref="b1", sku="LAMP", qty=10)
+    service.outcome(created)
+    service.outcome(client.send("allocation.allocate", orderid="order-1", sku="LAMP", qty=1))
+
+    ids = [client.send(name, **body) for name, body, _ in BAD_BODIES]
+    positional = client.send("allocation.allocate", "order-2", "LAMP", 1)
+
+    outcomes = [service.outcome(command_id) for command_id in [*ids, positional]]
+    assert [(status, outcome["field"]) for status, outcome in outcomes] == [
+        *[("rejected", field) for _, _, field in BAD_BODIES],
+        ("rejected", "args"),
+    ]
+    assert [proof.promise for proof in check.prove(service.engine) if not proof.holds] == []
+    assert service.depth("allocation.dead") == 0
+
+
+def test_a_command_id_that_comes_again_with_another_body_is_dead_lettered(
+    service: Service, celery_setup: CeleryTestSetup, client: BareClient
+) -> None:
+    """Its first meaning stays."""
+    headers = celery_headers("allocation.create_batch")
+    first = contract.example("allocation.create_batch")
+    client.send_raw(json.dumps([[], first, {}]).encode(), headers=headers)
+    outcome = service.outcome(str(headers["id"]))
+
+    client.send_raw(json.dumps([[], first | {"qty": 7}, {}]).encode(), headers=headers)
+
+    eventually(lambda: service.depth("allocation.dead") == 1, what="the second in the dead letters")
+    assert service.outcome(str(headers["id"])) == outcome
+
+
+@pytest.mark.parametrize("name", sorted(contract.COMMANDS))
+def test_the_tasks_are_called_as_the_contract_says(name: str) -> None:
+    """A task's name is what other services send."""
+    from allocation.celery import app
+
+    app.loader.import_default_modules()
+
+    assert name in app.tasks
+
+
+def test_a_killed_worker_loses_nothing_and_doubles_nothing(
+    service: Service, celery_setup: CeleryTestSetup, client: BareClient
+) -> None:
+    """SIGKILL in the middle of the work; what it held is delivered again."""
+    service.outcome(client.send("allocation.create_batch", batchref="b1", sku="LAMP", qty=1000))
+    ids = [
+        client.send("allocation.allocate", orderid=f"order-{number}", sku="LAMP", qty=1)
+        for number in range(100)
+    ]
+    service.outcome(ids[5])
+
+    celery_setup.worker.kill("SIGKILL")
+    celery_setup.worker.container.restart()
+
+    assert {service.outcome(command_id)[0] for command_id in ids} == {"succeeded"}
+    assert [proof.promise for proof in check.prove(service.engine) if not proof.holds] == []

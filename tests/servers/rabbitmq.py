@@ -1,0 +1,165 @@
+"""A private RabbitMQ node on free loopback ports, in a temporary folder."""
+
+import secrets
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.servers.ports import LOOPBACK, free_ports
+from tests.servers.processes import Process, clean_environment
+from tests.servers.programs import find_epmd, find_rabbitmq
+from tests.servers.vhosts import Vhosts
+from tests.waiting import eventually
+
+_ONLY_LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
+
+
+class PrivateRabbitMQ(Vhosts):
+    """A node of our own, which can be stopped, killed and started again over the same data.
+
+    Its port mapper (epmd) is its own too, so nothing of it meets the machine's other nodes.
+    """
+
+    def __init__(self, say: Callable[[str], None] = print) -> None:
+        """`say` is told when something has to be installed first."""
+        self._programs = find_rabbitmq(say)
+        self._folder = Path(tempfile.mkdtemp(prefix="allocation-rabbitmq-"))
+        epmd_port, dist_port, port, management_port = free_ports(4)
+        password = secrets.token_hex(16)
+        super().__init__(
+            f"amqp://tests:{password}@{LOOPBACK}:{port}//", f"http://{LOOPBACK}:{management_port}"
+        )
+        self._env = self._environment(epmd_port, dist_port)
+        self._write_files(port, management_port, password)
+        self._epmd = Process(
+            [find_epmd(), "-port", str(epmd_port), "-address", LOOPBACK],
+            log=self._folder / "epmd.log",
+            cwd=self._folder,
+        )
+        self._node = Process(
+            [self._programs / "rabbitmq-server"],
+            log=self._folder / "rabbitmq.log",
+            env=self._env,
+            cwd=self._folder,
+        )
+
+    @property
+    def running(self) -> bool:
+        """Whether the node's process lives."""
+        return self._node.running
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections: about 7 s."""
+
+        def ready() -> bool:
+            if not self._node.running:
+                raise AssertionError(
+                    f"RabbitMQ ended with {self._node.returncode}:\n{self._node.log_tail()}"
+                )
+            return self.answers()
+
+        if not self._epmd.running:
+            self._epmd.start()
+        self._node.start()
+        try:
+            eventually(ready, within=60, what="RabbitMQ to take connections")
+        except AssertionError as failure:
+            failure.add_note(self._node.log_tail())
+            raise
+
+    def stop(self) -> None:
+        """End it in order: clients are told, everything is written. Up to 10 s."""
+        self._node.stop()
+
+    def kill(self) -> None:
+        """SIGKILL, as when the machine's memory runs out."""
+        self._node.kill()
+
+    def wait_for_disk(self, queue: str) -> None:
+        """Wait until a quorum queue of this name outlives a kill: about 1 s after it was declared.
+
+        RabbitMQ writes the register of its quorum queues half a second late, and a queue that is
+        missing there after a kill stays unusable.
+        """
+        registers = list((self._folder / "data").rglob("names.dets"))
+        eventually(
+            lambda: any(queue.encode() in register.read_bytes() for register in registers),
+            what=f"the queue {queue} in {registers}",
+        )
+
+    def restart(self) -> None:
+        """Stop it and start it again."""
+        self.stop()
+        self.start()
+
+    def logs(self) -> str:
+        """Everything the node wrote, over all its starts."""
+        return self._node.logs()
+
+    def ctl(self, *args: str) -> str:
+        """What `rabbitmqctl ARGS` prints about this node; about 1 s. Raises when it fails."""
+        done = subprocess.run(
+            [self._programs / "rabbitmqctl", "--quiet", *args],
+            env=clean_environment() | self._env,
+            cwd=self._folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"rabbitmqctl {' '.join(args)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def remove(self) -> None:
+        """End it at once, and remove its folder: nobody needs its data any more."""
+        try:
+            for process in (self._node, self._epmd):
+                if process.running:
+                    process.kill()
+        finally:
+            shutil.rmtree(self._folder)
+
+    def _environment(self, epmd_port: int, dist_port: int) -> dict[str, str]:
+        folder = self._folder
+        return {
+            # Where the node and rabbitmqctl find the secret that they share.
+            "HOME": str(folder),
+            "ERL_EPMD_PORT": str(epmd_port),
+            "ERL_EPMD_ADDRESS": LOOPBACK,
+            "RABBITMQ_NODENAME": f"tests-{dist_port}@localhost",
+            "RABBITMQ_DIST_PORT": str(dist_port),
+            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_LOGS": "-",
+            # The machine's own settings stay out.
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "env.conf"),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_CONFIG_FILES": str(folder / "conf.d"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _ONLY_LOOPBACK,
+            "RABBITMQ_CTL_ERL_ARGS": _ONLY_LOOPBACK,
+            # The start script then becomes the server, instead of watching over it: one pid.
+            "RUNNING_UNDER_SYSTEMD": "true",
+        }
+
+    def _write_files(self, port: int, management_port: int, password: str) -> None:
+        settings = {
+            "listeners.tcp.1": f"{LOOPBACK}:{port}",
+            "management.tcp.ip": LOOPBACK,
+            "management.tcp.port": management_port,
+            # The API is here for virtual hosts; its figures would cost time.
+            "management_agent.disable_metrics_collector": "true",
+            "default_user": "tests",
+            "default_pass": password,
+        }
+        for folder in ("data", "log", "conf.d"):
+            (self._folder / folder).mkdir()
+        lines = [f"{name} = {value}\n" for name, value in settings.items()]
+        (self._folder / "rabbitmq.conf").write_text("".join(lines))
+        (self._folder / "advanced.config").write_text("[].\n")
+        (self._folder / "plugins").write_text("[rabbitmq_management].\n")
+        (self._folder / "env.conf").touch()
