@@ -38,7 +38,7 @@ class Backlog:
 
 @contextmanager
 def snapshot(engine: Engine) -> Iterator[Connection]:
-    """A connection on which every statement sees the same moment; it can't write."""
+    """A connection on which every statement sees the same moment."""
     options: Json = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     with engine.connect() as connection:
         if is_postgresql(connection):

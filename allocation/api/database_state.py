@@ -54,7 +54,7 @@ def _answer(future: Future[State]) -> None:
     try:
         state = _look()
     except SQLAlchemyError as error:
-        log.warning("the database can't be reached", error=str(error))
+        log.warning("the database can't be reached", error=str(error).partition("\n")[0])
         state = State(None, "The database can't be reached.")
     finally:
         future.set_result(state)

@@ -116,7 +116,8 @@ def _http(error: HTTPException) -> Response:
 
 
 def _unavailable(error: Exception) -> Response:
-    log.warning("the database gives no answer", error=str(error))
+    # The first line: the rest is the statement with its values.
+    log.warning("the database gives no answer", error=str(error).partition("\n")[0])
     return Problem(503, kind="storage unavailable", headers={"Retry-After": "2"}).response()
 
 

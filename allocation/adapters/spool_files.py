@@ -1,0 +1,279 @@
+"""The embedded broker's files: queues as folders, messages as files, claims as locks.
+
+    queues/<queue>/<message>          ready messages, oldest first by name
+    owners/<owner>/lock               held by a living process; the kernel drops it when that dies
+    owners/<owner>/claims/<queue>/    messages that this process holds
+    owners/<owner>/queues/<queue>     its exclusive queues, which go when it goes
+    control/exchanges/<exchange>      type and bindings
+    control/queues/<queue>            arguments
+
+Every file is written under a temporary name and moved, so none is ever seen half-written. That
+holds when a process dies, not when the power fails: nothing is forced to the disk.
+"""
+
+import fcntl
+import itertools
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+from uuid import uuid4
+
+Payload = dict[str, Any]
+
+_counter = itertools.count()
+_owners: dict[tuple[Path, int], "Owner"] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A message that this process holds: its queue, its file name, and its earlier deliveries."""
+
+    queue: str
+    name: str
+
+    @property
+    def deliveries(self) -> int:
+        return int(self.name.rpartition(".")[2])
+
+    def path(self, owner: Path) -> Path:
+        return owner / "claims" / _file(self.queue) / self.name
+
+
+class Owner:
+    """This process's folder of claims, locked for as long as the process lives.
+
+    The lock is a POSIX record lock: a forked child does not inherit it, so a child that outlives
+    its killed parent does not keep the parent's claims. Such a lock is lost when the process
+    closes any descriptor of the file, so each process opens its own lock file just once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        name = uuid4().hex
+        # Locked before it gets the name under which others look for it.
+        new = folder / f".new-{name}"
+        (new / "claims").mkdir(parents=True)
+        (new / "queues").mkdir()
+        self._lock = (new / "lock").open("w")
+        fcntl.lockf(self._lock, fcntl.LOCK_EX)
+        self.path = folder / name
+        new.rename(self.path)
+
+    @classmethod
+    def of_this_process(cls, folder: Path) -> "Owner":
+        key = (folder, os.getpid())
+        if key not in _owners:
+            _owners[key] = cls(folder)
+        return _owners[key]
+
+
+class Files:
+    """One spool folder. Methods may be called by many processes at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._queues = folder / "queues"
+        self._owners = folder / "owners"
+        self._temporary = folder / "tmp"
+        self._exchanges = folder / "control" / "exchanges"
+        self._arguments = folder / "control" / "queues"
+        for each in (self._queues, self._owners, self._temporary, self._exchanges, self._arguments):
+            each.mkdir(parents=True, exist_ok=True)
+        self._names: dict[str, list[str]] = {}
+        self._seen_empty: dict[str, int] = {}
+        self._declared: dict[str, Payload] = {}
+
+    @property
+    def owner(self) -> Path:
+        return Owner.of_this_process(self._owners).path
+
+    # Messages
+
+    def put(self, queue: str, payload: Payload) -> bool:
+        """Append a message; False when there is no such queue."""
+        name = f"{time.time_ns():020d}-{next(_counter):010d}-{uuid4().hex[:8]}.0"
+        return self._move_in(self._queues / _file(queue) / name, json.dumps(payload))
+
+    def claim(self, queue: str) -> tuple[Claim, Payload] | None:
+        """Take the oldest ready message; nobody else gets it until it is given back."""
+        folder = self._queues / _file(queue)
+        names = self._names.get(queue) or self._list(queue, folder)
+        held = self.owner / "claims" / _file(queue)
+        while names:
+            claim = Claim(queue, names.pop())
+            try:
+                (folder / claim.name).rename(held / claim.name)
+            except FileNotFoundError:
+                if not held.exists():
+                    held.mkdir(parents=True, exist_ok=True)
+                    names.append(claim.name)
+                continue  # or somebody else was faster
+            return claim, json.loads((held / claim.name).read_text())
+        return None
+
+    def done(self, claim: Claim) -> None:
+        """The message was handled: it is gone."""
+        claim.path(self.owner).unlink(missing_ok=True)
+
+    def give_back(self, claim: Claim) -> None:
+        """Put the message back into its old place, with one more delivery counted."""
+        self._give_back(claim, self.owner)
+
+    def purge(self, queue: str) -> int:
+        """Drop the ready messages; how many there were."""
+        dropped = 0
+        for name in self._listed(queue):
+            try:
+                (self._queues / _file(queue) / name).unlink()
+                dropped += 1
+            except FileNotFoundError:
+                pass  # claimed meanwhile
+        return dropped
+
+    def size(self, queue: str) -> int:
+        """How many messages are ready."""
+        return len(self._listed(queue))
+
+    def read(self, claim: Claim) -> Payload:
+        """The message of a claim."""
+        return dict(json.loads(claim.path(self.owner).read_text()))
+
+    # Queues and exchanges
+
+    def has_queue(self, queue: str) -> bool:
+        return (self._queues / _file(queue)).is_dir()
+
+    def make_queue(self, queue: str, arguments: Payload, *, exclusive: bool) -> None:
+        """Make the queue unless it is there; an exclusive one goes with this process."""
+        if exclusive:
+            (self.owner / "queues" / _file(queue)).touch()
+        self._move_in(self._arguments / _file(queue), json.dumps(arguments))
+        self._declared[queue] = arguments
+        (self._queues / _file(queue)).mkdir(exist_ok=True)
+
+    def arguments(self, queue: str) -> Payload:
+        """What the queue was declared with."""
+        if queue not in self._declared:
+            self._declared[queue] = self._load(self._arguments / _file(queue)) or {}
+        return self._declared[queue]
+
+    def remove_queue(self, queue: str) -> None:
+        """Drop the queue, its messages and its bindings."""
+        for file in self._exchanges.iterdir():
+            with self.changing_exchange(unquote(file.name)) as exchange:
+                exchange["bindings"] = [b for b in exchange["bindings"] if b[2] != queue]
+        (self._arguments / _file(queue)).unlink(missing_ok=True)
+        self._declared.pop(queue, None)
+        (self.owner / "queues" / _file(queue)).unlink(missing_ok=True)
+        shutil.rmtree(self._queues / _file(queue), ignore_errors=True)
+
+    def exchange(self, exchange: str) -> Payload | None:
+        """Type, arguments and bindings of an exchange, or None."""
+        return self._load(self._exchanges / _file(exchange))
+
+    def exchanges(self) -> list[str]:
+        return [unquote(file.name) for file in self._exchanges.iterdir()]
+
+    @contextmanager
+    def changing_exchange(self, exchange: str) -> Iterator[Payload]:
+        """The exchange, to be changed in place by one process at a time, and saved at the end."""
+        with (self._folder / "control" / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = self.exchange(exchange) or {"bindings": []}
+            yield found
+            self._move_in(self._exchanges / _file(exchange), json.dumps(found))
+
+    def remove_exchange(self, exchange: str) -> None:
+        (self._exchanges / _file(exchange)).unlink(missing_ok=True)
+
+    # Dead processes
+
+    def sweep(self) -> None:
+        """Give back the claims of dead processes, and drop their exclusive queues."""
+        for owner in self._owners.iterdir():
+            if owner == self.owner or owner.name.startswith("."):
+                continue  # testing our own lock would drop it
+            with _lock_if_dead(owner / "lock") as dead:
+                if not dead:
+                    continue
+                for file in sorted(owner.glob("claims/*/*")):
+                    self._give_back(Claim(unquote(file.parent.name), file.name), owner)
+                for file in (owner / "queues").glob("*"):
+                    self.remove_queue(unquote(file.name))
+                shutil.rmtree(owner, ignore_errors=True)
+
+    def _give_back(self, claim: Claim, owner: Path) -> None:
+        name = f"{claim.name.rpartition('.')[0]}.{claim.deliveries + 1}"
+        try:
+            claim.path(owner).rename(self._queues / _file(claim.queue) / name)
+        except FileNotFoundError:
+            pass  # the queue was removed, and its messages with it; or another gave it back
+        self._names.pop(claim.queue, None)
+        self._seen_empty.pop(claim.queue, None)
+
+    def _list(self, queue: str, folder: Path) -> list[str]:
+        """The ready messages, the oldest last; an unchanged empty folder is not listed again."""
+        try:
+            changed = folder.stat().st_mtime_ns
+        except FileNotFoundError:
+            return []
+        if self._seen_empty.get(queue) == changed:
+            return []
+        now = time.time_ns()
+        names = sorted(os.listdir(folder), reverse=True)
+        # A folder's time has coarse ticks: within one of them a later change would not show.
+        if not names and now - changed > 50_000_000:
+            self._seen_empty[queue] = changed
+        self._names[queue] = names
+        return names
+
+    def _listed(self, queue: str) -> list[str]:
+        try:
+            return os.listdir(self._queues / _file(queue))
+        except FileNotFoundError:
+            return []
+
+    def _move_in(self, target: Path, text: str) -> bool:
+        temporary = self._temporary / uuid4().hex
+        temporary.write_text(text)
+        try:
+            temporary.replace(target)
+        except FileNotFoundError:
+            temporary.unlink()
+            return False
+        return True
+
+    @staticmethod
+    def _load(file: Path) -> Payload | None:
+        try:
+            return dict(json.loads(file.read_text()))
+        except FileNotFoundError:
+            return None
+
+
+def _file(name: str) -> str:
+    """A queue's or exchange's name as a file name; never one that means a folder."""
+    return quote(name, safe="").replace(".", "%2E") or "%"
+
+
+@contextmanager
+def _lock_if_dead(lock: Path) -> Iterator[bool]:
+    """Whether the process that held this lock is gone; then it is ours meanwhile."""
+    try:
+        opened = lock.open("r+")
+    except FileNotFoundError:
+        yield False
+        return
+    with opened:
+        try:
+            fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True

@@ -1,0 +1,92 @@
+"""Programs that tests run as processes of their own on one spool folder: `python -m ... NAME ...`."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from kombu import Connection, Consumer, Exchange, Queue
+from kombu.message import Message
+
+TRANSPORT = "allocation.adapters.spool:Transport"
+
+
+def connect(folder: str) -> Connection:
+    """A connection to the spool in `folder`."""
+    return Connection(f"spool://{folder}", transport=TRANSPORT)
+
+
+def work() -> Queue:
+    """The queue that the programs share, behind a direct exchange."""
+    return Queue("work", Exchange("work", type="direct"), routing_key="work", durable=True)
+
+
+def produce(folder: str, name: str, count: str) -> None:
+    """Publish `count` messages called NAME-number."""
+    with connect(folder) as connection:
+        producer = connection.Producer()
+        for number in range(int(count)):
+            producer.publish(
+                f"{name}-{number}", exchange="work", routing_key="work", mandatory=True
+            )
+
+
+def consume(folder: str, output: str) -> None:
+    """Write the name of each message to OUTPUT, then acknowledge it, for ever."""
+    with connect(folder) as connection, Path(output).open("a", buffering=1) as file:
+
+        def note(body: str, message: Message) -> None:
+            file.write(body + "\n")
+            message.ack()
+
+        _listen(connection, note)
+
+
+def hold(folder: str, output: str) -> None:
+    """Claim messages and acknowledge none; a forked child lives on."""
+    if os.fork() == 0:
+        time.sleep(60)
+        return
+    with connect(folder) as connection, Path(output).open("a", buffering=1) as file:
+        # Once more, now that the connection is there, as Celery's pool does.
+        child = None
+
+        def note(body: str, _message: Message) -> None:
+            nonlocal child
+            file.write(body + "\n")
+            if child is None:
+                child = os.fork()
+                if child == 0:
+                    time.sleep(60)
+                    os._exit(0)
+
+        _listen(connection, note)
+
+
+def bind(folder: str, name: str, count: str) -> None:
+    """Bind `count` queues called NAME-number to one fanout."""
+    with connect(folder) as connection:
+        for number in range(int(count)):
+            exchange = Exchange("news", type="fanout")
+            Queue(f"{name}-{number}", exchange)(connection.channel()).declare()
+
+
+def own(folder: str) -> None:
+    """Declare an exclusive queue at a fanout, say so, and live on."""
+    with connect(folder) as connection:
+        Queue("mine", Exchange("news", type="fanout"), exclusive=True)(
+            connection.channel()
+        ).declare()
+        print("declared", flush=True)
+        time.sleep(60)
+
+
+def _listen(connection: Connection, note: object) -> None:
+    with Consumer(connection.channel(), [work()], callbacks=[note]):
+        print("ready", flush=True)
+        while True:
+            connection.drain_events()
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])
