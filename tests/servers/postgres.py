@@ -100,17 +100,20 @@ class PrivatePostgres(Databases):
             raise RuntimeError(f"initdb failed:\n{made.log_tail()}")
 
     def _usable(self, binaries: Path) -> Path:
-        """The binaries, or a copy where their own folder is closed to the user that runs them."""
+        """The binaries, or a copy of their wheel where its folder is closed to that user."""
         try:
             if self._program("version", binaries / "postgres", "--version").start().wait() == 0:
                 return binaries
         except PermissionError:
             # A virtual environment under /root, for one.
             pass
-        copy = shutil.copytree(binaries.parent, self._folder / "postgresql", symlinks=True)
-        for path in (copy, *copy.rglob("*")):
-            self._own(path)
-        return copy / binaries.name
+        package = binaries.parents[1]
+        # The shared libraries of a wheel lie beside its package.
+        for part in (package, package.with_name(f"{package.name}.libs")):
+            copy = shutil.copytree(part, self._folder / part.name, symlinks=True)
+            for path in (copy, *copy.rglob("*")):
+                self._own(path)
+        return self._folder / binaries.relative_to(package.parent)
 
     def _program(self, name: str, *command: str | Path) -> Process:
         return Process(command, log=self._folder / f"{name}.log", cwd=self._folder, user=self._user)

@@ -1,0 +1,29 @@
+"""Logs of the subscribers: one line a happening, for people or as JSON."""
+
+import logging
+import sys
+
+import structlog
+
+from workers.settings import Settings
+
+
+def configure(settings: Settings) -> None:
+    """Write log lines to stderr in the format that the settings ask for."""
+    renderer: structlog.types.Processor
+    if settings.allocation_log_format == "json":
+        renderer = structlog.processors.JSONRenderer()
+    else:
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

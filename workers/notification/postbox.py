@@ -1,0 +1,86 @@
+"""Where mails go: an SMTP server, or files in the state folder."""
+
+import os
+import smtplib
+import ssl
+from contextlib import suppress
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+TIMEOUT = 10  # seconds
+
+
+class Refused(Exception):
+    """The mail was turned down for good; trying again would not help."""
+
+
+class Postbox(Protocol):
+    def send(self, mail: EmailMessage) -> None:
+        """Hand the mail over. Raises Refused, or OSError when it may go later."""
+        ...
+
+
+def postbox(smtp_url: str, folder: Path) -> Postbox:
+    """The server at `smtp_url`, or else files in `folder`."""
+    return SmtpServer(smtp_url) if smtp_url else MailFolder(folder)
+
+
+class MailFolder:
+    """One .eml file a mail, named by its Message-ID; the same mail again overwrites itself."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def send(self, mail: EmailMessage) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        name = str(mail["Message-ID"]).strip("<>").partition("@")[0]
+        temporary = self._folder / f".{name}"
+        temporary.write_bytes(bytes(mail))
+        os.replace(temporary, self._folder / f"{name}.eml")
+
+
+class SmtpServer:
+    """smtp://, smtp+starttls:// or smtps://, with user and password in the URL where needed."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("smtp", "smtp+starttls", "smtps") or not parts.hostname:
+            raise ValueError(
+                "NOTIFICATION_SMTP_URL must be smtp://, smtp+starttls:// or smtps://host:port"
+            )
+        self._scheme = parts.scheme
+        self._host = parts.hostname
+        self._port = parts.port or {"smtp": 25, "smtp+starttls": 587, "smtps": 465}[parts.scheme]
+        self._user = unquote(parts.username or "")
+        self._password = unquote(parts.password or "")
+
+    def send(self, mail: EmailMessage) -> None:
+        server = self._connect()
+        try:
+            if self._user:
+                server.login(self._user, self._password)
+            server.send_message(mail)
+        except smtplib.SMTPRecipientsRefused as error:
+            codes = [code for code, _ in error.recipients.values()]
+            if all(code >= 500 for code in codes):
+                raise Refused(f"every recipient was refused: {codes}") from error
+            raise
+        except smtplib.SMTPResponseException as error:
+            # 5xx to the mail itself; a refused login may be mended, and is tried again.
+            if error.smtp_code >= 500 and not isinstance(error, smtplib.SMTPAuthenticationError):
+                raise Refused(f"{error.smtp_code} {error.smtp_error!r}") from error
+            raise
+        finally:
+            with suppress(OSError):  # the mail is accepted or not; how the goodbye went is no news
+                server.quit()
+
+    def _connect(self) -> smtplib.SMTP:
+        if self._scheme == "smtps":
+            context = ssl.create_default_context()
+            return smtplib.SMTP_SSL(self._host, self._port, timeout=TIMEOUT, context=context)
+        server = smtplib.SMTP(self._host, self._port, timeout=TIMEOUT)
+        if self._scheme == "smtp+starttls":
+            server.starttls(context=ssl.create_default_context())
+        return server

@@ -1,0 +1,101 @@
+"""Sends the noted mails, each until it is accepted or refused for good."""
+
+import random
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
+from typing import Any
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Engine, Row, select, update
+from sqlalchemy.exc import DBAPIError
+
+from workers.notification.postbox import Postbox, Refused
+from workers.notification.tables import mails
+
+log = structlog.get_logger(__name__)
+
+LEASE = timedelta(seconds=60)
+"""For so long a mail is one sender's; it is tried by another only when that one died."""
+LONGEST_PAUSE = 300.0  # seconds between two tries of one mail
+
+
+class Sender:
+    """Any number may run side by side.
+
+    A mail can be sent twice only when the sender dies between the server's yes and the mark in the
+    database; both have the same Message-ID, by which mail programs know them as one.
+    """
+
+    def __init__(self, engine: Engine, postbox: Postbox, addresses: Mapping[str, str]) -> None:
+        """`addresses` has the keys from, stock and orders."""
+        self._engine = engine
+        self._postbox = postbox
+        self._addresses = addresses
+
+    def run(self, stop: threading.Event, every: float = 0.2) -> None:
+        """Send what is due until `stop` is set; outlives an absent database or mail server."""
+        while not stop.is_set():
+            try:
+                sent = self.send_one()
+            except DBAPIError as error:
+                log.warning("no mails can be read", error=str(error.orig))
+                sent = False
+            if not sent:
+                stop.wait(every)
+
+    def send_one(self) -> bool:
+        """Try the mail that is due the longest; False when none is."""
+        row = self._claim()
+        if row is None:
+            return False
+        try:
+            self._postbox.send(self._mail(row))
+        except Refused as refusal:
+            log.error("a mail was refused for good", event_id=str(row.event_id), why=str(refusal))
+            self._mark(row.event_id, status="failed", error=str(refusal))
+        except OSError as error:  # smtplib's own errors are among these
+            pause = min(LONGEST_PAUSE, 0.5 * 2 ** min(row.tries, 20)) * random.uniform(0.5, 1)  # noqa: S311 - jitter needs no secrecy
+            log.warning(
+                "a mail waits", event_id=str(row.event_id), error=str(error), again_in=pause
+            )
+            not_before = datetime.now(UTC) + timedelta(seconds=pause)
+            self._mark(row.event_id, not_before=not_before, error=str(error))
+        else:
+            log.info("mail sent", event_id=str(row.event_id), subject=row.subject)
+            self._mark(row.event_id, status="sent", sent_at=datetime.now(UTC), error=None)
+        return True
+
+    def _claim(self) -> Row[Any] | None:
+        now = datetime.now(UTC)
+        due = (
+            select(mails.c.event_id)
+            .where(mails.c.status == "pending", mails.c.not_before <= now)
+            .order_by(mails.c.not_before)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+            .scalar_subquery()
+        )
+        with self._engine.begin() as connection:
+            return connection.execute(
+                update(mails)
+                .where(mails.c.event_id == due)
+                .values(not_before=now + LEASE, tries=mails.c.tries + 1)
+                .returning(*mails.c)
+            ).one_or_none()
+
+    def _mark(self, event_id: UUID, **values: object) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(update(mails).where(mails.c.event_id == event_id).values(**values))
+
+    def _mail(self, row: Row[Any]) -> EmailMessage:
+        mail = EmailMessage()
+        mail["Message-ID"] = f"<{row.event_id}@allocation.notification>"
+        mail["From"] = self._addresses["from"]
+        mail["To"] = self._addresses[row.team]
+        mail["Subject"] = row.subject
+        mail["Date"] = row.created_at
+        mail.set_content(row.text)
+        return mail

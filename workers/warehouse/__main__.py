@@ -1,0 +1,74 @@
+"""The warehouse: `python -m workers.warehouse` keeps the pick list, `... picks` shows it."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import Engine
+
+from workers import database, logs
+from workers.envelope import Envelope
+from workers.inbox import Inbox
+from workers.settings import Settings
+from workers.subscriber import Subscriber
+from workers.warehouse import pick_list
+from workers.warehouse.messages import parse
+from workers.warehouse.tables import VERSION_TABLE, metadata
+
+QUEUE = "warehouse.events"
+MIGRATIONS = Path(__file__).with_name("migrations")
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+def open_database(settings: Settings) -> Engine:
+    """The warehouse's database, with the tables of this version."""
+    engine = database.engine(settings.warehouse_database_url)
+    database.upgrade(engine, MIGRATIONS, VERSION_TABLE)
+    return engine
+
+
+@app.callback(invoke_without_command=True)
+def consume(context: typer.Context) -> None:
+    """Keep the pick list from the events, until stopped."""
+    if context.invoked_subcommand:
+        return
+    settings = Settings()
+    logs.configure(settings)
+    inbox = Inbox(
+        open_database(settings),
+        metadata,
+        pick_list.apply,
+        timedelta(seconds=settings.subscriber_patience),
+    )
+
+    def handle(event: Envelope) -> None:
+        parse(event)  # an event that can't be understood must not be noted as received
+        inbox.take(event)
+
+    Subscriber(settings, QUEUE, handle, inbox.give_up_waiting).run_until_signalled()
+
+
+@app.command()
+def picks(
+    orderid: Annotated[str | None, typer.Option(help="Only this order's picks.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Show the pick list."""
+    rows = pick_list.listed(open_database(Settings()), orderid)
+    console = Console(soft_wrap=True)
+    if as_json:
+        console.print_json(json.dumps(rows))
+        return
+    table = Table("orderid", "sku", "qty", "batchref", "status", box=None)
+    for row in rows:
+        table.add_row(*(str(row[name]) for name in ("orderid", "sku", "qty", "batchref", "status")))
+    console.print(table if rows else "The pick list is empty: nothing was allocated yet.")
+
+
+if __name__ == "__main__":
+    app()

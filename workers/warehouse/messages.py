@@ -1,0 +1,41 @@
+"""What the warehouse understands of the events, and nothing more."""
+
+from dataclasses import dataclass
+
+from workers.envelope import Envelope, number, text, version_one
+
+
+@dataclass(frozen=True, slots=True)
+class Allocated:
+    """Pick `qty` pieces of this batch for the order."""
+
+    orderid: str
+    sku: str
+    qty: int
+    batchref: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deallocated:
+    """Don't pick for this order any more; no `batchref`: nothing was promised."""
+
+    orderid: str
+    sku: str
+    batchref: str | None
+
+
+def parse(event: Envelope) -> Allocated | Deallocated | None:
+    """The event in the warehouse's words; None when it does not concern it. Raises Unreadable."""
+    data = event.data
+    match version_one(event):
+        case "allocation.allocated":
+            return Allocated(
+                text(data, "orderid"),
+                text(data, "sku"),
+                number(data, "qty"),
+                text(data, "batchref"),
+            )
+        case "allocation.deallocated":
+            batchref = None if data.get("batchref") is None else text(data, "batchref")
+            return Deallocated(text(data, "orderid"), text(data, "sku"), batchref)
+    return None
