@@ -19,7 +19,7 @@ def settings() -> Settings:
 @cache
 def engine(url: str) -> Engine:
     """The process's engine for this database; it opens connections when they are needed."""
-    return database.engine(url)
+    return database.engine(url, pool_size=settings().api_threads + 2)
 
 
 def unit_of_work() -> SqlUnitOfWork:

@@ -216,6 +216,7 @@ class Demo:
         subprocess.run(
             [
                 sys.executable,
+                "-P",  # the client's own folder has a celery.py, which it must not find
                 str(CLIENT),
                 f"spool://{self._state_dir}/spool",
                 SPOOL_TRANSPORT,

@@ -3,7 +3,6 @@
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
@@ -32,13 +31,16 @@ def normalise_url(url: str) -> str:
     return scheme + separator + rest
 
 
-def engine(url: str, **options: Any) -> Engine:
-    """An engine that opens no connection yet; the folder of a SQLite file is made."""
+def engine(url: str, *, pool_size: int = 5) -> Engine:
+    """An engine that opens no connection yet; the folder of a SQLite file is made.
+
+    `pool_size` connections are kept open; a process needs about one per thread.
+    """
     parsed = make_url(normalise_url(url))
     if parsed.get_backend_name() == "sqlite":
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        made = create_engine(parsed, connect_args={"timeout": 30}, **options)
+        made = create_engine(parsed, connect_args={"timeout": 30}, pool_size=pool_size)
         event.listen(made, "connect", _prepare_sqlite)
         event.listen(made, "begin", _begin_sqlite)
         return made
@@ -56,7 +58,7 @@ def engine(url: str, **options: Any) -> Engine:
             "keepalives_count": 3,
             "application_name": "allocation",
         },
-        **options,
+        pool_size=pool_size,
     )
 
 

@@ -40,14 +40,15 @@ class OutboxReader:
     def pending(self, limit: int) -> Sequence[Row[tuple[object, ...]]]:
         """The oldest rows that were not sent, all of a sku in the order of its events."""
         query = select(outbox).where(outbox.c.sent_at.is_(None)).order_by(outbox.c.position)
-        return self._connection.execute(query.limit(limit)).all()
+        with self._connection.begin():
+            return self._connection.execute(query.limit(limit)).all()
 
     def mark_sent(self, ids: Sequence[UUID]) -> None:
         """Never send these again."""
         if ids:
-            self._connection.execute(
-                update(outbox).where(outbox.c.id.in_(ids)).values(sent_at=datetime.now(UTC))
-            )
+            statement = update(outbox).where(outbox.c.id.in_(ids))
+            with self._connection.begin():
+                self._connection.execute(statement.values(sent_at=datetime.now(UTC)))
 
 
 @contextmanager
@@ -65,6 +66,7 @@ def _on_postgresql(engine: Engine) -> Iterator[OutboxReader | None]:
             yield None
             return
         connection.execute(text(f"LISTEN {NOTIFY_CHANNEL}"))
+        connection.commit()
         driver = connection.connection.driver_connection
         assert driver is not None
 
@@ -89,5 +91,5 @@ def _on_sqlite(engine: Engine) -> Iterator[OutboxReader | None]:
         except BlockingIOError:
             yield None
             return
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with engine.connect() as connection:
             yield OutboxReader(connection, lambda seconds: time.sleep(min(seconds, _SQLITE_POLL)))

@@ -61,6 +61,7 @@ class PrivatePostgres(Databases):
                 self._process.start()
             return self.answers()
 
+        self._process.start()
         try:
             eventually(ready, within=30, what="PostgreSQL to take connections")
         except AssertionError as failure:
