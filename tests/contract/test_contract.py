@@ -1,0 +1,150 @@
+"""The contract: every schema, its example, and what we send and take are of one mind."""
+
+import json
+from datetime import UTC, date, datetime
+from pathlib import Path
+from uuid import UUID
+
+import jsonschema_rs
+import pytest
+
+from allocation.adapters import contract
+from allocation.domain.commands import Command, CreateBatch, Malformed
+from allocation.domain.events import (
+    Allocated,
+    BatchCreated,
+    BatchQuantityChanged,
+    Deallocated,
+    Event,
+    OutOfStock,
+)
+
+FOLDER = Path(contract.__file__).parents[1] / "contract"
+NAMES = [*contract.COMMANDS, *contract.EVENT_TYPES.values()]
+
+
+def definitions(name: str) -> dict[str, object]:
+    """The fields of a command, or of an event's data."""
+    properties = contract.schema(name)["properties"]
+    return dict(properties if name in contract.COMMANDS else properties["data"]["properties"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_schema_is_valid_and_its_example_keeps_it(name: str) -> None:
+    """The example is what a reader copies."""
+    jsonschema_rs.meta.validate(contract.schema(name))
+
+    assert contract.violations(name, contract.example(name)) == []
+
+
+def test_there_is_a_schema_and_an_example_for_every_command_and_event_and_no_other() -> None:
+    """Nothing is promised that is not there."""
+    commands = {path.name for path in (FOLDER / "commands").iterdir()}
+    events = {path.name for path in (FOLDER / "events").iterdir()}
+
+    kinds = ("schema", "example")
+    stems = [name.removeprefix("allocation.") for name in contract.COMMANDS]
+    assert commands == {f"{stem}.{kind}.json" for stem in stems for kind in kinds}
+    assert events == {
+        f"{name}.{kind}.json" for name in contract.EVENT_TYPES.values() for kind in kinds
+    }
+
+
+@pytest.mark.parametrize("field", ["orderid", "sku"])
+def test_one_name_has_one_shape_everywhere(field: str) -> None:
+    """Each file stands alone, so the shapes are repeated, and must not drift."""
+    shapes = {json.dumps(definitions(name).get(field)) for name in NAMES} - {"null"}
+
+    assert len(shapes) == 1
+
+
+@pytest.mark.parametrize("name", contract.COMMANDS)
+def test_a_command_survives_the_wire(name: str) -> None:
+    """What is sent is what is understood."""
+    command = contract.parse_command(name, contract.example(name))
+
+    assert contract.command_name(command) == name
+    assert contract.parse_command(name, contract.command_body(command)) == command
+
+
+@pytest.mark.parametrize("name", contract.COMMANDS)
+def test_each_missing_field_and_each_foreign_one_is_named(name: str) -> None:
+    """A caller learns what to mend."""
+    example = contract.example(name)
+    for field in contract.schema(name)["required"]:
+        body = {key: value for key, value in example.items() if key != field}
+        assert contract.violations(name, body) == [contract.Violation(field, "is missing")]
+
+    assert contract.violations(name, example | {"colour": 1}) == [
+        contract.Violation("colour", "is not a field of this command")
+    ]
+
+
+def test_a_whole_number_written_with_a_point_is_a_whole_number() -> None:
+    """JSON knows one kind of number."""
+    command = contract.parse_command(
+        "allocation.create_batch", {"batchref": "b", "sku": "s", "qty": 3.0, "eta": "2030-01-31"}
+    )
+
+    assert command == CreateBatch("b", "s", 3, date(2030, 1, 31))
+    assert isinstance(command, CreateBatch)
+    assert type(command.qty) is int
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"batchref": "\ud800", "sku": "s", "qty": 1}, "batchref"),
+        ({"batchref": "b\x00", "sku": "s", "qty": 1}, "batchref"),
+        ({"batchref": "b/c", "sku": "s", "qty": 1}, "batchref"),
+        ({"batchref": "b", "sku": "s", "qty": float("nan")}, "qty"),
+        ({"batchref": "b", "sku": "s", "qty": 1, "eta": "0000-01-01"}, "eta"),
+        ({"batchref": "b", "sku": "s", "qty": 1, "eta": "2030-02-30"}, "eta"),
+        ({"batchref": "b", "sku": "s", "qty": 1, "\x00": 1}, "'\\x00'"),
+    ],
+)
+def test_what_cannot_be_stored_is_malformed(body: dict[str, object], field: str) -> None:
+    """And what is kept of it is plain ASCII."""
+    command: Command = contract.parse_command("allocation.create_batch", body)
+
+    assert isinstance(command, Malformed)
+    assert command.field == field
+    assert (command.field + command.problem + command.body).isascii()
+
+
+EVENTS: list[Event] = [
+    BatchCreated("b", "LAMP", 1, date(2030, 1, 31), sequence=1),
+    BatchCreated("b", "LAMP", 1, sequence=1),
+    BatchQuantityChanged("b", "LAMP", 0, sequence=2),
+    Allocated("o", "LAMP", 1, "b", sequence=3),
+    Deallocated("o", "LAMP", 1, "b", sequence=4),
+    Deallocated("o", "LAMP", 1, None, sequence=4),
+    OutOfStock("o", "LAMP", 1, sequence=5),
+]
+
+
+def told(event: Event) -> contract.Json:
+    return contract.cloud_event(
+        event,
+        time=datetime(2030, 1, 1, tzinfo=UTC),
+        causation_id=UUID(int=1),
+        causation_type="allocation.allocate",
+        correlation_id=UUID(int=2),
+    )
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_every_event_is_told_within_its_contract(event: Event) -> None:
+    """With the product's number and the ids of its causes, and the same id each time."""
+    body = told(event)
+
+    assert contract.violations(body["type"], body) == []
+    assert (body["sequence"], body["subject"]) == (event.sequence, "LAMP")
+    assert (body["causationid"], body["correlationid"]) == (str(UUID(int=1)), str(UUID(int=2)))
+    assert told(event)["id"] == body["id"]
+
+
+def test_an_event_that_breaks_the_contract_is_never_told() -> None:
+    """It is a fault of ours, and nothing is committed."""
+    with pytest.raises(AssertionError, match="breaks its contract"):
+        told(Allocated("o", "LAMP", 0, "b", sequence=1))

@@ -1,0 +1,105 @@
+"""The whole service as real processes on a private RabbitMQ and PostgreSQL."""
+
+import json
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kombu import Connection
+from sqlalchemy import Engine
+
+from allocation.adapters import database, topology
+from tests.servers.ports import free_ports
+from tests.servers.processes import Process
+from tests.waiting import eventually
+
+
+@dataclass
+class House:
+    """Every process of the service, and how to speak with it."""
+
+    broker_url: str
+    engine: Engine
+    environment: dict[str, str]
+    port: int
+    processes: dict[str, Process]
+
+    def ask(
+        self, method: str, path: str, body: object = None, **headers: str
+    ) -> tuple[int, dict[str, Any]]:
+        """Status and JSON of an HTTP request; `body` may be bytes."""
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}",
+            data=data,
+            method=method,
+            headers={"Content-Type": "application/json"}
+            | {name.replace("_", "-"): value for name, value in headers.items()},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=40) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    def do(self, method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
+        """As `ask`, waiting for the outcome."""
+        return self.ask(method, path, body, Prefer="wait=20")
+
+    def run(self, *arguments: str) -> Process:
+        """Run a command of the service's with its settings, and wait for its end."""
+        process = self.start([sys.executable, *arguments], name="command", env=self.environment)
+        process.wait(60)
+        return process
+
+    start: Callable[..., Process]
+
+
+@pytest.fixture
+def house(
+    processes: Callable[..., Process],
+    broker_url: str,
+    database_url: str,
+    empty_database_url: str,
+    state_dir: Path,
+) -> Iterator[House]:
+    """All of it, ready."""
+    [port] = free_ports(1)
+    environment = {
+        "ALLOCATION_BROKER_URL": broker_url,
+        "ALLOCATION_DATABASE_URL": database_url,
+        "ALLOCATION_STATE_DIR": str(state_dir),
+        "ALLOCATION_PORT": str(port),
+        "ALLOCATION_API_WORKERS": "1",
+        "WAREHOUSE_DATABASE_URL": empty_database_url,
+        "NOTIFICATION_DATABASE_URL": f"sqlite:///{state_dir}/notification.db",
+    }
+    with Connection(broker_url) as connection:
+        topology.declare(connection)
+    python = sys.executable
+    commands = {
+        "api": ([python, "-m", "allocation.cli", "api"], "ready at"),
+        "worker": (
+            [python, "-m", "celery", "-A", "allocation", "worker", "-c2", "--without-mingle"],
+            "ready",
+        ),
+        "relay": ([python, "-m", "allocation.cli", "relay"], "ready: relaying"),
+        "warehouse": ([python, "-m", "workers.warehouse"], "ready: consuming"),
+        "notification": ([python, "-m", "workers.notification"], "ready: consuming"),
+    }
+    started = {
+        name: processes(command, name=name, env=environment)
+        for name, (command, _) in commands.items()
+    }
+    for name, (_, ready) in commands.items():
+        started[name].wait_for_log(ready, within=40)
+    engine = database.engine(database_url)
+    made = House(broker_url, engine, environment, port, started, processes)
+    eventually(lambda: made.ask("GET", "/readyz")[0] == 200, what="the API ready")
+    yield made
+    engine.dispose()

@@ -1,0 +1,139 @@
+"""The command line as people meet it, on the embedded default."""
+
+import json
+import signal
+import socket
+import sqlite3
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from allocation import check
+from tests.servers.ports import free_ports
+from tests.servers.processes import Process
+
+Run = Callable[..., Process]
+
+
+@pytest.fixture
+def environment(state_dir: Path) -> dict[str, str]:
+    """The embedded default in a folder of the test's own."""
+    port, flower = free_ports(2)
+    return {
+        "ALLOCATION_STATE_DIR": str(state_dir),
+        "ALLOCATION_PORT": str(port),
+        "ALLOCATION_FLOWER_PORT": str(flower),
+    }
+
+
+@pytest.fixture
+def allocation(processes: Callable[..., Process], environment: dict[str, str]) -> Run:
+    """Starts `allocation` with these arguments."""
+
+    def start(*arguments: str, **changes: str) -> Process:
+        command = [sys.executable, "-m", "allocation.cli", *arguments]
+        return processes(command, name=arguments[0], env=environment | changes)
+
+    return start
+
+
+def test_the_demo_plays_the_whole_story(allocation: Run) -> None:
+    """And ends with the proof of the books."""
+    demo = allocation("demo")
+
+    assert demo.wait(100) == 0
+    told = demo.logs()
+    assert "moved to batch late" in told
+    assert "order-1 from early cancelled, order-1 from late open, order-2 from new open" in told
+    assert told.count("\n  holds  ") == len(check.PROOFS)
+
+
+def test_up_starts_everything_and_stops_it_cleanly(allocation: Run) -> None:
+    """Each process says that it is ready; Ctrl-C ends all with status 0."""
+    up = allocation("up")
+    for line in (
+        "api .*ready at",
+        "relay .*ready: relaying",
+        "worker .*ready",
+        "warehouse .*ready: consuming",
+        "notification .*ready: consuming",
+        "flower .*Visit me at",
+    ):
+        up.wait_for_log(line, within=40)
+
+    assert up.stop(by=signal.SIGINT, within=40) == 0
+    names = ("api", "worker", "relay", "warehouse", "notification", "flower")
+    for name in names:
+        up_log = up.logs()
+        assert f"{name} stopped (rc=0)" in up_log
+
+
+def test_up_names_the_process_that_cannot_start(
+    allocation: Run, environment: dict[str, str]
+) -> None:
+    """And stops the others."""
+    with socket.create_server(("127.0.0.1", int(environment["ALLOCATION_PORT"]))):
+        up = allocation("up")
+
+        assert up.wait(60) == 1
+    assert "allocation: api stopped with exit status" in up.logs()
+
+
+def test_check_ends_with_status_1_where_a_proof_fails(allocation: Run, state_dir: Path) -> None:
+    """As a program can tell."""
+    assert allocation("migrate").wait() == 0
+    assert allocation("check").wait() == 0
+
+    with sqlite3.connect(state_dir / "allocation.db") as connection:
+        connection.execute("INSERT INTO products VALUES ('LAMP', 1, 5)")
+    connection.close()
+
+    broken = allocation("check", "--json")
+
+    assert broken.wait() == 1
+    assert [proof["broken"] for proof in json.loads(broken.logs()) if not proof["holds"]] == [
+        ["LAMP"]
+    ]
+
+
+def test_status_counts_commands_and_messages(allocation: Run) -> None:
+    """And says what is missing."""
+    assert allocation("migrate").wait() == 0
+    assert allocation("topology").wait() == 0
+
+    status = allocation("status", "--json")
+
+    assert status.wait() == 0
+    figures = json.loads(status.logs())
+    assert figures["commands pending"] == figures["outbox rows unsent"] == 0
+    assert figures["queue allocation.commands"] == figures["queue warehouse.events.dead"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "sentence"),
+    [
+        (["check"], {"ALLOCATION_PORT": "http"}, "ALLOCATION_PORT: "),
+        (
+            ["check"],
+            {"ALLOCATION_DATABASE_URL": "postgresql://me:secret@127.0.0.1:1/none"},
+            "the database at postgresql://me:**@127.0.0.1:1/none gave no answer",
+        ),
+        (
+            ["topology"],
+            {"ALLOCATION_BROKER_URL": "amqp://me:secret@127.0.0.1:1//"},
+            "the broker at amqp://me:**@127.0.0.1:1// gave no answer",
+        ),
+    ],
+)
+def test_what_cannot_be_reached_or_read_is_said_in_one_sentence(
+    allocation: Run, arguments: list[str], changes: dict[str, str], sentence: str
+) -> None:
+    """Without a traceback, and without the password."""
+    command = allocation(*arguments, **changes)
+
+    assert command.wait() != 0
+    assert sentence in command.logs()
+    assert "Traceback" not in command.logs()
+    assert "secret" not in command.logs()
