@@ -44,7 +44,8 @@ class Worker(ThreadWorker):
     """Lets go of requests that wait for an outcome as soon as it is told to stop."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.wsgi.extensions["allocation.waiter"].stop()
+        if hasattr(self, "wsgi"):  # else it is told to stop while it is still starting
+            self.wsgi.extensions["allocation.waiter"].stop()
         super().handle_exit(sig, frame)
 
 

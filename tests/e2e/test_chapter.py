@@ -24,7 +24,7 @@ def python_block(containing: str) -> str:
 def test_a_smaller_batch_moves_the_order_and_everybody_hears_of_it(
     house: House, broker_url: str
 ) -> None:
-    """Batches and an order over HTTP, the change by a bare Celery client, the news on the fanout."""
+    """Batches and an order over HTTP, the change by a bare client, the news on the fanout."""
     told: list[dict[str, Any]] = []
     with Connection(broker_url) as connection:
         exchange = Exchange("allocation.events", type="fanout", durable=True)

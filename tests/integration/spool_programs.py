@@ -1,4 +1,4 @@
-"""Programs that tests run as processes of their own on one spool folder: `python -m ... NAME ...`."""
+"""Programs that tests run as processes of their own on one spool folder: NAME FOLDER ..."""
 
 import os
 import sys

@@ -125,5 +125,4 @@ ProductMachine.TestCase.settings = settings(
 )
 
 
-class TestProductMachine(ProductMachine.TestCase):  # type: ignore[misc]
-    """Runs the machine under pytest."""
+TestProductMachine = ProductMachine.TestCase
