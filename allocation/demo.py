@@ -146,16 +146,8 @@ class Demo:
 
     def _proof(self) -> None:
         self._begin("prove the books")
-        proof = subprocess.run(
-            [sys.executable, "-m", "allocation.cli", "check"],
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        for line in proof.stdout.splitlines():
+        for line in self._run("-m", "allocation.cli", "check").splitlines():
             self._say(line)
-        self._expect(proof.returncode == 0, proof.stdout + proof.stderr)
 
     def _begin(self, step: str) -> None:
         self._step = step
@@ -186,16 +178,9 @@ class Demo:
 
     def _picks(self, expected: dict[tuple[str, str], str]) -> None:
         def seen() -> dict[tuple[str, str], str]:
-            listed = subprocess.run(
-                [sys.executable, "-m", "workers.warehouse", "picks", "--json"],
-                env=self._environment,
-                capture_output=True,
-                text=True,
-                check=True,
-            )
+            listed = self._run("-m", "workers.warehouse", "picks", "--json")
             return {
-                (pick["orderid"], pick["batchref"]): pick["status"]
-                for pick in json.loads(listed.stdout)
+                (pick["orderid"], pick["batchref"]): pick["status"] for pick in json.loads(listed)
             }
 
         self._until(f"the warehouse's pick list is {expected}", lambda: seen() == expected)
@@ -213,19 +198,21 @@ class Demo:
         return None
 
     def _send(self, task: str, body: dict[str, object]) -> None:
-        subprocess.run(
-            [
-                sys.executable,
-                "-P",  # the client's own folder has a celery.py, which it must not find
-                str(CLIENT),
-                f"spool://{self._state_dir}/spool",
-                SPOOL_TRANSPORT,
-                task,
-                json.dumps(body),
-            ],
+        spool = f"spool://{self._state_dir}/spool"
+        # -P: the client's own folder has a celery.py, which it must not find.
+        self._run("-P", str(CLIENT), spool, SPOOL_TRANSPORT, task, json.dumps(body))
+
+    def _run(self, *arguments: str) -> str:
+        """What a Python program prints with the service's settings; it must end well."""
+        ended = subprocess.run(
+            [sys.executable, *arguments],
             env=self._environment,
-            check=True,
+            capture_output=True,
+            text=True,
+            check=False,
         )
+        self._expect(ended.returncode == 0, ended.stdout + ended.stderr)
+        return ended.stdout
 
     def _get(self, path: str) -> dict[str, Any]:
         return self._ask(urllib.request.Request(self._url(path)))

@@ -5,11 +5,14 @@ import pickle
 from typing import Any
 
 import pytest
+from kombu import Connection, Queue
 from pytest_celery import CeleryTestSetup
+from sqlalchemy import text
 
 from allocation import check
 from allocation.adapters import contract
 from tests.integration.conftest import BareClient, Service, celery_headers
+from tests.servers.postgres import PrivatePostgres
 from tests.waiting import eventually
 
 GOOD_BODY = b'[[], {"orderid": "o", "sku": "LAMP", "qty": 1}, {}]'
@@ -170,3 +173,41 @@ def test_a_killed_worker_loses_nothing_and_doubles_nothing(
 
     assert {service.outcome(command_id)[0] for command_id in ids} == {"succeeded"}
     assert [proof.promise for proof in check.prove(service.engine) if not proof.holds] == []
+
+
+def test_a_command_outlives_an_absent_database(
+    service: Service,
+    celery_setup: CeleryTestSetup,
+    client: BareClient,
+    private_postgres: PrivatePostgres,
+) -> None:
+    """It is tried again with growing pauses until the database is back."""
+    service.outcome(client.send("allocation.create_batch", batchref="b1", sku="LAMP", qty=10))
+    private_postgres.kill()
+
+    command_id = client.send("allocation.allocate", orderid="o1", sku="LAMP", qty=1)
+    celery_setup.worker.container.process.wait_for_log(f"{command_id}.*[Rr]etry")
+    private_postgres.start()
+
+    allocated = {"status": "allocated", "batchref": "b1", "eta": None}
+    assert service.outcome(command_id, within=40) == ("succeeded", allocated)
+
+
+def test_what_nobody_can_decide_is_dead_lettered_and_its_command_marked_as_failed(
+    service: Service, celery_setup: CeleryTestSetup, client: BareClient
+) -> None:
+    """A fault of ours; once it is mended, the dead letter can be delivered again."""
+    with service.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE products RENAME TO lost"))
+
+    command_id = client.send("allocation.create_batch", batchref="b1", sku="LAMP", qty=10)
+
+    status, outcome = service.outcome(command_id)
+    assert (status, "products" in outcome["error"]) == ("failed", True)
+    eventually(lambda: service.depth("allocation.dead") == 1, what="the dead letter")
+    with service.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE lost RENAME TO products"))
+    with Connection(service.broker_url) as connection:
+        letter = Queue("allocation.dead")(connection.channel()).get()
+        client.send_raw(letter.body, headers=letter.headers)
+    eventually(lambda: service.outcome(command_id)[0] == "succeeded", what="the outcome")
