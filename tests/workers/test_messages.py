@@ -1,0 +1,128 @@
+"""What the subscribers read of the contract's events."""
+
+import json
+from typing import Any
+
+import pytest
+
+from allocation.adapters import contract
+from tests.workers.conftest import EVENTS, envelope, event
+from workers.envelope import Unreadable, from_json, read
+from workers.notification import messages as notification
+from workers.warehouse import messages as warehouse
+
+READ: dict[str, tuple[object, object]] = {
+    "allocation.allocated.v1": (
+        warehouse.Allocated("order-1", "RED-CHAIR", 3, "shipment-77"),
+        notification.Allocated("order-1", "RED-CHAIR", 3, "shipment-77"),
+    ),
+    "allocation.batch_created.v1": (None, None),
+    "allocation.batch_quantity_changed.v1": (None, None),
+    "allocation.deallocated.v1": (
+        warehouse.Deallocated("order-1", "RED-CHAIR", "shipment-77"),
+        notification.Deallocated("order-1", "RED-CHAIR", "shipment-77", cancelled=False),
+    ),
+    "allocation.out_of_stock.v1": (None, notification.OutOfStock("order-1", "RED-CHAIR", 3)),
+}
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_every_example_of_the_contract_is_understood(name: str) -> None:
+    """By both subscribers, from the bytes on."""
+    body = json.dumps(contract.example(name)).encode()
+
+    read_event = read(body, "application/cloudevents+json; charset=utf-8")
+
+    assert (warehouse.parse(read_event), notification.parse(read_event)) == READ[name]
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_fields_that_nobody_knows_are_ignored(name: str) -> None:
+    """A newer publisher harms no older reader."""
+    body = contract.example(name) | {"colour": "red"}
+    body["data"] = body["data"] | {"colour": "red"}
+
+    read_event = from_json(body)
+
+    assert (warehouse.parse(read_event), notification.parse(read_event)) == READ[name]
+
+
+def test_a_line_that_its_caller_gave_up_is_told_from_one_that_moves() -> None:
+    """By the name of the command that caused it."""
+    given_up = notification.parse(envelope("deallocated", 1, cause="deallocate"))
+
+    assert given_up == notification.Deallocated("order-1", "LAMP", "shipment-77", cancelled=True)
+
+
+def test_a_line_that_was_still_waiting_names_no_batch() -> None:
+    """Nothing was promised, so nothing is cancelled."""
+    waiting = warehouse.parse(envelope("deallocated", 1, batchref=None))
+
+    assert waiting == warehouse.Deallocated("order-1", "LAMP", None)
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (b"\xff", "JSON"),
+        (b"{", "JSON"),
+        (b"[" * 100_000, "JSON"),
+        (b"[]", "object"),
+        (b"{}", "id"),
+        *[
+            (json.dumps(event("allocated", 1) | change).encode(), next(iter(change)))
+            for change in (
+                {"id": "x"},
+                {"id": 5},
+                {"type": None},
+                {"subject": 5},
+                {"sequence": 0},
+                {"sequence": "1"},
+                {"sequence": True},
+                {"sequence": 1.5},
+                {"data": []},
+            )
+        ],
+    ],
+)
+def test_what_is_no_event_is_unreadable_and_the_field_is_named(body: bytes, word: str) -> None:
+    """It belongs into the dead-letter queue."""
+    with pytest.raises(Unreadable, match=word):
+        read(body, "application/json")
+
+
+def test_another_content_type_is_unreadable() -> None:
+    """A pickle above all."""
+    with pytest.raises(Unreadable, match="content type"):
+        read(b"{}", "application/x-python-serialize")
+
+
+@pytest.mark.parametrize("parse", [warehouse.parse, notification.parse])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("orderid", None),
+        ("orderid", ""),
+        ("orderid", 5),
+        ("orderid", "\x00"),
+        ("qty", 0),
+        ("qty", "3"),
+        ("qty", True),
+        ("batchref", []),
+    ],
+)
+def test_a_needed_field_of_another_shape_is_unreadable_and_named(
+    parse: Any, field: str, value: object
+) -> None:
+    """Nothing is guessed."""
+    with pytest.raises(Unreadable, match=f"data.{field}"):
+        parse(envelope("allocated", 1, **{field: value}))
+
+
+@pytest.mark.parametrize("parse", [warehouse.parse, notification.parse])
+def test_a_version_that_is_not_known_is_unreadable(parse: Any) -> None:
+    """It is kept in the dead-letter queue until somebody can read it."""
+    newer = from_json(event("allocated", 1) | {"type": "allocation.allocated.v2"})
+
+    with pytest.raises(Unreadable, match="version"):
+        parse(newer)

@@ -1,0 +1,81 @@
+"""The subscribers' rules, one sentence each."""
+
+from workers.notification import messages as notification
+from workers.notification import rules
+from workers.warehouse.messages import Allocated, Deallocated
+from workers.warehouse.rules import Pick, cancel_pick, open_pick
+
+ALLOCATED = Allocated("o1", "LAMP", 3, "b1")
+
+
+def test_a_pick_opens_on_allocated() -> None:
+    """With all that the picker needs."""
+    assert open_pick([], ALLOCATED, 4) == Pick("o1", "LAMP", 3, "b1", opened=4)
+
+
+def test_a_pick_is_cancelled_on_deallocated() -> None:
+    """By the event that took it back."""
+    pick = Pick("o1", "LAMP", 3, "b1", opened=4)
+
+    cancel_pick([pick], Deallocated("o1", "LAMP", "b1"), 5)
+
+    assert pick.closed == 5
+
+
+def test_a_cancelled_pick_stays_as_it_is() -> None:
+    """A second cancellation is no news."""
+    pick = Pick("o1", "LAMP", 3, "b1", opened=4, closed=5)
+
+    cancel_pick([pick], Deallocated("o1", "LAMP", "b1"), 9)
+
+    assert pick.closed == 5
+
+
+def test_a_line_has_one_open_pick_at_most() -> None:
+    """When the event that should have cancelled the old one is missing, the new one does."""
+    old = Pick("o1", "LAMP", 3, "b0", opened=4)
+
+    new = open_pick([old], ALLOCATED, 8)
+
+    assert (old.closed, new) == (8, Pick("o1", "LAMP", 3, "b1", opened=8))
+
+
+def test_an_allocation_that_comes_too_late_opens_nothing() -> None:
+    """Later events of the line have been followed already."""
+    newer = Pick("o1", "LAMP", 3, "b2", opened=8)
+
+    assert open_pick([newer], ALLOCATED, 4) is None
+    assert newer.closed is None
+
+
+def test_a_cancellation_that_comes_too_late_leaves_the_newer_pick_alone() -> None:
+    """Even of the same batch."""
+    newer = Pick("o1", "LAMP", 3, "b1", opened=8)
+
+    cancel_pick([newer], Deallocated("o1", "LAMP", "b1"), 5)
+
+    assert newer.closed is None
+
+
+def test_the_stock_team_hears_of_a_line_that_waits() -> None:
+    """With order, sku and quantity."""
+    mail = rules.out_of_stock(notification.OutOfStock("o1", "LAMP", 3))
+
+    assert (mail.team, mail.subject) == ("stock", "Out of stock: 3 x LAMP for order o1")
+
+
+def test_the_orders_team_hears_of_a_line_that_moved() -> None:
+    """With the old batch and the new one."""
+    mail = rules.allocated(notification.Allocated("o1", "LAMP", 3, "b2"), left="b1")
+
+    assert mail is not None
+    assert (mail.team, mail.subject) == ("orders", "Order o1 moved to batch b2")
+    assert "b1" in mail.text
+
+
+def test_a_first_promise_and_a_return_to_the_same_batch_are_no_moves() -> None:
+    """Nobody needs to act."""
+    allocated = notification.Allocated("o1", "LAMP", 3, "b1")
+
+    assert rules.allocated(allocated, left=None) is None
+    assert rules.allocated(allocated, left="b1") is None
