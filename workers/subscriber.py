@@ -159,6 +159,11 @@ class Subscriber:
     def _bury(self, message: Message, reason: str, error: str, **facts: object) -> None:
         """Publish the message to the dead-letter queue, and acknowledge it once it is there."""
         log.error("an event goes to the dead-letter queue", reason=reason, error=error[:500])
+        headers = dict(message.headers or {})
+        # What came compressed is plain here, or could not be unpacked and is not to be tried again.
+        compression = headers.pop("compression", None)
+        if message.errors and compression:
+            headers["x-compression"] = compression
         death: dict[str, object] = {"x-reason": reason, "x-error": error[:1000]}
         death |= {f"x-{name}": value for name, value in facts.items()}
         self._connection.Producer().publish(
@@ -167,7 +172,7 @@ class Subscriber:
             routing_key=f"{self._queue}.dead",
             content_type=message.content_type,
             content_encoding=message.content_encoding or "binary",
-            headers={**(message.headers or {}), **death},
+            headers=headers | death,
             delivery_mode=2,
             mandatory=True,
         )

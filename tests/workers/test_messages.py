@@ -61,6 +61,19 @@ def test_a_line_that_was_still_waiting_names_no_batch() -> None:
     assert waiting == warehouse.Deallocated("order-1", "LAMP", None)
 
 
+CHANGES: list[dict[str, object]] = [
+    {"id": "x"},
+    {"id": 5},
+    {"type": None},
+    {"subject": 5},
+    {"sequence": 0},
+    {"sequence": "1"},
+    {"sequence": True},
+    {"sequence": 1.5},
+    {"data": []},
+]
+
+
 @pytest.mark.parametrize(
     ("body", "word"),
     [
@@ -71,17 +84,7 @@ def test_a_line_that_was_still_waiting_names_no_batch() -> None:
         (b"{}", "id"),
         *[
             (json.dumps(event("allocated", 1) | change).encode(), next(iter(change)))
-            for change in (
-                {"id": "x"},
-                {"id": 5},
-                {"type": None},
-                {"subject": 5},
-                {"sequence": 0},
-                {"sequence": "1"},
-                {"sequence": True},
-                {"sequence": 1.5},
-                {"data": []},
-            )
+            for change in CHANGES
         ],
     ],
 )
@@ -115,8 +118,11 @@ def test_a_needed_field_of_another_shape_is_unreadable_and_named(
     parse: Any, field: str, value: object
 ) -> None:
     """Nothing is guessed."""
+    body = event("allocated", 1)
+    body["data"][field] = value
+
     with pytest.raises(Unreadable, match=f"data.{field}"):
-        parse(envelope("allocated", 1, **{field: value}))
+        parse(from_json(body))
 
 
 @pytest.mark.parametrize("parse", [warehouse.parse, notification.parse])

@@ -1,0 +1,297 @@
+"""The notification service's mails, on a real SMTP server."""
+
+import email
+import email.policy
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+from kombu import Connection
+from sqlalchemy import Engine, select, update
+
+from allocation.adapters import topology
+from tests.servers.ports import free_ports
+from tests.servers.processes import Process
+from tests.waiting import eventually
+from tests.workers.conftest import envelope, event
+from tests.workers.test_subscriber import Warehouse
+from workers import database
+from workers.inbox import Inbox
+from workers.notification import mailing, tables
+from workers.notification.__main__ import MIGRATIONS
+from workers.notification.postbox import MailFolder, SmtpServer
+from workers.notification.sender import Sender
+
+ADDRESSES = {"from": "us@shop.test", "stock": "stock@shop.test", "orders": "orders@shop.test"}
+
+
+class Letterbox:
+    """What the SMTP server does with a mail: keeps it, or refuses a recipient for good."""
+
+    def __init__(self) -> None:
+        self.mails: list[Any] = []
+        self.refuse = False
+
+    async def handle_RCPT(  # noqa: N802 - the library's name
+        self, server: Any, session: Any, envelope: Any, address: str, options: Any
+    ) -> str:
+        if self.refuse:
+            return "550 no such mailbox"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
+        mail = email.message_from_bytes(envelope.content, policy=email.policy.default)
+        self.mails.append(mail)
+        return "250 OK"
+
+    def summary(self) -> list[tuple[str, str]]:
+        return [(str(mail["To"]), str(mail["Subject"])) for mail in self.mails]
+
+
+@pytest.fixture
+def letterbox() -> Letterbox:
+    """Empty."""
+    return Letterbox()
+
+
+class Smtp:
+    """An SMTP server on one port; it may be stopped and started again."""
+
+    def __init__(self, letterbox: Letterbox) -> None:
+        [self.port] = free_ports(1)
+        self._letterbox = letterbox
+        self._running: Controller | None = None
+
+    def start(self) -> None:
+        self._running = Controller(self._letterbox, hostname="127.0.0.1", port=self.port)
+        self._running.start()
+
+    def stop(self) -> None:
+        if self._running is not None:
+            self._running.stop()
+        self._running = None
+
+
+@pytest.fixture
+def smtp(letterbox: Letterbox) -> Iterator[Smtp]:
+    """A server that listens."""
+    server = Smtp(letterbox)
+    server.start()
+    yield server
+    server.stop()
+
+
+def url(smtp: Smtp) -> str:
+    return f"smtp://127.0.0.1:{smtp.port}"
+
+
+@pytest.fixture
+def engine(worker_engine: Engine) -> Engine:
+    """The notification service's tables."""
+    database.upgrade(worker_engine, MIGRATIONS, tables.VERSION_TABLE)
+    return worker_engine
+
+
+@pytest.fixture
+def inbox(engine: Engine) -> Inbox:
+    """Notes mails from events."""
+    return Inbox(engine, tables.metadata, mailing.apply, timedelta(seconds=60))
+
+
+def send_all(engine: Engine, smtp: Smtp) -> None:
+    sender = Sender(engine, SmtpServer(url(smtp)), ADDRESSES)
+    while sender.send_one():
+        pass
+
+
+def moved(inbox: Inbox, cause: str = "change_batch_quantity") -> None:
+    """A line that leaves one batch and gets another."""
+    inbox.take(envelope("allocated", 1, orderid="o1", batchref="b1"))
+    inbox.take(envelope("deallocated", 2, cause, orderid="o1", batchref="b1"))
+    inbox.take(envelope("allocated", 3, orderid="o1", batchref="b2"))
+
+
+def test_the_right_team_is_mailed_once_however_often_an_event_comes(
+    engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
+) -> None:
+    """The stock team of a line that waits, the orders team of one that moved."""
+    for _ in range(2):
+        moved(inbox)
+        inbox.take(envelope("out_of_stock", 4, orderid="o2", qty=5))
+
+    send_all(engine, smtp)
+
+    assert letterbox.summary() == [
+        ("orders@shop.test", "Order o1 moved to batch b2"),
+        ("stock@shop.test", "Out of stock: 5 x LAMP for order o2"),
+    ]
+
+
+def test_a_line_that_was_given_up_and_ordered_again_did_not_move(
+    engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
+) -> None:
+    """Its caller knows."""
+    moved(inbox, cause="deallocate")
+
+    send_all(engine, smtp)
+
+    assert letterbox.mails == []
+
+
+def test_a_move_over_a_wait_is_still_a_move(
+    engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
+) -> None:
+    """The line found no stock at first."""
+    inbox.take(envelope("deallocated", 1, "change_batch_quantity", orderid="o1", batchref="b1"))
+    inbox.take(envelope("out_of_stock", 2, orderid="o1", qty=3))
+    inbox.take(envelope("allocated", 3, orderid="o1", batchref="b2"))
+
+    send_all(engine, smtp)
+
+    assert [subject for _, subject in letterbox.summary()] == [
+        "Out of stock: 3 x LAMP for order o1",
+        "Order o1 moved to batch b2",
+    ]
+
+
+def test_a_mail_has_the_same_message_id_each_time(
+    engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
+) -> None:
+    """Should it be sent twice, mail programs know it as one."""
+    inbox.take(envelope("out_of_stock", 1))
+    send_all(engine, smtp)
+    with engine.begin() as connection:
+        connection.execute(
+            update(tables.mails).values(
+                status="pending", not_before=datetime(2000, 1, 1, tzinfo=UTC)
+            )
+        )
+
+    send_all(engine, smtp)
+
+    ids = {str(mail["Message-ID"]) for mail in letterbox.mails}
+    assert (len(letterbox.mails), len(ids)) == (2, 1)
+
+
+def test_a_server_that_is_down_gets_the_mail_when_it_is_up_again(
+    engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
+) -> None:
+    """With growing pauses, and the reason in the row."""
+    smtp.stop()
+    inbox.take(envelope("out_of_stock", 1))
+    stop = threading.Event()
+    sender = Sender(engine, SmtpServer(url(smtp)), ADDRESSES)
+    sending = threading.Thread(target=sender.run, args=(stop, 0.05))
+    sending.start()
+    try:
+        eventually(lambda: row(engine).error, what="a try that failed")
+        smtp.start()
+        eventually(lambda: letterbox.mails, what="the mail")
+        eventually(lambda: row(engine).status == "sent", what="the mark")
+    finally:
+        stop.set()
+        sending.join()
+    assert len(letterbox.mails) == 1
+
+
+def test_a_refused_recipient_is_recorded_and_not_tried_again(
+    engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
+) -> None:
+    """Somebody has to mend the address."""
+    letterbox.refuse = True
+    inbox.take(envelope("out_of_stock", 1))
+
+    send_all(engine, smtp)
+
+    assert (row(engine).status, "550" in row(engine).error) == ("failed", True)
+    assert not Sender(engine, SmtpServer(url(smtp)), ADDRESSES).send_one()
+
+
+def test_two_senders_send_each_mail_once(
+    engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
+) -> None:
+    """A mail in hand is not another's."""
+    for sequence in range(1, 31):
+        inbox.take(envelope("out_of_stock", sequence, orderid=f"o{sequence}"))
+
+    senders = [threading.Thread(target=send_all, args=(engine, smtp)) for _ in range(3)]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
+
+    assert len(letterbox.mails) == len(set(letterbox.summary())) == 30
+
+
+def test_a_file_holds_the_whole_mail(tmp_path: Path) -> None:
+    """Written at once or not at all."""
+    mail = EmailMessage()
+    mail["Message-ID"] = "<abc@allocation.notification>"
+    mail["Subject"] = "Hello"
+    mail.set_content("text\n")
+
+    MailFolder(tmp_path).send(mail)
+
+    assert [file.name for file in tmp_path.iterdir()] == ["abc.eml"]
+    assert b"Subject: Hello" in (tmp_path / "abc.eml").read_bytes()
+
+
+def test_an_address_of_another_kind_is_refused() -> None:
+    """And names the setting."""
+    with pytest.raises(ValueError, match="NOTIFICATION_SMTP_URL"):
+        SmtpServer("http://mail.test")
+
+
+def test_the_process_goes_on_hearing_while_the_mail_server_is_away(
+    processes: Callable[..., Process],
+    broker_url: str,
+    empty_database_url: str,
+    state_dir: Path,
+    smtp: Smtp,
+    letterbox: Letterbox,
+) -> None:
+    """And mails all of it afterwards."""
+    with Connection(broker_url) as connection:
+        topology.declare(connection)
+    smtp.stop()
+    environment = {
+        "ALLOCATION_BROKER_URL": broker_url,
+        "ALLOCATION_STATE_DIR": str(state_dir),
+        "NOTIFICATION_DATABASE_URL": empty_database_url,
+        "NOTIFICATION_SMTP_URL": f"smtp://127.0.0.1:{smtp.port}",
+        "NOTIFICATION_STOCK_TEAM": "stock@shop.test",
+    }
+    process = processes(
+        [sys.executable, "-m", "workers.notification"], name="notification", env=environment
+    )
+    process.wait_for_log("ready: consuming")
+    engine = database.engine(empty_database_url)
+    bench = Warehouse(broker_url, engine, environment, processes)
+
+    bench.tell(event("out_of_stock", 1, orderid="o1", qty=2))
+    process.wait_for_log("a mail waits")
+    bench.tell(event("out_of_stock", 2, orderid="o2", qty=2))
+    eventually(lambda: count(engine) == 2, what="both mails noted")
+    smtp.start()
+
+    eventually(lambda: len(letterbox.mails) == 2, within=20, what="both mails")
+    assert {to for to, _ in letterbox.summary()} == {"stock@shop.test"}
+    assert process.stop() == 0
+    engine.dispose()
+
+
+def row(engine: Engine) -> Any:
+    with engine.connect() as connection:
+        return connection.execute(select(tables.mails)).one()
+
+
+def count(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return len(connection.execute(select(tables.mails)).all())
