@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo up test lint clean
+.PHONY: help demo up test compose-test lint clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -17,6 +17,9 @@ up: .venv/run ## the same service, staying up, with its API on http://127.0.0.1:
 
 test: lint ## every test, against real PostgreSQL and RabbitMQ that it starts by itself
 	$(BIN)/pytest
+
+compose-test: .venv/dev ## the deployed system on a container engine: the story, kills, restarts
+	$(BIN)/pytest --override-ini norecursedirs= --durations=0 tests/compose
 
 lint: .venv/dev ## style, types, and the rules of the architecture
 	$(BIN)/ruff check

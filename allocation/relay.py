@@ -11,7 +11,7 @@ import structlog
 from kombu import Connection
 from sqlalchemy.exc import DBAPIError
 
-from allocation import bootstrap
+from allocation import bootstrap, health
 from allocation.adapters import topology
 from allocation.adapters.outbox_reader import OutboxReader, only_reader
 from allocation.adapters.publisher import Outgoing, Publisher, publisher
@@ -29,6 +29,7 @@ def run(stop: threading.Event) -> None:
     engine = bootstrap.engine(bootstrap.settings().database_url)
     failures = 0
     while not stop.is_set():
+        health.beat(bootstrap.settings(), "relay")
         connection = bootstrap.broker()
         outages = (DBAPIError, *connection.connection_errors, *connection.channel_errors, OSError)
         try:
@@ -52,6 +53,7 @@ def _relay(
     reader: OutboxReader, publish: Publisher, connection: Connection, stop: threading.Event
 ) -> None:
     while not stop.is_set():
+        health.beat(bootstrap.settings(), "relay")
         taken, sent = send_batch(reader, publish)
         if sent < taken:
             log.error(

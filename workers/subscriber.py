@@ -86,7 +86,14 @@ class Subscriber:
                     error=str(error),
                     retry_in_seconds=round(pause, 1),
                 )
+                self._beat()
                 self._stop.wait(pause)
+
+    def _beat(self) -> None:
+        """Leave a sign of life for the container's health check: the age of a file."""
+        sign = self._settings.allocation_state_dir / "alive" / self._queue.partition(".")[0]
+        sign.parent.mkdir(parents=True, exist_ok=True)
+        sign.touch()
 
     def _consume(self) -> None:
         channel = self._connection.channel()
@@ -111,6 +118,7 @@ class Subscriber:
                     self._connection.heartbeat_check()
                 if time.monotonic() - self._ticked > TICK:
                     self._tick()
+                    self._beat()
                     self._ticked = time.monotonic()
 
     def _take(self, message: Message) -> None:

@@ -1,0 +1,80 @@
+"""Health checks for containers: each asks the process itself, not only whether a port is open."""
+
+import base64
+import os
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from allocation.settings import Settings
+
+STALE = 60.0  # seconds
+TIMEOUT = 8.0  # seconds
+
+
+class Unhealthy(Exception):
+    """The process does not do its work; the text says what was seen."""
+
+
+def beat(settings: Settings, name: str) -> None:
+    """Leave a sign of life for `check`: the age of a file in the state folder."""
+    file = _sign(settings, name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+
+
+def check(settings: Settings, name: str) -> None:
+    """Ask the process called `name` in this container. Raises Unhealthy."""
+    CHECKS.get(name, _alive)(settings, name)
+
+
+def _api(settings: Settings, _name: str) -> None:
+    _get(f"http://127.0.0.1:{settings.port}/readyz", {})
+
+
+def _flower(settings: Settings, _name: str) -> None:
+    credentials = base64.b64encode(os.environ.get("FLOWER_BASIC_AUTH", "").encode()).decode()
+    _get(
+        f"http://127.0.0.1:{settings.flower_port}/healthcheck",
+        {"Authorization": f"Basic {credentials}"},
+    )
+
+
+def _worker(_settings: Settings, _name: str) -> None:
+    from allocation.celery import app
+
+    node = f"celery@{socket.gethostname()}"
+    if not app.control.inspect(destination=[node], timeout=TIMEOUT).ping():
+        raise Unhealthy(f"the worker {node} gives no answer")
+
+
+def _alive(settings: Settings, name: str) -> None:
+    try:
+        age = time.time() - _sign(settings, name).stat().st_mtime
+    except FileNotFoundError:
+        raise Unhealthy(f"{name} has given no sign of life yet") from None
+    if age > STALE:
+        raise Unhealthy(f"{name} gave its last sign of life {age:.0f} seconds ago")
+
+
+def _get(url: str, headers: dict[str, str]) -> None:
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - our own address
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT):  # noqa: S310 - our own address
+            pass
+    except (urllib.error.URLError, OSError) as error:
+        raise Unhealthy(f"{url}: {error}") from error
+
+
+def _sign(settings: Settings, name: str) -> Path:
+    return settings.state_dir / "alive" / name
+
+
+CHECKS: dict[str, Callable[[Settings, str], None]] = {
+    "api": _api,
+    "flower": _flower,
+    "worker": _worker,
+}

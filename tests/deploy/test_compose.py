@@ -1,0 +1,120 @@
+"""compose.yaml against the schema of compose files, and against the code that it runs."""
+
+import importlib.util
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import yaml
+from typer.main import get_command
+
+from allocation import cli
+from allocation.health import CHECKS
+from allocation.settings import Settings
+from workers.settings import Settings as WorkerSettings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+FLOWERS_OWN = {"FLOWER_BASIC_AUTH"}
+
+
+def settings() -> set[str]:
+    """Every variable that a process of ours reads."""
+    ours = {f"ALLOCATION_{name.upper()}" for name in Settings.model_fields}
+    return ours | {name.upper() for name in WorkerSettings.model_fields}
+
+
+def test_it_is_a_compose_file() -> None:
+    """By the schema that the compose project publishes."""
+    schema = files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
+    validator = jsonschema_rs.validator_for(json.loads(schema.read_text("utf-8")))
+
+    assert [str(error) for error in validator.iter_errors(COMPOSE)] == []
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_each_command_exists(name: str) -> None:
+    """Written as a list, so that SIGTERM reaches the process and no shell."""
+    command = OURS[name]["command"]
+    assert isinstance(command, list)
+    known = set(vars(get_command(cli.app))["commands"])
+    match command:
+        case ["allocation", verb]:
+            assert verb in known
+        case ["python", "-m", module]:
+            assert importlib.util.find_spec(f"{module}.__main__")
+        case ["celery", "-A", "allocation", "worker" | "flower", *_]:
+            pass
+        case _:
+            pytest.fail(f"nobody knows the command {command}")
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_each_variable_is_a_setting(name: str) -> None:
+    """A misspelt one would be ignored in silence."""
+    assert set(OURS[name]["environment"]) <= settings() | FLOWERS_OWN
+
+
+def test_every_setting_is_told_in_the_readme() -> None:
+    """And nothing is told there that is not a setting."""
+    readme = (ROOT / "README.md").read_text()
+    [table] = re.findall(r"## Settings\n(.*?)\n## ", readme, re.DOTALL)
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+
+    told = {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)}
+
+    assert told == settings()
+
+
+def test_every_secret_comes_from_the_environment_and_has_no_default() -> None:
+    """And each stands in .env.example, empty."""
+    text = (ROOT / "compose.yaml").read_text()
+    example = (ROOT / ".env.example").read_text()
+
+    taken = re.findall(r"\$\{([A-Z_]+)(.*?)\}", text)
+
+    assert {name for name, _ in taken} == set(re.findall(r"^([A-Z_]+)=$", example, re.MULTILINE))
+    assert all(rest.startswith(":?set it in .env") for _, rest in taken)
+
+
+def test_whatever_stays_up_is_checked_restarted_limited_and_stopped_in_time() -> None:
+    """Each service of ours, read-only and without rights that it does not need."""
+    lasting = {name: s for name, s in OURS.items() if s["restart"] != "no"}
+
+    assert set(lasting) == {
+        "api",
+        "allocation-worker",
+        "relay",
+        "warehouse",
+        "notification",
+        "flower",
+    }
+    for name, service in lasting.items():
+        process = name.removeprefix("allocation-")
+        assert service["healthcheck"]["test"] == ["CMD", "allocation", "healthy", process]
+        assert process in CHECKS or process in ("relay", "warehouse", "notification")
+        assert (service["restart"], service["read_only"]) == ("unless-stopped", True)
+        assert service["mem_limit"]
+        assert service["logging"]["options"]["max-size"]
+
+
+def test_the_worker_gets_longer_to_stop_than_it_takes() -> None:
+    """Else it is killed in the middle of its own shutdown."""
+    import celeryconfig
+
+    grace = int(SERVICES["allocation-worker"]["stop_grace_period"].removesuffix("s"))
+
+    assert grace > celeryconfig.worker_soft_shutdown_timeout + 10
+
+
+def test_ports_are_published_on_loopback_only() -> None:
+    """The four that the design names."""
+    published = sorted(port for s in SERVICES.values() for port in s.get("ports", []))
+
+    assert published == [f"127.0.0.1:{port}:{port}" for port in (15672, 5005, 5555, 8025)]
