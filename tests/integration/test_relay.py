@@ -123,6 +123,7 @@ def test_a_second_relay_stands_by_and_takes_over_when_the_first_is_killed(
 
     decide(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(service.engine))
     heard.take(1)
+    eventually(lambda: unsent(service) == 0, what="the row marked as sent")
     assert "ready: relaying" not in second.logs()
     first.kill()
     second.wait_for_log("ready: relaying")

@@ -1,5 +1,6 @@
 """Where RabbitMQ's programs are on this machine; on Debian root gets missing ones installed."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -9,18 +10,24 @@ from pathlib import Path
 
 # Debian's programs on the PATH change the user and hide the server's pid; these don't.
 _DEBIAN = Path("/usr/lib/rabbitmq/bin")
+_INSTALLING = Path("/run/allocation-tests-install.lock")
 _INSTALL = "apt-get install --no-install-recommends -y rabbitmq-server"
 
 
 def find_rabbitmq(say: Callable[[str], None]) -> Path:
     """The folder of `rabbitmq-server` and `rabbitmqctl`; root on Debian gets them installed."""
-    if _DEBIAN.exists():
+    if _DEBIAN.exists() and not _INSTALLING.exists():
         return _DEBIAN
     if (found := shutil.which("rabbitmq-server")) is not None:
         return Path(found).resolve().parent
     if os.geteuid() == 0 and Path("/etc/debian_version").exists():
-        say(f"RabbitMQ is missing: installing it by `{_INSTALL}`")
-        _install()
+        # Two runs side by side may both find it missing: one installs, the other waits.
+        with _INSTALLING.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _DEBIAN.exists():
+                say(f"RabbitMQ is missing: installing it by `{_INSTALL}`")
+                _install()
+            _INSTALLING.unlink(missing_ok=True)
         return _DEBIAN
     hint = "`brew install rabbitmq`" if sys.platform == "darwin" else "the package rabbitmq-server"
     raise RuntimeError(f"The tests need RabbitMQ: install {hint}, or set TEST_BROKER_URL.")
