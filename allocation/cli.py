@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocation import bootstrap, check, demo, health, logs, relay, supervisor
+from allocation import bootstrap, check, demo, logs, relay, supervisor
 from allocation.adapters import migrations, topology
 
 app = typer.Typer(
@@ -112,19 +112,6 @@ def prove(as_json: AsJson = False) -> None:
                 console.print(f"         {breach}", markup=False)
     if not all(proof.holds for proof in proofs):
         raise typer.Exit(1)
-
-
-@app.command()
-def healthy(
-    process: Annotated[
-        str, typer.Argument(help="api, worker, relay, warehouse, notification or flower")
-    ],
-) -> None:
-    """Ask a process of this machine or container whether it works, as health checks do."""
-    try:
-        health.check(bootstrap.settings(), process)
-    except health.Unhealthy as reason:
-        _fail(str(reason))
 
 
 @app.command()

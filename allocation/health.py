@@ -1,8 +1,12 @@
-"""Health checks for containers: each asks the process itself, not only whether a port is open."""
+"""Health checks for containers: `python -m allocation.health PROCESS` asks the process itself.
+
+A program of its own: the command line takes a second of work to start, and this runs all the time.
+"""
 
 import base64
 import os
 import socket
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -78,3 +82,15 @@ CHECKS: dict[str, Callable[[Settings, str], None]] = {
     "flower": _flower,
     "worker": _worker,
 }
+
+
+def main(name: str) -> None:
+    """End with exit status 1 and a sentence when the process called `name` is not healthy."""
+    try:
+        check(Settings(), name)
+    except Unhealthy as reason:
+        sys.exit(str(reason))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

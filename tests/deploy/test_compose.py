@@ -97,7 +97,13 @@ def test_whatever_stays_up_is_checked_restarted_limited_and_stopped_in_time() ->
     }
     for name, service in lasting.items():
         process = name.removeprefix("allocation-")
-        assert service["healthcheck"]["test"] == ["CMD", "allocation", "healthy", process]
+        assert service["healthcheck"]["test"] == [
+            "CMD",
+            "python",
+            "-m",
+            "allocation.health",
+            process,
+        ]
         assert process in CHECKS or process in ("relay", "warehouse", "notification")
         assert (service["restart"], service["read_only"]) == ("unless-stopped", True)
         assert service["mem_limit"]

@@ -1,0 +1,77 @@
+"""The health checks of the containers, against real processes that live, hang and die."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from tests.integration.conftest import Service
+from tests.servers.ports import free_ports
+from tests.servers.processes import Process
+from tests.waiting import eventually
+
+
+@pytest.fixture
+def healthy(service: Service) -> Callable[[str], tuple[int, str]]:
+    """Runs a check: its exit status and what it says."""
+    [nobodys] = free_ports(1)
+
+    def ask(name: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "allocation.health", name]
+        environment = service.environment | {"ALLOCATION_PORT": str(nobodys)}
+        asked: Process = service.start_process(command, name="health", env=environment)
+        return asked.wait(), asked.logs()
+
+    return ask
+
+
+def test_a_process_that_never_lived_is_unhealthy(
+    healthy: Callable[[str], tuple[int, str]],
+) -> None:
+    """And the check says what it looked for."""
+    assert healthy("relay") == (1, "relay has given no sign of life yet\n")
+
+
+def test_a_relay_that_works_is_healthy_and_one_that_hangs_is_not(
+    service: Service, healthy: Callable[[str], tuple[int, str]]
+) -> None:
+    """Its sign of life grows old."""
+    relay = service.relay()
+    relay.wait_for_log("ready: relaying")
+    assert healthy("relay") == (0, "")
+
+    relay.send(signal.SIGSTOP)
+    sign = f"{service.environment['ALLOCATION_STATE_DIR']}/alive/relay"
+    hour_ago = os.stat(sign).st_mtime - 3600
+    os.utime(sign, (hour_ago, hour_ago))
+
+    status, said = healthy("relay")
+    assert (status, said.startswith("relay gave its last sign of life 36")) == (1, True)
+    relay.send(signal.SIGCONT)
+    eventually(lambda: healthy("relay")[0] == 0, what="a healthy relay again")
+
+
+def test_an_api_that_cannot_be_reached_is_unhealthy(
+    healthy: Callable[[str], tuple[int, str]],
+) -> None:
+    """Nothing listens there."""
+    status, said = healthy("api")
+
+    assert (status, "/readyz" in said) == (1, True)
+
+
+def test_a_worker_that_gives_no_answer_is_unhealthy(
+    service: Service, healthy: Callable[[str], tuple[int, str]]
+) -> None:
+    """It is asked over the broker, by its name on this machine."""
+    assert healthy("worker")[0] == 1
+    worker = service.start_process(
+        [sys.executable, "-m", "celery", "-A", "allocation", "worker", "-c1"],
+        name="worker",
+        env=service.environment,
+    )
+    worker.wait_for_log("ready")
+
+    assert healthy("worker") == (0, "")
