@@ -1,7 +1,8 @@
 """The inbox: each event once, and those of a sku in the order of their sequence.
 
 An event that comes ahead of its turn is kept until its predecessors have come, or until they have
-been missing for too long. Every call is one transaction with the effects.
+been missing for too long. Every call is one transaction with the effects. An event that fails when
+it is delivered fails for the caller; one that fails after it waited is set aside.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from workers.database import insert
 from workers.envelope import Envelope, from_json
@@ -96,7 +98,12 @@ class Inbox:
         columns = self._received.c
         overdue = (
             select(columns.sku)
-            .where(columns.held.is_not(None), columns.received_at < self._now() - self._patience)
+            .join(self._progress, self._progress.c.sku == columns.sku)
+            .where(
+                columns.held.is_not(None),
+                columns.sequence >= self._progress.c.next_sequence,  # before: set aside
+                columns.received_at < self._now() - self._patience,
+            )
             .distinct()
         )
         with self._engine.begin() as connection:
@@ -105,7 +112,7 @@ class Inbox:
             with self._engine.begin() as connection:
                 turn = self._lock(connection, sku)
                 query = select(columns.sequence).where(
-                    columns.sku == sku, columns.held.is_not(None)
+                    columns.sku == sku, columns.held.is_not(None), columns.sequence >= turn
                 )
                 first = connection.scalar(query.order_by(columns.sequence).limit(1))
                 if first is not None:
@@ -149,17 +156,36 @@ class Inbox:
         columns = self._received.c
         waiting = connection.execute(
             select(columns.event_id, columns.sequence, columns.held)
-            .where(columns.sku == sku, columns.held.is_not(None))
+            .where(columns.sku == sku, columns.held.is_not(None), columns.sequence >= turn)
             .order_by(columns.sequence)
         ).all()
         for event_id, sequence, held in waiting:
             if sequence > turn:
                 break
-            self._apply(connection, from_json(held), sequence < turn)
-            connection.execute(
-                update(self._received).where(columns.event_id == event_id).values(held=None)
-            )
+            if self._apply_held(connection, from_json(held), sequence < turn):
+                connection.execute(
+                    update(self._received).where(columns.event_id == event_id).values(held=None)
+                )
             turn = max(turn, sequence + 1)
         connection.execute(
             update(self._progress).where(self._progress.c.sku == sku).values(next_sequence=turn)
         )
+
+    def _apply_held(self, connection: Connection, event: Envelope, late: bool) -> bool:
+        """False when the event failed: it is set aside, its body stays in the table."""
+        try:
+            with connection.begin_nested():
+                self._apply(connection, event, late)
+        except (OperationalError, InterfaceError):
+            raise  # the database is away: all of it is done again
+        except Exception as error:  # one event's fault must not stop the others
+            log.exception(
+                "an event that had waited failed and is set aside: its body is in the table"
+                " received, column held",
+                event_id=str(event.id),
+                sku=event.subject,
+                sequence=event.sequence,
+                error=repr(error),
+            )
+            return False
+        return True

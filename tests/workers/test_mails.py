@@ -4,14 +4,18 @@ import email
 import email.policy
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult
 from kombu import Connection
 from sqlalchemy import Engine, select, update
 
@@ -19,8 +23,7 @@ from allocation.adapters import topology
 from tests.servers.ports import free_ports
 from tests.servers.processes import Process
 from tests.waiting import eventually
-from tests.workers.conftest import envelope, event
-from tests.workers.test_subscriber import Warehouse
+from tests.workers.conftest import envelope, event, publish
 from workers import database
 from workers.inbox import Inbox
 from workers.notification import mailing, tables
@@ -37,6 +40,15 @@ class Letterbox:
     def __init__(self) -> None:
         self.mails: list[Any] = []
         self.refuse = False
+        self.password = ""
+        self.logins: set[str] = set()
+
+    def __call__(self, server: Any, session: Any, envelope: Any, how: str, who: Any) -> AuthResult:
+        """Whether the user may send."""
+        right: bool = who.password.decode() == self.password
+        if right:
+            self.logins.add(who.login.decode())
+        return AuthResult(success=right, handled=False)
 
     async def handle_RCPT(  # noqa: N802 - the library's name
         self, server: Any, session: Any, envelope: Any, address: str, options: Any
@@ -70,7 +82,13 @@ class Smtp:
         self._running: Controller | None = None
 
     def start(self) -> None:
-        self._running = Controller(self._letterbox, hostname="127.0.0.1", port=self.port)
+        self._running = Controller(
+            self._letterbox,
+            hostname="127.0.0.1",
+            port=self.port,
+            authenticator=self._letterbox,
+            auth_require_tls=False,
+        )
         self._running.start()
 
     def stop(self) -> None:
@@ -86,6 +104,43 @@ def smtp(letterbox: Letterbox) -> Iterator[Smtp]:
     server.start()
     yield server
     server.stop()
+
+
+@dataclass
+class Notification:
+    """The service as a process on RabbitMQ and PostgreSQL."""
+
+    engine: Engine
+    tell: Callable[..., None]
+    environment: dict[str, str]
+    processes: Callable[..., Process]
+
+    def start(self, **settings: str) -> Process:
+        process = self.processes(
+            [sys.executable, "-m", "workers.notification"],
+            name="notification",
+            env=self.environment | settings,
+        )
+        process.wait_for_log("ready: consuming")
+        return process
+
+
+@pytest.fixture
+def notification(
+    processes: Callable[..., Process], broker_url: str, empty_database_url: str, state_dir: Path
+) -> Iterator[Notification]:
+    """With every queue declared, not started yet."""
+    with Connection(broker_url) as connection:
+        topology.declare(connection)
+    environment = {
+        "ALLOCATION_BROKER_URL": broker_url,
+        "ALLOCATION_STATE_DIR": str(state_dir),
+        "NOTIFICATION_DATABASE_URL": empty_database_url,
+        "NOTIFICATION_STOCK_TEAM": "stock@shop.test",
+    }
+    engine = database.engine(empty_database_url)
+    yield Notification(engine, partial(publish, broker_url), environment, processes)
+    engine.dispose()
 
 
 def url(smtp: Smtp) -> str:
@@ -214,6 +269,17 @@ def test_a_refused_recipient_is_recorded_and_not_tried_again(
     assert not Sender(engine, SmtpServer(url(smtp)), ADDRESSES).send_one()
 
 
+def test_a_name_with_a_line_break_stops_no_mail(
+    engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
+) -> None:
+    """Unicode has some that are no control characters; a subject is one line."""
+    inbox.take(envelope("out_of_stock", 1, orderid="o\u20281", qty=2))
+
+    send_all(engine, smtp)
+
+    assert letterbox.summary() == [("stock@shop.test", "Out of stock: 2 x LAMP for order o 1")]
+
+
 def test_two_senders_send_each_mail_once(
     engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
 ) -> None:
@@ -243,48 +309,72 @@ def test_a_file_holds_the_whole_mail(tmp_path: Path) -> None:
     assert b"Subject: Hello" in (tmp_path / "abc.eml").read_bytes()
 
 
-def test_an_address_of_another_kind_is_refused() -> None:
-    """And names the setting."""
-    with pytest.raises(ValueError, match="NOTIFICATION_SMTP_URL"):
-        SmtpServer("http://mail.test")
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://me:s3cret@mail.test:25",
+        "smtp://me:s3cret@:25",
+        "smtp://me:s3cret/more@mail.test:25",
+        "smtp://me:s3cret#more@mail.test:25",
+        "smtp://me:[s3cret@mail.test:25",
+        "smtp://me:s3cretä@mail.test",
+        "smtp://me:s3cret@mail.test:port",
+    ],
+)
+def test_an_address_that_is_no_smtp_server_is_refused_without_its_password(address: str) -> None:
+    """The setting is named, so that somebody can mend it."""
+    with pytest.raises(ValueError, match="NOTIFICATION_SMTP_URL") as refusal:
+        SmtpServer(address)
+
+    assert "s3cret" not in "".join(traceback.format_exception(refusal.value))
 
 
 def test_the_process_goes_on_hearing_while_the_mail_server_is_away(
-    processes: Callable[..., Process],
-    broker_url: str,
-    empty_database_url: str,
-    state_dir: Path,
-    smtp: Smtp,
-    letterbox: Letterbox,
+    notification: Notification, smtp: Smtp, letterbox: Letterbox
 ) -> None:
-    """And mails all of it afterwards."""
-    with Connection(broker_url) as connection:
-        topology.declare(connection)
+    """And mails all of it afterwards, with its password, which no log shows."""
     smtp.stop()
-    environment = {
-        "ALLOCATION_BROKER_URL": broker_url,
-        "ALLOCATION_STATE_DIR": str(state_dir),
-        "NOTIFICATION_DATABASE_URL": empty_database_url,
-        "NOTIFICATION_SMTP_URL": f"smtp://127.0.0.1:{smtp.port}",
-        "NOTIFICATION_STOCK_TEAM": "stock@shop.test",
-    }
-    process = processes(
-        [sys.executable, "-m", "workers.notification"], name="notification", env=environment
-    )
-    process.wait_for_log("ready: consuming")
-    engine = database.engine(empty_database_url)
-    bench = Warehouse(broker_url, engine, environment, processes)
+    address = f"smtp://me%40shop.test:s3cret%2Fword@127.0.0.1:{smtp.port}"
+    process = notification.start(NOTIFICATION_SMTP_URL=address)
 
-    bench.tell(event("out_of_stock", 1, orderid="o1", qty=2))
+    notification.tell(event("out_of_stock", 1, orderid="o1", qty=2))
     process.wait_for_log("a mail waits")
-    bench.tell(event("out_of_stock", 2, orderid="o2", qty=2))
-    eventually(lambda: count(engine) == 2, what="both mails noted")
+    notification.tell(event("out_of_stock", 2, orderid="o2", qty=2))
+    eventually(lambda: count(notification.engine) == 2, what="both mails noted")
+    letterbox.password = "something else"
     smtp.start()
+    process.wait_for_log("535")
+    letterbox.password = "s3cret/word"
 
     eventually(lambda: len(letterbox.mails) == 2, within=20, what="both mails")
     assert {to for to, _ in letterbox.summary()} == {"stock@shop.test"}
+    assert letterbox.logins == {"me@shop.test"}
     assert process.stop() == 0
-    engine.dispose()
+    assert "s3cret" not in process.logs()
+
+
+def test_without_a_mail_server_the_process_leaves_files(
+    notification: Notification, state_dir: Path
+) -> None:
+    """One for each event, however often it comes."""
+    waiting = event("out_of_stock", 1, orderid="o1", qty=2)
+    notification.start()
+
+    notification.tell(waiting, waiting, event("out_of_stock", 2, orderid="o2", qty=2), waiting)
+
+    def files() -> list[str]:
+        return sorted(file.name for file in (state_dir / "mails").glob("[!.]*"))
+
+    expected = sorted([f"{waiting['id']}.eml", f"{event('out_of_stock', 2)['id']}.eml"])
+    eventually(lambda: files() == expected, what="both mails")
+    mail = email.message_from_bytes(
+        (state_dir / "mails" / f"{waiting['id']}.eml").read_bytes(), policy=email.policy.default
+    )
+    assert (mail["To"], mail["Subject"], mail["Message-ID"]) == (
+        "stock@shop.test",
+        "Out of stock: 2 x LAMP for order o1",
+        f"<{waiting['id']}@allocation.notification>",
+    )
 
 
 def row(engine: Engine) -> Any:

@@ -108,6 +108,10 @@ def test_another_content_type_is_unreadable() -> None:
         ("orderid", ""),
         ("orderid", 5),
         ("orderid", "\x00"),
+        ("orderid", "order\n1"),
+        ("orderid", "\x85"),
+        ("orderid", "\ud800"),
+        ("orderid", "o" * 256),
         ("qty", 0),
         ("qty", "3"),
         ("qty", True),
@@ -123,6 +127,45 @@ def test_a_needed_field_of_another_shape_is_unreadable_and_named(
 
     with pytest.raises(Unreadable, match=f"data.{field}"):
         parse(from_json(body))
+
+
+NEEDED: list[tuple[Any, str, tuple[str, ...]]] = [
+    (warehouse.parse, "allocated", ("orderid", "sku", "qty", "batchref")),
+    (warehouse.parse, "deallocated", ("orderid", "sku")),
+    (notification.parse, "allocated", ("orderid", "sku", "qty", "batchref")),
+    (notification.parse, "deallocated", ("orderid", "sku")),
+    (notification.parse, "out_of_stock", ("orderid", "sku", "qty")),
+]
+
+
+@pytest.mark.parametrize(
+    ("parse", "kind", "field"),
+    [(parse, kind, field) for parse, kind, fields in NEEDED for field in fields],
+)
+def test_a_needed_field_that_is_missing_is_named(parse: Any, kind: str, field: str) -> None:
+    """Of every event that a subscriber follows."""
+    body = event(kind, 1)
+    del body["data"][field]
+
+    with pytest.raises(Unreadable, match=f"data.{field}"):
+        parse(from_json(body))
+
+
+@pytest.mark.parametrize("field", ["id", "type", "subject", "sequence", "data"])
+def test_an_envelope_without_a_needed_field_is_unreadable_and_named(field: str) -> None:
+    """Before anything is noted."""
+    body = event("allocated", 1)
+    del body[field]
+
+    with pytest.raises(Unreadable, match=f"the field {field}"):
+        from_json(body)
+
+
+@pytest.mark.parametrize("subject", ["", "LAMP\n", "s" * 256])
+def test_a_subject_that_the_contract_forbids_is_unreadable(subject: str) -> None:
+    """No database has to turn it down."""
+    with pytest.raises(Unreadable, match="subject"):
+        from_json(event("allocated", 1) | {"subject": subject})
 
 
 @pytest.mark.parametrize("parse", [warehouse.parse, notification.parse])

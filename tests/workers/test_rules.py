@@ -31,6 +31,16 @@ def test_a_cancelled_pick_stays_as_it_is() -> None:
     assert pick.closed == 5
 
 
+def test_a_cancellation_of_another_batch_leaves_the_pick_open() -> None:
+    """It is about a promise that is not this one."""
+    pick = Pick("o1", "LAMP", 3, "b1", opened=4)
+
+    cancel_pick([pick], Deallocated("o1", "LAMP", "b2"), 5)
+    cancel_pick([pick], Deallocated("o1", "LAMP", None), 6)
+
+    assert pick.closed is None
+
+
 def test_a_line_has_one_open_pick_at_most() -> None:
     """When the event that should have cancelled the old one is missing, the new one does."""
     old = Pick("o1", "LAMP", 3, "b0", opened=4)

@@ -10,6 +10,7 @@ from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 TIMEOUT = 10  # seconds
+_PORTS = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
 
 
 class Refused(Exception):
@@ -45,16 +46,23 @@ class SmtpServer:
     """smtp://, smtp+starttls:// or smtps://, with user and password in the URL where needed."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("smtp", "smtp+starttls", "smtps") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            self._host = parts.hostname or ""
+            standard = _PORTS[parts.scheme]
+            self._port = parts.port or standard
+            self._user = unquote(parts.username or "")
+            self._password = unquote(parts.password or "")
+            fits = bool(self._host) and (self._user + self._password).isascii()
+        except (ValueError, KeyError):
+            fits = False
+        if not fits:
+            # Outside of the handler: what the library says quotes parts of the password.
             raise ValueError(
-                "NOTIFICATION_SMTP_URL must be smtp://, smtp+starttls:// or smtps://host:port"
+                "NOTIFICATION_SMTP_URL must be smtp://, smtp+starttls:// or smtps://host:port;"
+                " user and password are ASCII, with / ? # [ ] @ : and % as %2F and so on"
             )
         self._scheme = parts.scheme
-        self._host = parts.hostname
-        self._port = parts.port or {"smtp": 25, "smtp+starttls": 587, "smtps": 465}[parts.scheme]
-        self._user = unquote(parts.username or "")
-        self._password = unquote(parts.password or "")
 
     def send(self, mail: EmailMessage) -> None:
         server = self._connect()

@@ -95,7 +95,7 @@ class Sender:
         mail["Message-ID"] = f"<{row.event_id}@allocation.notification>"
         mail["From"] = self._addresses["from"]
         mail["To"] = self._addresses[row.team]
-        mail["Subject"] = row.subject
+        mail["Subject"] = " ".join(row.subject.splitlines())
         mail["Date"] = row.created_at
         mail.set_content(row.text)
         return mail

@@ -1,13 +1,15 @@
 """The warehouse: `python -m workers.warehouse` keeps the pick list, `... picks` shows it."""
 
 import json
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 from sqlalchemy import Engine
 
 from workers import database, logs
@@ -21,6 +23,7 @@ from workers.warehouse.tables import VERSION_TABLE, metadata
 
 QUEUE = "warehouse.events"
 MIGRATIONS = Path(__file__).with_name("migrations")
+_NO_LIMIT = 100_000  # characters
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -60,14 +63,19 @@ def picks(
 ) -> None:
     """Show the pick list."""
     rows = pick_list.listed(open_database(Settings()), orderid)
-    console = Console(soft_wrap=True)
+    # In a pipe nothing is cut to a width; the table is as wide as what it shows.
+    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else _NO_LIMIT)
     if as_json:
         console.print_json(json.dumps(rows))
         return
-    table = Table("orderid", "sku", "qty", "batchref", "status", box=None)
+    names = ("orderid", "sku", "qty", "batchref", "status")
+    table = Table(*(Column(name, overflow="fold") for name in names), box=None)
     for row in rows:
-        table.add_row(*(str(row[name]) for name in ("orderid", "sku", "qty", "batchref", "status")))
-    console.print(table if rows else "The pick list is empty: nothing was allocated yet.")
+        table.add_row(*(Text(str(row[name])) for name in names))  # no markup: names have brackets
+    nothing = "The pick list is empty: nothing was allocated yet."
+    if orderid is not None:
+        nothing = f"The pick list has nothing for the order {orderid}."
+    console.print(table if rows else Text(nothing))
 
 
 if __name__ == "__main__":

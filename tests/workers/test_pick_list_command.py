@@ -1,0 +1,104 @@
+"""`python -m workers.warehouse picks`: the pick list for people and for programs."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.workers.conftest import envelope
+from workers.envelope import Envelope
+from workers.inbox import Inbox
+from workers.settings import Settings
+from workers.warehouse import pick_list, tables
+from workers.warehouse.__main__ import app, open_database
+
+LONG = "order-" + "x" * 249
+
+
+@pytest.fixture(autouse=True)
+def state_folder(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded default: SQLite in a folder of the test's own."""
+    monkeypatch.setenv("ALLOCATION_STATE_DIR", str(state_dir))
+    monkeypatch.delenv("WAREHOUSE_DATABASE_URL", raising=False)
+
+
+def take(*events: Envelope) -> None:
+    engine = open_database(Settings())
+    inbox = Inbox(engine, tables.metadata, pick_list.apply, timedelta(seconds=60))
+    for event in events:
+        inbox.take(event)
+    engine.dispose()
+
+
+def show(*arguments: str) -> str:
+    shown = CliRunner().invoke(app, ["picks", *arguments], catch_exceptions=False)
+    assert shown.exit_code == 0
+    return shown.stdout
+
+
+def table(*arguments: str) -> list[list[str]]:
+    return [line.split() for line in show(*arguments).splitlines()]
+
+
+def test_the_picks_are_a_table_in_the_order_in_which_they_were_opened() -> None:
+    """Cancelled ones too."""
+    take(
+        envelope("allocated", 1, orderid="o2", batchref="b1", qty=3),
+        envelope("allocated", 2, orderid="o1", batchref="b1", qty=4),
+        envelope("deallocated", 3, orderid="o2", batchref="b1"),
+    )
+
+    assert table() == [
+        ["orderid", "sku", "qty", "batchref", "status"],
+        ["o2", "LAMP", "3", "b1", "cancelled"],
+        ["o1", "LAMP", "4", "b1", "open"],
+    ]
+
+
+def test_programs_read_json() -> None:
+    """With the sequences of the events that opened and closed the pick."""
+    take(
+        envelope("allocated", 1, orderid="o1", batchref="b1", qty=3),
+        envelope("deallocated", 2, orderid="o1", batchref="b1"),
+    )
+
+    assert json.loads(show("--json")) == [
+        {
+            "orderid": "o1",
+            "sku": "LAMP",
+            "qty": 3,
+            "batchref": "b1",
+            "status": "cancelled",
+            "opened_sequence": 1,
+            "closed_sequence": 2,
+        }
+    ]
+
+
+def test_the_picks_of_one_order_are_shown_alone() -> None:
+    """As a table and as JSON."""
+    take(
+        envelope("allocated", 1, orderid="o1"),
+        envelope("allocated", 2, orderid="o2"),
+    )
+
+    assert [line[0] for line in table("--orderid", "o2")] == ["orderid", "o2"]
+    assert [pick["orderid"] for pick in json.loads(show("--json", "--orderid", "o2"))] == ["o2"]
+
+
+def test_an_empty_list_says_so_to_people_and_is_an_empty_array_to_programs() -> None:
+    """Before the first event."""
+    assert "The pick list is empty" in show()
+    assert "nothing for the order o1" in show("--orderid", "o1")
+    assert json.loads(show("--json")) == []
+
+
+@pytest.mark.parametrize("orderid", ["o[/]", "[red]o1", ":smile:", LONG])
+def test_any_order_is_shown_letter_by_letter(orderid: str) -> None:
+    """However it looks, and in one piece."""
+    take(envelope("allocated", 1, orderid=orderid))
+
+    assert table()[1][0] == orderid
+    assert json.loads(show("--json"))[0]["orderid"] == orderid
