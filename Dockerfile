@@ -19,8 +19,7 @@ COPY --from=build /opt/allocation /opt/allocation
 ENV PATH=/opt/allocation/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    HOME=/tmp \
-    ALLOCATION_STATE_DIR=/tmp/allocation
+    HOME=/tmp
 WORKDIR /tmp
 USER allocation
 CMD ["allocation", "--help"]
