@@ -1,13 +1,23 @@
 """A subscriber's own database: PostgreSQL or SQLite, and its migrations."""
 
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
+from workers import backoff
+
+log = structlog.get_logger(__name__)
+
+Outage = (OperationalError, InterfaceError)
+"""What is raised while the database can't be reached."""
 
 _LOCK = 4_130_519_773  # any number that no other program locks in the same database
 
@@ -37,6 +47,35 @@ def insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.I
     """An INSERT that knows ON CONFLICT."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     return dialect.insert(table)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the database is away; else the fault lies with what it was asked."""
+    lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    return lost or isinstance(error, Outage)
+
+
+def upgrade_when_there(
+    made: Engine, migrations: Path, version_table: str, stop: threading.Event
+) -> None:
+    """Bring the tables to the newest revision as soon as the database can be reached.
+
+    Returns without it when `stop` is set.
+    """
+    failures = 0
+    while not stop.is_set():
+        try:
+            upgrade(made, migrations, version_table)
+            return
+        except Outage as error:
+            failures += 1
+            pause = backoff.pause(failures)
+            log.warning(
+                "the database can't be reached",
+                error=str(error.orig),
+                retry_in_seconds=round(pause, 1),
+            )
+            stop.wait(pause)
 
 
 def upgrade(made: Engine, migrations: Path, version_table: str, revision: str = "head") -> None:

@@ -2,11 +2,12 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+_TYPE = re.compile(r"allocation\.[a-z0-9_]+\.v[1-9][0-9]*")
 # As in the contract; other characters of its pattern harm nobody here.
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}")
 
@@ -31,7 +32,7 @@ class Envelope:
 
 def read(body: bytes | str, content_type: str | None) -> Envelope:
     """The event in a message's body; fields that nobody knows are ignored. Raises Unreadable."""
-    if str(content_type).partition(";")[0] not in (
+    if str(content_type).partition(";")[0].strip().lower() not in (
         "application/cloudevents+json",
         "application/json",
     ):
@@ -47,11 +48,19 @@ def from_json(event: object) -> Envelope:
     """The event that was decoded already. Raises Unreadable."""
     if not isinstance(event, dict):
         raise Unreadable("the body is not a JSON object")
-    for name, kind in (("id", str), ("type", str), ("subject", str), ("data", dict)):
-        if not isinstance(event.get(name), kind):
-            raise Unreadable(f"the field {name} is {event.get(name)!r}")
-    if not _NAME.fullmatch(event["subject"]):
-        raise Unreadable(f"the field subject is {event['subject']!r}, no name")
+    if event.get("specversion") != "1.0":
+        raise Unreadable(f"the field specversion is {event.get('specversion')!r}, not 1.0")
+    for name in ("id", "type", "subject", "causationtype"):
+        value = event.get(name)
+        if not isinstance(value, str) or not _NAME.fullmatch(value):
+            raise Unreadable(f"the field {name} is {value!r}, no name")
+    if not _TYPE.fullmatch(event["type"]):
+        raise Unreadable(f"the field type is {event['type']!r}, not like allocation.allocated.v1")
+    data = event.get("data")
+    if not isinstance(data, dict):
+        raise Unreadable(f"the field data is {data!r}")
+    if data.get("sku", event["subject"]) != event["subject"]:
+        raise Unreadable(f"the field data.sku is {data['sku']!r}, not the subject")
     sequence = event.get("sequence")
     if type(sequence) is not int or not 1 <= sequence < 2**63:
         raise Unreadable(f"the field sequence is {sequence!r}")
@@ -64,15 +73,20 @@ def from_json(event: object) -> Envelope:
         type=event["type"],
         subject=event["subject"],
         sequence=sequence,
-        causationtype=str(event.get("causationtype", "")),
-        data=event["data"],
+        causationtype=event["causationtype"],
+        data=data,
         body=event,
     )
 
 
-def version_one(event: Envelope) -> str:
-    """The type without its version, when that is 1: `allocation.allocated`. Raises Unreadable."""
+def version_one(event: Envelope, wanted: Collection[str]) -> str | None:
+    """The type without its version, such as `allocation.allocated`; None when it is not wanted.
+
+    Raises Unreadable when it is wanted, and its version is not 1.
+    """
     name, _, version = event.type.rpartition(".v")
+    if name not in wanted:
+        return None
     if version != "1":
         raise Unreadable(f"{event.type} has a version that is not known here")
     return name

@@ -1,12 +1,12 @@
 """The inbox: each event once, and those of a sku in the order of their sequence.
 
 An event that comes ahead of its turn is kept until its predecessors have come, or until they have
-been missing for too long. Every call is one transaction with the effects. An event that fails when
-it is delivered fails for the caller; one that fails after it waited is set aside.
+been missing for too long. Every call is one transaction with the effects.
 """
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import structlog
 from sqlalchemy import (
@@ -21,18 +21,28 @@ from sqlalchemy import (
     String,
     Table,
     Uuid,
+    delete,
+    func,
     select,
     update,
 )
-from sqlalchemy.exc import InterfaceError, OperationalError
 
-from workers.database import insert
+from workers import logs
+from workers.database import insert, is_outage
 from workers.envelope import Envelope, from_json
 
 log = structlog.get_logger(__name__)
 
 Apply = Callable[[Connection, Envelope, bool], None]
 """Makes an event's effect; the last argument says that later events of its sku came before it."""
+
+
+class HeldFailed(Exception):
+    """An event that had waited fails now that its turn has come; the cause says why."""
+
+    def __init__(self, event: Envelope) -> None:
+        super().__init__(f"{event.type} {event.id}")
+        self.event = event
 
 
 def tables(metadata: MetaData) -> tuple[Table, Table]:
@@ -80,49 +90,70 @@ class Inbox:
         self._apply = apply
         self._patience = patience
         self._now = now
+        self._since = now()
+
+    def resume(self) -> None:
+        """Begin to consume: what could not come until now is not missing yet.
+
+        Raises what `is_outage` knows while the database is away.
+        """
+        self._engine.connect().close()
+        self._since = self._now()
 
     def take(self, event: Envelope) -> None:
-        """Apply the event and all that waited for it, keep it for later, or know it as a repeat."""
+        """Apply the event and all that waited for it, keep it for later, or know it as a repeat.
+
+        Raises HeldFailed, with nothing done, when one that waited for it fails.
+        """
         with self._engine.begin() as connection:
             turn = self._lock(connection, event.subject)
             if not self._note(connection, event, held=event.sequence > turn):
                 return
             if event.sequence < turn:
-                self._apply(connection, event, True)
+                self._effect(connection, event, late=True)
             elif event.sequence == turn:
-                self._apply(connection, event, False)
+                self._effect(connection, event, late=False)
                 self._catch_up(connection, event.subject, turn + 1)
 
     def give_up_waiting(self) -> None:
-        """Go on without events that have been missing for longer than the patience."""
+        """Go on without events that have been missing for longer than the patience.
+
+        Raises HeldFailed when one that waited for them fails; the others may be asked for again.
+        """
         columns = self._received.c
-        overdue = (
-            select(columns.sku)
-            .join(self._progress, self._progress.c.sku == columns.sku)
-            .where(
-                columns.held.is_not(None),
-                columns.sequence >= self._progress.c.next_sequence,  # before: set aside
-                columns.received_at < self._now() - self._patience,
-            )
-            .distinct()
-        )
+        limit = self._now() - self._patience
+        if self._since > limit:
+            return
+        overdue = select(columns.sku).where(columns.held.is_not(None), columns.received_at < limit)
         with self._engine.begin() as connection:
-            skus = connection.scalars(overdue).all()
+            skus = connection.scalars(overdue.distinct()).all()
         for sku in skus:
             with self._engine.begin() as connection:
                 turn = self._lock(connection, sku)
-                query = select(columns.sequence).where(
-                    columns.sku == sku, columns.held.is_not(None), columns.sequence >= turn
-                )
-                first = connection.scalar(query.order_by(columns.sequence).limit(1))
-                if first is not None:
-                    log.warning(
-                        "events are missing; going on without them",
-                        sku=sku,
-                        first_missing=turn,
-                        last_missing=first - 1,
+                if connection.scalar(overdue.where(columns.sku == sku).limit(1)) is None:
+                    continue  # what was missing came just now
+                first = connection.execute(
+                    select(func.min(columns.sequence)).where(
+                        columns.sku == sku, columns.held.is_not(None)
                     )
-                    self._catch_up(connection, sku, first)
+                ).scalar_one()
+                self._catch_up(connection, sku, first)
+                log.warning(
+                    "events are missing; going on without them",
+                    sku=sku,
+                    first_missing=turn,
+                    last_missing=first - 1,
+                )
+
+    def forget(self, event: Envelope) -> None:
+        """Drop an event that waits; should it come again, it is a new one."""
+        columns = self._received.c
+        with self._engine.begin() as connection:
+            connection.execute(
+                delete(self._received).where(
+                    columns.event_id == event.id, columns.held.is_not(None)
+                )
+            )
 
     def _lock(self, connection: Connection, sku: str) -> int:
         """The sequence whose turn it is; nobody else works on this sku until the commit."""
@@ -151,41 +182,34 @@ class Inbox:
         )
         return noted.rowcount == 1
 
+    def _effect(self, connection: Connection, event: Envelope, late: bool) -> None:
+        with logs.about(event):
+            self._apply(connection, event, late)
+
     def _catch_up(self, connection: Connection, sku: str, turn: int) -> None:
         """Apply what waits from `turn` on, up to the next gap."""
         columns = self._received.c
-        waiting = connection.execute(
-            select(columns.event_id, columns.sequence, columns.held)
-            .where(columns.sku == sku, columns.held.is_not(None), columns.sequence >= turn)
-            .order_by(columns.sequence)
-        ).all()
-        for event_id, sequence, held in waiting:
-            if sequence > turn:
-                break
-            if self._apply_held(connection, from_json(held), sequence < turn):
-                connection.execute(
-                    update(self._received).where(columns.event_id == event_id).values(held=None)
-                )
-            turn = max(turn, sequence + 1)
+
+        def next_waiting() -> Any:
+            return connection.execute(
+                select(columns.event_id, columns.sequence, columns.held)
+                .where(columns.sku == sku, columns.held.is_not(None), columns.sequence <= turn)
+                .order_by(columns.sequence)
+                .limit(1)
+            ).one_or_none()
+
+        while row := next_waiting():
+            event = from_json(row.held)
+            try:
+                self._effect(connection, event, late=row.sequence < turn)
+            except Exception as error:
+                if is_outage(error):
+                    raise
+                raise HeldFailed(event) from error  # whatever it was, the fault is this event's
+            connection.execute(
+                update(self._received).where(columns.event_id == row.event_id).values(held=None)
+            )
+            turn = max(turn, row.sequence + 1)
         connection.execute(
             update(self._progress).where(self._progress.c.sku == sku).values(next_sequence=turn)
         )
-
-    def _apply_held(self, connection: Connection, event: Envelope, late: bool) -> bool:
-        """False when the event failed: it is set aside, its body stays in the table."""
-        try:
-            with connection.begin_nested():
-                self._apply(connection, event, late)
-        except (OperationalError, InterfaceError):
-            raise  # the database is away: all of it is done again
-        except Exception as error:  # one event's fault must not stop the others
-            log.exception(
-                "an event that had waited failed and is set aside: its body is in the table"
-                " received, column held",
-                event_id=str(event.id),
-                sku=event.subject,
-                sequence=event.sequence,
-                error=repr(error),
-            )
-            return False
-        return True

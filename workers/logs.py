@@ -2,9 +2,11 @@
 
 import logging
 import sys
+from contextlib import AbstractContextManager
 
 import structlog
 
+from workers.envelope import Envelope
 from workers.settings import Settings
 
 
@@ -27,3 +29,16 @@ def configure(settings: Settings) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def about(event: Envelope) -> AbstractContextManager[None]:
+    """Every line that is logged inside names the event."""
+    names: dict[str, object] = {
+        "event_id": str(event.id),
+        "type": event.type,
+        "sku": event.subject,
+        "sequence": event.sequence,
+    }
+    if isinstance(event.data.get("orderid"), str):
+        names["orderid"] = event.data["orderid"]
+    return structlog.contextvars.bound_contextvars(**names)

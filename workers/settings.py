@@ -13,7 +13,9 @@ SPOOL_TRANSPORT = "allocation.adapters.spool:Transport"
 class Settings(BaseSettings):
     """Read afresh whenever it is made; fields are the variables' names in small letters."""
 
-    model_config = SettingsConfigDict(extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     allocation_state_dir: Path = Field(
         Path("var"), description="Folder of the embedded databases and broker, and of mails."

@@ -1,6 +1,5 @@
 """The kit that every subscriber shares: consume, retry, dead-letter, and outlive outages."""
 
-import random
 import signal
 import threading
 import time
@@ -11,83 +10,95 @@ from datetime import UTC, datetime
 import structlog
 from kombu import Connection, Consumer, Queue
 from kombu.message import Message
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
+from workers import backoff, logs
+from workers.database import Outage, is_outage
+from workers.dead_letters import DeadLetters
 from workers.envelope import Envelope, Unreadable, read
+from workers.inbox import HeldFailed, Inbox
 from workers.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 PREFETCH = 100
 TRIES = 5
-LONGEST_PAUSE = 5.0  # seconds between two tries to reach what is down
 TICK = 1.0  # seconds
 
-Handle = Callable[[Envelope], None]
+
+class _Stopped(Exception):
+    """Asked to stop between two tries: the event goes back to the queue."""
+
+
+def stop_signal() -> threading.Event:
+    """Set by SIGTERM and SIGINT from now on."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
 
 
 class Subscriber:
-    """Hands every event of one queue to `handle`, and acknowledges it when that returns.
+    """Gives every event of one queue to the inbox, and acknowledges it when that has committed.
 
     What is no readable event, and what fails five times, goes to `<queue>.dead` with the reason in
     its headers. While the database or the broker is away nothing is acknowledged or given up.
-    `tick` is called about once a second.
     """
 
     def __init__(
-        self, settings: Settings, queue: str, handle: Handle, tick: Callable[[], None]
+        self,
+        settings: Settings,
+        queue: str,
+        parse: Callable[[Envelope], object],
+        inbox: Inbox,
     ) -> None:
+        """`parse` raises Unreadable at an event that must not be noted as received."""
         self._settings = settings
         self._queue = queue
-        self._handle = handle
-        self._tick = tick
+        self._parse = parse
+        self._inbox = inbox
         self._ticked = 0.0
         self._stop = threading.Event()
-        self._connection: Connection
+        self._dead: DeadLetters
 
-    def stop(self) -> None:
-        """Finish the event in hand, then return from `run`."""
-        self._stop.set()
-
-    def run_until_signalled(self) -> None:
-        """`run` until SIGTERM or SIGINT."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.stop())
-        self.run()
-
-    def run(self) -> None:
-        """Consume until `stop`, connecting again for ever."""
+    def run(self, stop: threading.Event) -> None:
+        """Consume until `stop` is set, connecting again for ever; finishes the event in hand."""
+        self._stop = stop
         failures = 0
-        while not self._stop.is_set():
-            self._connection = Connection(
-                self._settings.allocation_broker_url,
-                transport=self._settings.broker_transport,
-                transport_options={}
-                if self._settings.broker_transport
-                else {"confirm_publish": True},
-                heartbeat=0 if self._settings.broker_transport else 15,
-            )
+        while not stop.is_set():
+            connection = self._connect()
             outages = (
-                DBAPIError,
+                *Outage,
                 OSError,
-                *self._connection.connection_errors,
-                *self._connection.channel_errors,
+                *connection.connection_errors,
+                *connection.channel_errors,
             )
             begun = time.monotonic()
             try:
-                with self._connection:
-                    self._consume()
+                with connection:
+                    self._consume(connection)
+            except _Stopped:
+                return
             except outages as error:
                 failures = 1 if time.monotonic() - begun > 10 else failures + 1
-                pause = random.uniform(0.5, 1) * min(LONGEST_PAUSE, 0.2 * 2**failures)  # noqa: S311 - jitter needs no secrecy
+                pause = backoff.pause(failures)
+                missing = str(getattr(error, "reply_code", "")) == "404"
                 log.warning(
-                    f"{self._queue} is not being consumed; if the queue is missing, run"
-                    " `allocation topology`",
+                    f"{self._queue} is not being consumed"
+                    + ("; it is missing: run `allocation topology`" if missing else ""),
                     error=str(error),
                     retry_in_seconds=round(pause, 1),
                 )
                 self._beat()
-                self._stop.wait(pause)
+                stop.wait(pause)
+
+    def _connect(self) -> Connection:
+        embedded = self._settings.broker_transport
+        return Connection(
+            self._settings.allocation_broker_url,
+            transport=embedded,
+            transport_options={} if embedded else {"confirm_publish": True},
+            heartbeat=0 if embedded else 15,
+        )
 
     def _beat(self) -> None:
         """Leave a sign of life for the container's health check: the age of a file."""
@@ -95,10 +106,14 @@ class Subscriber:
         sign.parent.mkdir(parents=True, exist_ok=True)
         sign.touch()
 
-    def _consume(self) -> None:
-        channel = self._connection.channel()
+    def _consume(self, connection: Connection) -> None:
+        self._dead = DeadLetters(connection, self._queue)
+        channel = connection.channel()
         # Passive: a subscriber needs no right to configure the broker.
         channel.queue_declare(self._queue, passive=True)
+        # First the database: to fetch events without it would cost each of them one of the
+        # deliveries that the queue allows, until the broker takes them for poison.
+        self._inbox.resume()
         queue = Queue(self._queue, no_declare=True)
         with Consumer(
             channel,
@@ -111,13 +126,13 @@ class Subscriber:
             log.info(f"ready: consuming {self._queue}")
             while not self._stop.is_set():
                 try:
-                    self._connection.drain_events(timeout=TICK)
+                    connection.drain_events(timeout=TICK)
                 except TimeoutError:
                     pass
-                if self._connection.heartbeat:
-                    self._connection.heartbeat_check()
+                if connection.heartbeat:
+                    connection.heartbeat_check()
                 if time.monotonic() - self._ticked > TICK:
-                    self._tick()
+                    self._persist(self._inbox.give_up_waiting)
                     self._beat()
                     self._ticked = time.monotonic()
 
@@ -126,62 +141,58 @@ class Subscriber:
             return  # not ours any more: it goes back with the connection
         try:
             event = read(message.body, message.content_type)
+            self._parse(event)
         except Unreadable as reason:
-            self._bury(message, "unreadable", str(reason))
+            self._dead.bury(message, {"reason": "unreadable", "error": _short(reason)})
             return
-        bound = {"event_id": str(event.id), "type": event.type, "sku": event.subject}
-        with structlog.contextvars.bound_contextvars(sequence=event.sequence, **bound):
-            self._try(message, event)
-
-    def _take_undecoded(self, message: Message, error: Exception) -> None:
-        self._bury(message, "unreadable", f"the message can't be decoded: {error}")
-
-    def _try(self, message: Message, event: Envelope) -> None:
-        first = datetime.now(UTC)
-        for attempt in range(1, TRIES + 1):
-            try:
-                self._handle(event)
-            except Unreadable as reason:
-                self._bury(message, "unreadable", str(reason))
-                return
-            except (OperationalError, InterfaceError):
-                raise  # the database is away: stop consuming until it is back
-            except Exception as error:  # noqa: BLE001 - one event's fault must not stop the others
-                log.warning("an event failed", attempt=attempt, error=repr(error))
-                if attempt == TRIES:
-                    self._bury(
-                        message,
-                        "failed",
-                        f"{type(error).__name__}: {error}",
-                        traceback=traceback.format_exc()[-4000:],
-                        attempts=attempt,
-                        first=first.isoformat(),
-                        last=datetime.now(UTC).isoformat(),
-                    )
-                    return
-                self._stop.wait(0.05 * 2**attempt)
+        with logs.about(event):
+            if failure := self._persist(lambda: self._inbox.take(event)):
+                self._dead.bury(message, failure)
             else:
                 message.ack()
-                return
 
-    def _bury(self, message: Message, reason: str, error: str, **facts: object) -> None:
-        """Publish the message to the dead-letter queue, and acknowledge it once it is there."""
-        log.error("an event goes to the dead-letter queue", reason=reason, error=error[:500])
-        headers = dict(message.headers or {})
-        # What came compressed is plain here, or could not be unpacked and is not to be tried again.
-        compression = headers.pop("compression", None)
-        if message.errors and compression:
-            headers["x-compression"] = compression
-        death: dict[str, object] = {"x-reason": reason, "x-error": error[:1000]}
-        death |= {f"x-{name}": value for name, value in facts.items()}
-        self._connection.Producer().publish(
-            message.body,
-            exchange="",
-            routing_key=f"{self._queue}.dead",
-            content_type=message.content_type,
-            content_encoding=message.content_encoding or "binary",
-            headers=headers | death,
-            delivery_mode=2,
-            mandatory=True,
-        )
-        message.ack()
+    def _take_undecoded(self, message: Message, error: Exception) -> None:
+        reason = f"the message can't be decoded: {_short(error)}"
+        self._dead.bury(message, {"reason": "unreadable", "error": reason})
+
+    def _persist(self, work: Callable[[], None]) -> dict[str, object] | None:
+        """Do the work, again where it fails; None once it is done, else what is known of it.
+
+        An event that had waited and fails now is dead-lettered by itself, and the work done after.
+        """
+        first = datetime.now(UTC)
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                work()
+                return None
+            except Exception as error:
+                if is_outage(error):
+                    raise  # stop consuming until the database is back
+                held = error.event if isinstance(error, HeldFailed) else None
+                cause = error.__cause__ if held else error
+                which = {"held_event": str(held.id)} if held else {}
+                log.warning("an event failed", attempt=attempt, error=repr(cause), **which)
+                if attempt < TRIES:
+                    if self._stop.wait(0.05 * 2**attempt):
+                        raise _Stopped from error
+                    continue
+                failure: dict[str, object] = {
+                    "reason": "failed",
+                    "error": f"{type(cause).__name__}: {_short(cause)}",
+                    "traceback": traceback.format_exc()[-4000:],
+                    "attempts": attempt,
+                    "first": first.isoformat(),
+                    "last": datetime.now(UTC).isoformat(),
+                }
+                if held is None:
+                    return failure
+                with logs.about(held):
+                    self._dead.bury_held(held, failure)
+                self._inbox.forget(held)
+                first, attempt = datetime.now(UTC), 0
+
+
+def _short(error: object) -> str:
+    return str(error)[:1000]

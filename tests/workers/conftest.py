@@ -1,19 +1,24 @@
 """Events of the contract, and the inboxes of both subscribers on both databases."""
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
 import pytest
-from kombu import Connection
+from kombu import Connection, Queue
 from sqlalchemy import Engine
 
-from allocation.adapters import contract
+from allocation.adapters import contract, topology
+from tests.servers.processes import Process
 from workers import database
 from workers.envelope import Envelope, from_json
+from workers.warehouse import pick_list
 
+QUEUE = "warehouse.events"
 EVENTS = sorted(contract.EVENT_TYPES.values())
 
 
@@ -67,3 +72,76 @@ def worker_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[En
     engine = database.engine(url)
     yield engine
     engine.dispose()
+
+
+@dataclass
+class Warehouse:
+    """Its broker and database, and how to start it."""
+
+    broker_url: str
+    engine: Engine
+    environment: dict[str, str]
+    start_process: Callable[..., Process]
+
+    def start(self, ready: bool = True) -> Process:
+        process = self.start_process(
+            [sys.executable, "-m", "workers.warehouse"], name="warehouse", env=self.environment
+        )
+        if ready:
+            process.wait_for_log("ready: consuming")
+        return process
+
+    def tell(self, *bodies: Any, **properties: Any) -> None:
+        """Publish events, or raw bytes."""
+        publish(self.broker_url, *bodies, **properties)
+
+    def picks(self) -> list[tuple[str, str, str]]:
+        return [
+            (pick["orderid"], pick["batchref"], pick["status"])
+            for pick in pick_list.listed(self.engine)
+        ]
+
+    def dead(self) -> list[Any]:
+        """The dead letters, in order; they leave the queue."""
+        with Connection(self.broker_url) as connection:
+            queue = Queue(f"{QUEUE}.dead")(connection.channel())
+            letters = []
+            while letter := queue.get(no_ack=True, accept=None):
+                letters.append(letter)
+            return letters
+
+
+@pytest.fixture
+def warehouse(
+    processes: Callable[..., Process], broker_url: str, empty_database_url: str, state_dir: Path
+) -> Iterator[Warehouse]:
+    """With every queue declared, not started yet."""
+    with Connection(broker_url) as connection:
+        topology.declare(connection)
+    engine = database.engine(empty_database_url)
+    environment = {
+        "ALLOCATION_BROKER_URL": broker_url,
+        "ALLOCATION_STATE_DIR": str(state_dir),
+        "WAREHOUSE_DATABASE_URL": empty_database_url,
+    }
+    yield Warehouse(broker_url, engine, environment, processes)
+    engine.dispose()
+
+
+def life(count: int) -> list[dict[str, Any]]:
+    """Orders that are allocated, every third of which is taken back: `count` events."""
+    events: list[dict[str, Any]] = []
+    number = 0
+    while len(events) < count:
+        orderid = f"order-{number:04}"
+        number += 1
+        events.append(event("allocated", len(events) + 1, orderid=orderid, batchref="b1"))
+        if number % 3 == 0:
+            events.append(event("deallocated", len(events) + 1, orderid=orderid, batchref="b1"))
+    return events
+
+
+def expected(events: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    gone = {e["data"]["orderid"] for e in events if e["type"] == "allocation.deallocated.v1"}
+    orders = [e["data"]["orderid"] for e in events if e["type"] == "allocation.allocated.v1"]
+    return [(o, "b1", "cancelled" if o in gone else "open") for o in orders]

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, Table, delete, func, select
 
-from tests.workers.conftest import envelope, event
+from tests.workers.conftest import envelope
 from workers import database
 from workers.envelope import Envelope
-from workers.inbox import Inbox
+from workers.inbox import HeldFailed, Inbox
 from workers.warehouse import pick_list, tables
 from workers.warehouse.__main__ import MIGRATIONS
 
@@ -171,32 +171,44 @@ def test_an_event_that_failed_is_not_noted_and_its_effect_is_undone(engine: Engi
     assert (rows(engine, tables.received), pick_list.listed(engine)) == (0, [])
 
 
-def test_an_event_that_fails_when_its_turn_comes_holds_up_no_other(engine: Engine) -> None:
-    """It is set aside, and its body is kept in the table."""
+def test_nothing_is_given_up_right_after_a_pause_of_the_consumer(engine: Engine) -> None:
+    """What is missing could not come meanwhile, and may be on its way."""
     seen: Seen = []
     clock = Clock()
+    noting(engine, [], clock).take(envelope("allocated", 2))
+    clock.time += timedelta(hours=1)
+    inbox = noting(engine, seen, clock)
+    inbox.resume()
 
-    def apply(connection: Connection, event: Envelope, late: bool) -> None:
-        pick_list.apply(connection, event, late)
-        if event.sequence in (2, 5):
+    inbox.give_up_waiting()
+    inbox.take(envelope("allocated", 1))
+
+    assert seen == [("LAMP", 1, False), ("LAMP", 2, False)]
+
+
+def test_an_event_that_waited_and_fails_is_named_and_can_be_dropped(engine: Engine) -> None:
+    """Nothing is done until then; told again it is a new event."""
+    seen: list[int] = []
+    broken = {2}
+
+    def apply(_connection: Connection, event: Envelope, _late: bool) -> None:
+        if event.sequence in broken:
             raise RuntimeError("no luck")
-        seen.append((event.subject, event.sequence, late))
+        seen.append(event.sequence)
 
-    inbox = Inbox(engine, tables.metadata, apply, timedelta(seconds=60), clock)
-    for sequence in (2, 3, 1, 5, 6):
-        inbox.take(envelope("allocated", sequence, orderid=f"o{sequence}"))
-    clock.time += timedelta(seconds=61)
-    inbox.give_up_waiting()
-    inbox.give_up_waiting()
-    inbox.take(envelope("allocated", 7, orderid="o7"))
-    inbox.take(envelope("allocated", 2, orderid="o2"))
+    inbox = Inbox(engine, tables.metadata, apply, timedelta(seconds=60))
+    inbox.take(envelope("allocated", 2))
+    with pytest.raises(HeldFailed) as failure:
+        inbox.take(envelope("allocated", 1))
 
-    assert [sequence for _, sequence, _ in seen] == [1, 3, 6, 7]
-    assert [pick["orderid"] for pick in picks_of(engine)] == ["o1", "o3", "o6", "o7"]
-    with engine.connect() as connection:
-        held = select(tables.received.c.held).where(tables.received.c.held.is_not(None))
-        kept = connection.scalars(held.order_by(tables.received.c.sequence)).all()
-    assert kept == [event("allocated", sequence, orderid=f"o{sequence}") for sequence in (2, 5)]
+    inbox.forget(failure.value.event)
+    seen.clear()
+    inbox.take(envelope("allocated", 1))
+    broken.clear()
+    inbox.take(envelope("allocated", 2))
+
+    assert failure.value.event == envelope("allocated", 2)
+    assert seen == [1, 2]
 
 
 def rows(engine: Engine, table: Table) -> int | None:
@@ -272,6 +284,34 @@ def test_any_shuffle_with_repeats_gives_the_same_pick_list(
 
     assert out_of_order == in_order
     assert len(in_order[0]) == len(life)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data(), life=st.lists(steps, min_size=1, max_size=10).map(stream))
+def test_however_late_events_come_the_same_picks_are_open_in_the_end(
+    sqlite_engine: Engine, data: st.DataObject, life: list[Envelope]
+) -> None:
+    """Also when nothing is waited for: the newest news of a line wins."""
+    _, in_order = picks_after(sqlite_engine, life)
+    shuffled = data.draw(st.permutations(life), label="shuffled")
+    with sqlite_engine.begin() as connection:
+        for table in tables.metadata.sorted_tables:
+            connection.execute(delete(table))
+    clock = Clock()
+    impatient = Inbox(sqlite_engine, tables.metadata, pick_list.apply, timedelta(0), clock)
+
+    for each in shuffled:
+        impatient.take(each)
+        clock.time += timedelta(seconds=1)
+        impatient.give_up_waiting()
+
+    assert open_picks(picks_of(sqlite_engine)) == open_picks(in_order)
+
+
+def open_picks(picks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [pick for pick in picks if pick["status"] == "open"]
 
 
 def test_two_consumers_side_by_side_apply_each_event_once_and_in_order(engine: Engine) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from functools import partial
+from itertools import count as counting
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,51 @@ def test_a_move_over_a_wait_is_still_a_move(
         "Out of stock: 3 x LAMP for order o1",
         "Order o1 moved to batch b2",
     ]
+
+
+def test_a_move_is_mailed_though_its_second_half_comes_late(
+    engine: Engine, smtp: Smtp, letterbox: Letterbox
+) -> None:
+    """Nothing newer is known of the line."""
+    impatient_about_a_missing(engine, 2)
+
+    send_all(engine, smtp)
+
+    assert letterbox.summary() == [("orders@shop.test", "Order o1 moved to batch b2")]
+
+
+def test_a_move_whose_first_half_comes_late_is_not_mailed(
+    engine: Engine, smtp: Smtp, letterbox: Letterbox
+) -> None:
+    """Where the line went since then has passed by, and it must not seem to be on the move."""
+    inbox = impatient_about_a_missing(engine, 1)
+    inbox.take(envelope("allocated", 4, orderid="o1", batchref="b3"))
+
+    send_all(engine, smtp)
+
+    assert letterbox.mails == []
+
+
+def impatient_about_a_missing(engine: Engine, sequence: int) -> Inbox:
+    """A line moves, and the event of this number comes when it was given up."""
+    ticks = counting()
+    inbox = Inbox(
+        engine,
+        tables.metadata,
+        mailing.apply,
+        timedelta(0),
+        lambda: datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=next(ticks)),
+    )
+    events = [
+        envelope("deallocated", 1, "change_batch_quantity", orderid="o1", batchref="b1"),
+        envelope("allocated", 2, orderid="o1", batchref="b2"),
+        envelope("batch_created", 3),
+    ]
+    late = events.pop(sequence - 1)
+    for each in [*events, late]:
+        inbox.take(each)
+        inbox.give_up_waiting()
+    return inbox
 
 
 def test_a_mail_has_the_same_message_id_each_time(

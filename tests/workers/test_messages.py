@@ -19,7 +19,7 @@ READ: dict[str, tuple[object, object]] = {
     "allocation.batch_created.v1": (None, None),
     "allocation.batch_quantity_changed.v1": (None, None),
     "allocation.deallocated.v1": (
-        warehouse.Deallocated("order-1", "RED-CHAIR", "shipment-77"),
+        warehouse.Deallocated("order-1", "RED-CHAIR", 3, "shipment-77"),
         notification.Deallocated("order-1", "RED-CHAIR", "shipment-77", cancelled=False),
     ),
     "allocation.out_of_stock.v1": (None, notification.OutOfStock("order-1", "RED-CHAIR", 3)),
@@ -58,13 +58,17 @@ def test_a_line_that_was_still_waiting_names_no_batch() -> None:
     """Nothing was promised, so nothing is cancelled."""
     waiting = warehouse.parse(envelope("deallocated", 1, batchref=None))
 
-    assert waiting == warehouse.Deallocated("order-1", "LAMP", None)
+    assert waiting == warehouse.Deallocated("order-1", "LAMP", 3, None)
 
 
 CHANGES: list[dict[str, object]] = [
     {"id": "x"},
     {"id": 5},
+    {"specversion": "0.3"},
     {"type": None},
+    {"type": "shop.allocated.v1"},
+    {"type": "allocation.allocated"},
+    {"causationtype": None},
     {"subject": 5},
     {"sequence": 0},
     {"sequence": "1"},
@@ -81,7 +85,7 @@ CHANGES: list[dict[str, object]] = [
         (b"{", "JSON"),
         (b"[" * 100_000, "JSON"),
         (b"[]", "object"),
-        (b"{}", "id"),
+        (b"{}", "specversion"),
         *[
             (json.dumps(event("allocated", 1) | change).encode(), next(iter(change)))
             for change in CHANGES
@@ -175,3 +179,30 @@ def test_a_version_that_is_not_known_is_unreadable(parse: Any) -> None:
 
     with pytest.raises(Unreadable, match="version"):
         parse(newer)
+
+
+def test_an_event_that_names_two_skus_is_unreadable() -> None:
+    """Its number would be counted on one, and its effect made on the other."""
+    body = event("allocated", 1) | {"subject": "CHAIR"}
+
+    with pytest.raises(Unreadable, match=r"data\.sku"):
+        from_json(body)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/json", "Application/CloudEvents+JSON", "application/json ; charset=utf-8"],
+)
+def test_a_content_type_may_be_written_in_any_way_that_is_allowed(content_type: str) -> None:
+    """In small or capital letters, with parameters."""
+    body = event("allocated", 1)
+
+    assert read(json.dumps(body).encode(), content_type) == from_json(body)
+
+
+@pytest.mark.parametrize("parse", [warehouse.parse, notification.parse])
+def test_a_version_that_is_not_known_of_what_does_not_concern_it_is_ignored(parse: Any) -> None:
+    """It keeps the count, and needs nobody's eyes."""
+    newer = from_json(event("batch_created", 1) | {"type": "allocation.batch_created.v2"})
+
+    assert parse(newer) is None

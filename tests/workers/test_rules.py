@@ -17,7 +17,7 @@ def test_a_pick_is_cancelled_on_deallocated() -> None:
     """By the event that took it back."""
     pick = Pick("o1", "LAMP", 3, "b1", opened=4)
 
-    cancel_pick([pick], Deallocated("o1", "LAMP", "b1"), 5)
+    cancel_pick([pick], Deallocated("o1", "LAMP", 3, "b1"), 5)
 
     assert pick.closed == 5
 
@@ -26,7 +26,7 @@ def test_a_cancelled_pick_stays_as_it_is() -> None:
     """A second cancellation is no news."""
     pick = Pick("o1", "LAMP", 3, "b1", opened=4, closed=5)
 
-    cancel_pick([pick], Deallocated("o1", "LAMP", "b1"), 9)
+    cancel_pick([pick], Deallocated("o1", "LAMP", 3, "b1"), 9)
 
     assert pick.closed == 5
 
@@ -35,10 +35,23 @@ def test_a_cancellation_of_another_batch_leaves_the_pick_open() -> None:
     """It is about a promise that is not this one."""
     pick = Pick("o1", "LAMP", 3, "b1", opened=4)
 
-    cancel_pick([pick], Deallocated("o1", "LAMP", "b2"), 5)
-    cancel_pick([pick], Deallocated("o1", "LAMP", None), 6)
+    cancel_pick([pick], Deallocated("o1", "LAMP", 3, "b2"), 5)
+    cancel_pick([pick], Deallocated("o1", "LAMP", 3, None), 6)
 
     assert pick.closed is None
+
+
+def test_a_pick_that_was_never_heard_of_is_noted_as_cancelled() -> None:
+    """So that the allocation opens nothing when it comes too late."""
+    noted = cancel_pick([], Deallocated("o1", "LAMP", 3, "b1"), 5)
+
+    assert noted == Pick("o1", "LAMP", 3, "b1", opened=5, closed=5)
+    assert open_pick([noted], ALLOCATED, 4) is None
+
+
+def test_a_line_that_was_still_waiting_has_nothing_to_cancel() -> None:
+    """Nothing was promised."""
+    assert cancel_pick([], Deallocated("o1", "LAMP", 3, None), 5) is None
 
 
 def test_a_line_has_one_open_pick_at_most() -> None:
@@ -62,7 +75,7 @@ def test_a_cancellation_that_comes_too_late_leaves_the_newer_pick_alone() -> Non
     """Even of the same batch."""
     newer = Pick("o1", "LAMP", 3, "b1", opened=8)
 
-    cancel_pick([newer], Deallocated("o1", "LAMP", "b1"), 5)
+    cancel_pick([newer], Deallocated("o1", "LAMP", 3, "b1"), 5)
 
     assert newer.closed is None
 

@@ -2,100 +2,16 @@
 
 import pickle
 import signal
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import pytest
-from kombu import Connection, Queue
-from sqlalchemy import Engine
+from kombu import Connection
 
 from allocation.adapters import topology
 from tests.servers.postgres import PrivatePostgres
-from tests.servers.processes import Process
 from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.waiting import eventually
-from tests.workers.conftest import as_bytes, event, publish
-from workers import database
-from workers.warehouse import pick_list
-
-QUEUE = "warehouse.events"
-
-
-@dataclass
-class Warehouse:
-    """Its broker and database, and how to start it."""
-
-    broker_url: str
-    engine: Engine
-    environment: dict[str, str]
-    start_process: Callable[..., Process]
-
-    def start(self, ready: bool = True) -> Process:
-        process = self.start_process(
-            [sys.executable, "-m", "workers.warehouse"], name="warehouse", env=self.environment
-        )
-        if ready:
-            process.wait_for_log("ready: consuming")
-        return process
-
-    def tell(self, *bodies: Any, **properties: Any) -> None:
-        """Publish events, or raw bytes."""
-        publish(self.broker_url, *bodies, **properties)
-
-    def picks(self) -> list[tuple[str, str, str]]:
-        return [
-            (pick["orderid"], pick["batchref"], pick["status"])
-            for pick in pick_list.listed(self.engine)
-        ]
-
-    def dead(self) -> list[Any]:
-        """The dead letters, in order; they leave the queue."""
-        with Connection(self.broker_url) as connection:
-            queue = Queue(f"{QUEUE}.dead")(connection.channel())
-            letters = []
-            while letter := queue.get(no_ack=True, accept=None):
-                letters.append(letter)
-            return letters
-
-
-@pytest.fixture
-def warehouse(
-    processes: Callable[..., Process], broker_url: str, empty_database_url: str, state_dir: Path
-) -> Iterator[Warehouse]:
-    """With every queue declared, not started yet."""
-    with Connection(broker_url) as connection:
-        topology.declare(connection)
-    engine = database.engine(empty_database_url)
-    environment = {
-        "ALLOCATION_BROKER_URL": broker_url,
-        "ALLOCATION_STATE_DIR": str(state_dir),
-        "WAREHOUSE_DATABASE_URL": empty_database_url,
-    }
-    yield Warehouse(broker_url, engine, environment, processes)
-    engine.dispose()
-
-
-def life(count: int) -> list[dict[str, Any]]:
-    """Orders that are allocated, every third of which is taken back: `count` events."""
-    events: list[dict[str, Any]] = []
-    number = 0
-    while len(events) < count:
-        orderid = f"order-{number:04}"
-        number += 1
-        events.append(event("allocated", len(events) + 1, orderid=orderid, batchref="b1"))
-        if number % 3 == 0:
-            events.append(event("deallocated", len(events) + 1, orderid=orderid, batchref="b1"))
-    return events
-
-
-def expected(events: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    gone = {e["data"]["orderid"] for e in events if e["type"] == "allocation.deallocated.v1"}
-    orders = [e["data"]["orderid"] for e in events if e["type"] == "allocation.allocated.v1"]
-    return [(o, "b1", "cancelled" if o in gone else "open") for o in orders]
+from tests.workers.conftest import QUEUE, Warehouse, as_bytes, event, expected, life
 
 
 def test_bad_messages_go_to_the_dead_letters_with_the_reason_and_the_good_ones_pass(

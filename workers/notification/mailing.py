@@ -19,16 +19,16 @@ def apply(connection: Connection, event: Envelope, late: bool) -> None:
     message = parse(event)
     if isinstance(message, OutOfStock):
         _note(connection, event, rules.out_of_stock(message))
-    elif late and message is not None:
-        # What happened since has been told; an old move would only confuse.
-        log.warning("a move came too late and is not mailed", orderid=message.orderid)
     elif isinstance(message, Allocated):
-        left = _forget(connection, message)
+        left = _forget(connection, message, event.sequence)
         if mail := rules.allocated(message, left):
             _note(connection, event, mail)
     elif isinstance(message, Deallocated):
-        _forget(connection, message)
-        if message.batchref is not None and not message.cancelled:
+        _forget(connection, message, event.sequence)
+        if late:
+            # Where the line went since then has passed by; an old move would only confuse.
+            log.warning("a deallocation came too late: no move is mailed for it")
+        elif message.batchref is not None and not message.cancelled:
             connection.execute(
                 insert(connection, moving).values(
                     orderid=message.orderid,
@@ -39,9 +39,13 @@ def apply(connection: Connection, event: Envelope, late: bool) -> None:
             )
 
 
-def _forget(connection: Connection, message: Allocated | Deallocated) -> str | None:
-    """The batch that the line had to leave, if it was on the move; it is not any more."""
-    this_line = (moving.c.orderid == message.orderid, moving.c.sku == message.sku)
+def _forget(connection: Connection, message: Allocated | Deallocated, sequence: int) -> str | None:
+    """The batch that the line had to leave before, if it was on the move; it is not any more."""
+    this_line = (
+        moving.c.orderid == message.orderid,
+        moving.c.sku == message.sku,
+        moving.c.sequence < sequence,
+    )
     left = connection.scalar(select(moving.c.batchref).where(*this_line))
     connection.execute(delete(moving).where(*this_line))
     return left

@@ -37,10 +37,13 @@ class Deallocated:
 Message = OutOfStock | Allocated | Deallocated
 
 
+WANTED = ("allocation.out_of_stock", "allocation.allocated", "allocation.deallocated")
+
+
 def parse(event: Envelope) -> Message | None:
     """The event in this service's words; None when it does not concern it. Raises Unreadable."""
     data = event.data
-    match version_one(event):
+    match version_one(event, WANTED):
         case "allocation.out_of_stock":
             return OutOfStock(text(data, "orderid"), text(data, "sku"), number(data, "qty"))
         case "allocation.allocated":

@@ -1,6 +1,5 @@
 """Sends the noted mails, each until it is accepted or refused for good."""
 
-import random
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -12,6 +11,7 @@ import structlog
 from sqlalchemy import Engine, Row, select, update
 from sqlalchemy.exc import DBAPIError
 
+from workers import backoff
 from workers.notification.postbox import Postbox, Refused
 from workers.notification.tables import mails
 
@@ -37,14 +37,16 @@ class Sender:
 
     def run(self, stop: threading.Event, every: float = 0.2) -> None:
         """Send what is due until `stop` is set; outlives an absent database or mail server."""
+        failures = 0
         while not stop.is_set():
             try:
-                sent = self.send_one()
+                wait = 0 if self.send_one() else every
+                failures = 0
             except DBAPIError as error:
-                log.warning("no mails can be read", error=str(error.orig))
-                sent = False
-            if not sent:
-                stop.wait(every)
+                failures += 1
+                wait = backoff.pause(failures)
+                log.warning("no mails can be read", error=str(error.orig), again_in=round(wait, 1))
+            stop.wait(wait)
 
     def send_one(self) -> bool:
         """Try the mail that is due the longest; False when none is."""
@@ -53,13 +55,13 @@ class Sender:
             return False
         try:
             self._postbox.send(self._mail(row))
-        except Refused as refusal:
+        except (Refused, ValueError) as refusal:  # ValueError: it can't be written as a mail
             log.error("a mail was refused for good", event_id=str(row.event_id), why=str(refusal))
             self._mark(row.event_id, status="failed", error=str(refusal))
         except OSError as error:  # smtplib's own errors are among these
-            pause = min(LONGEST_PAUSE, 0.5 * 2 ** min(row.tries, 20)) * random.uniform(0.5, 1)  # noqa: S311 - jitter needs no secrecy
+            pause = backoff.pause(row.tries, LONGEST_PAUSE)
             log.warning(
-                "a mail waits", event_id=str(row.event_id), error=str(error), again_in=pause
+                "a mail waits", event_id=str(row.event_id), error=str(error), again_in=round(pause)
             )
             not_before = datetime.now(UTC) + timedelta(seconds=pause)
             self._mark(row.event_id, not_before=not_before, error=str(error))

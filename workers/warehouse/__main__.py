@@ -13,10 +13,9 @@ from rich.text import Text
 from sqlalchemy import Engine
 
 from workers import database, logs
-from workers.envelope import Envelope
 from workers.inbox import Inbox
 from workers.settings import Settings
-from workers.subscriber import Subscriber
+from workers.subscriber import Subscriber, stop_signal
 from workers.warehouse import pick_list
 from workers.warehouse.messages import parse
 from workers.warehouse.tables import VERSION_TABLE, metadata
@@ -40,20 +39,14 @@ def consume(context: typer.Context) -> None:
     """Keep the pick list from the events, until stopped."""
     if context.invoked_subcommand:
         return
+    stop = stop_signal()
     settings = Settings()
     logs.configure(settings)
-    inbox = Inbox(
-        open_database(settings),
-        metadata,
-        pick_list.apply,
-        timedelta(seconds=settings.subscriber_patience),
-    )
-
-    def handle(event: Envelope) -> None:
-        parse(event)  # an event that can't be understood must not be noted as received
-        inbox.take(event)
-
-    Subscriber(settings, QUEUE, handle, inbox.give_up_waiting).run_until_signalled()
+    engine = database.engine(settings.warehouse_database_url)
+    database.upgrade_when_there(engine, MIGRATIONS, VERSION_TABLE, stop)
+    patience = timedelta(seconds=settings.subscriber_patience)
+    inbox = Inbox(engine, metadata, pick_list.apply, patience)
+    Subscriber(settings, QUEUE, parse, inbox).run(stop)
 
 
 @app.command()
@@ -62,7 +55,11 @@ def picks(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Show the pick list."""
-    rows = pick_list.listed(open_database(Settings()), orderid)
+    try:
+        rows = pick_list.listed(open_database(Settings()), orderid)
+    except database.Outage as error:
+        typer.echo(f"The warehouse's database can't be reached: {error.orig}", err=True)
+        raise typer.Exit(1) from error
     # In a pipe nothing is cut to a width; the table is as wide as what it shows.
     console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else _NO_LIMIT)
     if as_json:

@@ -21,13 +21,17 @@ class Deallocated:
 
     orderid: str
     sku: str
+    qty: int
     batchref: str | None
+
+
+WANTED = ("allocation.allocated", "allocation.deallocated")
 
 
 def parse(event: Envelope) -> Allocated | Deallocated | None:
     """The event in the warehouse's words; None when it does not concern it. Raises Unreadable."""
     data = event.data
-    match version_one(event):
+    match version_one(event, WANTED):
         case "allocation.allocated":
             return Allocated(
                 text(data, "orderid"),
@@ -37,5 +41,7 @@ def parse(event: Envelope) -> Allocated | Deallocated | None:
             )
         case "allocation.deallocated":
             batchref = None if data.get("batchref") is None else text(data, "batchref")
-            return Deallocated(text(data, "orderid"), text(data, "sku"), batchref)
+            return Deallocated(
+                text(data, "orderid"), text(data, "sku"), number(data, "qty"), batchref
+            )
     return None

@@ -28,11 +28,10 @@ def apply(connection: Connection, event: Envelope, late: bool) -> None:
         for row in connection.execute(select(picks).where(*this_line))
     ]
     before = [asdict(pick) for pick in known]
-    opened = None
     if isinstance(message, Allocated):
-        opened = open_pick(known, message, event.sequence)
+        added = open_pick(known, message, event.sequence)
     else:
-        cancel_pick(known, message, event.sequence)
+        added = cancel_pick(known, message, event.sequence)
     now = datetime.now(UTC)
     for pick, was in zip(known, before, strict=True):
         if asdict(pick) != was:
@@ -41,25 +40,22 @@ def apply(connection: Connection, event: Envelope, late: bool) -> None:
                 .where(columns.sku == pick.sku, columns.opened_sequence == pick.opened)
                 .values(status="cancelled", closed_sequence=pick.closed, closed_at=now)
             )
-    if opened:
+    if added:
         connection.execute(
             insert(picks).values(
-                sku=opened.sku,
-                opened_sequence=opened.opened,
-                orderid=opened.orderid,
-                qty=opened.qty,
-                batchref=opened.batchref,
-                status="open",
+                sku=added.sku,
+                opened_sequence=added.opened,
+                orderid=added.orderid,
+                qty=added.qty,
+                batchref=added.batchref,
+                status="open" if added.closed is None else "cancelled",
                 opened_at=now,
+                closed_sequence=added.closed,
+                closed_at=None if added.closed is None else now,
             )
         )
-    log.info(
-        "pick list",
-        orderid=message.orderid,
-        batchref=message.batchref,
-        opened=bool(opened),
-        late=late,
-    )
+    opened = added is not None and added.closed is None
+    log.info("pick list", batchref=message.batchref, opened=opened, late=late)
 
 
 def listed(engine: Engine, orderid: str | None = None) -> Sequence[dict[str, Any]]:

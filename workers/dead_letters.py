@@ -1,0 +1,84 @@
+"""Messages that can't be followed go to `<queue>.dead`, with the reason in their headers."""
+
+import json
+from collections.abc import Mapping
+
+import structlog
+from amqp.exceptions import MessageNacked
+from kombu import Connection
+from kombu.message import Message
+
+from workers.envelope import Envelope
+
+log = structlog.get_logger(__name__)
+
+CONFIRM_TIMEOUT = 10.0  # seconds; a broker that is short of memory or disk gives no answer at all
+
+Facts = Mapping[str, object]
+"""What the headers tell, without their `x-`; `reason` and `error` always."""
+
+
+class DeadLetters:
+    """The dead-letter queue of one queue, over the consumer's own connection."""
+
+    def __init__(self, connection: Connection, queue: str) -> None:
+        self._connection = connection
+        self._queue = queue
+
+    def bury(self, message: Message, facts: Facts) -> None:
+        """Publish the message there, and acknowledge it once it is there.
+
+        Where the broker does not take it, the message is rejected: the broker then moves it there
+        by itself, without the reason.
+        """
+        headers = dict(message.headers or {})
+        # What came compressed is plain here, or could not be unpacked and is not to be tried again.
+        compression = headers.pop("compression", None)
+        if message.errors and compression:
+            headers["x-compression"] = compression
+        try:
+            self._publish(
+                message.body,
+                message.content_type,
+                message.content_encoding or "binary",
+                headers,
+                facts,
+            )
+        except (*self._connection.channel_errors, MessageNacked) as failure:
+            log.error(
+                f"{self._queue}.dead takes no message; if it is missing, run `allocation topology`",
+                error=str(failure),
+            )
+            message.reject()
+        else:
+            message.ack()
+
+    def bury_held(self, event: Envelope, facts: Facts) -> None:
+        """Publish an event there that was acknowledged already, as it had to wait."""
+        body = json.dumps(event.body).encode()
+        self._publish(body, "application/cloudevents+json", "utf-8", {}, facts)
+
+    def _publish(
+        self,
+        body: bytes | str,
+        content_type: str | None,
+        encoding: str,
+        headers: Mapping[str, object],
+        facts: Facts,
+    ) -> None:
+        error = str(facts["error"])
+        log.error("an event goes to the dead-letter queue", reason=facts["reason"], error=error)
+        death = {f"x-{name}": value for name, value in facts.items()}
+        # A channel of its own: a refusal closes it, and the consumer's must live on.
+        with self._connection.channel() as channel:
+            self._connection.Producer(channel).publish(
+                body,
+                exchange="",
+                routing_key=f"{self._queue}.dead",
+                content_type=content_type,
+                content_encoding=encoding,
+                headers={**headers, **death},
+                delivery_mode=2,
+                mandatory=True,
+                confirm_timeout=CONFIRM_TIMEOUT,
+            )
