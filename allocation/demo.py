@@ -166,7 +166,7 @@ class Demo:
         while time.monotonic() < deadline:
             if answer := ask():
                 return answer
-            time.sleep(0.05)
+            time.sleep(0.05)  # between two looks, within PATIENCE
         raise StepFailed(
             f"step “{self._step}”: waited {PATIENCE:.0f} s in vain until {what}\n{self.log_tail()}"
         )

@@ -19,6 +19,6 @@ def eventually(
     while not (seen := condition()):
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {within:g} s in vain for {what}; last seen: {seen!r}")
-        time.sleep(pause)
+        time.sleep(pause)  # between two looks, within the deadline
         pause = min(pause * 1.5, 0.1)
     return seen

@@ -17,7 +17,7 @@ from allocation.adapters.sql_unit_of_work import NOTIFY_CHANNEL
 from allocation.adapters.tables import outbox
 
 _LOCK = 4_130_519_772  # any number that no other program locks in the same database
-_SQLITE_POLL = 0.05  # seconds
+_SQLITE_POLL = 0.05  # seconds; SQLite can wake nobody, so its reader looks again and again
 
 
 class Wait(Protocol):

@@ -90,7 +90,7 @@ def traffic(stack: Stack, name: str) -> Iterator[list[str]]:
             if stack.ask("POST", "/v1/allocations", body)[0] in (200, 201, 202):
                 accepted.append(orderid)
                 number += 1
-            time.sleep(0.05)
+            time.sleep(0.05)  # the traffic's pace
 
     thread = threading.Thread(target=order)
     thread.start()

@@ -1,4 +1,7 @@
-"""Programs that tests run as processes of their own on one spool folder: NAME FOLDER ..."""
+"""Programs that tests run as processes of their own on one spool folder: NAME FOLDER ...
+
+Their sleeps of a minute only keep a process there until its test kills it.
+"""
 
 import os
 import sys
