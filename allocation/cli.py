@@ -5,21 +5,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated, NoReturn, TypeVar
 
 import typer
-from amqp.exceptions import AMQPError
-from kombu.exceptions import OperationalError as BrokerError
-from kombu.utils.url import maybe_sanitize_url
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
-from sqlalchemy.exc import SQLAlchemyError
 
 from allocation import bootstrap, check, demo, logs, relay, supervisor
 from allocation.adapters import migrations, topology
+from allocation.tools.terminal import AsJson, console, fail, reaching
 
 app = typer.Typer(
     name="allocation",
@@ -27,9 +21,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-console = Console(soft_wrap=True)
-T = TypeVar("T")
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 @app.command()
@@ -45,7 +36,7 @@ def up() -> None:
     ended = supervisor.run(supervisor.processes(settings), dict(os.environ))
     if ended.broke:
         name, status = ended.broke
-        _fail(
+        fail(
             f"{name} stopped with exit status {status}, so everything was stopped;"
             " its last lines above say why"
         )
@@ -58,7 +49,7 @@ def run_demo() -> None:
     try:
         demo.play(console)
     except demo.StepFailed as failure:
-        _fail(str(failure))
+        fail(str(failure))
     console.print(
         "Everything held. Next: `allocation up` keeps the service running;"
         " README.md shows how other services send commands and hear events."
@@ -100,7 +91,7 @@ def declare_topology() -> None:
 def prove(as_json: AsJson = False) -> None:
     """Prove the books: one line a promise; exit status 1 when one does not hold."""
     engine = bootstrap.engine(bootstrap.settings().database_url)
-    proofs = _reaching("the database", lambda: list(check.prove(engine)))
+    proofs = reaching("the database", lambda: list(check.prove(engine)))
     if as_json:
         rows = [asdict(proof) | {"holds": proof.holds} for proof in proofs]
         console.print_json(json.dumps(rows))
@@ -136,17 +127,17 @@ def _status() -> dict[str, int | None]:
         with bootstrap.broker() as connection:
             return {f"queue {name}": topology.depth(connection, name) for name in topology.names()}
 
-    counts = _reaching("the database", ask_database)
+    counts = reaching("the database", ask_database)
     figures: dict[str, int | None] = {
         f"commands {name}" if name != "unsent" else "outbox rows unsent": count
         for name, count in counts.items()
     }
-    return figures | _reaching("the broker", ask_broker)
+    return figures | reaching("the broker", ask_broker)
 
 
 def _migrate() -> None:
     url = bootstrap.settings().database_url
-    _reaching("the database", lambda: migrations.upgrade(url))
+    reaching("the database", lambda: migrations.upgrade(url))
     console.print("The database has the schema of this version.")
 
 
@@ -155,23 +146,7 @@ def _topology() -> None:
         with bootstrap.broker() as connection:
             return topology.declare(connection)
 
-    console.print(f"The broker has the queues {', '.join(_reaching('the broker', declare))}.")
-
-
-def _reaching(what: str, ask: Callable[[], T]) -> T:
-    """Ask, or end with a sentence that says what could not be reached, and why."""
-    try:
-        return ask()
-    except (SQLAlchemyError, BrokerError, OSError, AMQPError) as error:
-        settings = bootstrap.settings()
-        url = settings.database_url if what == "the database" else settings.broker_url
-        reason = str(getattr(error, "orig", error)).strip()
-        _fail(f"{what} at {maybe_sanitize_url(url)} gave no answer: {reason}")
-
-
-def _fail(sentence: str) -> NoReturn:
-    typer.echo(f"allocation: {sentence}", err=True)
-    raise typer.Exit(1)
+    console.print(f"The broker has the queues {', '.join(reaching('the broker', declare))}.")
 
 
 def main() -> None:

@@ -1,0 +1,35 @@
+"""How every command talks to people: sentences, tables, JSON on request, one line on failure."""
+
+from collections.abc import Callable
+from typing import Annotated, NoReturn, TypeVar
+
+import typer
+from amqp.exceptions import AMQPError
+from kombu.exceptions import OperationalError as BrokerError
+from kombu.utils.url import maybe_sanitize_url
+from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
+
+from allocation import bootstrap
+
+T = TypeVar("T")
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+console = Console(soft_wrap=True)
+
+
+def reaching(what: str, ask: Callable[[], T]) -> T:
+    """Ask `the database` or `the broker`, or end with the sentence why it gave no answer."""
+    try:
+        return ask()
+    except (SQLAlchemyError, BrokerError, OSError, AMQPError) as error:
+        settings = bootstrap.settings()
+        url = settings.database_url if what == "the database" else settings.broker_url
+        reason = str(getattr(error, "orig", error)).strip()
+        fail(f"{what} at {maybe_sanitize_url(url)} gave no answer: {reason}")
+
+
+def fail(sentence: str) -> NoReturn:
+    """End with exit status 1, saying what happened, to what, and what to do."""
+    typer.echo(f"allocation: {sentence}", err=True)
+    raise typer.Exit(1)
