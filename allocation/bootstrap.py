@@ -27,6 +27,14 @@ def unit_of_work() -> SqlUnitOfWork:
     return SqlUnitOfWork(engine(settings().database_url))
 
 
+def confirming_broker() -> Connection:
+    """A connection of which every publish waits until the broker has the message."""
+    connection = broker()
+    if settings().broker_transport is None:
+        connection.transport_options["confirm_publish"] = True
+    return connection
+
+
 def broker() -> Connection:
     """A connection to the configured broker, not open yet."""
     transport = settings().broker_transport

@@ -1,14 +1,22 @@
 """The Celery application: `celery -A allocation worker` finds it as `app`."""
 
+from functools import cache
 from typing import Any
 
 from celery import Celery
 from celery.signals import setup_logging, worker_process_init
 
 from allocation import bootstrap, logs
+from allocation.adapters.dead_letters import Mover
 
 app = Celery("allocation", include=["allocation.tasks"])
 app.config_from_object("celeryconfig")
+
+
+@cache
+def mover() -> Mover:
+    """What the worker's main process sets messages aside with."""
+    return Mover(app.connection_for_write)
 
 
 @setup_logging.connect

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from allocation import bootstrap, check, demo, logs, relay, supervisor
 from allocation.adapters import migrations, topology
+from allocation.tools import dead
 from allocation.tools.terminal import AsJson, console, fail, reaching
 
 app = typer.Typer(
@@ -21,6 +22,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+app.add_typer(dead.app)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
-from uuid import NAMESPACE_OID, uuid5
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 from allocation.domain import commands
 from allocation.domain.books import OrderLine
@@ -99,6 +99,14 @@ def fail(message: Message, error: str, uow: UnitOfWork) -> None:
     with uow:
         uow.inbox.record_failure(message, error)
         uow.commit()
+
+
+def drop(command_id: UUID, uow: UnitOfWork) -> bool:
+    """Refuse a command that nobody could decide, for good; False when there is none of this id."""
+    with uow:
+        dropped = uow.inbox.give_up(command_id, Refused("dropped", field="id"))
+        uow.commit()
+    return dropped
 
 
 def _tell(product: Product, cause: Message, uow: UnitOfWork) -> None:

@@ -1,12 +1,13 @@
 """One Celery task per command: it translates and states the retry policy; a handler decides."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import structlog
 from celery import Task
-from celery.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Reject, SoftTimeLimitExceeded
 from celery.utils.time import get_exponential_backoff_interval
 
 from allocation import bootstrap
@@ -28,6 +29,7 @@ class CommandTask(Task):
     otherwise, is dead-lettered and the command marked as failed.
     """
 
+    Request = "allocation.requests:CommandRequest"
     max_retries = 12
     longest_delay = 60  # seconds
 
@@ -39,12 +41,26 @@ class CommandTask(Task):
         try:
             outcome = decide(message, bootstrap.unit_of_work())
         except (ConcurrentUpdate, StorageUnavailable, SoftTimeLimitExceeded) as error:
-            raise self.retry(exc=error, countdown=self._delay()) from error
+            raise self._later(error) from error
         finally:
             structlog.contextvars.clear_contextvars()
         if isinstance(outcome, Refused):
             return {"refused": outcome.reason, **outcome.facts}
         return dict(outcome.facts)
+
+    def _later(self, error: Exception) -> Exception:
+        """Have the broker deliver the command again after a while; returns what is to be raised."""
+        first = self.request.get("first_failed_at") or datetime.now(UTC).isoformat()
+        try:
+            return self.retry(
+                exc=error,
+                countdown=self._delay(),
+                headers={"first_failed_at": first},
+                throw=False,
+            )
+        except Reject as unsent:
+            # The broker takes no message now: it keeps the one that it has.
+            return Reject(unsent.reason, requeue=True)
 
     def on_failure(
         self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: object

@@ -9,7 +9,7 @@ from uuid import UUID
 from allocation.domain.commands import Command
 from allocation.domain.events import Event
 from allocation.domain.model import Product
-from allocation.domain.outcomes import Outcome
+from allocation.domain.outcomes import Outcome, Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,10 @@ class Inbox(Protocol):
 
     def record_failure(self, message: Message, error: str) -> None:
         """Say that nobody could decide the command; an outcome that is there stays."""
+        ...
+
+    def give_up(self, command_id: UUID, refusal: Refused) -> bool:
+        """Refuse a command that has no outcome; False when it has one, or is not known."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import structlog
 from amqp.exceptions import MessageNacked
@@ -15,7 +16,7 @@ log = structlog.get_logger(__name__)
 CONFIRM_TIMEOUT = 10.0  # seconds; a broker that is short of memory or disk gives no answer at all
 
 Facts = Mapping[str, object]
-"""What the headers tell, without their `x-`; `reason` and `error` always."""
+"""What the headers tell, without their `x-`; `reason`, `error` and `last` always."""
 
 
 class DeadLetters:
@@ -68,6 +69,7 @@ class DeadLetters:
     ) -> None:
         error = str(facts["error"])
         log.error("an event goes to the dead-letter queue", reason=facts["reason"], error=error)
+        facts = {"last": datetime.now(UTC).isoformat()} | dict(facts)
         death = {f"x-{name}": value for name, value in facts.items()}
         # A channel of its own: a refusal closes it, and the consumer's must live on.
         with self._connection.channel() as channel:

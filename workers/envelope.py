@@ -13,7 +13,15 @@ _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}")
 
 
 class Unreadable(Exception):
-    """The message is no event that can be understood here; the text says why."""
+    """The message is no event that can be understood here; the text says why, `reason` in short."""
+
+    reason = "unreadable"
+
+
+class UnknownVersion(Unreadable):
+    """A newer subscriber may understand it: its dead letter can be replayed once there is one."""
+
+    reason = "unknown version"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +90,13 @@ def from_json(event: object) -> Envelope:
 def version_one(event: Envelope, wanted: Collection[str]) -> str | None:
     """The type without its version, such as `allocation.allocated`; None when it is not wanted.
 
-    Raises Unreadable when it is wanted, and its version is not 1.
+    Raises UnknownVersion when it is wanted, and its version is not 1.
     """
     name, _, version = event.type.rpartition(".v")
     if name not in wanted:
         return None
     if version != "1":
-        raise Unreadable(f"{event.type} has a version that is not known here")
+        raise UnknownVersion(f"{event.type} has a version that is not known here")
     return name
 
 

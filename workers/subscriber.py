@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -115,20 +116,26 @@ class Subscriber:
         # deliveries that the queue allows, until the broker takes them for poison.
         self._inbox.resume()
         queue = Queue(self._queue, no_declare=True)
+        # What comes is not worked on where it comes in: to wait there for the broker's confirm of a
+        # dead letter would let the next message in, and so on, one inside the other.
+        arrived: deque[tuple[Message, Exception | None]] = deque()
         with Consumer(
             channel,
             [queue],
-            on_message=self._take,
-            on_decode_error=self._take_undecoded,
+            on_message=lambda message: arrived.append((message, None)),
+            on_decode_error=lambda message, error: arrived.append((message, error)),
             prefetch_count=PREFETCH,
             auto_declare=False,
         ):
             log.info(f"ready: consuming {self._queue}")
             while not self._stop.is_set():
                 try:
-                    connection.drain_events(timeout=TICK)
+                    connection.drain_events(timeout=0.01 if arrived else TICK)
                 except TimeoutError:
                     pass
+                began = time.monotonic()
+                while arrived and time.monotonic() - began < TICK and not self._stop.is_set():
+                    self._take(*arrived.popleft())
                 if connection.heartbeat:
                     connection.heartbeat_check()
                 if time.monotonic() - self._ticked > TICK:
@@ -136,24 +143,20 @@ class Subscriber:
                     self._beat()
                     self._ticked = time.monotonic()
 
-    def _take(self, message: Message) -> None:
-        if self._stop.is_set():
-            return  # not ours any more: it goes back with the connection
+    def _take(self, message: Message, undecodable: Exception | None) -> None:
         try:
+            if undecodable is not None:
+                raise Unreadable(f"the message can't be decoded: {undecodable}")
             event = read(message.body, message.content_type)
             self._parse(event)
-        except Unreadable as reason:
-            self._dead.bury(message, {"reason": "unreadable", "error": _short(reason)})
+        except Unreadable as problem:
+            self._dead.bury(message, {"reason": problem.reason, "error": _short(problem)})
             return
         with logs.about(event):
             if failure := self._persist(lambda: self._inbox.take(event)):
                 self._dead.bury(message, failure)
             else:
                 message.ack()
-
-    def _take_undecoded(self, message: Message, error: Exception) -> None:
-        reason = f"the message can't be decoded: {_short(error)}"
-        self._dead.bury(message, {"reason": "unreadable", "error": reason})
 
     def _persist(self, work: Callable[[], None]) -> dict[str, object] | None:
         """Do the work, again where it fails; None once it is done, else what is known of it.

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from uuid import UUID
 
+from sqlalchemy import Update, select, update
 from sqlalchemy import insert as plain_insert
-from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from allocation.adapters import contract, tables
@@ -90,29 +91,27 @@ class SqlInbox:
         return self._known(message)
 
     def record(self, message: Message, outcome: Outcome) -> None:
-        facts = dict(outcome.facts)
-        if isinstance(outcome, Refused):
-            status, facts = "rejected", {"reason": outcome.reason, **facts}
-        else:
-            status = "succeeded"
         self._session.execute(
             update(tables.commands)
             .where(tables.commands.c.id == message.id)
-            .values(
-                status=status,
-                outcome=facts,
-                decided_at=self._now(),
-            )
+            .values(**_columns(outcome), decided_at=self._now())
         )
 
     def record_failure(self, message: Message, error: str) -> None:
         self._insert(message)
-        commands = tables.commands.c
         self._session.execute(
-            update(tables.commands)
-            .where(commands.id == message.id, commands.status.in_(["pending", "failed"]))
-            .values(status="failed", outcome={"error": error}, decided_at=self._now())
+            _undecided(message.id).values(
+                status="failed", outcome={"error": error}, decided_at=self._now()
+            )
         )
+
+    def give_up(self, command_id: UUID, refusal: Refused) -> bool:
+        given_up = self._session.scalar(
+            _undecided(command_id)
+            .values(**_columns(refusal), decided_at=self._now())
+            .returning(tables.commands.c.id)
+        )
+        return given_up is not None
 
     def _insert(self, message: Message) -> bool:
         """False when the id is there; waits while another transaction is about to insert it."""
@@ -147,3 +146,17 @@ class SqlInbox:
         if row.status == "rejected":
             return Refused(**row.outcome)
         return None
+
+
+def _columns(outcome: Outcome) -> dict[str, object]:
+    facts = dict(outcome.facts)
+    if isinstance(outcome, Refused):
+        return {"status": "rejected", "outcome": {"reason": outcome.reason, **facts}}
+    return {"status": "succeeded", "outcome": facts}
+
+
+def _undecided(command_id: UUID) -> Update:
+    columns = tables.commands.c
+    return update(tables.commands).where(
+        columns.id == command_id, columns.status.in_(["pending", "failed"])
+    )

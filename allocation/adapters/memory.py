@@ -12,7 +12,7 @@ from allocation.adapters import contract
 from allocation.domain.books import Allocation, Batch, MemoryBooks
 from allocation.domain.events import Event
 from allocation.domain.model import Product
-from allocation.domain.outcomes import Outcome
+from allocation.domain.outcomes import Outcome, Refused
 from allocation.unit_of_work import CommandConflict, Message
 
 
@@ -125,6 +125,13 @@ class MemoryInbox:
         row = self._store.commands.setdefault(message.id, _Row(message))
         if row.outcome is None:
             row.status, row.error = "failed", error
+
+    def give_up(self, command_id: UUID, refusal: Refused) -> bool:
+        row = self._store.commands.get(command_id)
+        if row is None or row.outcome is not None:
+            return False
+        row.status, row.outcome, row.error = "decided", refusal, None
+        return True
 
     def _known(self, message: Message) -> _Row:
         row = self._store.commands[message.id]

@@ -76,6 +76,11 @@ def names() -> list[str]:
     return [queue.name for queue in queues()]
 
 
+def dead_queues() -> dict[str, str]:
+    """Each dead-letter queue, and the queue whose letters it takes."""
+    return {DEAD: COMMANDS} | {f"{name}.dead": name for name in SUBSCRIBERS}
+
+
 def depth(connection: Connection, name: str) -> int | None:
     """Messages that wait in the queue; None when there is no such queue."""
     try:

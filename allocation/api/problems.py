@@ -24,6 +24,7 @@ REFUSALS = {
     "unknown batchref": "There is no batch with this reference.",
     "unknown order line": "The order has no line of this sku.",
     "batchref taken": "There is a batch with this reference already.",
+    "dropped": "Nobody could decide the command, and an operator dropped it.",
     "quantity differs": "The order has a line of this sku already, with another quantity.",
 }
 """The rules' reasons to refuse a command, each with a sentence."""

@@ -1,6 +1,7 @@
 """How every command talks to people: sentences, tables, JSON on request, one line on failure."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, NoReturn, TypeVar
 
 import typer
@@ -8,6 +9,8 @@ from amqp.exceptions import AMQPError
 from kombu.exceptions import OperationalError as BrokerError
 from kombu.utils.url import maybe_sanitize_url
 from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
 from allocation import bootstrap
@@ -16,6 +19,16 @@ T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 console = Console(soft_wrap=True)
+_NO_LIMIT = 100_000  # characters
+
+
+def print_table(rows: Sequence[Mapping[str, object]]) -> None:
+    """The rows under the names of the first one's fields; in a pipe nothing is cut to a width."""
+    table = Table(*(Column(name, overflow="fold") for name in rows[0]), box=None)
+    for row in rows:
+        # Text takes no markup: what strangers sent may have brackets.
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row.values()))
+    Console(soft_wrap=True, width=None if sys.stdout.isatty() else _NO_LIMIT).print(table)
 
 
 def reaching(what: str, ask: Callable[[], T]) -> T:

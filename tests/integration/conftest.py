@@ -9,10 +9,11 @@ from uuid import uuid4
 
 import pytest
 from celery import Celery
-from kombu import Connection
+from kombu import Connection, Queue
 from sqlalchemy import Engine, select
 
-from allocation.adapters import database, topology
+from allocation.adapters import database, dead_letters, topology
+from allocation.adapters.dead_letters import DeadLetter
 from allocation.adapters.tables import commands
 from tests.servers.processes import Process
 from tests.waiting import eventually
@@ -47,6 +48,24 @@ class Service:
         """Messages in a queue."""
         with Connection(self.broker_url) as connection:
             return topology.depth(connection, queue)
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """The commands' dead letters; they stay where they are."""
+        with Connection(self.broker_url) as connection:
+            return list(dead_letters.taken(connection, topology.DEAD, 1000))
+
+    def messages(self, queue: str) -> list[Any]:
+        """The messages of a queue, which they leave."""
+        with Connection(self.broker_url) as connection:
+            taken = Queue(queue)(connection.channel())
+            return list(iter(lambda: taken.get(no_ack=True), None))
+
+    def run(self, *arguments: str, status: int = 0) -> str:
+        """What `allocation ARGUMENTS` prints; it has to end with this exit status."""
+        command = [sys.executable, "-m", "allocation.cli", *arguments]
+        process = self.start_process(command, name=arguments[0], env=self.environment)
+        assert process.wait(30) == status, process.logs()
+        return process.logs()
 
 
 @dataclass

@@ -2,12 +2,11 @@
 
 import json
 import pickle
+from collections import Counter
 from typing import Any
 
 import pytest
-from kombu import Connection, Queue
 from pytest_celery import CeleryTestSetup
-from sqlalchemy import text
 
 from allocation import check
 from allocation.adapters import contract
@@ -51,6 +50,14 @@ RAW: dict[str, tuple[bytes, dict[str, Any]]] = {
     "an id that is no UUID": (GOOD_BODY, {"headers": celery_headers(id="1")}),
     "a bad eta": (GOOD_BODY, {"headers": celery_headers(eta="tomorrow")}),
     "a bad expires": (GOOD_BODY, {"headers": celery_headers(expires=[1])}),
+    "a timelimit that nothing can keep": (
+        GOOD_BODY,
+        {"headers": celery_headers(timelimit=[0.001, 0.0001])},
+    ),
+    "an eta in another century": (
+        GOOD_BODY,
+        {"headers": celery_headers(eta="2999-01-01T00:00:00")},
+    ),
     "a bad timelimit": (GOOD_BODY, {"headers": celery_headers(timelimit="soon")}),
     "a bad retries": (GOOD_BODY, {"headers": celery_headers(retries="many")}),
     "a canvas": (
@@ -77,6 +84,8 @@ def test_every_message_that_is_no_command_is_dead_lettered_and_the_worker_goes_o
         what="every bad message in the dead-letter queue",
     )
     assert celery_setup.worker.container.status == "running"
+    reasons = Counter(letter.reason for letter in service.dead_letters() if letter.error)
+    assert reasons == {"unreadable": len(RAW) - 2, "unknown task": 2}
 
 
 BAD_BODIES: list[tuple[str, dict[str, Any], str]] = [
@@ -191,23 +200,3 @@ def test_a_command_outlives_an_absent_database(
 
     allocated = {"status": "allocated", "batchref": "b1", "eta": None}
     assert service.outcome(command_id, within=40) == ("succeeded", allocated)
-
-
-def test_what_nobody_can_decide_is_dead_lettered_and_its_command_marked_as_failed(
-    service: Service, celery_setup: CeleryTestSetup, client: BareClient
-) -> None:
-    """A fault of ours; once it is mended, the dead letter can be delivered again."""
-    with service.engine.begin() as connection:
-        connection.execute(text("ALTER TABLE products RENAME TO lost"))
-
-    command_id = client.send("allocation.create_batch", batchref="b1", sku="LAMP", qty=10)
-
-    status, outcome = service.outcome(command_id)
-    assert (status, "products" in outcome["error"]) == ("failed", True)
-    eventually(lambda: service.depth("allocation.dead") == 1, what="the dead letter")
-    with service.engine.begin() as connection:
-        connection.execute(text("ALTER TABLE lost RENAME TO products"))
-    with Connection(service.broker_url) as connection:
-        letter = Queue("allocation.dead")(connection.channel()).get()
-        client.send_raw(letter.body, headers=letter.headers)
-    eventually(lambda: service.outcome(command_id)[0] == "succeeded", what="the outcome")

@@ -50,9 +50,26 @@ def test_bad_messages_go_to_the_dead_letters_with_the_reason_and_the_good_ones_p
 
     eventually(all_dead, what="every bad message in the dead-letter queue")
     for letter, (body, _, word) in zip(letters, bad, strict=True):
-        assert letter.headers["x-reason"] == "unreadable"
+        reason = "unknown version" if word == "version" else "unreadable"
+        assert letter.headers["x-reason"] == reason
         assert word in letter.headers["x-error"]
         assert as_bytes(letter.body) == as_bytes(body)
+    assert process.running
+
+
+def test_a_crowd_of_bad_messages_is_set_aside_as_well(warehouse: Warehouse) -> None:
+    """More at once than a program may nest calls."""
+    process = warehouse.start()
+
+    warehouse.tell(*([b"{"] * 400))
+
+    letters: list[Any] = []
+
+    def all_dead() -> bool:
+        letters.extend(warehouse.dead())
+        return len(letters) == 400
+
+    eventually(all_dead, what="every bad message in the dead letters")
     assert process.running
 
 

@@ -1,0 +1,197 @@
+"""Dead letters: messages set aside in a queue of their own, with the reason in their headers."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from amqp.exceptions import MessageNacked
+from kombu import Connection, Producer
+from kombu.exceptions import OperationalError
+from kombu.message import Message
+
+log = structlog.get_logger(__name__)
+
+CONFIRM_TIMEOUT = 10.0  # seconds; a broker that is short of memory or disk gives no answer at all
+
+Facts = Mapping[str, object]
+"""What the headers tell, each behind `x-`: reason, error, traceback, attempts, first, last.
+
+`reason`, `error` and `last` always; the subscribers' dead letters have the same ones.
+"""
+
+_OURS = ("reason", "error", "traceback", "attempts", "first", "last", "held_event")
+# What belongs to the life that ended: a message that is replayed begins a new one.
+_OF_THE_PAST = {f"x-{name}" for name in _OURS} | {"first_failed_at"}
+_THE_BROKERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-")
+
+
+class Mover:
+    """Copies messages to other queues over a connection of its own, opened when it is needed."""
+
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        """`connect` makes connections that confirm what is published."""
+        self._connect = connect
+        self._producer: Producer | None = None
+
+    def bury(self, message: Message, queue: str, facts: Facts) -> bool:
+        """Copy the message to the dead-letter queue `queue`; False as for `copy`."""
+        headers = dict(message.headers or {})
+        # What came compressed is plain here, or could not be unpacked and is not to be tried again.
+        compression = headers.pop("compression", None)
+        if message.errors and compression:
+            headers["x-compression"] = compression
+        facts = {"last": datetime.now(UTC).isoformat()} | dict(facts)
+        headers |= {f"x-{name}": value for name, value in facts.items()}
+        return self.copy(message, "", queue, headers)
+
+    def copy(
+        self, message: Message, exchange: str, routing_key: str, headers: Mapping[str, object]
+    ) -> bool:
+        """Publish the message once more; False when the broker does not say that it has it.
+
+        The message itself is not touched. The copy may be there though the answer was lost.
+        """
+        kept = self._producer is not None
+        # A connection that was kept may have been lost since: that costs a second try.
+        return self._publish(message, exchange, routing_key, headers) or (
+            kept and self._publish(message, exchange, routing_key, headers)
+        )
+
+    def _publish(
+        self, message: Message, exchange: str, routing_key: str, headers: Mapping[str, object]
+    ) -> bool:
+        connection = self._producer.connection if self._producer else self._connect()
+        try:
+            if self._producer is None:
+                self._producer = Producer(connection.channel())
+            _publish(self._producer, exchange, routing_key, message, headers)
+        except (
+            OSError,
+            OperationalError,
+            MessageNacked,
+            *connection.connection_errors,
+            *connection.channel_errors,
+        ) as error:
+            log.warning("the broker took no copy of a message", to=routing_key, error=str(error))
+            # A late confirm must not be taken for the next message's.
+            connection.collapse()
+            self._producer = None
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One message of a dead-letter queue; `id` is the command's or event's, else made from it."""
+
+    id: str
+    queue: str
+    reason: str
+    name: str
+    attempts: int | None
+    first: str | None
+    last: str | None
+    error: str
+    message: Message
+
+    @property
+    def kind(self) -> str:
+        """What letters of the same cause have in common, beside their reason and name."""
+        return self.error.partition(":")[0][:100] if self.reason == "failed" else ""
+
+
+def read(queue: str, message: Message) -> DeadLetter:
+    """The letter that a message of the dead-letter queue `queue` is, whatever it holds."""
+    headers = message.headers or {}
+    deaths = headers.get("x-death") or [{}]
+    reason = headers.get("x-reason") or deaths[0].get("reason") or "unknown"
+    event = _as_event(message.body)
+    made = hashlib.sha256(_bytes(message.body) + repr(sorted(headers.items())).encode())
+    return DeadLetter(
+        id=str(headers.get("id") or event.get("id") or made.hexdigest()[:16])[:100],
+        queue=queue,
+        reason=str(reason),
+        error=str(headers.get("x-error") or ""),
+        name=str(headers.get("task") or event.get("type") or "")[:100],
+        attempts=headers.get("x-attempts"),
+        first=_text(headers.get("x-first") or deaths[-1].get("time")),
+        last=_text(headers.get("x-last") or deaths[0].get("time")),
+        message=message,
+    )
+
+
+def taken(connection: Connection, queue: str, at_most: int) -> Iterator[DeadLetter]:
+    """The oldest letters, one after the other; those neither acknowledged nor rejected come back.
+
+    While this goes on nobody else sees them.
+    """
+    with connection.channel() as channel:
+        for _ in range(at_most):
+            message = channel.basic_get(queue, no_ack=False)
+            if message is None:
+                return
+            yield read(queue, channel.message_to_python(message))
+
+
+def send_again(connection: Connection, queue: str, letter: DeadLetter) -> None:
+    """Put the message back into `queue`, as new, and then take it off the dead letters.
+
+    Dying between the two leaves it in both, and its id makes that harmless. Raises the connection's
+    errors; then it is still a dead letter.
+    """
+    message = letter.message
+    headers = {
+        name: value
+        for name, value in (message.headers or {}).items()
+        if name not in _OF_THE_PAST and not name.startswith(_THE_BROKERS)
+    }
+    if "retries" in headers:
+        headers["retries"] = 0
+    if compression := headers.pop("x-compression", None):
+        headers["compression"] = compression
+    with connection.channel() as channel:
+        _publish(Producer(channel), "", queue, message, headers)
+    message.ack()
+
+
+def _publish(
+    producer: Producer,
+    exchange: str,
+    routing_key: str,
+    message: Message,
+    headers: Mapping[str, object],
+) -> None:
+    kept = ("correlation_id", "message_id", "reply_to", "type", "app_id")
+    properties = {name: message.properties[name] for name in kept if name in message.properties}
+    producer.publish(
+        message.body,
+        exchange=exchange,
+        routing_key=routing_key,
+        content_type=message.content_type,
+        content_encoding=message.content_encoding or "binary",
+        headers=dict(headers),
+        delivery_mode=2,
+        mandatory=True,
+        confirm_timeout=CONFIRM_TIMEOUT,
+        **properties,
+    )
+
+
+def _as_event(body: bytes | str) -> Mapping[str, Any]:
+    try:
+        event = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+def _bytes(body: bytes | str) -> bytes:
+    return body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,57 @@
+"""What becomes of a command whose task has ended: its message is acknowledged, or set aside."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from billiard.einfo import ExceptionInfo
+from celery.worker.request import Request
+
+from allocation.adapters import topology
+from allocation.adapters.dead_letters import Facts
+from allocation.celery import mover
+
+
+class CommandRequest(Request):
+    """Celery's request, but what it rejects for good becomes a dead letter that says why.
+
+    Celery itself knows the exception, and the broker would move the message without it. What was
+    revoked or came too late is set aside too: nothing that was accepted is dropped.
+    """
+
+    _failure: ExceptionInfo | None = None
+
+    def on_failure(self, exc_info: ExceptionInfo, *args: Any, **options: Any) -> Any:
+        self._failure = exc_info
+        return super().on_failure(exc_info, *args, **options)
+
+    def reject(self, requeue: bool = False) -> None:
+        if requeue or self.acknowledged or not self._bury(self._facts_of_failure()):
+            super().reject(requeue)
+        else:
+            self.acknowledge()
+
+    def _announce_revoked(
+        self, reason: str, terminated: bool, signum: object, expired: bool
+    ) -> None:
+        if not self.acknowledged:
+            error = f"the command was {reason} before it was decided"
+            if not self._bury({"reason": reason, "error": error}):
+                super().reject(requeue=False)
+        super()._announce_revoked(reason, terminated, signum, expired)
+
+    def _bury(self, facts: Facts) -> bool:
+        return mover().bury(self._message, topology.DEAD, facts)
+
+    def _facts_of_failure(self) -> Facts:
+        now = datetime.now(UTC).isoformat()
+        failure = self._failure
+        exception = getattr(failure, "exception", None)
+        cause = getattr(exception, "exc", exception)
+        return {
+            "reason": "failed",
+            "error": f"{type(cause).__name__}: {cause}".partition("\n")[0][:1000],
+            "traceback": str(getattr(failure, "traceback", ""))[-4000:],
+            "attempts": self.request_dict.get("retries", 0) + 1,
+            "first": self.request_dict.get("first_failed_at") or now,
+            "last": now,
+        }
