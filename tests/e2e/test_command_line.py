@@ -9,8 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kombu import Connection
 
 from allocation import check
+from allocation.adapters import topology
+from allocation.settings import SPOOL_TRANSPORT
 from tests.servers.ports import free_ports
 from tests.servers.processes import Process
 
@@ -109,6 +112,30 @@ def test_status_counts_commands_and_messages(allocation: Run) -> None:
     figures = json.loads(status.logs())
     assert figures["commands pending"] == figures["outbox rows unsent"] == 0
     assert figures["queue allocation.commands"] == figures["queue warehouse.events.dead"] == 0
+
+
+def test_dead_letters_are_listed_and_replayed_on_the_embedded_broker(
+    allocation: Run, state_dir: Path
+) -> None:
+    """As on RabbitMQ."""
+    assert allocation("topology").wait() == 0
+    with Connection(f"spool://{state_dir}/spool", transport=SPOOL_TRANSPORT) as connection:
+        connection.Producer().publish(
+            b"{}", routing_key="warehouse.events.dead", headers={"x-reason": "unreadable"}
+        )
+
+    listed = allocation("dead", "list", "--json")
+    assert listed.wait() == 0
+    replayed = allocation("dead", "replay", "--reason", "unreadable")
+    assert replayed.wait() == 0
+
+    assert [(row["reason"], row["letters"]) for row in json.loads(listed.logs())] == [
+        ("unreadable", 1)
+    ]
+    assert "1 dead letter was delivered again." in replayed.logs()
+    with Connection(f"spool://{state_dir}/spool", transport=SPOOL_TRANSPORT) as connection:
+        queues = ("warehouse.events", "warehouse.events.dead")
+        assert [topology.depth(connection, queue) for queue in queues] == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from allocation.domain.commands import (
     Malformed,
 )
 from allocation.domain.outcomes import Refused, Succeeded
-from allocation.handlers import accept, decide, fail
+from allocation.handlers import accept, decide, drop, fail
 from allocation.unit_of_work import CommandConflict, Message
 from tests.storage.conftest import Storage, message
 
@@ -108,6 +108,27 @@ def test_a_failure_does_not_undo_an_outcome(storage: Storage) -> None:
     decide(create, storage.unit_of_work())
 
     fail(create, "TimeLimitExceeded", storage.unit_of_work())
+
+    assert decide(create, storage.unit_of_work()) == Succeeded(status="created", batchref="b1")
+
+
+def test_a_dropped_command_is_refused_for_good(storage: Storage) -> None:
+    """Its message may still come from somewhere."""
+    allocate = message(Allocate("o1", "LAMP", 4), 1)
+    accept(allocate, storage.unit_of_work())
+
+    assert drop(allocate.id, storage.unit_of_work())
+
+    assert decide(allocate, storage.unit_of_work()) == Refused("dropped", field="id")
+
+
+def test_only_a_command_without_an_outcome_can_be_dropped(storage: Storage) -> None:
+    """What was decided stays decided, and of an unknown one there is nothing to drop."""
+    create = message(CreateBatch("b1", "LAMP", 10), 1)
+    decide(create, storage.unit_of_work())
+
+    assert not drop(create.id, storage.unit_of_work())
+    assert not drop(UUID(int=99), storage.unit_of_work())
 
     assert decide(create, storage.unit_of_work()) == Succeeded(status="created", batchref="b1")
 
