@@ -1,6 +1,7 @@
 """The tables of the allocation database, and how the domain's classes map to them."""
 
 from datetime import UTC, datetime
+from threading import Lock
 
 from sqlalchemy import (
     JSON,
@@ -166,15 +167,17 @@ Index(
 Index("ix_outbox_sku_sequence", outbox.c.sku, outbox.c.sequence, unique=True)
 
 _mapper = registry(metadata=metadata)
+_mapping = Lock()
 
 
 def map_domain() -> None:
     """Teach SQLAlchemy to load and save the domain's classes; calling it again does nothing."""
-    if list(_mapper.mappers):
-        return
-    # The version is checked on every update: a second guard beside the row's lock.
-    _mapper.map_imperatively(
-        Product, products, version_id_col=products.c.version, version_id_generator=False
-    )
-    _mapper.map_imperatively(Batch, batches)
-    _mapper.map_imperatively(Allocation, allocations)
+    with _mapping:  # the API's first requests come on several threads at once
+        if list(_mapper.mappers):
+            return
+        # The version is checked on every update: a second guard beside the row's lock.
+        _mapper.map_imperatively(
+            Product, products, version_id_col=products.c.version, version_id_generator=False
+        )
+        _mapper.map_imperatively(Batch, batches)
+        _mapper.map_imperatively(Allocation, allocations)

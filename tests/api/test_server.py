@@ -133,13 +133,14 @@ def test_the_processes_agree_on_commands_and_figures(api: Api) -> None:
     headers = {"Idempotency-Key": "key-1"}
     before = counted(api)[0]
 
-    def post(_: int) -> str:
+    def post(_: int) -> tuple[int, str | None]:
         response = api.request("POST", "/v1/allocations", json.dumps(LINE), headers)
-        return response.headers["Location"]
+        return response.status, response.headers["Location"]
 
     with ThreadPoolExecutor(8) as threads:
         answers = set(threads.map(post, range(40)))
 
+    assert {status for status, _ in answers} == {202}
     assert len(answers) == 1
     assert counted(api) == [before + 40] * 8
 
