@@ -7,6 +7,7 @@ from billiard.einfo import ExceptionInfo
 from celery.worker.request import Request
 
 from allocation.adapters import topology
+from allocation.adapters.contract import UnknownFields
 from allocation.adapters.dead_letters import Facts
 from allocation.celery import mover
 
@@ -48,7 +49,7 @@ class CommandRequest(Request):
         exception = getattr(failure, "exception", None)
         cause = getattr(exception, "exc", exception)
         return {
-            "reason": "failed",
+            "reason": "unknown field" if isinstance(cause, UnknownFields) else "failed",
             "error": f"{type(cause).__name__}: {cause}".partition("\n")[0][:1000],
             "traceback": str(getattr(failure, "traceback", ""))[-4000:],
             "attempts": self.request_dict.get("retries", 0) + 1,

@@ -24,7 +24,8 @@ log = structlog.get_logger(__name__)
 class CommandTask(Task):
     """Decides the command that the task's name and keyword arguments are.
 
-    A body that breaks the contract is refused and recorded, as any other refusal. Conflicts and an
+    A body that breaks the contract is refused and recorded, as any other refusal; one of a newer
+    contract becomes a dead letter. Conflicts and an
     unreachable database are retried, about seven minutes in all; what still fails then, or fails
     otherwise, is dead-lettered and the command marked as failed.
     """
@@ -39,6 +40,8 @@ class CommandTask(Task):
             command_id=str(message.id), command=self.name, **_named(body)
         )
         try:
+            # A newer sender may mean something by them: neither to be ignored nor to be refused.
+            contract.check_fields(self.name, body)
             outcome = decide(message, bootstrap.unit_of_work())
         except (ConcurrentUpdate, StorageUnavailable, SoftTimeLimitExceeded) as error:
             raise self._later(error) from error

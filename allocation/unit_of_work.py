@@ -75,7 +75,10 @@ class Inbox(Protocol):
         ...
 
     def record_failure(self, message: Message, error: str) -> None:
-        """Say that nobody could decide the command; an outcome that is there stays."""
+        """Say that nobody could decide the command; an outcome that is there stays.
+
+        A malformed one is only marked where it is known already.
+        """
         ...
 
     def give_up(self, command_id: UUID, refusal: Refused) -> bool:

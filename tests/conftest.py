@@ -41,6 +41,11 @@ def pytest_sessionfinish() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first: so no process works alone on one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Any:
     """A failed test shows how the logs of its processes end."""

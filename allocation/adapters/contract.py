@@ -51,6 +51,10 @@ class Violation:
     problem: str
 
 
+class UnknownFields(Exception):
+    """The command has fields of a newer contract; nothing else is wrong with it."""
+
+
 def schema(name: str) -> Json:
     """The JSON Schema of a command (`allocation.allocate`) or event (`allocation.allocated.v1`)."""
     return dict(_read(name, "schema"))
@@ -78,6 +82,18 @@ def violations(name: str, body: object) -> list[Violation]:
         problem = _PROBLEMS.get(broken.kind.name) or broken.message or broken.kind.name
         found.setdefault(field, Violation(field, problem))
     return list(found.values())
+
+
+def check_fields(name: str, body: Mapping[str, Any]) -> None:
+    """Raise UnknownFields where the contract's only complaint about `body` is what it has more."""
+    unknown = body.keys() - _read(name, "schema")["properties"].keys()
+    known = {field: value for field, value in body.items() if field not in unknown}
+    if unknown and not violations(name, known):
+        names = ascii(sorted(unknown))[1:-1]
+        raise UnknownFields(
+            f"{name} has no field {names[:200]} here: upgrade this worker and replay the command,"
+            " or mend its sender"
+        )
 
 
 def parse_command(name: str, body: Mapping[str, Any]) -> Command:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from allocation.adapters import contract, tables
 from allocation.adapters.database import insert
+from allocation.domain.commands import Malformed
 from allocation.domain.events import Event
 from allocation.domain.outcomes import Outcome, Refused, Succeeded
 from allocation.unit_of_work import CommandConflict, Message
@@ -98,7 +99,9 @@ class SqlInbox:
         )
 
     def record_failure(self, message: Message, error: str) -> None:
-        self._insert(message)
+        # Of what can't be read here only the id is sure: a newer worker knows its body otherwise.
+        if not isinstance(message.command, Malformed):
+            self._insert(message)
         self._session.execute(
             _undecided(message.id).values(
                 status="failed", outcome={"error": error}, decided_at=self._now()

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from allocation.adapters import contract
 from allocation.domain.books import Allocation, Batch, MemoryBooks
+from allocation.domain.commands import Malformed
 from allocation.domain.events import Event
 from allocation.domain.model import Product
 from allocation.domain.outcomes import Outcome, Refused
@@ -122,6 +123,8 @@ class MemoryInbox:
         row.status, row.outcome, row.error = "decided", outcome, None
 
     def record_failure(self, message: Message, error: str) -> None:
+        if message.id not in self._store.commands and isinstance(message.command, Malformed):
+            return
         row = self._store.commands.setdefault(message.id, _Row(message))
         if row.outcome is None:
             row.status, row.error = "failed", error

@@ -148,3 +148,31 @@ def test_an_event_that_breaks_the_contract_is_never_told() -> None:
     """It is a fault of ours, and nothing is committed."""
     with pytest.raises(AssertionError, match="breaks its contract"):
         told(Allocated("o", "LAMP", 0, "b", sequence=1))
+
+
+RELEASED = sorted((Path(__file__).parent / "released").glob("*.json"))
+
+
+@pytest.mark.parametrize("release", RELEASED, ids=lambda path: path.stem)
+def test_what_senders_of_a_release_send_is_still_understood(release: Path) -> None:
+    """A new field of a command is optional, for ever."""
+    then = json.loads(release.read_text())
+
+    for name in then.keys() & contract.COMMANDS.keys():
+        assert contract.violations(name, then[name]["example"]) == []
+        assert contract.schema(name)["required"] == then[name]["schema"]["required"]
+    assert then.keys() <= set(NAMES)
+
+
+@pytest.mark.parametrize("release", RELEASED, ids=lambda path: path.stem)
+def test_readers_of_a_release_find_in_events_all_that_they_knew(release: Path) -> None:
+    """A field may be added; to take one away, or to change one, is a new version of the event."""
+    then = json.loads(release.read_text())
+
+    for name in then.keys() - contract.COMMANDS.keys():
+        now, before = contract.schema(name), then[name]["schema"]
+        assert set(before["required"]) <= set(now["required"])
+        data = before["properties"]["data"]
+        assert set(data["required"]) <= set(now["properties"]["data"]["required"])
+        fields = data["properties"]
+        assert {field: definitions(name).get(field) for field in fields} == fields

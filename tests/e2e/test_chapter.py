@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from kombu import Connection, Exchange, Queue
 
 from allocation import check
 from tests.e2e.conftest import House
 from tests.integration.conftest import BareClient
 from tests.waiting import eventually
+
+pytestmark = pytest.mark.long
 
 README = Path(__file__).parents[2] / "README.md"
 

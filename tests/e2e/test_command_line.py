@@ -17,6 +17,8 @@ from allocation.settings import SPOOL_TRANSPORT
 from tests.servers.ports import free_ports
 from tests.servers.processes import Process
 
+pytestmark = pytest.mark.long
+
 Run = Callable[..., Process]
 
 

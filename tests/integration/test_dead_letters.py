@@ -13,6 +13,8 @@ from tests.integration.conftest import BareClient, Service, celery_headers
 from tests.servers.postgres import PrivatePostgres
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 
 def body(**fields: object) -> bytes:
     """A Celery message's body."""

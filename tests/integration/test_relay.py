@@ -22,6 +22,8 @@ from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.storage.conftest import message
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def heard(broker_url: str) -> Iterator["Ear"]:

@@ -22,6 +22,8 @@ from allocation.handlers import decide
 from allocation.unit_of_work import ConcurrentUpdate, Message
 from tests.storage.conftest import message
 
+pytestmark = pytest.mark.long
+
 PROCESSES = 8
 COMMANDS = 250  # by each of them
 BATCHES = 5

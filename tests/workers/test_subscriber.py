@@ -5,6 +5,7 @@ import signal
 from typing import Any
 from uuid import uuid4
 
+import pytest
 from kombu import Connection
 
 from allocation.adapters import topology
@@ -12,6 +13,8 @@ from tests.servers.postgres import PrivatePostgres
 from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.waiting import eventually
 from tests.workers.conftest import QUEUE, Warehouse, as_bytes, event, expected, life
+
+pytestmark = pytest.mark.long
 
 
 def test_bad_messages_go_to_the_dead_letters_with_the_reason_and_the_good_ones_pass(
