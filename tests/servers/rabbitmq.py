@@ -22,21 +22,38 @@ class PrivateRabbitMQ(Vhosts):
     Its port mapper (epmd) is its own too, so nothing of it meets the machine's other nodes.
     """
 
-    def __init__(self, say: Callable[[str], None] = print) -> None:
-        """`say` is told when something has to be installed first."""
+    _password: str
+    _epmd: Process
+
+    def __init__(
+        self, say: Callable[[str], None] = print, beside: "PrivateRabbitMQ | None" = None
+    ) -> None:
+        """`say` is told when something has to be installed first; `beside`: it can join that node.
+
+        A node beside another one needs that one's port mapper, and is removed before it.
+        """
         self._programs = find_rabbitmq(say)
         self._folder = Path(tempfile.mkdtemp(prefix="allocation-rabbitmq-"))
         epmd_port, dist_port, port, management_port = free_ports(4)
-        password = secrets.token_hex(16)
+        self._password = beside._password if beside else secrets.token_hex(16)
         super().__init__(
-            f"amqp://tests:{password}@{LOOPBACK}:{port}//", f"http://{LOOPBACK}:{management_port}"
+            f"amqp://tests:{self._password}@{LOOPBACK}:{port}//",
+            f"http://{LOOPBACK}:{management_port}",
         )
         self._env = self._environment(epmd_port, dist_port)
-        self._write_files(port, management_port, password)
-        self._epmd = Process(
-            [find_epmd(), "-port", str(epmd_port), "-address", LOOPBACK],
-            log=self._folder / "epmd.log",
-            cwd=self._folder,
+        self._write_files(port, management_port, self._password)
+        self._beside = beside
+        if beside:
+            # The secret that the nodes share, and where they find each other.
+            self._env |= {name: beside._env[name] for name in ("HOME", "ERL_EPMD_PORT")}
+        self._epmd = (
+            beside._epmd
+            if beside
+            else Process(
+                [find_epmd(), "-port", str(epmd_port), "-address", LOOPBACK],
+                log=self._folder / "epmd.log",
+                cwd=self._folder,
+            )
         )
         self._node = Process(
             [self._programs / "rabbitmq-server"],
@@ -68,6 +85,14 @@ class PrivateRabbitMQ(Vhosts):
         except AssertionError as failure:
             failure.add_note(self._node.log_tail())
             raise
+
+    def join(self) -> None:
+        """Make one cluster with the node that this one was made beside; both run. About 5 s."""
+        assert self._beside is not None
+        self.ctl("stop_app")
+        self.ctl("join_cluster", self._beside._env["RABBITMQ_NODENAME"])
+        self.ctl("start_app")
+        eventually(self.answers, within=60, what="the node to answer as a part of the cluster")
 
     def stop(self) -> None:
         """End it in order: clients are told, everything is written. Up to 10 s."""
@@ -116,7 +141,7 @@ class PrivateRabbitMQ(Vhosts):
     def remove(self) -> None:
         """End it at once, and remove its folder: nobody needs its data any more."""
         try:
-            for process in (self._node, self._epmd):
+            for process in (self._node, *([] if self._beside else [self._epmd])):
                 if process.running:
                     process.kill()
         finally:
