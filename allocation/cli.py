@@ -13,7 +13,7 @@ from rich.table import Table
 
 from allocation import bootstrap, check, demo, logs, relay, supervisor
 from allocation.adapters import migrations, topology
-from allocation.tools import dead
+from allocation.tools import dead, keys
 from allocation.tools.terminal import AsJson, console, fail, reaching
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 
 
 app.add_typer(dead.app)
+app.add_typer(keys.app)
 
 
 @app.command()

@@ -31,6 +31,15 @@ class Settings(BaseSettings):
     api_key: str = Field(
         "", description="A key with all rights, sent as `Authorization: Bearer ...`."
     )
+    rate_limit: int = Field(
+        500, ge=0, description="Requests per second of one caller who has a key; 0: no limit."
+    )
+    max_outbox_age: float = Field(
+        30, gt=0, description="Seconds that the relay may be behind before commands are put off."
+    )
+    max_pending: int = Field(
+        100_000, ge=1, description="Commands that may be pending before further ones are put off."
+    )
     api_workers: int = Field(2, ge=1, description="Processes that serve the API.")
     api_threads: int = Field(8, ge=1, description="Requests that each of them serves at once.")
     flower_port: int = Field(5555, ge=1, le=65535, description="Port of Flower in `allocation up`.")

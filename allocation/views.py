@@ -139,13 +139,17 @@ def backlog(connection: Connection) -> Backlog:
     pending = outbox.c.sent_at.is_(None)
     # How many rows of the outbox were not sent.
     unsent = connection.scalar(select(func.count()).select_from(outbox).where(pending)) or 0
-    # When the oldest of them was written.
+    return Backlog(unsent, round(oldest_unsent(connection), 3))
+
+
+def oldest_unsent(connection: Connection) -> float:
+    """How many seconds ago the row was written that the relay will send next; 0 without any."""
+    pending = outbox.c.sent_at.is_(None)
     oldest = connection.scalar(
         select(outbox.c.created_at).where(pending).order_by(outbox.c.position).limit(1)
     )
     # Another machine's clock may be ahead of this one's.
-    age = max(0.0, (datetime.now(UTC) - oldest).total_seconds()) if oldest else 0.0
-    return Backlog(unsent, round(age, 3))
+    return max(0.0, (datetime.now(UTC) - oldest).total_seconds()) if oldest else 0.0
 
 
 def _batch(row: Any) -> Json:

@@ -21,6 +21,7 @@ from sqlalchemy import (
     TypeDecorator,
     Uuid,
     and_,
+    literal_column,
 )
 from sqlalchemy.orm import registry
 
@@ -139,6 +140,26 @@ commands = Table(
         "status IN ('pending', 'succeeded', 'rejected', 'failed')", name="status_known"
     ),
     CheckConstraint("(status = 'pending') = (outcome IS NULL)", name="decided_with_outcome"),
+)
+
+is_pending = commands.c.status == literal_column("'pending'")
+# How much is pending is asked again and again.
+Index(
+    "ix_commands_pending",
+    commands.c.accepted_at,
+    postgresql_where=is_pending,
+    sqlite_where=is_pending,
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", String(100), nullable=False),
+    Column("scopes", String(50), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("revoked_at", UtcDateTime),
 )
 
 outbox = Table(

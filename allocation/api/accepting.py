@@ -1,18 +1,18 @@
 """The one way in: take responsibility for a command, answer 202, or with its outcome if asked."""
 
-import hashlib
 import json
 from http import HTTPStatus
 from time import perf_counter
 from uuid import UUID, uuid4, uuid5
 
-from flask import Response, current_app, jsonify, request
+from flask import Response, current_app, g, jsonify, request
 
 from allocation import bootstrap, handlers
 from allocation.adapters import contract
 from allocation.adapters.contract import Violation
 from allocation.api import waiting
 from allocation.api.metrics import Metrics
+from allocation.api.pressure import Pressure
 from allocation.api.problems import REFUSALS, Problem
 from allocation.api.waiting import OutcomeWaiter
 from allocation.domain.commands import Command
@@ -27,6 +27,8 @@ def answer(command: Command) -> Response:
     """Accept `command` in one transaction: 202, or its outcome when the caller waits for it."""
     command_id = _command_id()
     preferred = waiting.preference(request.headers.getlist("Prefer"))
+    pressure: Pressure = current_app.extensions["allocation.pressure"]
+    pressure.check()
     _accept(Message(command_id, command, correlation_id=command_id))
 
     waiter: OutcomeWaiter = current_app.extensions["allocation.waiter"]
@@ -47,9 +49,7 @@ def _command_id() -> UUID:
         return uuid4()
     if not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
         raise Problem(400, kind="malformed idempotency key")
-    api_key = bootstrap.settings().api_key
-    caller = hashlib.sha256(api_key.encode()).hexdigest() if api_key else ""
-    return uuid5(_IDEMPOTENT_IDS, json.dumps([request.method, request.path, key, caller]))
+    return uuid5(_IDEMPOTENT_IDS, json.dumps([request.method, request.path, key, g.caller]))
 
 
 def _accept(message: Message) -> None:

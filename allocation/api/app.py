@@ -6,6 +6,7 @@ import structlog
 from flask import Flask, Response, g, request
 
 from allocation import bootstrap
+from allocation.adapters.api_keys import ApiKeys
 from allocation.api import (
     allocations,
     batches,
@@ -19,6 +20,8 @@ from allocation.api import (
     security,
 )
 from allocation.api.database_state import DatabaseState
+from allocation.api.limits import Limits
+from allocation.api.pressure import Pressure
 from allocation.api.waiting import OutcomeWaiter
 
 log = structlog.get_logger(__name__)
@@ -39,10 +42,13 @@ def create_app() -> Flask:
     # Half the threads may wait for outcomes; the others go on answering.
     app.extensions["allocation.waiter"] = OutcomeWaiter(max(1, settings.api_threads // 2))
 
+    app.extensions["allocation.pressure"] = Pressure(settings)
+
     metrics.register(app, figures)
     app.after_request(_log)
     problems.register(app)
-    security.register(app, settings.api_key)
+    keys = ApiKeys(bootstrap.engine(settings.database_url))
+    security.register(app, security.Guard(settings, keys), Limits(settings))
     for blueprint in (
         batches.blueprint(),
         allocations.blueprint(),

@@ -23,6 +23,7 @@ _GOOD = {
 _BAD = {
     400: "The body is not JSON, or the Idempotency-Key makes no sense.",
     401: "The API key is missing or wrong.",
+    403: "The API key lacks the scope: `read` for GET, `write` for the others.",
     404: "There is no such thing.",
     409: "A rule refused the command; only with `Prefer: wait`. `type` is one of "
     + ", ".join(f"`{type_uri(reason)}`" for reason in REFUSALS)
@@ -30,8 +31,9 @@ _BAD = {
     413: "The body is larger than 1 MiB.",
     415: "The body is not application/json.",
     422: "A field breaks the contract, or the Idempotency-Key came before with another request.",
+    429: "One caller sent too many requests, or one address too many wrong keys.",
     500: "The service failed, through no fault of the request.",
-    503: "The database gives no answer, or not the right one: try again.",
+    503: "The database gives no answer, or too much waits to be done: try again.",
 }
 _PATH_FIELDS = {
     "batchref": "allocation.create_batch",
@@ -75,7 +77,7 @@ def document() -> Json:
                 "key": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "The service's API key, where it has one.",
+                    "description": "A key that `allocation keys create` made, or the setting's.",
                 }
             },
         },
@@ -145,7 +147,7 @@ def _bad(status: int) -> Json:
     }
     if status == 401:
         made["headers"] = {"WWW-Authenticate": _header("How to authenticate.")}
-    if status == 503:
+    if status in (429, 503):
         made["headers"] = {"Retry-After": _header("Seconds until it is worth to try again.")}
     return made
 

@@ -36,6 +36,9 @@ KINDS = REFUSALS | {
     "idempotency key reused": "This Idempotency-Key came before with another request.",
     "command failed": "Nobody could decide the command. It is on record and may still be decided.",
     "storage unavailable": "The database gives no answer. Nothing is known to be saved; try again.",
+    "missing scope": "The API key is good, but not for this.",
+    "too many requests": "One caller sent more requests than one may. Wait for Retry-After.",
+    "overloaded": "Too much waits to be done. Nothing was saved; try again later.",
     "not ready": "The service can't do its work yet, or for the moment.",
 }
 """The kinds of problem that have a `type` of their own, each with a sentence."""

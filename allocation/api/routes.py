@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 JSON = "application/json"
-_READ = (401, 404, 422, 500, 503)
-_DELETE = (400, 401, 409, 422, 500, 503)
-_BODY = (400, 401, 409, 413, 415, 422, 500, 503)
+_READ = (401, 403, 404, 422, 429, 500, 503)
+_DELETE = (400, 401, 403, 409, 422, 429, 500, 503)
+_BODY = (400, 401, 403, 409, 413, 415, 422, 429, 500, 503)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ ROUTES = (
         "/v1/commands/{command_id}",
         "Show how a command stands",
         {200: "Command"},
-        (401, 404, 500, 503),
+        (401, 403, 404, 429, 500, 503),
     ),
     Route(
         "get",
@@ -89,7 +89,7 @@ ROUTES = (
         "/metrics",
         "Show the figures, for Prometheus",
         {200: "Text"},
-        (401, 500),
+        (401, 403, 429, 500, 503),
         content="text/plain",
     ),
     Route(

@@ -14,7 +14,10 @@ from gunicorn.glogging import Logger
 from gunicorn.http import wsgi
 from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import ThreadWorker
+from sqlalchemy.exc import SQLAlchemyError
 
+from allocation import bootstrap
+from allocation.adapters.api_keys import ApiKeys
 from allocation.api import waiting
 from allocation.api.problems import Problem
 from allocation.api.security import is_loopback
@@ -24,12 +27,13 @@ from allocation.settings import Settings
 def serve(settings: Settings) -> None:
     """Serve the API until SIGTERM or SIGINT; does not return.
 
-    Ends with a sentence and exit status 1 when others could reach it and it has no key.
+    Ends with a sentence and exit status 1 when others could reach it and there is no key.
     """
-    if not settings.api_key and not is_loopback(settings.host):
+    if not (settings.api_key or is_loopback(settings.host) or _has_keys(settings)):
         sys.exit(
-            f"allocation: ALLOCATION_API_KEY is not set, and other machines can reach"
-            f" {settings.host}: set a key, or listen on 127.0.0.1 (ALLOCATION_HOST)"
+            f"allocation: there is no API key, and other machines can reach {settings.host}:"
+            " make one with `allocation keys create`, set ALLOCATION_API_KEY,"
+            " or listen on 127.0.0.1 (ALLOCATION_HOST)"
         )
     # gunicorn's own name and its HTML error pages give way to ours.
     wsgi.SERVER = "allocation"
@@ -38,6 +42,17 @@ def serve(settings: Settings) -> None:
     # Read when prometheus_client is first imported, which the workers do with the application.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures
     _Server(settings, figures).run()
+
+
+def _has_keys(settings: Settings) -> bool:
+    engine = bootstrap.engine(settings.database_url)
+    try:
+        return ApiKeys(engine).any_valid()
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", error)).strip()
+        sys.exit(f"allocation: the database can't be asked for API keys: {reason}")
+    finally:
+        engine.dispose()  # the processes that serve are forked from this one
 
 
 class Worker(ThreadWorker):

@@ -182,11 +182,11 @@ def test_a_stop_lets_go_of_waiting_requests_and_leaves_nothing(
 def test_a_server_that_others_can_reach_wants_a_key(
     processes: StartProcess, tmp_path: Path
 ) -> None:
-    """It refuses to start, and names the variable."""
+    """It refuses to start while it can't ask the database for one, and says so."""
     env = environment(tmp_path, free_ports(1)[0]) | {"ALLOCATION_HOST": "0.0.0.0"}
 
     process = processes(COMMAND, name="api", env=env)
 
     assert process.wait() == 1
-    assert "ALLOCATION_API_KEY is not set" in process.logs()
+    assert "the database can't be asked for API keys" in process.logs()
     assert "Traceback" not in process.logs()

@@ -1,0 +1,56 @@
+"""Back-pressure: while too much waits to be done, further commands are put off, not piled up."""
+
+import threading
+import time
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from allocation import bootstrap, views
+from allocation.adapters.tables import commands, is_pending
+from allocation.api.problems import Problem
+from allocation.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks of a process."""
+
+
+class Pressure:
+    """Looks at the database once in a while, whoever asks; the threads share what was seen."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._seen_at = 0.0
+        self._trouble: str | None = None
+
+    def check(self) -> None:
+        """Raise a 503 while the relay or the workers are too far behind."""
+        # Whoever comes while another one looks goes by what was seen before.
+        if time.monotonic() - self._seen_at > LOOK_EVERY and self._lock.acquire(blocking=False):
+            try:
+                self._trouble = self._look()
+            except SQLAlchemyError as error:
+                # It is not for this to say so: whoever accepts meets the same database.
+                log.debug("the backlog can't be seen", error=str(error).partition("\n")[0])
+                self._trouble = None
+            finally:
+                self._seen_at = time.monotonic()
+                self._lock.release()
+        if self._trouble:
+            raise Problem(503, self._trouble, kind="overloaded", headers={"Retry-After": "5"})
+
+    def _look(self) -> str | None:
+        most, oldest = self._settings.max_pending, self._settings.max_outbox_age
+        with bootstrap.engine(self._settings.database_url).connect() as connection:
+            age = views.oldest_unsent(connection)
+            if age > oldest:
+                return f"The relay is {age:.0f} seconds behind, more than {oldest:g}."
+            # The one that is too many, if there is one: no count of all of them.
+            one_too_many = select(commands.c.id).where(is_pending).offset(most).limit(1)
+            if connection.scalar(one_too_many) is not None:
+                return f"More than {most} commands are pending."
+        return None

@@ -1,0 +1,73 @@
+"""`allocation keys`: who may use the API."""
+
+import json
+from dataclasses import asdict
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from allocation import bootstrap
+from allocation.adapters import api_keys
+from allocation.adapters.api_keys import ApiKey, ApiKeys
+from allocation.tools.terminal import AsJson, console, fail, print_table, reaching
+
+app = typer.Typer(name="keys", help="Keys of the HTTP API.", no_args_is_help=True)
+
+
+class Scope(StrEnum):
+    """What a key is good for."""
+
+    READ = api_keys.READ
+    WRITE = api_keys.WRITE
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Who gets it, for the list; up to 100 characters.")],
+    scope: Annotated[
+        list[Scope] | None,
+        typer.Option(help="read: GET requests; write: all others. Both unless given."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key, and print it: this once, as only its hash is kept."""
+    if not (0 < len(name) <= 100 and name.isprintable()):
+        fail("the name of a key is 1 to 100 printable characters")
+    key, text = reaching("the database", lambda: _keys().create(name, scope or list(Scope)))
+    if as_json:
+        console.print_json(json.dumps({"key": text} | _row(key)))
+        return
+    console.print(f"Key {key.id} for {name}, good to {' and '.join(key.scopes)}:", markup=False)
+    typer.echo(text)
+    console.print("It is not shown again. Send it as `Authorization: Bearer <key>`.")
+
+
+@app.command("list")
+def show_list(as_json: AsJson = False) -> None:
+    """Show every key, but for its secret."""
+    rows = [_row(key) for key in reaching("the database", lambda: _keys().all())]
+    if as_json:
+        console.print_json(json.dumps(rows))
+    elif rows:
+        print_table(rows)
+    else:
+        console.print("There are no keys: `allocation keys create NAME` makes one.")
+
+
+@app.command()
+def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="Its id.")]) -> None:
+    """Take a key back; within seconds no process of the API accepts it any more."""
+    if not reaching("the database", lambda: _keys().revoke(key_id)):
+        fail(f"no valid key has the id {key_id}: `allocation keys list` shows them")
+    console.print(f"The key {key_id} is revoked.", markup=False)
+
+
+def _keys() -> ApiKeys:
+    return ApiKeys(bootstrap.engine(bootstrap.settings().database_url))
+
+
+def _row(key: ApiKey) -> dict[str, Any]:
+    times = ("created_at", "revoked_at")
+    row = asdict(key) | {"scopes": " ".join(key.scopes)}
+    return row | {name: row[name] and row[name].isoformat(timespec="seconds") for name in times}
