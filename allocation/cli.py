@@ -14,6 +14,7 @@ from rich.table import Table
 from allocation import bootstrap, check, demo, logs, relay, supervisor
 from allocation.adapters import migrations, topology
 from allocation.tools import dead
+from allocation.tools.replay import replay
 from allocation.tools.terminal import AsJson, console, fail, reaching
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
 
 
 app.add_typer(dead.app)
+app.command()(replay)
 
 
 @app.command()
