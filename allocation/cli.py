@@ -97,18 +97,24 @@ def declare_topology() -> None:
 def prove(as_json: AsJson = False) -> None:
     """Prove the books: one line a promise; exit status 1 when one does not hold."""
     engine = bootstrap.engine(bootstrap.settings().database_url)
-    proofs = reaching("the database", lambda: list(check.prove(engine)))
+    proofs = reaching(
+        "the database",
+        lambda: [_shown(proof, quiet=as_json) for proof in check.prove(engine)],
+    )
     if as_json:
         rows = [asdict(proof) | {"holds": proof.holds} for proof in proofs]
         console.print_json(json.dumps(rows))
-    else:
-        for proof in proofs:
-            verdict = "[green]holds [/green]" if proof.holds else "[red]BROKEN[/red]"
-            console.print(f"{verdict} {proof.promise} ({proof.examined} examined)")
-            for breach in proof.broken:
-                console.print(f"         {breach}", markup=False)
     if not all(proof.holds for proof in proofs):
         raise typer.Exit(1)
+
+
+def _shown(proof: check.Proof, *, quiet: bool) -> check.Proof:
+    if not quiet:
+        verdict = "[green]holds [/green]" if proof.holds else "[red]BROKEN[/red]"
+        console.print(f"{verdict} {proof.promise} ({proof.examined} examined)")
+        for breach in proof.broken:
+            console.print(f"         {breach}", markup=False)
+    return proof
 
 
 @app.command()
