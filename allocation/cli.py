@@ -14,6 +14,7 @@ from rich.table import Table
 from allocation import bootstrap, check, demo, logs, relay, supervisor
 from allocation.adapters import migrations, topology
 from allocation.tools import dead
+from allocation.tools.prune import prune
 from allocation.tools.replay import replay
 from allocation.tools.terminal import AsJson, console, fail, reaching
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 
 
 app.add_typer(dead.app)
+app.command()(prune)
 app.command()(replay)
 
 

@@ -64,6 +64,7 @@ def tables(metadata: MetaData) -> tuple[Table, Table]:
         postgresql_where=waiting,
         sqlite_where=waiting,
     )
+    Index("ix_received_received_at", received.c.received_at)
     progress = Table(
         "progress",
         metadata,
