@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -57,10 +57,18 @@ def drop(engine: Engine, metadata: MetaData, limit: datetime, step: int = STEP) 
         following = query.where(received.c.received_at >= rows[-1].received_at)
 
 
-def prune(engine: Engine, metadata: MetaData, keep: int, dry_run: bool, as_json: bool) -> None:
+def prune(
+    open_database: Callable[[], Engine],
+    metadata: MetaData,
+    keep: int,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Drop, or only count, what came more than `keep` days ago, and say how much it was."""
     limit = datetime.now(UTC) - timedelta(days=keep)
     try:
+        engine = open_database()
         number = past(engine, metadata, limit) if dry_run else 0
         began = time.monotonic()
         for dropped in () if dry_run else drop(engine, metadata, limit):

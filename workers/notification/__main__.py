@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import typer
+from sqlalchemy import Engine
 
 from workers import database, logs, retention
 from workers.inbox import Inbox
@@ -60,8 +61,14 @@ def consume(context: typer.Context) -> None:
 def prune(dry_run: retention.DryRun = False, as_json: retention.AsJson = False) -> None:
     """Forget events that came more than SUBSCRIBER_KEEP days ago; the mails stay."""
     settings = Settings()
-    engine = database.engine(settings.notification_database_url)
-    retention.prune(engine, metadata, settings.subscriber_keep, dry_run, as_json)
+
+    def open_database() -> Engine:
+        engine = database.engine(settings.notification_database_url)
+        database.upgrade(engine, MIGRATIONS, VERSION_TABLE)
+        return engine
+
+    keep = settings.subscriber_keep
+    retention.prune(open_database, metadata, keep, dry_run=dry_run, as_json=as_json)
 
 
 if __name__ == "__main__":

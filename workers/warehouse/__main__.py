@@ -82,8 +82,13 @@ def picks(
 def prune(dry_run: retention.DryRun = False, as_json: retention.AsJson = False) -> None:
     """Forget events that came more than SUBSCRIBER_KEEP days ago; their picks stay."""
     settings = Settings()
-    engine = database.engine(settings.warehouse_database_url)
-    retention.prune(engine, metadata, settings.subscriber_keep, dry_run, as_json)
+    retention.prune(
+        lambda: open_database(settings),
+        metadata,
+        settings.subscriber_keep,
+        dry_run=dry_run,
+        as_json=as_json,
+    )
 
 
 if __name__ == "__main__":
