@@ -65,6 +65,9 @@ def test_books_with_a_whole_life_hold(sql: Storage) -> None:
         Deallocate("o2", "LAMP"),
         Allocate("o2", "LAMP", 3),
         Allocate("o1", "LAMP", 6),
+        CreateBatch('b "é\\%', "LAMP", 70),
+        AllocateWaiting("LAMP"),
+        Allocate('o "é\\%', "LAMP", 60),
     ]
 
     for number, command in enumerate(life, start=1):
