@@ -14,6 +14,8 @@ from rich.table import Table
 from allocation import bootstrap, check, demo, logs, relay, supervisor
 from allocation.adapters import migrations, topology
 from allocation.tools import dead, keys
+from allocation.tools.prune import prune
+from allocation.tools.replay import replay
 from allocation.tools.terminal import AsJson, console, fail, reaching
 
 app = typer.Typer(
@@ -26,6 +28,8 @@ app = typer.Typer(
 
 app.add_typer(dead.app)
 app.add_typer(keys.app)
+app.command()(prune)
+app.command()(replay)
 
 
 @app.command()
@@ -96,18 +100,24 @@ def declare_topology() -> None:
 def prove(as_json: AsJson = False) -> None:
     """Prove the books: one line a promise; exit status 1 when one does not hold."""
     engine = bootstrap.engine(bootstrap.settings().database_url)
-    proofs = reaching("the database", lambda: list(check.prove(engine)))
+    proofs = reaching(
+        "the database",
+        lambda: [_shown(proof, quiet=as_json) for proof in check.prove(engine)],
+    )
     if as_json:
         rows = [asdict(proof) | {"holds": proof.holds} for proof in proofs]
         console.print_json(json.dumps(rows))
-    else:
-        for proof in proofs:
-            verdict = "[green]holds [/green]" if proof.holds else "[red]BROKEN[/red]"
-            console.print(f"{verdict} {proof.promise} ({proof.examined} examined)")
-            for breach in proof.broken:
-                console.print(f"         {breach}", markup=False)
     if not all(proof.holds for proof in proofs):
         raise typer.Exit(1)
+
+
+def _shown(proof: check.Proof, *, quiet: bool) -> check.Proof:
+    if not quiet:
+        verdict = "[green]holds [/green]" if proof.holds else "[red]BROKEN[/red]"
+        console.print(f"{verdict} {proof.promise} ({proof.examined} examined)")
+        for breach in proof.broken:
+            console.print(f"         {breach}", markup=False)
+    return proof
 
 
 @app.command()

@@ -42,6 +42,10 @@ class Settings(BaseSettings):
     )
     api_workers: int = Field(2, ge=1, description="Processes that serve the API.")
     api_threads: int = Field(8, ge=1, description="Requests that each of them serves at once.")
+    keep_events: int = Field(30, ge=1, description="Days after which a sent event may be dropped.")
+    keep_commands: int = Field(
+        30, ge=1, description="Days after which a decided command may be forgotten."
+    )
     flower_port: int = Field(5555, ge=1, le=65535, description="Port of Flower in `allocation up`.")
     log_format: Literal["console", "json"] = Field("console", description="For people or machines.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(

@@ -64,6 +64,7 @@ def tables(metadata: MetaData) -> tuple[Table, Table]:
         postgresql_where=waiting,
         sqlite_where=waiting,
     )
+    Index("ix_received_received_at", received.c.received_at)
     progress = Table(
         "progress",
         metadata,
@@ -100,14 +101,24 @@ class Inbox:
         self._engine.connect().close()
         self._since = self._now()
 
-    def take(self, event: Envelope) -> None:
+    def still_catching_up(self) -> None:
+        """What is missing may be on its way: patience begins anew."""
+        self._since = self._now()
+
+    def take(self, event: Envelope, *, oldest: bool = False) -> None:
         """Apply the event and all that waited for it, keep it for later, or know it as a repeat.
 
-        Raises HeldFailed, with nothing done, when one that waited for it fails.
+        `oldest`: nothing of its sku before it will be told any more, so whoever knows nothing of
+        the sku yet begins here. Raises HeldFailed, with nothing done, when one that waited for it
+        fails.
         """
         with self._engine.begin() as connection:
             turn = self._lock(connection, event.subject)
+            if begins := oldest and turn == 1:
+                turn = event.sequence
             if not self._note(connection, event, held=event.sequence > turn):
+                if begins:
+                    self._catch_up(connection, event.subject, turn)
                 return
             if event.sequence < turn:
                 self._effect(connection, event, late=True)

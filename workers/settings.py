@@ -40,6 +40,10 @@ class Settings(BaseSettings):
         60, ge=0, description="Seconds to wait for an event that is missing before later ones."
     )
 
+    subscriber_keep: int = Field(
+        60, ge=1, description="Days after which the note of an event that came may be dropped."
+    )
+
     @model_validator(mode="after")
     def _fill_in_the_embedded_default(self) -> "Settings":
         self.allocation_state_dir = self.allocation_state_dir.absolute()

@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 PREFETCH = 100
 TRIES = 5
 TICK = 1.0  # seconds
+BACKLOG = 1000
+"""With more in the queue than this, an event that seems to be missing may well be among them."""
 
 
 class _Stopped(Exception):
@@ -139,6 +141,9 @@ class Subscriber:
                 if connection.heartbeat:
                     connection.heartbeat_check()
                 if time.monotonic() - self._ticked > TICK:
+                    waiting = channel.queue_declare(self._queue, passive=True).message_count
+                    if waiting > BACKLOG:
+                        self._inbox.still_catching_up()
                     self._persist(self._inbox.give_up_waiting)
                     self._beat()
                     self._ticked = time.monotonic()
@@ -152,8 +157,13 @@ class Subscriber:
         except Unreadable as problem:
             self._dead.bury(message, {"reason": problem.reason, "error": _short(problem)})
             return
+        # Marked by `allocation replay`; "first" of what it sends of the sku, or "next".
+        replayed = (message.headers or {}).get("x-replay")
+        if replayed:
+            self._inbox.still_catching_up()
+        oldest = replayed == "first"
         with logs.about(event):
-            if failure := self._persist(lambda: self._inbox.take(event)):
+            if failure := self._persist(lambda: self._inbox.take(event, oldest=oldest)):
                 self._dead.bury(message, failure)
             else:
                 message.ack()

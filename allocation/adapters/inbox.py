@@ -13,7 +13,7 @@ from allocation.adapters.database import insert
 from allocation.domain.commands import Malformed
 from allocation.domain.events import Event
 from allocation.domain.outcomes import Outcome, Refused, Succeeded
-from allocation.unit_of_work import CommandConflict, Message
+from allocation.unit_of_work import CommandConflict, ConcurrentUpdate, Message
 
 Clock = Callable[[], datetime]
 
@@ -137,7 +137,9 @@ class SqlInbox:
     def _known(self, message: Message) -> Outcome | None:
         row = self._session.execute(
             select(tables.commands).where(tables.commands.c.id == message.id).with_for_update()
-        ).one()
+        ).one_or_none()
+        if row is None:
+            raise ConcurrentUpdate(f"command {message.id} was past its time and is forgotten now")
         name = contract.command_name(message.command)
         if (row.name, row.body) != (name, contract.command_body(message.command)):
             raise CommandConflict(

@@ -141,6 +141,9 @@ commands = Table(
     ),
     CheckConstraint("(status = 'pending') = (outcome IS NULL)", name="decided_with_outcome"),
 )
+# By this the old ones are found, and not by `decided_at`: what never changes costs a decision no
+# new entries in the indexes.
+Index("ix_commands_accepted_at", commands.c.accepted_at)
 
 is_pending = commands.c.status == literal_column("'pending'")
 # How much is pending is asked again and again.

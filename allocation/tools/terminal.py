@@ -1,7 +1,8 @@
 """How every command talks to people: sentences, tables, JSON on request, one line on failure."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, NoReturn, TypeVar
 
 import typer
@@ -9,6 +10,7 @@ from amqp.exceptions import AMQPError
 from kombu.exceptions import OperationalError as BrokerError
 from kombu.utils.url import maybe_sanitize_url
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
@@ -29,6 +31,21 @@ def print_table(rows: Sequence[Mapping[str, object]]) -> None:
         # Text takes no markup: what strangers sent may have brackets.
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row.values()))
     Console(soft_wrap=True, width=None if sys.stdout.isatty() else _NO_LIMIT).print(table)
+
+
+@contextmanager
+def progress(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, nothing elsewhere; call what it gives with each number that is done."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn())
+    with Progress(
+        *columns,
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        transient=True,
+        disable=quiet or not sys.stdout.isatty() or not total,
+    ) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.advance(task, done)
 
 
 def reaching(what: str, ask: Callable[[], T]) -> T:

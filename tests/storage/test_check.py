@@ -4,8 +4,15 @@ import pytest
 from sqlalchemy import text
 
 from allocation import check
-from allocation.domain.commands import Allocate, AllocateWaiting, CreateBatch
-from allocation.handlers import decide
+from allocation.domain.commands import (
+    Allocate,
+    AllocateWaiting,
+    ChangeBatchQuantity,
+    Command,
+    CreateBatch,
+    Deallocate,
+)
+from allocation.handlers import accept, decide
 from tests.storage.conftest import Storage, message
 
 
@@ -44,6 +51,31 @@ def test_honest_books_hold(sql: Storage) -> None:
     )
 
 
+def test_books_with_a_whole_life_hold(sql: Storage) -> None:
+    """Lines that move, wait, are given up and asked for again, at each step of it."""
+    life: list[Command] = [
+        CreateBatch("b1", "LAMP", 10),
+        Allocate("o1", "LAMP", 7),
+        Allocate("o2", "LAMP", 7),
+        CreateBatch("b2", "LAMP", 7),
+        AllocateWaiting("LAMP"),
+        ChangeBatchQuantity("b1", 5),
+        AllocateWaiting("LAMP"),
+        Deallocate("o1", "LAMP"),
+        Deallocate("o2", "LAMP"),
+        Allocate("o2", "LAMP", 3),
+        Allocate("o1", "LAMP", 6),
+        CreateBatch('b "é\\%', "LAMP", 70),
+        AllocateWaiting("LAMP"),
+        Allocate('o "é\\%', "LAMP", 60),
+    ]
+
+    for number, command in enumerate(life, start=1):
+        decide(message(command, number), sql.unit_of_work())
+
+        assert broken(sql) == {}
+
+
 @pytest.mark.parametrize(
     ("statement", "promise", "breach"),
     [
@@ -72,7 +104,37 @@ def test_honest_books_hold(sql: Storage) -> None:
             "each event is sent, or waits",
             "LAMP",
         ),
+        (
+            "UPDATE outbox SET sequence = 9 WHERE sequence = 3",
+            "each product's events are numbered",
+            "LAMP",
+        ),
         ("UPDATE batches SET purchased = 14", "no line waits beside stock", "LAMP"),
+        (
+            "DELETE FROM allocations WHERE orderid = 'o2'",
+            "each line stands where the last event",
+            "o2 LAMP",
+        ),
+        (
+            "UPDATE allocations SET batchref = NULL, promised_at = NULL WHERE orderid = 'o1'",
+            "each line stands where the last event",
+            "o1 LAMP",
+        ),
+        (
+            "UPDATE allocations SET batchref = 'b1', promised_at = 3 WHERE orderid = 'o2'",
+            "each promise was told as the books have it",
+            "o2 LAMP",
+        ),
+        (
+            "UPDATE allocations SET qty = 8 WHERE orderid = 'o1'",
+            "each promise was told as the books have it",
+            "o1 LAMP",
+        ),
+        (
+            "UPDATE allocations SET orderid = 'o9' WHERE orderid = 'o1'",
+            "each promise was told as the books have it",
+            "o9 LAMP",
+        ),
     ],
 )
 def test_cooked_books_are_found_out(
@@ -86,6 +148,31 @@ def test_cooked_books_are_found_out(
 
     found = {key: value for key, value in broken(sql).items() if key.startswith(promise)}
     assert list(found.values()) == [(breach,)]
+
+
+def test_a_line_that_was_given_up_and_holds_stock_is_found(sql: Storage) -> None:
+    """Its last event says that its caller wants it no more."""
+    prepare(sql)
+    decide(message(Deallocate("o2", "LAMP"), 9), sql.unit_of_work())
+
+    cook(
+        sql,
+        "INSERT INTO allocations (orderid, sku, qty, age, batchref, promised_at, told)"
+        " VALUES ('o2', 'LAMP', 1, 9, 'b1', 1, false)",
+    )
+
+    assert broken(sql)["each line stands where the last event about it says"] == ("o2 LAMP",)
+
+
+def test_an_accepted_command_that_vanished_is_found(sql: Storage) -> None:
+    """Its request went out, and nobody could tell its outcome."""
+    prepare(sql)
+    accept(message(Allocate("o3", "LAMP", 1), 9), sql.unit_of_work())
+
+    cook(sql, "DELETE FROM commands WHERE status = 'pending'")
+
+    [breach] = broken(sql)["each command that was accepted is decided, on its way, or dead"]
+    assert breach.endswith("9")
 
 
 def test_a_failed_command_is_found(sql: Storage) -> None:

@@ -29,11 +29,11 @@ COMMANDS = 250  # by each of them
 BATCHES = 5
 
 
-def storm(url: str, seed: int) -> None:
+def storm(url: str, seed: int, commands: int = COMMANDS) -> None:
     """One process's share: mostly allocations, against changes of the batches' quantities."""
     chance = random.Random(seed)
     engine = database.engine(url)
-    for number in range(COMMANDS):
+    for number in range(commands):
         command: Command
         if chance.random() < 0.9:
             command = Allocate(f"order-{seed}-{number}", "LAMP", chance.randint(1, 5))

@@ -186,6 +186,50 @@ def test_nothing_is_given_up_right_after_a_pause_of_the_consumer(engine: Engine)
     assert seen == [("LAMP", 1, False), ("LAMP", 2, False)]
 
 
+def test_whoever_knows_nothing_of_a_sku_begins_with_the_oldest_that_is_kept(engine: Engine) -> None:
+    """What came before is told no more; also where newer ones came already, or that very one."""
+    seen: Seen = []
+    inbox = noting(engine, seen)
+    for sequence in (7, 5, 8):
+        inbox.take(envelope("allocated", sequence))
+
+    inbox.take(envelope("allocated", 5), oldest=True)
+    inbox.take(envelope("allocated", 6))
+    inbox.take(envelope("allocated", 3, sku="CHAIR"), oldest=True)
+
+    assert seen == [("LAMP", sequence, False) for sequence in (5, 6, 7, 8)] + [("CHAIR", 3, False)]
+
+
+def test_whoever_knows_a_sku_waits_for_what_is_missing_all_the_same(engine: Engine) -> None:
+    """It may be on its way: the log that is replayed need not be all."""
+    seen: Seen = []
+    inbox = noting(engine, seen)
+    inbox.take(envelope("allocated", 1))
+
+    inbox.take(envelope("allocated", 3), oldest=True)
+    inbox.take(envelope("allocated", 2))
+
+    assert [sequence for _, sequence, _ in seen] == [1, 2, 3]
+
+
+def test_nothing_is_given_up_while_the_subscriber_catches_up(engine: Engine) -> None:
+    """What is missing stands behind in the queue."""
+    seen: Seen = []
+    clock = Clock()
+    inbox = noting(engine, seen, clock)
+    inbox.take(envelope("allocated", 2))
+
+    clock.time += timedelta(seconds=90)
+    inbox.still_catching_up()
+    clock.time += timedelta(seconds=59)
+    inbox.give_up_waiting()
+    before = list(seen)
+    clock.time += timedelta(seconds=2)
+    inbox.give_up_waiting()
+
+    assert (before, seen) == ([], [("LAMP", 2, False)])
+
+
 def test_an_event_that_waited_and_fails_is_named_and_can_be_dropped(engine: Engine) -> None:
     """Nothing is done until then; told again it is a new event."""
     seen: list[int] = []

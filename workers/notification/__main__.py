@@ -1,10 +1,16 @@
-"""The notification service: `python -m workers.notification` mails people about what needs them."""
+"""The notification service: `python -m workers.notification` mails people about what needs them.
+
+`... prune` forgets events that came long ago.
+"""
 
 import threading
 from datetime import timedelta
 from pathlib import Path
 
-from workers import database, logs
+import typer
+from sqlalchemy import Engine
+
+from workers import database, logs, retention
 from workers.inbox import Inbox
 from workers.notification import mailing
 from workers.notification.messages import parse
@@ -17,9 +23,14 @@ from workers.subscriber import Subscriber, stop_signal
 QUEUE = "notification.events"
 MIGRATIONS = Path(__file__).with_name("migrations")
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-def main() -> None:
+
+@app.callback(invoke_without_command=True)
+def consume(context: typer.Context) -> None:
     """Note mails from the events and send them, until stopped."""
+    if context.invoked_subcommand:
+        return
     stop = stop_signal()
     settings = Settings()
     logs.configure(settings)
@@ -46,5 +57,19 @@ def main() -> None:
         sending.join()
 
 
+@app.command()
+def prune(dry_run: retention.DryRun = False, as_json: retention.AsJson = False) -> None:
+    """Forget events that came more than SUBSCRIBER_KEEP days ago; the mails stay."""
+    settings = Settings()
+
+    def open_database() -> Engine:
+        engine = database.engine(settings.notification_database_url)
+        database.upgrade(engine, MIGRATIONS, VERSION_TABLE)
+        return engine
+
+    keep = settings.subscriber_keep
+    retention.prune(open_database, metadata, keep, dry_run=dry_run, as_json=as_json)
+
+
 if __name__ == "__main__":
-    main()
+    app()

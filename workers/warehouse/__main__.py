@@ -1,4 +1,7 @@
-"""The warehouse: `python -m workers.warehouse` keeps the pick list, `... picks` shows it."""
+"""The warehouse: `python -m workers.warehouse` keeps the pick list, `... picks` shows it.
+
+`... prune` forgets events that came long ago.
+"""
 
 import json
 import sys
@@ -12,7 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 from sqlalchemy import Engine
 
-from workers import database, logs
+from workers import database, logs, retention
 from workers.inbox import Inbox
 from workers.settings import Settings
 from workers.subscriber import Subscriber, stop_signal
@@ -73,6 +76,19 @@ def picks(
     if orderid is not None:
         nothing = f"The pick list has nothing for the order {orderid}."
     console.print(table if rows else Text(nothing))
+
+
+@app.command()
+def prune(dry_run: retention.DryRun = False, as_json: retention.AsJson = False) -> None:
+    """Forget events that came more than SUBSCRIBER_KEEP days ago; their picks stay."""
+    settings = Settings()
+    retention.prune(
+        lambda: open_database(settings),
+        metadata,
+        settings.subscriber_keep,
+        dry_run=dry_run,
+        as_json=as_json,
+    )
 
 
 if __name__ == "__main__":
