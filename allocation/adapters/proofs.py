@@ -101,20 +101,19 @@ def lines_where_their_last_event_left_them() -> Finds:
     What the books say of a promise is held against its own event by `promises_told`; so only the
     other events are opened here, which are few: none may be newer than the promise.
     """
-    told, own = (
-        aliased(outbox),
-        select(literal(1)).where(
-            allocations.c.sku == outbox.c.sku, allocations.c.promised_at == outbox.c.sequence
+    others = except_(
+        select(outbox.c.sku, outbox.c.sequence).where(
+            outbox.c.name.in_([_ALLOCATED, _DEALLOCATED, _OUT_OF_STOCK])
         ),
-    )
-    others = select(outbox.c.position).where(
-        outbox.c.name.in_([_ALLOCATED, _DEALLOCATED, _OUT_OF_STOCK]), ~own.exists()
-    )
-    orderid = told.c.body["data", "orderid"].as_string()
+        select(allocations.c.sku, allocations.c.promised_at).where(
+            allocations.c.promised_at.is_not(None)
+        ),
+    ).subquery()
+    orderid = outbox.c.body["data", "orderid"].as_string()
     last = (
-        select(told.c.sku, orderid.label("orderid"), func.max(told.c.sequence).label("number"))
-        .where(told.c.position.in_(others))
-        .group_by(told.c.sku, orderid)
+        select(outbox.c.sku, orderid.label("orderid"), func.max(outbox.c.sequence).label("number"))
+        .join(others, and_(others.c.sku == outbox.c.sku, others.c.sequence == outbox.c.sequence))
+        .group_by(outbox.c.sku, orderid)
         .subquery()
     )
     event = aliased(outbox)
@@ -160,7 +159,11 @@ def promises_told() -> Finds:
         select(_line(allocations.c.orderid, allocations.c.sku))
         .join(
             outbox,
-            and_(outbox.c.sku == allocations.c.sku, outbox.c.sequence == allocations.c.promised_at),
+            and_(
+                outbox.c.kind == "event",
+                outbox.c.sku == allocations.c.sku,
+                outbox.c.sequence == allocations.c.promised_at,
+            ),
         )
         .where(case((outbox.c.name != _ALLOCATED, true()), (said_so, false()), else_=differs))
     )
