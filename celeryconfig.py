@@ -17,10 +17,13 @@ broker_heartbeat = 15 if _on_rabbitmq else 0
 # The worker may start before the broker, and outlives its restarts however long they take.
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
+# Nor does a queue that is missing end the worker: it waits for `allocation topology`.
+broker_channel_error_retry = True
 
 # --- queues -------------------------------------------------------------------------------------
 
-task_queues = [topology.commands_queue()]
+# `allocation topology` declares it, and what holds delayed retries: a worker has no right to.
+task_queues = [topology.commands_queue(declared=_on_rabbitmq)]
 task_default_queue = topology.COMMANDS
 task_default_exchange = topology.COMMANDS
 task_default_exchange_type = "topic"
@@ -32,7 +35,7 @@ task_create_missing_queues = False
 
 task_serializer = "json"
 # What is no well-formed command never reaches Celery's own machinery.
-worker_consumer = "allocation.admission:StrictConsumer"
+worker_consumer = "allocation.consumer:Consumer"
 # Pickle would run whatever it is sent.
 accept_content = ["json"]
 # Outcomes are rows of the database, keyed by the task's id.

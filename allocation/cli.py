@@ -161,7 +161,11 @@ def _topology() -> None:
         with bootstrap.broker() as connection:
             return topology.declare(connection)
 
-    console.print(f"The broker has the queues {', '.join(reaching('the broker', declare))}.")
+    try:
+        queues = reaching("the broker", declare)
+    except topology.Undeclared as refusal:
+        fail(str(refusal))
+    console.print(f"The broker has the queues {', '.join(queues)}.")
 
 
 def main() -> None:
