@@ -1,6 +1,6 @@
 """Celery's settings for the allocation worker, each with its reason."""
 
-from allocation.adapters import topology
+from allocation.adapters import broker, topology
 from allocation.settings import Settings
 
 _settings = Settings()
@@ -8,12 +8,15 @@ _on_rabbitmq = _settings.broker_transport is None
 
 # --- the broker ---------------------------------------------------------------------------------
 
-broker_url = _settings.broker_url
+_address = broker.address(_settings.broker_url)
+broker_url = _address.url
+# With amqps:// certificates and names are always verified; these are the files that the URL names.
+broker_use_ssl = _address.tls or None
 broker_transport = _settings.broker_transport
-# A retry counts as sent only when the broker has confirmed it.
-broker_transport_options = {"confirm_publish": True} if _on_rabbitmq else {}
+# A retry counts as sent only when the broker has confirmed it, and nobody waits for that for ever.
+broker_transport_options = broker.OPTIONS if _on_rabbitmq else {}
 # A peer that vanished without a word is noticed within two beats.
-broker_heartbeat = 15 if _on_rabbitmq else 0
+broker_heartbeat = broker.HEARTBEAT if _on_rabbitmq else 0
 # The worker may start before the broker, and outlives its restarts however long they take.
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None

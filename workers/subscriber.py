@@ -13,6 +13,7 @@ from kombu import Connection, Consumer, Queue
 from kombu.message import Message
 
 from workers import backoff, logs
+from workers.broker import connect
 from workers.database import Outage, is_outage
 from workers.dead_letters import DeadLetters
 from workers.envelope import Envelope, Unreadable, read
@@ -68,7 +69,9 @@ class Subscriber:
         self._stop = stop
         failures = 0
         while not stop.is_set():
-            connection = self._connect()
+            connection = connect(
+                self._settings.allocation_broker_url, self._settings.broker_transport
+            )
             outages = (
                 *Outage,
                 OSError,
@@ -93,15 +96,6 @@ class Subscriber:
                 )
                 self._beat()
                 stop.wait(pause)
-
-    def _connect(self) -> Connection:
-        embedded = self._settings.broker_transport
-        return Connection(
-            self._settings.allocation_broker_url,
-            transport=embedded,
-            transport_options={} if embedded else {"confirm_publish": True},
-            heartbeat=0 if embedded else 15,
-        )
 
     def _beat(self) -> None:
         """Leave a sign of life for the container's health check: the age of a file."""

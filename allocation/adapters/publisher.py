@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
@@ -12,8 +13,8 @@ from kombu.exceptions import ChannelError
 
 from allocation.adapters import topology
 
-CONFIRM_TIMEOUT = 30
-"""Seconds without a word from the broker after which the connection counts as lost."""
+CONFIRM_TIMEOUT = 10.0
+"""Seconds without a confirm after which the connection counts as lost."""
 BIND_EVERY = 5.0
 """Seconds that a subscriber's queue stays unbound at most, once somebody unbound it."""
 
@@ -92,12 +93,25 @@ class AmqpPublisher:
                 mandatory=True,
                 timeout=CONFIRM_TIMEOUT,
             )
-        while self._pending:
-            self._connection.drain_events(timeout=CONFIRM_TIMEOUT)
+        self._await_confirms()
         # Again, as one may have gone meanwhile: then none of these counts as told.
         topology.require(self._channel)
         # A message that no queue takes is returned first, and then confirmed all the same.
         return self._confirmed - self._unroutable
+
+    def _await_confirms(self) -> None:
+        deadline = time.monotonic() + CONFIRM_TIMEOUT
+        while waiting := len(self._pending):
+            # In slices: a heartbeat begins the wait anew, and a broker that is short of memory or
+            # disk confirms nothing, and goes on to send these.
+            with suppress(TimeoutError):
+                self._connection.drain_events(timeout=1)
+            if len(self._pending) < waiting:
+                deadline = time.monotonic() + CONFIRM_TIMEOUT
+            elif time.monotonic() > deadline:
+                raise TimeoutError(
+                    "the broker confirms nothing: is it short of memory or disk? Its log says"
+                )
 
     def _require_subscribers(self) -> None:
         if time.monotonic() - self._bound > BIND_EVERY:

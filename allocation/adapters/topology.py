@@ -47,7 +47,9 @@ def _dead(name: str) -> Queue:
         "x-delivery-limit": 2_000_000_000,
         # And no length limit: whoever moves a message here must never be refused.
     }
-    return Queue(name, durable=True, queue_arguments=arguments)
+    # An exchange of its own: whoever may write to the default one may write to every queue.
+    exchange = Exchange(name, type="fanout", durable=True)
+    return Queue(name, exchange=exchange, durable=True, queue_arguments=arguments)
 
 
 def commands_exchange() -> Exchange:

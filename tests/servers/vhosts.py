@@ -20,7 +20,7 @@ class Vhosts:
     def __init__(self, url: str, management: str) -> None:
         self.url = url
         parts = Connection(url)
-        self._management = management.rstrip("/")
+        self.management = management.rstrip("/")
         self._address = f"{parts.hostname}:{parts.port}"
         self._user = f"{quote(parts.userid, safe='')}:{quote(parts.password, safe='')}"
         plain = f"{parts.userid}:{parts.password}".encode()
@@ -39,7 +39,7 @@ class Vhosts:
     def api(self, method: str, path: str, body: object = None) -> object:
         """What the management API answers, as read from JSON; raises OSError when it refuses."""
         request = urllib.request.Request(
-            self._management + path,
+            self.management + path,
             method=method,
             data=json.dumps(body or {}).encode() if method == "PUT" else None,
             headers={"Authorization": self._authorization, "Content-Type": "application/json"},
