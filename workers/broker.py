@@ -76,11 +76,13 @@ class VerifyingTransport(pyamqp.SSLTransport):
 
     def establish_connection(self) -> Any:
         files = self.client.ssl if isinstance(self.client.ssl, dict) else {}
-        self.client.ssl = files | {
-            "cert_reqs": ssl.CERT_REQUIRED,
-            "server_hostname": self.client.hostname,
-        }
-        return super().establish_connection()
+        name = self.client.hostname
+        self.client.ssl = files | {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": name}
+        try:
+            return super().establish_connection()
+        finally:
+            # kombu makes an address of `localhost`, for which no certificate is.
+            self.client.hostname = name
 
 
 TRANSPORT_ALIASES["amqps"] = f"{__name__}:{VerifyingTransport.__name__}"
