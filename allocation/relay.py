@@ -34,7 +34,7 @@ def run(stop: threading.Event) -> None:
         connection = bootstrap.broker()
         outages = (DBAPIError, *connection.connection_errors, *connection.channel_errors, OSError)
         try:
-            with connection, only_reader(engine) as reader:
+            with only_reader(engine) as reader:
                 if reader is None:
                     log.debug("another relay is active; standing by")
                     stop.wait(POLL)
@@ -44,6 +44,7 @@ def run(stop: threading.Event) -> None:
                 failures = 0
                 _relay(reader, publish, connection, stop)
         except outages as error:
+            connection.collect()  # without a goodbye, which may have no answer
             failures += 1
             pause = random.uniform(0.5, 1) * min(LONGEST_PAUSE, 0.2 * 2**failures)  # noqa: S311 - jitter needs no secrecy
             missing = str(getattr(error, "reply_code", "")) == "404"
@@ -51,10 +52,12 @@ def run(stop: threading.Event) -> None:
                 logging.ERROR if missing else logging.WARNING,
                 "the relay pauses"
                 + ("; a queue is missing: run `allocation topology`" if missing else ""),
-                error=str(error),
+                error=str(error) or repr(error),
                 seconds=round(pause, 1),
             )
             stop.wait(pause)
+        finally:
+            connection.release()
 
 
 def _relay(

@@ -14,11 +14,11 @@ HEARTBEAT = 15
 OPTIONS = {
     # A message counts as sent only when the broker has confirmed it.
     "confirm_publish": True,
-    # A broker that is short of memory or disk stops reading from whoever publishes, and gives no
-    # answer, not even to a goodbye. Less than half the heartbeat, as any sign of life begins the
-    # wait anew.
-    "read_timeout": 6,
-    "write_timeout": 6,
+    # Seconds. A broker that is short of memory or disk stops reading from whoever publishes, and
+    # gives no answer, not even to a goodbye; but its signs of life go on, and each begins the wait
+    # anew. So these are less than half the heartbeat.
+    "read_timeout": 5,
+    "write_timeout": 5,
 }
 """kombu's transport options for RabbitMQ."""
 

@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 
 # Seconds. A broker that is short of memory or disk gives no answer, but for the heartbeats, each of
 # which begins the wait anew: so it is less than their half.
-CONFIRM_TIMEOUT = 6.0
+CONFIRM_TIMEOUT = 5.0
 
 Facts = Mapping[str, object]
 """What the headers tell, without their `x-`; `reason`, `error` and `last` always."""

@@ -80,22 +80,24 @@ class Subscriber:
             )
             begun = time.monotonic()
             try:
-                with connection:
-                    self._consume(connection)
+                self._consume(connection)
             except _Stopped:
                 return
             except outages as error:
+                connection.collect()  # without a goodbye, which may have no answer
                 failures = 1 if time.monotonic() - begun > 10 else failures + 1
                 pause = backoff.pause(failures)
                 missing = str(getattr(error, "reply_code", "")) == "404"
                 log.warning(
                     f"{self._queue} is not being consumed"
                     + ("; it is missing: run `allocation topology`" if missing else ""),
-                    error=str(error),
+                    error=str(error) or repr(error),
                     retry_in_seconds=round(pause, 1),
                 )
                 self._beat()
                 stop.wait(pause)
+            finally:
+                connection.release()
 
     def _beat(self) -> None:
         """Leave a sign of life for the container's health check: the age of a file."""

@@ -12,16 +12,13 @@ from kombu.utils.url import maybe_sanitize_url
 
 HEARTBEAT = 15
 """Seconds; the broker gives a sign of life every half of them."""
-OPTIONS = {
-    # A message counts as sent only when the broker has confirmed it.
-    "confirm_publish": True,
-    # A broker that is short of memory or disk stops reading from whoever publishes, and gives no
-    # answer, not even to a goodbye. Less than half the heartbeat, as any sign of life begins the
-    # wait anew.
-    "read_timeout": 6,
-    "write_timeout": 6,
-}
-"""kombu's transport options for RabbitMQ."""
+TIME_LIMITS = {"read_timeout": 5, "write_timeout": 5}
+"""kombu's transport options for RabbitMQ, in seconds.
+
+A broker that is short of memory or disk stops reading from whoever publishes, and gives no answer,
+not even to a goodbye; but its signs of life go on, and each begins the wait anew. So these are less
+than half the heartbeat.
+"""
 
 _TLS = {"cacertfile": "ca_certs", "certfile": "certfile", "keyfile": "keyfile"}
 
@@ -65,7 +62,7 @@ def connect(url: str, transport: str | None = None) -> Connection:
         return Connection(url, transport=transport)
     found = address(url)
     return Connection(
-        found.url, ssl=found.tls or False, heartbeat=HEARTBEAT, transport_options=dict(OPTIONS)
+        found.url, ssl=found.tls or False, heartbeat=HEARTBEAT, transport_options=dict(TIME_LIMITS)
     )
 
 
