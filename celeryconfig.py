@@ -1,6 +1,6 @@
 """Celery's settings for the allocation worker, each with its reason."""
 
-from allocation.adapters import topology
+from allocation.adapters import broker, topology
 from allocation.settings import Settings
 
 _settings = Settings()
@@ -8,19 +8,27 @@ _on_rabbitmq = _settings.broker_transport is None
 
 # --- the broker ---------------------------------------------------------------------------------
 
-broker_url = _settings.broker_url
+_address = broker.address(_settings.broker_url)
+broker_url = _address.url
+# With amqps:// certificates and names are always verified; these are the files that the URL names.
+broker_use_ssl = _address.tls or None
 broker_transport = _settings.broker_transport
-# A retry counts as sent only when the broker has confirmed it.
-broker_transport_options = {"confirm_publish": True} if _on_rabbitmq else {}
+# A retry counts as sent only when the broker has confirmed it, and nobody waits for that for ever.
+broker_transport_options = {"confirm_publish": True, **broker.TIME_LIMITS} if _on_rabbitmq else {}
+# Two tries of a retry's publish end within its command's time limit; then the command is rejected.
+task_publish_retry_policy = {"max_retries": 1, "interval_start": 0, "interval_max": 1}
 # A peer that vanished without a word is noticed within two beats.
-broker_heartbeat = 15 if _on_rabbitmq else 0
+broker_heartbeat = broker.HEARTBEAT if _on_rabbitmq else 0
 # The worker may start before the broker, and outlives its restarts however long they take.
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
+# Nor does a queue that is missing end the worker: it waits for `allocation topology`.
+broker_channel_error_retry = True
 
 # --- queues -------------------------------------------------------------------------------------
 
-task_queues = [topology.commands_queue()]
+# `allocation topology` declares it, and what holds delayed retries: a worker has no right to.
+task_queues = [topology.commands_queue(declared=_on_rabbitmq)]
 task_default_queue = topology.COMMANDS
 task_default_exchange = topology.COMMANDS
 task_default_exchange_type = "topic"
@@ -32,7 +40,7 @@ task_create_missing_queues = False
 
 task_serializer = "json"
 # What is no well-formed command never reaches Celery's own machinery.
-worker_consumer = "allocation.admission:StrictConsumer"
+worker_consumer = "allocation.consumer:Consumer"
 # Pickle would run whatever it is sent.
 accept_content = ["json"]
 # Outcomes are rows of the database, keyed by the task's id.

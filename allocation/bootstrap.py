@@ -6,6 +6,7 @@ from kombu import Connection
 from sqlalchemy import Engine
 
 from allocation.adapters import database
+from allocation.adapters.broker import connect
 from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
 from allocation.settings import Settings
 
@@ -37,5 +38,4 @@ def confirming_broker() -> Connection:
 
 def broker() -> Connection:
     """A connection to the configured broker, not open yet."""
-    transport = settings().broker_transport
-    return Connection(settings().broker_url, transport=transport, heartbeat=0 if transport else 15)
+    return connect(settings().broker_url, settings().broker_transport)

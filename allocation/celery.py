@@ -9,7 +9,9 @@ from celery.signals import setup_logging, worker_process_init
 from allocation import bootstrap, logs
 from allocation.adapters.dead_letters import Mover
 
-app = Celery("allocation", include=["allocation.tasks"])
+app = Celery(
+    "allocation", include=["allocation.tasks"], events="allocation.adapters.celery_events:Events"
+)
 app.config_from_object("celeryconfig")
 
 

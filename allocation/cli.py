@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from allocation import bootstrap, check, demo, logs, relay, supervisor
-from allocation.adapters import migrations, topology
+from allocation.adapters import migrations, roles, topology
 from allocation.tools import dead, keys
 from allocation.tools.prune import prune
 from allocation.tools.replay import replay
@@ -92,7 +92,7 @@ def migrate() -> None:
 
 @app.command("topology")
 def declare_topology() -> None:
-    """Declare every exchange and queue at the broker; safe to run again."""
+    """Declare every exchange, queue and user at the broker; safe to run again."""
     _topology()
 
 
@@ -161,7 +161,17 @@ def _topology() -> None:
         with bootstrap.broker() as connection:
             return topology.declare(connection)
 
-    console.print(f"The broker has the queues {', '.join(reaching('the broker', declare))}.")
+    settings = bootstrap.settings()
+    try:
+        queues = reaching("the broker", declare)
+        users = roles.make_users(
+            settings.broker_url, settings.broker_management_url, roles.parse(settings.broker_users)
+        )
+    except (topology.Undeclared, roles.NoUsers) as refusal:
+        fail(str(refusal))
+    console.print(f"The broker has the queues {', '.join(queues)}.")
+    if users:
+        console.print(f"It has the users {', '.join(users)}, each with the rights of its role.")
 
 
 def main() -> None:

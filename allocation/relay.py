@@ -1,6 +1,7 @@
 """The relay: sends what the outbox holds to the broker, and marks it once the broker has it."""
 
 import json
+import logging
 import random
 import threading
 from collections.abc import Iterable, Sequence
@@ -33,20 +34,30 @@ def run(stop: threading.Event) -> None:
         connection = bootstrap.broker()
         outages = (DBAPIError, *connection.connection_errors, *connection.channel_errors, OSError)
         try:
-            with connection, only_reader(engine) as reader:
+            with only_reader(engine) as reader:
                 if reader is None:
                     log.debug("another relay is active; standing by")
                     stop.wait(POLL)
                     continue
-                topology.declare(connection)
+                publish = publisher(connection)
                 log.info("ready: relaying")
                 failures = 0
-                _relay(reader, publisher(connection), connection, stop)
+                _relay(reader, publish, connection, stop)
         except outages as error:
+            connection.collect()  # without a goodbye, which may have no answer
             failures += 1
             pause = random.uniform(0.5, 1) * min(LONGEST_PAUSE, 0.2 * 2**failures)  # noqa: S311 - jitter needs no secrecy
-            log.warning("the relay pauses", error=str(error), seconds=round(pause, 1))
+            missing = str(getattr(error, "reply_code", "")) == "404"
+            log.log(
+                logging.ERROR if missing else logging.WARNING,
+                "the relay pauses"
+                + ("; a queue is missing: run `allocation topology`" if missing else ""),
+                error=str(error) or repr(error),
+                seconds=round(pause, 1),
+            )
             stop.wait(pause)
+        finally:
+            connection.release()
 
 
 def _relay(
@@ -57,9 +68,11 @@ def _relay(
         taken, sent = send_batch(reader, publish)
         if sent < taken:
             log.error(
-                "the broker took only a part: is a queue missing, or full?", taken=taken, sent=sent
+                "the broker took only a part: a queue is full, or missing, or not bound;"
+                " `allocation status` shows which, and `allocation topology` mends the latter two",
+                taken=taken,
+                sent=sent,
             )
-            topology.declare(connection)
             stop.wait(POLL)
         elif taken < BATCH:
             reader.wait(POLL)

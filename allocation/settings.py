@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from allocation.adapters import broker, roles
 
 SPOOL_TRANSPORT = "allocation.adapters.spool:Transport"
 """kombu loads the embedded broker by this name."""
@@ -14,7 +16,7 @@ class Settings(BaseSettings):
     """Read afresh whenever it is made; a value that can't be used raises and names its variable."""
 
     model_config = SettingsConfigDict(
-        env_prefix="ALLOCATION_", extra="ignore", env_ignore_empty=True
+        env_prefix="ALLOCATION_", extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
     )
 
     state_dir: Path = Field(
@@ -24,7 +26,19 @@ class Settings(BaseSettings):
         "", description="PostgreSQL or SQLite; unset: allocation.db in the state folder."
     )
     broker_url: str = Field(
-        "", description="RabbitMQ (amqp://) or the embedded broker (spool://); unset: embedded."
+        "",
+        description="RabbitMQ (amqp://, amqps://) or the embedded broker (spool://);"
+        " unset: embedded.",
+    )
+    broker_users: str = Field(
+        "",
+        description="Users that `allocation topology` makes, with the rights of their roles:"
+        " worker:password relay:password and so on.",
+    )
+    broker_management_url: str = Field(
+        "",
+        pattern="^(https?://.*)?$",
+        description="RabbitMQ's management API, which makes them; unset: port 15672 of the broker.",
     )
     host: str = Field("127.0.0.1", description="Address that the API listens on.")
     port: int = Field(5005, ge=1, le=65535, description="Port that the API listens on.")
@@ -51,6 +65,18 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="The least."
     )
+
+    @field_validator("broker_url")
+    @classmethod
+    def _can_be_used(cls, url: str) -> str:
+        broker.address(url)
+        return url
+
+    @field_validator("broker_users")
+    @classmethod
+    def _are_known(cls, users: str) -> str:
+        roles.parse(users)
+        return users
 
     @model_validator(mode="after")
     def _fill_in_the_embedded_default(self) -> "Settings":

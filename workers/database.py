@@ -28,6 +28,9 @@ def engine(url: str) -> Engine:
     if scheme in ("postgres", "postgresql"):
         scheme = "postgresql+psycopg2"
     parsed = make_url(scheme + separator + rest)
+    if "sslrootcert" in parsed.query and "sslmode" not in parsed.query:
+        # Who names an authority wants to be sure of the server; libpq would connect without.
+        parsed = parsed.update_query_dict({"sslmode": "verify-full"})
     if parsed.get_backend_name() != "sqlite":
         return create_engine(
             parsed,

@@ -13,7 +13,9 @@ from workers.envelope import Envelope
 
 log = structlog.get_logger(__name__)
 
-CONFIRM_TIMEOUT = 10.0  # seconds; a broker that is short of memory or disk gives no answer at all
+# Seconds. A broker that is short of memory or disk gives no answer, but for the heartbeats, each of
+# which begins the wait anew: so it is less than their half.
+CONFIRM_TIMEOUT = 5.0
 
 Facts = Mapping[str, object]
 """What the headers tell, without their `x-`; `reason`, `error` and `last` always."""
@@ -75,8 +77,9 @@ class DeadLetters:
         with self._connection.channel() as channel:
             self._connection.Producer(channel).publish(
                 body,
-                exchange="",
-                routing_key=f"{self._queue}.dead",
+                # Its own exchange: by the default one it could write to every queue.
+                exchange=f"{self._queue}.dead",
+                routing_key="",
                 content_type=content_type,
                 content_encoding=encoding,
                 headers={**headers, **death},

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from workers import broker
 
 SPOOL_TRANSPORT = "allocation.adapters.spool:Transport"
 """kombu loads the embedded broker by this name; nothing of it is imported here."""
@@ -43,6 +45,12 @@ class Settings(BaseSettings):
     subscriber_keep: int = Field(
         60, ge=1, description="Days after which the note of an event that came may be dropped."
     )
+
+    @field_validator("allocation_broker_url")
+    @classmethod
+    def _can_be_used(cls, url: str) -> str:
+        broker.address(url)
+        return url
 
     @model_validator(mode="after")
     def _fill_in_the_embedded_default(self) -> "Settings":

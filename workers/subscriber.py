@@ -13,6 +13,7 @@ from kombu import Connection, Consumer, Queue
 from kombu.message import Message
 
 from workers import backoff, logs
+from workers.broker import connect
 from workers.database import Outage, is_outage
 from workers.dead_letters import DeadLetters
 from workers.envelope import Envelope, Unreadable, read
@@ -68,7 +69,9 @@ class Subscriber:
         self._stop = stop
         failures = 0
         while not stop.is_set():
-            connection = self._connect()
+            connection = connect(
+                self._settings.allocation_broker_url, self._settings.broker_transport
+            )
             outages = (
                 *Outage,
                 OSError,
@@ -77,31 +80,24 @@ class Subscriber:
             )
             begun = time.monotonic()
             try:
-                with connection:
-                    self._consume(connection)
+                self._consume(connection)
             except _Stopped:
                 return
             except outages as error:
+                connection.collect()  # without a goodbye, which may have no answer
                 failures = 1 if time.monotonic() - begun > 10 else failures + 1
                 pause = backoff.pause(failures)
                 missing = str(getattr(error, "reply_code", "")) == "404"
                 log.warning(
                     f"{self._queue} is not being consumed"
                     + ("; it is missing: run `allocation topology`" if missing else ""),
-                    error=str(error),
+                    error=str(error) or repr(error),
                     retry_in_seconds=round(pause, 1),
                 )
                 self._beat()
                 stop.wait(pause)
-
-    def _connect(self) -> Connection:
-        embedded = self._settings.broker_transport
-        return Connection(
-            self._settings.allocation_broker_url,
-            transport=embedded,
-            transport_options={} if embedded else {"confirm_publish": True},
-            heartbeat=0 if embedded else 15,
-        )
+            finally:
+                connection.release()
 
     def _beat(self) -> None:
         """Leave a sign of life for the container's health check: the age of a file."""

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import (
     DBAPIError,
@@ -31,12 +31,22 @@ def normalise_url(url: str) -> str:
     return scheme + separator + rest
 
 
+def verified(url: URL) -> URL:
+    """Who names an authority (`sslrootcert`) wants the server's certificate and name verified.
+
+    libpq by itself would connect without, unless `sslmode` says so.
+    """
+    if "sslrootcert" in url.query and "sslmode" not in url.query:
+        return url.update_query_dict({"sslmode": "verify-full"})
+    return url
+
+
 def engine(url: str, *, pool_size: int = 5) -> Engine:
     """An engine that opens no connection yet; the folder of a SQLite file is made.
 
     `pool_size` connections are kept open; a process needs about one per thread.
     """
-    parsed = make_url(normalise_url(url))
+    parsed = verified(make_url(normalise_url(url)))
     if parsed.get_backend_name() == "sqlite":
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)

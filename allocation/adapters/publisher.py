@@ -1,6 +1,8 @@
 """Publishing many messages at once, and knowing of each whether the broker has it."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
@@ -9,8 +11,12 @@ import amqp
 from kombu import Connection, Producer
 from kombu.exceptions import ChannelError
 
-CONFIRM_TIMEOUT = 30
-"""Seconds without a word from the broker after which the connection counts as lost."""
+from allocation.adapters import topology
+
+CONFIRM_TIMEOUT = 10.0
+"""Seconds without a confirm after which the connection counts as lost."""
+BIND_EVERY = 5.0
+"""Seconds that a subscriber's queue stays unbound at most, once somebody unbound it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,8 @@ class Publisher(Protocol):
         """Send all, in order; the ids that reached a queue which will keep them.
 
         A message that no queue takes, or that the broker turns down, is missing from the answer.
-        Raises the connection's own errors; then nothing is known of any of them.
+        Raises the connection's own errors; then nothing is known of any of them. One of these is
+        the 404 of a subscriber's queue that is missing: what it missed must be sent again.
         """
         ...
 
@@ -51,6 +58,7 @@ class AmqpPublisher:
     """
 
     def __init__(self, connection: Connection) -> None:
+        """Raises the channel's 404 when a subscriber's queue is missing."""
         self._connection = connection
         self._channel: amqp.Channel = connection.channel()
         self._channel.confirm_select()
@@ -61,9 +69,12 @@ class AmqpPublisher:
         self._pending: dict[int, UUID] = {}
         self._confirmed: set[UUID] = set()
         self._unroutable: set[UUID] = set()
+        self._bound = 0.0
+        self._require_subscribers()
 
     def publish(self, messages: Sequence[Outgoing]) -> set[UUID]:
         self._confirmed, self._unroutable = set(), set()
+        self._require_subscribers()
         for message in messages:
             self._tag += 1
             self._pending[self._tag] = message.id
@@ -82,10 +93,32 @@ class AmqpPublisher:
                 mandatory=True,
                 timeout=CONFIRM_TIMEOUT,
             )
-        while self._pending:
-            self._connection.drain_events(timeout=CONFIRM_TIMEOUT)
+        self._await_confirms()
+        # Again, as one may have gone meanwhile: then none of these counts as told.
+        topology.require(self._channel)
         # A message that no queue takes is returned first, and then confirmed all the same.
         return self._confirmed - self._unroutable
+
+    def _await_confirms(self) -> None:
+        deadline = time.monotonic() + CONFIRM_TIMEOUT
+        while waiting := len(self._pending):
+            # In slices: a heartbeat begins the wait anew, and a broker that is short of memory or
+            # disk confirms nothing, and goes on to send these.
+            with suppress(TimeoutError):
+                self._connection.drain_events(timeout=1)
+            if len(self._pending) < waiting:
+                deadline = time.monotonic() + CONFIRM_TIMEOUT
+            elif time.monotonic() > deadline:
+                raise TimeoutError(
+                    "the broker confirms nothing: is it short of memory or disk? Its log says"
+                )
+
+    def _require_subscribers(self) -> None:
+        if time.monotonic() - self._bound > BIND_EVERY:
+            topology.bind(self._channel)
+            self._bound = time.monotonic()
+        else:
+            topology.require(self._channel)
 
     def _settle(self, each: Callable[[UUID], None]) -> Callable[[int, bool], None]:
         def settle(tag: int, multiple: bool) -> None:

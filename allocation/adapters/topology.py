@@ -1,18 +1,29 @@
 """Exchanges and queues: every name and argument of the broker's side, declared in one place."""
 
+from amqp import Channel
+from amqp.exceptions import AccessRefused, PreconditionFailed
 from kombu import Connection, Exchange, Queue
+from kombu.transport.native_delayed_delivery import (
+    bind_queue_to_native_delayed_delivery_exchange,
+    declare_native_delayed_delivery_exchanges_and_queues,
+)
 
 COMMANDS = "allocation.commands"
 DEAD = "allocation.dead"
 EVENTS = "allocation.events"
 SUBSCRIBERS = ("warehouse.events", "notification.events")
 
-# Replicated and on disk; a message that keeps killing its consumer ends in the dead-letter queue.
+# Replicated and on disk.
 _QUORUM = {"x-queue-type": "quorum"}
+
+
+class Undeclared(Exception):
+    """The broker refused a part of the topology; the text says which, and what to do."""
 
 
 def _lasting(dead: str) -> dict[str, object]:
     return _QUORUM | {
+        # A message that keeps killing its consumer ends in the dead-letter queue.
         "x-delivery-limit": 20,
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": dead,
@@ -20,7 +31,25 @@ def _lasting(dead: str) -> dict[str, object]:
         "x-dead-letter-strategy": "at-least-once",
         # That strategy needs this overflow: a full queue refuses, it does not drop.
         "x-overflow": "reject-publish",
+        # A week at three messages a second. A message takes about 1 kB on disk and 100 bytes of
+        # memory, so a full queue takes 2 GB and 200 MB: the broker lives on, and the relay keeps
+        # the rest as rows of the database.
+        "x-max-length": 2_000_000,
+        # However large the messages of others are.
+        "x-max-length-bytes": 4 * 2**30,
     }
+
+
+def _dead(name: str) -> Queue:
+    arguments = _QUORUM | {
+        # Looking at a dead letter returns it, which counts as a delivery. RabbitMQ 4 drops a
+        # message at the 20th unless told otherwise: this many are never reached.
+        "x-delivery-limit": 2_000_000_000,
+        # And no length limit: whoever moves a message here must never be refused.
+    }
+    # An exchange of its own: whoever may write to the default one may write to every queue.
+    exchange = Exchange(name, type="fanout", durable=True)
+    return Queue(name, exchange=exchange, durable=True, queue_arguments=arguments)
 
 
 def commands_exchange() -> Exchange:
@@ -28,14 +57,15 @@ def commands_exchange() -> Exchange:
     return Exchange(COMMANDS, type="topic", durable=True)
 
 
-def commands_queue() -> Queue:
-    """The queue that the allocation workers share."""
+def commands_queue(*, declared: bool = False) -> Queue:
+    """The queue that the allocation workers share; `declared` already, they only use it."""
     return Queue(
         COMMANDS,
         exchange=commands_exchange(),
         routing_key=COMMANDS,
         durable=True,
         queue_arguments=_lasting(DEAD),
+        no_declare=declared,
     )
 
 
@@ -61,14 +91,49 @@ def queues() -> list[Queue]:
 
 
 def declare(connection: Connection) -> list[str]:
-    """Make every exchange and queue that is not there; returns the queues' names.
+    """Make every exchange and queue that is not there; returns the names of our own queues.
 
-    Safe to repeat. The broker refuses, and kombu raises, where one exists with other arguments.
+    Safe to repeat. Raises Undeclared where one exists with other arguments, or the user may not.
     """
-    with connection.channel() as channel:
-        for queue in queues():
-            queue(channel).declare()
+    try:
+        with connection.channel() as channel:
+            for queue in queues():
+                queue(channel).declare()
+        if connection.transport.driver_type == "amqp":
+            # In these Celery lets the broker hold a retry until its time has come.
+            declare_native_delayed_delivery_exchanges_and_queues(connection, "quorum")
+            bind_queue_to_native_delayed_delivery_exchange(connection, commands_queue())
+    except PreconditionFailed as error:
+        raise Undeclared(
+            f"the broker has one of the queues with other arguments: {error.reply_text}."
+            " Arguments can't be changed: stop whoever publishes to it, let its consumers empty it,"
+            " delete it (`rabbitmqctl delete_queue NAME`), and run `allocation topology` again"
+        ) from error
+    except AccessRefused as error:
+        raise Undeclared(
+            f"the broker's user may not declare the topology: {error.reply_text}."
+            " Run `allocation topology` with the URL of a user who may configure everything"
+        ) from error
     return names()
+
+
+def require(channel: Channel) -> None:
+    """Raise the channel's 404 when a subscriber's queue is missing; needs no right.
+
+    A fanout that finds one of two queues is content: nothing else would tell.
+    """
+    for name in SUBSCRIBERS:
+        channel.queue_declare(name, passive=True)
+
+
+def bind(channel: Channel) -> None:
+    """`require` them, and bind those that somebody unbound: nothing tells of these at all.
+
+    Needs no right to configure, only to write to the queues and to read from the exchange.
+    """
+    for queue in queues():
+        if queue.name in SUBSCRIBERS:
+            queue(channel).queue_bind()
 
 
 def names() -> list[str]:
@@ -88,7 +153,3 @@ def depth(connection: Connection, name: str) -> int | None:
             return int(channel.queue_declare(name, passive=True).message_count)
     except connection.channel_errors:
         return None
-
-
-def _dead(name: str) -> Queue:
-    return Queue(name, durable=True, queue_arguments=dict(_QUORUM))

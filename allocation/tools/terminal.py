@@ -8,7 +8,6 @@ from typing import Annotated, NoReturn, TypeVar
 import typer
 from amqp.exceptions import AMQPError
 from kombu.exceptions import OperationalError as BrokerError
-from kombu.utils.url import maybe_sanitize_url
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
@@ -16,6 +15,7 @@ from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
 from allocation import bootstrap
+from allocation.adapters.broker import without_password
 
 T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -56,7 +56,7 @@ def reaching(what: str, ask: Callable[[], T]) -> T:
         settings = bootstrap.settings()
         url = settings.database_url if what == "the database" else settings.broker_url
         reason = str(getattr(error, "orig", error)).strip()
-        fail(f"{what} at {maybe_sanitize_url(url)} gave no answer: {reason}")
+        fail(f"{what} at {without_password(url)} gave no answer: {reason}")
 
 
 def fail(sentence: str) -> NoReturn:

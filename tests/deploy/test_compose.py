@@ -13,6 +13,7 @@ import yaml
 from typer.main import get_command
 
 from allocation import cli
+from allocation.adapters.roles import ROLES, parse
 from allocation.health import CHECKS
 from allocation.settings import Settings
 from workers.settings import Settings as WorkerSettings
@@ -84,6 +85,53 @@ def test_every_secret_comes_from_the_environment_and_has_no_default() -> None:
     assert must == set(re.findall(r"^([A-Z_]+)=$", example, re.MULTILINE))
     assert set(taken) - must == set(re.findall(r"^#([A-Z_]+)=", example, re.MULTILINE))
     assert {name for name in taken if re.search("KEY|PASSWORD", name)} == must
+
+
+def test_no_service_has_a_password_that_it_does_not_need() -> None:
+    """Each knows its own user of the broker, and the database that it works on."""
+    found = {
+        name: set(re.findall(r"\$\{([A-Z_]*(?:PASSWORD|KEY))", str(service.get("environment"))))
+        for name, service in SERVICES.items()
+    }
+
+    def of_broker(*names: str) -> set[str]:
+        return {f"RABBITMQ_{name}_PASSWORD" for name in names}
+
+    allocation = {"ALLOCATION_DATABASE_PASSWORD"}
+    every_database = allocation | {"WAREHOUSE_DATABASE_PASSWORD", "NOTIFICATION_DATABASE_PASSWORD"}
+    assert found == {
+        "api": allocation | {"ALLOCATION_API_KEY"},
+        "allocation-worker": allocation | of_broker("WORKER"),
+        "relay": allocation | of_broker("RELAY"),
+        "warehouse": {"WAREHOUSE_DATABASE_PASSWORD"} | of_broker("WAREHOUSE"),
+        "notification": {"NOTIFICATION_DATABASE_PASSWORD"} | of_broker("NOTIFICATION"),
+        "flower": {"FLOWER_PASSWORD"} | of_broker("FLOWER"),
+        "operator": allocation | of_broker("OPERATOR"),
+        "migrate": allocation,
+        "topology": {"RABBITMQ_PASSWORD"} | of_broker(*(role.upper() for role in ROLES)),
+        "postgres": every_database | {"POSTGRES_PASSWORD"},
+        "rabbitmq": {"RABBITMQ_PASSWORD"},
+        "mailpit": set(),
+    }
+
+
+def test_each_process_connects_as_the_user_of_its_role_and_the_api_not_at_all() -> None:
+    """As `allocation topology` makes them, each with its own password."""
+    urls = {
+        name: service["environment"]["ALLOCATION_BROKER_URL"].partition("@")[0]
+        for name, service in OURS.items()
+        if "ALLOCATION_BROKER_URL" in service["environment"]
+    }
+    role_of = {"allocation-worker": "worker"}
+    refusal = "set it in .env, see .env.example"
+
+    made = SERVICES["topology"]["environment"]["ALLOCATION_BROKER_USERS"]
+    assert urls == {"topology": f"amqp://allocation:${{RABBITMQ_PASSWORD:?{refusal}}}"} | {
+        name: f"amqp://{role_of.get(name, name)}:"
+        f"${{RABBITMQ_{role_of.get(name, name).upper()}_PASSWORD:?{refusal}}}"
+        for name in set(OURS) - {"api", "migrate", "topology"}
+    }
+    assert set(parse(re.sub(r"\$\{[^}]*}", "secret", made))) == set(ROLES)
 
 
 def test_whatever_stays_up_is_checked_restarted_limited_and_stopped_in_time() -> None:

@@ -13,6 +13,7 @@ from kombu import Connection, Exchange, Queue
 from sqlalchemy import func, select
 
 from allocation import relay
+from allocation.adapters import topology
 from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
 from allocation.adapters.tables import outbox
 from allocation.domain.commands import Allocate, CreateBatch
@@ -155,21 +156,23 @@ def test_a_killed_relay_tells_everything_at_least_once(service: Service, heard: 
         }
 
 
-def test_what_no_queue_takes_stays_pending_until_one_does(
+def test_a_command_that_no_queue_takes_stays_pending_until_one_does(
     service: Service, broker_url: str
 ) -> None:
     """A publish to an exchange without a queue is confirmed by the broker all the same."""
     running = service.relay()
     running.wait_for_log("ready: relaying")
-    with Connection(broker_url) as connection, connection.channel() as channel:
-        for name in ("warehouse.events", "notification.events"):
-            channel.queue_delete(name)
+    with Connection(broker_url) as connection:
+        with connection.channel() as channel:
+            channel.queue_delete("allocation.commands")
 
-    decide(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(service.engine))
+        accept(message(Allocate("o1", "LAMP", 4), 7), SqlUnitOfWork(service.engine))
+        running.wait_for_log("took only a part")
+        assert unsent(service) == 1
+        topology.declare(connection)
 
-    running.wait_for_log("took only a part")
-    eventually(lambda: unsent(service) == 0, what="the row sent to the queues declared anew")
-    eventually(lambda: service.depth("warehouse.events") == 1, what="the event in the queue")
+    eventually(lambda: unsent(service) == 0, what="the row sent to the queue declared anew")
+    eventually(lambda: service.depth("allocation.commands") == 1, what="the task in the queue")
 
 
 def test_the_relay_outlives_its_broker(

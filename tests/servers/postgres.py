@@ -10,6 +10,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from trustme import LeafCert
+
 from tests.servers.databases import Databases
 from tests.servers.ports import LOOPBACK, free_ports
 from tests.servers.processes import Process
@@ -29,7 +31,8 @@ _SETTINGS = {
 class PrivatePostgres(Databases):
     """A server of our own, which can be stopped, killed and started again over the same data."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: LeafCert | None = None) -> None:
+        """With a `certificate` it takes TLS connections too."""
         # PostgreSQL refuses to run as root.
         self._user = _unprivileged_user() if os.geteuid() == 0 else None
         self._folder = Path(tempfile.mkdtemp(prefix="allocation-postgres-"))
@@ -42,7 +45,8 @@ class PrivatePostgres(Databases):
         except BaseException:
             shutil.rmtree(self._folder)
             raise
-        options = [f"-c{name}={value}" for name, value in _SETTINGS.items()]
+        settings = _SETTINGS | (self._tls(certificate) if certificate else {})
+        options = [f"-c{name}={value}" for name, value in settings.items()]
         self._process = self._program(
             "postgres", binaries / "postgres", "-D", _DATA, f"-p{port}", *options
         )
@@ -99,6 +103,16 @@ class PrivatePostgres(Databases):
         )
         if made.start().wait(60):
             raise RuntimeError(f"initdb failed:\n{made.log_tail()}")
+
+    def _tls(self, certificate: LeafCert) -> dict[str, str]:
+        key, chain = self._folder / "server.key", self._folder / "server.pem"
+        certificate.private_key_pem.write_to_path(key)
+        key.chmod(0o600)
+        for blob in certificate.cert_chain_pems:
+            blob.write_to_path(chain, append=True)
+        for file in (key, chain):
+            self._own(file)
+        return {"ssl": "on", "ssl_key_file": str(key), "ssl_cert_file": str(chain)}
 
     def _usable(self, binaries: Path) -> Path:
         """The binaries, or a copy of their wheel where its folder is closed to that user."""

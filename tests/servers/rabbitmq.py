@@ -4,7 +4,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.servers.ports import LOOPBACK, free_ports
@@ -26,11 +26,15 @@ class PrivateRabbitMQ(Vhosts):
     _epmd: Process
 
     def __init__(
-        self, say: Callable[[str], None] = print, beside: "PrivateRabbitMQ | None" = None
+        self,
+        say: Callable[[str], None] = print,
+        beside: "PrivateRabbitMQ | None" = None,
+        settings: Mapping[str, object] | None = None,
     ) -> None:
         """`say` is told when something has to be installed first; `beside`: it can join that node.
 
         A node beside another one needs that one's port mapper, and is removed before it.
+        `settings` are added to its configuration.
         """
         self._programs = find_rabbitmq(say)
         self._folder = Path(tempfile.mkdtemp(prefix="allocation-rabbitmq-"))
@@ -41,7 +45,7 @@ class PrivateRabbitMQ(Vhosts):
             f"http://{LOOPBACK}:{management_port}",
         )
         self._env = self._environment(epmd_port, dist_port)
-        self._write_files(port, management_port, self._password)
+        self._write_files(port, management_port, self._password, settings or {})
         self._beside = beside
         if beside:
             # The secret that the nodes share, and where they find each other.
@@ -171,8 +175,10 @@ class PrivateRabbitMQ(Vhosts):
             "RUNNING_UNDER_SYSTEMD": "true",
         }
 
-    def _write_files(self, port: int, management_port: int, password: str) -> None:
-        settings = {
+    def _write_files(
+        self, port: int, management_port: int, password: str, more: Mapping[str, object]
+    ) -> None:
+        settings: dict[str, object] = {
             "listeners.tcp.1": f"{LOOPBACK}:{port}",
             "management.tcp.ip": LOOPBACK,
             "management.tcp.port": management_port,
@@ -180,6 +186,7 @@ class PrivateRabbitMQ(Vhosts):
             "management_agent.disable_metrics_collector": "true",
             "default_user": "tests",
             "default_pass": password,
+            **more,
         }
         for folder in ("data", "log", "conf.d"):
             (self._folder / folder).mkdir()

@@ -20,7 +20,7 @@ class Vhosts:
     def __init__(self, url: str, management: str) -> None:
         self.url = url
         parts = Connection(url)
-        self._management = management.rstrip("/")
+        self.management = management.rstrip("/")
         self._address = f"{parts.hostname}:{parts.port}"
         self._user = f"{quote(parts.userid, safe='')}:{quote(parts.password, safe='')}"
         plain = f"{parts.userid}:{parts.password}".encode()
@@ -36,17 +36,17 @@ class Vhosts:
         """Delete the virtual host at `url` with all that is in it; its connections are closed."""
         self.api("DELETE", f"/api/vhosts/{Connection(url).virtual_host}")
 
-    def api(self, method: str, path: str) -> object:
+    def api(self, method: str, path: str, body: object = None) -> object:
         """What the management API answers, as read from JSON; raises OSError when it refuses."""
         request = urllib.request.Request(
-            self._management + path,
+            self.management + path,
             method=method,
-            data=b"{}" if method == "PUT" else None,
+            data=json.dumps(body or {}).encode() if method == "PUT" else None,
             headers={"Authorization": self._authorization, "Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=30) as response:
-            body = response.read()
-        return json.loads(body) if body else None
+            answer = response.read()
+        return json.loads(answer) if answer else None
 
     def answers(self) -> bool:
         """Whether the broker and its management API take requests now."""

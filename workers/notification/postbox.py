@@ -7,10 +7,11 @@ from contextlib import suppress
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 TIMEOUT = 10  # seconds
 _PORTS = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
+_FILES = {"cacertfile", "certfile", "keyfile"}
 
 
 class Refused(Exception):
@@ -43,7 +44,11 @@ class MailFolder:
 
 
 class SmtpServer:
-    """smtp://, smtp+starttls:// or smtps://, with user and password in the URL where needed."""
+    """smtp://, smtp+starttls:// or smtps://, with user and password in the URL where needed.
+
+    The latter two verify the server's certificate and name; a query may name files for that:
+    `cacertfile` with the authorities to trust, `certfile` and `keyfile` to show who we are.
+    """
 
     def __init__(self, url: str) -> None:
         try:
@@ -53,16 +58,30 @@ class SmtpServer:
             self._port = parts.port or standard
             self._user = unquote(parts.username or "")
             self._password = unquote(parts.password or "")
-            fits = bool(self._host) and (self._user + self._password).isascii()
+            files = dict(parse_qsl(parts.query, keep_blank_values=True))
+            fits = (
+                bool(self._host)
+                and (self._user + self._password).isascii()
+                and files.keys() <= _FILES
+                and not (files and parts.scheme == "smtp")
+                and ("certfile" in files or "keyfile" not in files)
+            )
         except (ValueError, KeyError):
             fits = False
         if not fits:
             # Outside of the handler: what the library says quotes parts of the password.
             raise ValueError(
                 "NOTIFICATION_SMTP_URL must be smtp://, smtp+starttls:// or smtps://host:port;"
-                " user and password are ASCII, with / ? # [ ] @ : and % as %2F and so on"
+                " user and password are ASCII, with / ? # [ ] @ : and % as %2F and so on;"
+                " ?cacertfile=...&certfile=...&keyfile=... may follow where there is TLS"
             )
+        for name, file in files.items():
+            if not Path(file).is_file():
+                raise ValueError(f"NOTIFICATION_SMTP_URL: {name} names no file: {file}")
         self._scheme = parts.scheme
+        self._tls = ssl.create_default_context(cafile=files.get("cacertfile"))
+        if "certfile" in files:
+            self._tls.load_cert_chain(files["certfile"], files.get("keyfile"))
 
     def send(self, mail: EmailMessage) -> None:
         server = self._connect()
@@ -86,9 +105,8 @@ class SmtpServer:
 
     def _connect(self) -> smtplib.SMTP:
         if self._scheme == "smtps":
-            context = ssl.create_default_context()
-            return smtplib.SMTP_SSL(self._host, self._port, timeout=TIMEOUT, context=context)
+            return smtplib.SMTP_SSL(self._host, self._port, timeout=TIMEOUT, context=self._tls)
         server = smtplib.SMTP(self._host, self._port, timeout=TIMEOUT)
         if self._scheme == "smtp+starttls":
-            server.starttls(context=ssl.create_default_context())
+            server.starttls(context=self._tls)
         return server
