@@ -9,6 +9,7 @@ import pytest
 from pytest_celery import CeleryBrokerCluster
 
 from tests.faults.load import Load
+from tests.faults.proxy import Proxy
 from tests.faults.run import Run
 from tests.faults.system import Addresses, System
 from tests.servers.databases import Databases
@@ -46,6 +47,14 @@ def addresses(
     yield Addresses(broker_url, database_url, *others, state_dir)
     for url in others:
         postgres.drop_database(url)
+
+
+@pytest.fixture
+def broker_proxy(addresses: Addresses) -> Iterator[Proxy]:
+    """A proxy before the broker."""
+    proxy = Proxy(addresses.broker)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture

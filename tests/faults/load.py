@@ -5,7 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any, Literal
@@ -113,9 +113,10 @@ class QueueSender(Sender):
                 confirm_timeout=5,
             )
         except BROKER_ERRORS as error:
-            if self._connection is not None:
-                self._connection.collapse()
-                self._connection = None
+            with suppress(*BROKER_ERRORS):
+                if self._connection is not None:
+                    self._connection.close()
+            self._connection = None
             return repr(error)
         return None
 
@@ -279,7 +280,8 @@ class Load:
             return "allocation.allocate", {
                 "orderid": line[0],
                 "sku": sku,
-                "qty": chance.randint(1, 3),
+                # Some want more than there ever is: they wait, and people hear of it.
+                "qty": 50_000 if chance.random() < 0.04 else chance.randint(1, 3),
             }
         if kind < 0.82:
             orderid, sku = self._lines.pop(chance.randrange(len(self._lines)))

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from sqlalchemy import Engine
 from allocation.adapters import database, topology
 from tests.nodes import WorkerProcess
 from tests.servers.processes import Process
+from tests.waiting import eventually
 
 READY = {
     "worker": r"@\S+ ready",
@@ -26,7 +26,8 @@ READY = {
     "notification": "ready: consuming",
 }
 START_TIME = 90.0  # seconds, on a machine that is busy with other things
-GRACE = 25.0  # seconds: what compose gives a process between SIGTERM and SIGKILL, less than 30
+GRACE = {"worker": 60.0}  # seconds that compose.yaml gives between SIGTERM and SIGKILL
+GRACE_OF_OTHERS = 30.0
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,9 @@ class System:
     def wait_until_ready(self, *names: str) -> None:
         """Wait until these members, or all, are at work since their latest start."""
         for name in names or self.members:
-            member = self.members[name]
-            member.process.wait_for_log(member.ready, within=START_TIME)
+            process = self.members[name].process
+            eventually(lambda: process.running, what=f"the supervisor to start {name}")  # noqa: B023 - asked at once
+            process.wait_for_log(self.members[name].ready, within=START_TIME)
 
     def kill(self, name: str) -> None:
         """SIGKILL with all its children; the supervisor starts it again."""
@@ -130,7 +132,7 @@ class System:
 
     def children(self, name: str) -> list[int]:
         """The pool processes of a worker."""
-        return children_of(self.members[name].process.pid)
+        return self.members[name].process.children()
 
     @contextmanager
     def down(self, name: str) -> Iterator[None]:
@@ -162,7 +164,7 @@ class System:
         member = self.members[name]
         with member.lock:
             begun = time.monotonic()
-            member.process.stop(GRACE)
+            member.process.stop(GRACE.get(name.partition("-")[0], GRACE_OF_OTHERS))
             took = time.monotonic() - begun
             member.process.start()
         self.wait_until_ready(name)
@@ -190,15 +192,6 @@ class System:
                     if member.supervised and not member.process.running:
                         member.restarts += 1
                         member.process.start()
-
-
-def children_of(pid: int) -> list[int]:
-    """The processes whose parent this one is."""
-    listed = subprocess.run(
-        ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
-    )
-    rows = (line.split() for line in listed.stdout.splitlines())
-    return [int(child) for child, parent in rows if int(parent) == pid]
 
 
 def signal_all(pids: list[int], number: int) -> None:
