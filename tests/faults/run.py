@@ -43,15 +43,15 @@ class Run:
             time.sleep(0.1)  # between two looks, within the deadline
         return time.monotonic() - self.ended_at
 
-    def settle(self) -> None:
+    def settle(self, standstill: float = scale.STANDSTILL) -> None:
         """Wait until nothing moves any more: all is done, or nothing changes for a while."""
         begun = changed = time.monotonic()
         before: dict[str, int] | None = None
         while (now := self.moving()) or now is None:
             if now != before:
                 before, changed = now, time.monotonic()
-            standstill = time.monotonic() - changed > scale.STANDSTILL
-            if standstill or time.monotonic() - begun > scale.DRAINED:
+            nothing_happens = time.monotonic() - changed > standstill
+            if nothing_happens or time.monotonic() - begun > scale.DRAINED:
                 return
             time.sleep(0.2)  # between two looks, within the deadline
 
@@ -81,9 +81,9 @@ class Run:
                 f"I6: back at work after {seconds:.1f} s, not {back_within} (seed {self.seed})"
             )
 
-    def breaches(self, **expected: Any) -> list[Breach]:
+    def breaches(self, standstill: float = scale.STANDSTILL, **expected: Any) -> list[Breach]:
         """What breaks a promise once things are quiet."""
-        self.settle()
+        self.settle(standstill)
         return breaches(self.system, self.load, **expected)
 
     def record(self, found: int, seconds: float | None) -> None:
