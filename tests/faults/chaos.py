@@ -17,9 +17,7 @@ from tests.servers.rabbitmq import PrivateRabbitMQ
 Fault = Callable[[], object]
 
 
-def faults(
-    run: Run, rabbitmq: PrivateRabbitMQ, postgres: PrivatePostgres
-) -> dict[str, Fault]:
+def faults(run: Run, rabbitmq: PrivateRabbitMQ, postgres: PrivatePostgres) -> dict[str, Fault]:
     """Each by its name."""
     system = run.system
     vhost = urlsplit(system.addresses.broker).path[1:]
@@ -38,9 +36,7 @@ def faults(
             time.sleep(1)  # the length of the frost is the fault
 
     return {
-        "kill -9 of pool children": lambda: signal_all(
-            system.children("worker-1"), signal.SIGKILL
-        ),
+        "kill -9 of pool children": lambda: signal_all(system.children("worker-1"), signal.SIGKILL),
         **{f"kill -9 of {name}": partial(system.kill, name) for name in system.members},
         **{f"SIGTERM of {name}": partial(system.roll, name) for name in system.members},
         "all AMQP connections closed": lambda: rabbitmq.ctl(

@@ -43,9 +43,9 @@ def addresses(
 ) -> Iterator[Addresses]:
     """A virtual host and three databases for one system."""
     celery_broker_cluster.ready()
-    others = [postgres.create_database() for _ in range(2)]
-    yield Addresses(broker_url, database_url, *others, state_dir)
-    for url in others:
+    warehouse, notification = postgres.create_database(), postgres.create_database()
+    yield Addresses(broker_url, database_url, warehouse, notification, state_dir)
+    for url in (warehouse, notification):
         postgres.drop_database(url)
 
 

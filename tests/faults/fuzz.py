@@ -69,7 +69,7 @@ def _anything(chance: random.Random, depth: int = 0) -> Any:
 
 
 def _noise(chance: random.Random, kwargs: Any, headers: Any) -> Raw:
-    body, properties = _message(kwargs, headers)
+    _, properties = _message(kwargs, headers)
     return b"\xff" + chance.randbytes(chance.randrange(200)), properties
 
 
@@ -79,8 +79,11 @@ def _cut_short(chance: random.Random, kwargs: Any, headers: Any) -> Raw:
 
 
 def _wrong_shape(chance: random.Random, kwargs: Any, headers: Any) -> Raw:
-    body, properties = _message(kwargs, headers)
-    shapes = [_anything(chance), [kwargs], [[], kwargs], {"args": [], "kwargs": kwargs}, [kwargs] * 3]
+    _, properties = _message(kwargs, headers)
+    shapes = [
+        *(_anything(chance), [kwargs], [[], kwargs], [kwargs] * 3),
+        {"args": [], "kwargs": kwargs},
+    ]
     return json.dumps(chance.choice(shapes)).encode(), properties
 
 

@@ -63,9 +63,7 @@ def read(system: System) -> Books:
         picks={(row.sku, row.opened_sequence): row for row in picks},
         mails={str(row.event_id): row.team for row in mails},
         received=received,
-        held={
-            name: sum(row.held is not None for row in rows) for name, rows in received.items()
-        },
+        held={name: sum(row.held is not None for row in rows) for name, rows in received.items()},
         batches=_rows(
             system.engine,
             "SELECT b.*, (SELECT coalesce(sum(qty), 0) FROM allocations a"
@@ -157,9 +155,7 @@ def _events(books: Books, dead_events: int) -> Iterator[Breach]:
         if mails.get(event_id) != books.mails.get(event_id):
             what = f"mailed to {books.mails.get(event_id)}, not to {mails.get(event_id)}"
             yield Breach("I3", event_id, what)
-    promised = {
-        key: row.batchref for key, row in books.lines.items() if row.batchref is not None
-    }
+    promised = {key: row.batchref for key, row in books.lines.items() if row.batchref is not None}
     for line in lines.keys() | promised.keys():
         if lines.get(line) != promised.get(line):
             what = f"told of {lines.get(line)}, on the books with {promised.get(line)}"
@@ -222,7 +218,7 @@ def _accounts(books: Books, load: Load, failed: set[str]) -> Iterator[Breach]:
             yield Breach("I5", str(key), f"{sent.name} was accepted by {sent.way}, and is lost")
         elif status not in ("succeeded", "rejected"):
             yield Breach("I5", str(key), f"{sent.name} is {status}, dead letters {dead[str(key)]}")
-        elif status == "rejected" and sent.name in MUST_SUCCEED:
+        elif row and status == "rejected" and sent.name in MUST_SUCCEED:
             yield Breach("I2", str(key), f"{sent.name} was refused: {row.outcome}")
         elif dead[str(key)]:
             yield Breach("I5", str(key), f"{sent.name} is {status} and a dead letter as well")

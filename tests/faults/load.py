@@ -202,7 +202,7 @@ class Load:
         return sent
 
     def send(self, count: int, rate: float | None = None) -> None:
-        """Send `count` commands, `rate` a second or as a burst, and wait until all are confirmed."""
+        """Send `count` commands, `rate` a second or all at once; wait until each is confirmed."""
         self._give_many(count, rate, threading.Event())
         self.flush()
 

@@ -1,4 +1,4 @@
-"""Takes every delivery of a queue first, and passes it on late, in another order, more than once."""
+"""Takes every delivery of a queue first; passes it on late, in another order, more than once."""
 
 import random
 import threading
@@ -7,7 +7,6 @@ from typing import Any
 
 from kombu import Connection, Producer, Queue
 from kombu.message import Message
-
 
 
 class Middleman(threading.Thread):
@@ -86,5 +85,3 @@ class Middleman(threading.Thread):
         self.passed += 1
         if not message.acknowledged:
             message.ack()
-
-

@@ -142,9 +142,7 @@ class Proxy:
                 continue  # the next one may answer
         return None
 
-    def _pump(
-        self, link: Link, source: socket.socket, sink: socket.socket, flow: Flow
-    ) -> None:
+    def _pump(self, link: Link, source: socket.socket, sink: socket.socket, flow: Flow) -> None:
         source.settimeout(None)
         try:
             while data := source.recv(CHUNK):

@@ -56,7 +56,7 @@ class Run:
             time.sleep(0.2)  # between two looks, within the deadline
 
     def moving(self) -> dict[str, int] | None:
-        """What is still under way, by kind; empty when things are quiet, None while it's unknown."""
+        """What is under way, by kind; empty when things are quiet, None while it's unknown."""
         try:
             return {name: number for name, number in self._under_way() if number}
         except (DBAPIError, *BROKER_ERRORS):
@@ -117,7 +117,9 @@ class Run:
 
     def _arrived(self, ids: list[str]) -> bool:
         """Whether the events of these commands were taken by both subscribers."""
-        query = text("SELECT id FROM outbox WHERE kind = 'event' AND causation_id::text = ANY(:ids)")
+        query = text(
+            "SELECT id FROM outbox WHERE kind = 'event' AND causation_id::text = ANY(:ids)"
+        )
         taken = text("SELECT count(*) FROM received WHERE event_id::text = ANY(:ids)")
         try:
             with self.system.engine.connect() as connection:

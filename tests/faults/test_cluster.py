@@ -24,7 +24,7 @@ def cluster(say: Callable[[str], None]) -> Iterator[list[PrivateRabbitMQ]]:
         for node in nodes:
             node.start()
             if node is not first:
-                node.join(first)
+                node.join()
         yield nodes
     finally:
         for node in reversed(nodes):

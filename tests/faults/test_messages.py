@@ -200,7 +200,7 @@ def test_poison_in_a_healthy_stream(deploy: Deploy) -> None:
     run.fault("poison message", len(dead))
 
     run.prove(failed=[str(sent.id) for sent in dead])
-    assert among_poison < 2 * normal, f"p99 {among_poison:.3f} s with poison, {normal:.3f} s without"
+    assert among_poison < 2 * normal, f"p99 {among_poison:.3f} s, {normal:.3f} s without"
 
 
 def test_queues_unbound_and_deleted(deploy: Deploy, chance: random.Random) -> None:
@@ -244,9 +244,7 @@ def test_ten_times_the_load_for_a_minute(deploy: Deploy) -> None:
     run.prove()
 
 
-def test_all_dead_letters_replayed_twice(
-    deploy: Deploy, tmp_path: Path
-) -> None:
+def test_all_dead_letters_replayed_twice(deploy: Deploy, tmp_path: Path) -> None:
     """Once its cause is mended each takes effect, once; the second replay changes nothing."""
     run = deploy()
     stock_up(run, "POISON")

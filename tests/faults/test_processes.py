@@ -62,7 +62,7 @@ def test_pool_children_killed_during_their_commit(deploy: Deploy) -> None:
 
 
 def test_pool_children_killed_after_their_commit(deploy: Deploy) -> None:
-    """Before they hear that it is committed, or can say so: the command comes again, and is known."""
+    """Before they hear that it is committed: the command comes again, and is known."""
     run = deploy()
     gate = Gate(run.system.engine, "outbox", deferred=True, when=AN_EVENT)
 
@@ -180,7 +180,9 @@ def test_the_relay_killed_at_any_moment(deploy: Deploy, chance: random.Random) -
     run.prove()
 
 
-@pytest.mark.parametrize(("subscriber", "table"), [("warehouse", "picks"), ("notification", "mails")])
+@pytest.mark.parametrize(
+    ("subscriber", "table"), [("warehouse", "picks"), ("notification", "mails")]
+)
 def test_a_subscriber_killed_in_the_middle_of_an_effect(
     deploy: Deploy, subscriber: str, table: str
 ) -> None:

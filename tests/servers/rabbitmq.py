@@ -41,8 +41,6 @@ class PrivateRabbitMQ(Vhosts):
             f"http://{LOOPBACK}:{management_port}",
         )
         self._env = self._environment(epmd_port, dist_port)
-        if beside is not None:
-            self._env["HOME"] = beside._env["HOME"]
         self._write_files(port, management_port, self._password)
         self._beside = beside
         if beside:
@@ -79,7 +77,7 @@ class PrivateRabbitMQ(Vhosts):
                 )
             return self.answers()
 
-        if self._beside is None and not self._epmd.running:
+        if not self._epmd.running:
             self._epmd.start()
         self._node.start()
         try:
@@ -103,12 +101,6 @@ class PrivateRabbitMQ(Vhosts):
     def kill(self) -> None:
         """SIGKILL, as when the machine's memory runs out."""
         self._node.kill()
-
-    def join(self, other: "PrivateRabbitMQ") -> None:
-        """Become a member of the other's cluster, with nothing of one's own."""
-        self.ctl("stop_app")
-        self.ctl("join_cluster", other._env["RABBITMQ_NODENAME"])
-        self.ctl("start_app")
 
     def wait_for_disk(self, queue: str) -> None:
         """Wait until a quorum queue of this name outlives a kill: about 1 s after it was declared.
