@@ -1,6 +1,7 @@
 """Fixtures for every test: servers of its own, databases and virtual hosts, processes, nodes."""
 
 import os
+import random
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,17 @@ from tests.servers.shared_vhost import SharedVhost
 from tests.servers.vhosts import Vhosts
 
 _PROCESSES: pytest.StashKey[list[Process]] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The fault matrix repeats what it did when it is given the same seed."""
+    parser.addoption(
+        "--fault-seed", type=int, default=random.randrange(10**6), help="of tests/faults"
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"fault seed: {config.option.fault_seed}"
 
 
 def pytest_sessionstart() -> None:

@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from trustme import LeafCert
@@ -79,6 +81,18 @@ class PrivatePostgres(Databases):
     def kill(self) -> None:
         """SIGKILL, as when the machine's memory runs out."""
         self._process.kill(group=False)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """SIGSTOP to all its processes while the block lasts: it neither answers nor hangs up."""
+        frozen = [self._process.pid, *self._process.children()]
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in reversed(frozen):
+                os.kill(pid, signal.SIGCONT)
 
     def restart(self) -> None:
         """Stop it and start it again."""

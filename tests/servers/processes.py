@@ -124,6 +124,14 @@ class Process:
         if self.running:
             self._started().send_signal(number)
 
+    def children(self) -> list[int]:
+        """The ids of the processes that it started itself and that live."""
+        listed = subprocess.run(
+            ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
+        )
+        pairs = (line.split() for line in listed.stdout.splitlines())
+        return [int(pid) for pid, parent in pairs if int(parent) == self.pid]
+
     def stop(self, within: float = 30.0, *, by: int = signal.SIGTERM) -> int:
         """Ask it to end, wait, then end whatever is left of its group; returns the exit status.
 

@@ -1,0 +1,238 @@
+"""What must hold after every fault, once things are quiet: I1 to I5, computed without our rules."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Engine, text
+
+from allocation import check
+from tests.faults.history import Letter, dead_letters
+from tests.faults.load import Load
+from tests.faults.system import System
+
+MUST_SUCCEED = ("allocation.create_batch", "allocation.allocate")
+"""Every load is made so that no rule refuses these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """`about` names the message, line or product concerned."""
+
+    promise: str
+    about: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.promise} {self.about}: {self.what}"
+
+
+@dataclass
+class Books:
+    """Everything that the system says, read once it is quiet."""
+
+    commands: dict[str, Any]
+    lines: dict[tuple[str, str], Any]
+    events: list[Any]
+    dead: list[Letter]
+    picks: dict[tuple[str, int], Any]
+    mails: dict[str, str]
+    received: dict[str, list[Any]]
+    held: dict[str, int]
+    batches: list[Any]
+    unsent: int
+    proofs: list[check.Proof] = field(default_factory=list)
+
+
+def read(system: System) -> Books:
+    """Read the books of all three databases and the dead letters."""
+    commands = _rows(system.engine, "SELECT * FROM commands")
+    lines = _rows(system.engine, "SELECT * FROM allocations")
+    picks = _rows(system.warehouse, "SELECT * FROM picks")
+    mails = _rows(system.notification, "SELECT event_id, team FROM mails WHERE status <> 'failed'")
+    subscribers = {"warehouse": system.warehouse, "notification": system.notification}
+    received = {name: _rows(each, "SELECT * FROM received") for name, each in subscribers.items()}
+    return Books(
+        commands={str(row.id): row for row in commands},
+        lines={(row.orderid, row.sku): row for row in lines},
+        events=_rows(
+            system.engine, "SELECT * FROM outbox WHERE kind = 'event' ORDER BY sku, sequence"
+        ),
+        dead=dead_letters(system.addresses.broker),
+        picks={(row.sku, row.opened_sequence): row for row in picks},
+        mails={str(row.event_id): row.team for row in mails},
+        received=received,
+        held={name: sum(row.held is not None for row in rows) for name, rows in received.items()},
+        batches=_rows(
+            system.engine,
+            "SELECT b.*, (SELECT coalesce(sum(qty), 0) FROM allocations a"
+            " WHERE a.batchref = b.batchref) AS of_lines FROM batches b",
+        ),
+        unsent=len(_rows(system.engine, "SELECT 1 AS one FROM outbox WHERE sent_at IS NULL")),
+        proofs=list(check.prove(system.engine)),
+    )
+
+
+def breaches(
+    system: System, load: Load, *, failed: Iterable[str] = (), dead_events: int = 0
+) -> list[Breach]:
+    """Everything that breaks a promise.
+
+    `failed` are the commands that the scenario itself made impossible; `dead_events` how many dead
+    letters it meant the subscribers to have.
+    """
+    books = read(system)
+    return [
+        *_stock(books),
+        *_lines(books, load, set(failed)),
+        *_events(books, dead_events),
+        *_order(books),
+        *_accounts(books, load, set(failed)),
+        *_proofs(books, set(failed)),
+    ]
+
+
+def _stock(books: Books) -> Iterator[Breach]:
+    for row in books.batches:
+        if not 0 <= row.allocated <= row.purchased:
+            yield Breach("I1", row.batchref, f"{row.allocated} promised of {row.purchased}")
+        if row.allocated != row.of_lines:
+            yield Breach("I1", row.batchref, f"counts {row.allocated}, its lines {row.of_lines}")
+
+
+def _lines(books: Books, load: Load, failed: set[str]) -> Iterator[Breach]:
+    """Each accepted line is on the books once with its quantity, or given up, or a dead letter."""
+    given_up = {
+        (row.body["orderid"], row.body["sku"])
+        for row in books.commands.values()
+        if row.name == "allocation.deallocate" and row.status == "succeeded"
+    }
+    for key, sent in load.confirmed().items():
+        row = books.commands.get(str(key))
+        if sent.name != "allocation.allocate" or str(key) in failed or row is None:
+            continue
+        line = (sent.body["orderid"], sent.body["sku"])
+        held = books.lines.get(line)
+        if row.status == "succeeded" and held is None and line not in given_up:
+            yield Breach("I2", line[0], "its line is missing")
+        if held is not None and line in given_up:
+            yield Breach("I2", line[0], "its line was given up, and is on the books again")
+        if held is not None and held.qty != sent.body["qty"]:
+            yield Breach("I2", line[0], f"asked for {sent.body['qty']}, holds {held.qty}")
+    asked = {
+        (row.body.get("orderid"), row.body.get("sku"))
+        for row in books.commands.values()
+        if row.name == "allocation.allocate"
+    }
+    for line in books.lines.keys() - asked:
+        yield Breach("I2", line[0], "nobody asked for this line")
+
+
+def _events(books: Books, dead_events: int) -> Iterator[Breach]:
+    """Each event reached each subscriber once and had its effect."""
+    told = {str(row.id): row for row in books.events}
+    if books.unsent:
+        yield Breach("I3", "outbox", f"{books.unsent} rows were never sent")
+    for name, rows in books.received.items():
+        ids = {str(row.event_id) for row in rows}
+        for missing in told.keys() - ids:
+            yield Breach("I3", missing, f"{told[missing].name} never reached the {name}")
+        for unknown in ids - told.keys():
+            yield Breach("I3", unknown, f"the {name} knows an event that nobody committed")
+        if books.held[name]:
+            yield Breach("I4", name, f"{books.held[name]} events still wait for an earlier one")
+        count = sum(queue.startswith(name) for queue, _, _ in books.dead)
+        if count != dead_events:
+            yield Breach("I3", f"{name}.events.dead", f"{count} dead letters, not {dead_events}")
+    picks, mails, lines = replayed(row.body for row in books.events)
+    for key in picks.keys() | books.picks.keys():
+        row = books.picks.get(key)
+        is_there = row and (row.orderid, row.qty, row.batchref, row.closed_sequence)
+        if is_there != picks.get(key):
+            yield Breach("I3", f"pick {key}", f"is {is_there}, not {picks.get(key)}")
+    for event_id in mails.keys() | books.mails.keys():
+        if mails.get(event_id) != books.mails.get(event_id):
+            what = f"mailed to {books.mails.get(event_id)}, not to {mails.get(event_id)}"
+            yield Breach("I3", event_id, what)
+    promised = {key: row.batchref for key, row in books.lines.items() if row.batchref is not None}
+    for line in lines.keys() | promised.keys():
+        if lines.get(line) != promised.get(line):
+            what = f"told of {lines.get(line)}, on the books with {promised.get(line)}"
+            yield Breach("I4", line[0], what)
+
+
+def replayed(
+    events: Iterable[Mapping[str, Any]],
+) -> tuple[dict[tuple[str, int], Any], dict[str, str], dict[tuple[str, str], str]]:
+    """The picks, the mails and the lines' batches that follow from the events in their order."""
+    picks: dict[tuple[str, int], Any] = {}
+    open_picks: dict[tuple[str, str], tuple[str, int]] = {}
+    moving: dict[tuple[str, str], str] = {}
+    mails: dict[str, str] = {}
+    lines: dict[tuple[str, str], str] = {}
+    for event in events:
+        kind, data, sequence = event["type"].split(".")[1], event["data"], event["sequence"]
+        line = (data.get("orderid"), data["sku"])
+        if kind == "allocated":
+            picks[data["sku"], sequence] = (data["orderid"], data["qty"], data["batchref"], None)
+            open_picks[line] = (data["sku"], sequence)
+            lines[line] = data["batchref"]
+            left = moving.pop(line, None)
+            if left not in (None, data["batchref"]):
+                mails[event["id"]] = "orders"
+        elif kind == "deallocated":
+            moving.pop(line, None)
+            lines.pop(line, None)
+            if (opened := open_picks.pop(line, None)) is not None:
+                picks[opened] = (*picks[opened][:3], sequence)
+            if data["batchref"] and event["causationtype"] != "allocation.deallocate":
+                moving[line] = data["batchref"]
+        elif kind == "out_of_stock":
+            mails[event["id"]] = "stock"
+    return picks, mails, lines
+
+
+def _order(books: Books) -> Iterator[Breach]:
+    numbers = Counter[str]()
+    for row in books.events:
+        numbers[row.sku] += 1
+        if row.sequence != numbers[row.sku]:
+            yield Breach("I4", row.sku, f"event {row.sequence} where {numbers[row.sku]} is due")
+            numbers[row.sku] = row.sequence
+
+
+def _accounts(books: Books, load: Load, failed: set[str]) -> Iterator[Breach]:
+    """accepted = done + pending + dead; when things are quiet nothing is pending."""
+    dead = Counter(
+        str(headers.get("id")) for queue, headers, _ in books.dead if queue == "allocation.dead"
+    )
+    for key, sent in load.confirmed().items():
+        row = books.commands.get(str(key))
+        status = row.status if row else "unknown"
+        if str(key) in failed:
+            if status != "failed" or dead[str(key)] != 1:
+                what = f"is {status} with {dead[str(key)]} dead letters, not failed with one"
+                yield Breach("I5", str(key), what)
+        elif status == "unknown" and not dead[str(key)]:
+            yield Breach("I5", str(key), f"{sent.name} was accepted by {sent.way}, and is lost")
+        elif status not in ("succeeded", "rejected"):
+            yield Breach("I5", str(key), f"{sent.name} is {status}, dead letters {dead[str(key)]}")
+        elif row and status == "rejected" and sent.name in MUST_SUCCEED:
+            yield Breach("I2", str(key), f"{sent.name} was refused: {row.outcome}")
+        elif dead[str(key)]:
+            yield Breach("I5", str(key), f"{sent.name} is {status} and a dead letter as well")
+    for command_id, row in books.commands.items():
+        if row.status == "pending":
+            yield Breach("I5", command_id, f"{row.name} is pending, and nothing moves any more")
+
+
+def _proofs(books: Books, failed: set[str]) -> Iterator[Breach]:
+    for proof in books.proofs:
+        if not proof.holds and not (failed and proof.promise == "no command failed"):
+            yield Breach("check", proof.broken[0], f"broken: {proof.promise}")
+
+
+def _rows(engine: Engine, statement: str) -> list[Any]:
+    with engine.connect() as connection:
+        return list(connection.execute(text(statement)).all())
