@@ -15,7 +15,9 @@ from kombu.message import Message
 
 log = structlog.get_logger(__name__)
 
-CONFIRM_TIMEOUT = 10.0  # seconds; a broker that is short of memory or disk gives no answer at all
+# Seconds. A broker that is short of memory or disk gives no answer, but for the heartbeats, each of
+# which begins the wait anew: so it is less than their half.
+CONFIRM_TIMEOUT = 5.0
 
 Facts = Mapping[str, object]
 """What the headers tell, each behind `x-`: reason, error, traceback, attempts, first, last.
@@ -46,7 +48,8 @@ class Mover:
             headers["x-compression"] = compression
         facts = {"last": datetime.now(UTC).isoformat()} | dict(facts)
         headers |= {f"x-{name}": value for name, value in facts.items()}
-        return self.copy(message, "", queue, headers)
+        # By the queue's own exchange: whoever may write to the default one reaches every queue.
+        return self.copy(message, queue, "", headers)
 
     def copy(
         self, message: Message, exchange: str, routing_key: str, headers: Mapping[str, object]
@@ -76,7 +79,8 @@ class Mover:
             *connection.connection_errors,
             *connection.channel_errors,
         ) as error:
-            log.warning("the broker took no copy of a message", to=routing_key, error=str(error))
+            where = f"{exchange} {routing_key}".strip()
+            log.warning("the broker took no copy of a message", to=where, error=str(error))
             # A late confirm must not be taken for the next message's.
             connection.collapse()
             self._producer = None

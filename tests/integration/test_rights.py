@@ -135,10 +135,9 @@ def test_each_process_does_its_whole_work_with_the_rights_of_its_role(
     client.send_raw(b"nonsense")
     with Connection(users.admin_url) as connection:
         connection.Producer().publish("nonsense", exchange="allocation.events", routing_key="")
-        eventually(lambda: service.depth("allocation.dead") == 1, what="a dead command")
-        for name in topology.SUBSCRIBERS:
-            dead = Queue(f"{name}.dead")(connection.channel())
-            letter = eventually(dead.get, within=30, what=f"a dead letter of {name}")
+        for name in topology.dead_queues():
+            dead = Queue(name)(connection.channel())
+            letter = eventually(dead.get, within=30, what=f"a letter in {name}")
             assert letter.headers["x-reason"] == "unreadable"
 
     # Remote control, and health as the worker's own container asks for it.
