@@ -15,7 +15,7 @@ broker_use_ssl = _address.tls or None
 broker_transport = _settings.broker_transport
 # A retry counts as sent only when the broker has confirmed it, and nobody waits for that for ever.
 broker_transport_options = {"confirm_publish": True, **broker.TIME_LIMITS} if _on_rabbitmq else {}
-# Two tries of a retry's publish end within its command's time limit; then the command is rejected.
+# Two tries to send a retry end within the command's time limit; then it goes back to its queue.
 task_publish_retry_policy = {"max_retries": 1, "interval_start": 0, "interval_max": 1}
 # A peer that vanished without a word is noticed within two beats.
 broker_heartbeat = broker.HEARTBEAT if _on_rabbitmq else 0
