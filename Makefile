@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo up test compose-test lint clean
+.PHONY: help demo up test compose-test faults lint clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -20,6 +20,9 @@ test: lint ## every test, against real PostgreSQL and RabbitMQ that it starts by
 
 compose-test: .venv/dev ## the deployed system on a container engine: the story, kills, restarts
 	$(BIN)/pytest --override-ini norecursedirs=.* --durations=0 tests/compose
+
+faults: .venv/dev ## the fault matrix: everything is killed, cut and doubled; about 15 minutes
+	$(BIN)/pytest -m "" --durations=0 tests/faults
 
 lint: .venv/dev ## style, types, and the rules of the architecture
 	$(BIN)/ruff check

@@ -29,8 +29,8 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def chance(seed: int) -> random.Random:
-    """A seeded chance for the scenario's own choices."""
-    return random.Random(seed)
+    """A seeded chance for the scenario's own choices; the load has another."""
+    return random.Random(f"{seed} of the scenario")
 
 
 @pytest.fixture
