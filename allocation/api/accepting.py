@@ -49,7 +49,7 @@ def _command_id() -> UUID:
         return uuid4()
     if not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
         raise Problem(400, kind="malformed idempotency key")
-    return uuid5(_IDEMPOTENT_IDS, json.dumps([request.method, request.path, key, g.caller]))
+    return uuid5(_IDEMPOTENT_IDS, json.dumps([request.method, request.path, key, g.caller.name]))
 
 
 def _accept(message: Message) -> None:
