@@ -45,8 +45,11 @@ class Settings(BaseSettings):
     api_key: str = Field(
         "", description="A key with all rights, sent as `Authorization: Bearer ...`."
     )
-    rate_limit: int = Field(
-        500, ge=0, description="Requests per second of one caller who has a key; 0: no limit."
+    rate_limit: int | None = Field(
+        None,
+        ge=0,
+        description="Requests per second that each process of the API takes from one caller;"
+        " 0: any number; unset: 1000 beyond loopback, any number on it.",
     )
     max_outbox_age: float = Field(
         30, gt=0, description="Seconds that the relay may be behind before commands are put off."

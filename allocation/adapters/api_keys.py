@@ -28,6 +28,19 @@ class ApiKey:
     revoked_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class KeptKey:
+    """A key as the database keeps it: enough to recognise its text, not to tell it."""
+
+    key: ApiKey
+    digest: str
+
+    def opens_with(self, secret: str) -> bool:
+        """Whether the key is valid and this is its secret; as long as it takes for any other."""
+        same = hmac.compare_digest(self.digest, _digest(secret))
+        return same and self.key.revoked_at is None
+
+
 class ApiKeys:
     """The keys of one database."""
 
@@ -68,6 +81,11 @@ class ApiKeys:
             valid = select(api_keys.c.id).where(api_keys.c.revoked_at.is_(None)).limit(1)
             return connection.scalar(valid) is not None
 
+    def any_made(self) -> bool:
+        """Whether there is a key, revoked or not."""
+        with self._engine.connect() as connection:
+            return connection.scalar(select(api_keys.c.id).limit(1)) is not None
+
     def revoke(self, key_id: str) -> bool:
         """Take the key back; False when there is none of this id that is still valid."""
         with self._engine.begin() as connection:
@@ -78,21 +96,19 @@ class ApiKeys:
             )
             return revoked.rowcount == 1
 
-    def find(self, text: str) -> ApiKey | None:
-        """The valid key that this is the text of; compared in constant time."""
-        prefix, _, rest = text.partition("_")
-        key_id, _, secret = rest.partition("_")
-        if prefix != _PREFIX or not (key_id.isascii() and key_id.isalnum() and secret):
-            return None
+    def find(self, key_id: str) -> KeptKey | None:
+        """The key with this id, revoked or not."""
         with self._engine.connect() as connection:
-            query = select(api_keys).where(
-                api_keys.c.id == key_id[:32], api_keys.c.revoked_at.is_(None)
-            )
-            row = connection.execute(query).one_or_none()
-        # Whether the id exists may show in the time that this takes: it is no secret.
-        if row is None or not hmac.compare_digest(row.digest, _digest(secret)):
-            return None
-        return _key(row)
+            row = connection.execute(select(api_keys).where(api_keys.c.id == key_id)).one_or_none()
+        return KeptKey(_key(row), row.digest) if row else None
+
+
+def parts(text: str) -> tuple[str, str] | None:
+    """Id and secret of a key's text; None when it does not have the form of one."""
+    prefix, _, rest = text.partition("_")
+    key_id, _, secret = rest.partition("_")
+    well_formed = prefix == _PREFIX and key_id.isascii() and key_id.isalnum() and secret
+    return (key_id[:32], secret) if well_formed else None
 
 
 def _digest(secret: str) -> str:

@@ -7,13 +7,14 @@ from uuid import UUID, uuid4, uuid5
 
 from flask import Response, current_app, g, jsonify, request
 
-from allocation import bootstrap, handlers
+from allocation import bootstrap, handlers, views
 from allocation.adapters import contract
 from allocation.adapters.contract import Violation
 from allocation.api import waiting
 from allocation.api.metrics import Metrics
 from allocation.api.pressure import Pressure
 from allocation.api.problems import REFUSALS, Problem
+from allocation.api.reading import snapshot
 from allocation.api.waiting import OutcomeWaiter
 from allocation.domain.commands import Command
 from allocation.unit_of_work import CommandConflict, ConcurrentUpdate, Message
@@ -27,8 +28,7 @@ def answer(command: Command) -> Response:
     """Accept `command` in one transaction: 202, or its outcome when the caller waits for it."""
     command_id = _command_id()
     preferred = waiting.preference(request.headers.getlist("Prefer"))
-    pressure: Pressure = current_app.extensions["allocation.pressure"]
-    pressure.check()
+    _put_off_under_pressure(command_id)
     _accept(Message(command_id, command, correlation_id=command_id))
 
     waiter: OutcomeWaiter = current_app.extensions["allocation.waiter"]
@@ -49,7 +49,21 @@ def _command_id() -> UUID:
         return uuid4()
     if not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
         raise Problem(400, kind="malformed idempotency key")
-    return uuid5(_IDEMPOTENT_IDS, json.dumps([request.method, request.path, key, g.caller]))
+    return uuid5(_IDEMPOTENT_IDS, json.dumps([request.method, request.path, key, g.caller.name]))
+
+
+def _put_off_under_pressure(command_id: UUID) -> None:
+    pressure: Pressure = current_app.extensions["allocation.pressure"]
+    trouble = pressure.trouble()
+    if trouble is None or ("Idempotency-Key" in request.headers and _is_known(command_id)):
+        return
+    raise Problem(503, trouble, kind="overloaded", headers={"Retry-After": "5"})
+
+
+def _is_known(command_id: UUID) -> bool:
+    """Whether the command was accepted before: a repeat adds nothing to what waits."""
+    with snapshot() as connection:
+        return views.command(connection, command_id) is not None
 
 
 def _accept(message: Message) -> None:

@@ -48,7 +48,8 @@ def create_app() -> Flask:
     app.after_request(_log)
     problems.register(app)
     keys = ApiKeys(bootstrap.engine(settings.database_url))
-    security.register(app, security.Guard(settings, keys), Limits(settings))
+    limits = Limits(security.rate_limit(settings))
+    security.register(app, security.Guard(settings, keys, limits), limits)
     for blueprint in (
         batches.blueprint(),
         allocations.blueprint(),
@@ -68,6 +69,7 @@ def _log(response: Response) -> Response:
         method=request.method,
         path=request.path,
         status=response.status_code,
+        caller=g.caller.id if "caller" in g else None,
         ms=round((perf_counter() - g.began) * 1000, 1),
     )
     return response

@@ -9,7 +9,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from allocation import bootstrap, views
 from allocation.adapters.tables import commands, is_pending
-from allocation.api.problems import Problem
 from allocation.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -17,31 +16,42 @@ log = structlog.get_logger(__name__)
 LOOK_EVERY = 1.0
 """Seconds between two looks of a process."""
 
+SHARE = 0.05
+"""Of its time that a process spends looking at most: a slow look is followed by a longer pause."""
+
 
 class Pressure:
     """Looks at the database once in a while, whoever asks; the threads share what was seen."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._lock = threading.Lock()
-        self._seen_at = 0.0
+        self._looking = threading.Lock()
+        self._look_again = 0.0
         self._trouble: str | None = None
 
-    def check(self) -> None:
-        """Raise a 503 while the relay or the workers are too far behind."""
+    def trouble(self) -> str | None:
+        """Why no further command may be accepted, while the relay or the workers are behind."""
         # Whoever comes while another one looks goes by what was seen before.
-        if time.monotonic() - self._seen_at > LOOK_EVERY and self._lock.acquire(blocking=False):
+        if time.monotonic() >= self._look_again and self._looking.acquire(blocking=False):
+            began = time.monotonic()
             try:
-                self._trouble = self._look()
+                self._see(self._look())
             except SQLAlchemyError as error:
                 # It is not for this to say so: whoever accepts meets the same database.
                 log.debug("the backlog can't be seen", error=str(error).partition("\n")[0])
                 self._trouble = None
             finally:
-                self._seen_at = time.monotonic()
-                self._lock.release()
-        if self._trouble:
-            raise Problem(503, self._trouble, kind="overloaded", headers={"Retry-After": "5"})
+                ended = time.monotonic()
+                self._look_again = ended + max(LOOK_EVERY, (ended - began) / SHARE)
+                self._looking.release()
+        return self._trouble
+
+    def _see(self, trouble: str | None) -> None:
+        if trouble and not self._trouble:
+            log.warning("further commands are put off", reason=trouble)
+        if self._trouble and not trouble:
+            log.info("commands are accepted again")
+        self._trouble = trouble
 
     def _look(self) -> str | None:
         most, oldest = self._settings.max_pending, self._settings.max_outbox_age

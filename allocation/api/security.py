@@ -2,17 +2,22 @@
 
 import hashlib
 import hmac
+import time
 from dataclasses import dataclass
 from ipaddress import ip_address
 from threading import Lock
 
+import structlog
 from cachetools import TTLCache
 from flask import Flask, Response, g, request
 
-from allocation.adapters.api_keys import READ, SCOPES, WRITE, ApiKey, ApiKeys
+from allocation.adapters import api_keys
+from allocation.adapters.api_keys import READ, SCOPES, WRITE, ApiKeys, KeptKey
 from allocation.api.limits import Limits
 from allocation.api.problems import Problem
 from allocation.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 OPEN = {
     "health.alive",
@@ -28,18 +33,26 @@ NOTHING_ELSE = "default-src 'none'; frame-ancestors 'none'"
 REMEMBERED = 2.0
 """Seconds that a process goes on to accept a key after it was revoked."""
 
+RATE_LIMIT = 1000
+"""Requests per second of one caller, in each process, where others than this machine may ask."""
+
+_REALM = 'Bearer realm="allocation"'
 _READING = {"GET", "HEAD", "OPTIONS"}
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: `name` is the same for all requests with one key, and empty without any."""
+    """Who asks. `id` is for logs; `name` is the same for all requests with one key, for good.
 
+    Both are empty where no key is asked for.
+    """
+
+    id: str
     name: str
     scopes: tuple[str, ...]
 
 
-_ANYBODY = Caller("", SCOPES)
+_ANYBODY = Caller("", "", SCOPES)
 
 
 def is_loopback(host: str) -> bool:
@@ -50,45 +63,70 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def rate_limit(settings: Settings) -> int:
+    """Requests per second that a process takes from one caller; 0: any number."""
+    if settings.rate_limit is not None:
+        return settings.rate_limit
+    return 0 if is_loopback(settings.host) else RATE_LIMIT
+
+
 class Guard:
     """Knows the keys: that of the settings, with all rights, and those of the database.
 
-    On loopback no key is asked for, unless the settings have one.
+    On loopback no key is asked for as long as there is none: neither in the settings, nor in the
+    database. A key that was revoked counts: revoking the last one opens nothing.
     """
 
-    def __init__(self, settings: Settings, keys: ApiKeys) -> None:
+    def __init__(self, settings: Settings, keys: ApiKeys, limits: Limits) -> None:
         self._given = settings.api_key.encode()
+        self._all_rights = Caller(
+            "ALLOCATION_API_KEY", hashlib.sha256(self._given).hexdigest(), SCOPES
+        )
         self._keys = keys
-        self._asked_for = bool(self._given) or not is_loopback(settings.host)
-        self._found: TTLCache[str, ApiKey | None] = TTLCache(1000, REMEMBERED)
+        self._limits = limits
+        self._asks = bool(self._given) or not is_loopback(settings.host)
+        self._look_again = 0.0
+        self._found: TTLCache[str, KeptKey | None] = TTLCache(1000, REMEMBERED)
         self._lock = Lock()
 
-    def caller(self, header: str) -> Caller | None:
-        """Who sends this Authorization header; None when its key is not good.
+    def caller(self, header: str, address: str) -> Caller:
+        """Who sends this Authorization header from this address.
 
-        Raises a 401 where a key is asked for and there is none; a database that can't be asked
-        raises its own error.
+        Raises a 401 where a key is asked for and there is no good one, a 429 after too many wrong
+        ones; a database that can't be asked raises its own error.
         """
+        if not self._asks_for_a_key():
+            return _ANYBODY
         # Read by hand: Werkzeug's parser fails on some headers of other schemes.
         scheme, _, given = header.partition(" ")
         # WSGI hands header bytes over as Latin-1.
         text = given.strip().encode("latin-1", "replace")
         if scheme.lower() != "bearer" or not text:
-            if self._asked_for:
-                raise _unauthorized("Send the API key: Authorization: Bearer <key>.", "")
-            return _ANYBODY
+            raise _unauthorized("Send the API key: Authorization: Bearer <key>.", "")
         if self._given and hmac.compare_digest(text, self._given):
-            return Caller(hashlib.sha256(self._given).hexdigest(), SCOPES)
-        found = self._find(text.decode("utf-8", "replace"))
-        return None if found is None else Caller(found.id, found.scopes)
+            return self._all_rights
+        found = api_keys.parts(text.decode("utf-8", "replace"))
+        kept = self._find(found[0]) if found else None
+        if found and kept and kept.opens_with(found[1]):
+            return Caller(kept.key.id, kept.key.id, kept.key.scopes)
+        self._limits.count_failure(address)
+        # The id only of a key that there is: of a mistyped one it might be the secret.
+        log.warning("refused an API key", address=address, key=kept and kept.key.id)
+        raise _unauthorized("This is no valid API key.", ', error="invalid_token"')
 
-    def _find(self, text: str) -> ApiKey | None:
+    def _asks_for_a_key(self) -> bool:
+        if not self._asks and time.monotonic() >= self._look_again:
+            self._asks = self._keys.any_made()
+            self._look_again = time.monotonic() + REMEMBERED
+        return self._asks
+
+    def _find(self, key_id: str) -> KeptKey | None:
         with self._lock:
-            if text in self._found:
-                return self._found[text]
-        found = self._keys.find(text)
+            if key_id in self._found:
+                return self._found[key_id]
+        found = self._keys.find(key_id)
         with self._lock:
-            self._found[text] = found
+            self._found[key_id] = found
         return found
 
 
@@ -100,15 +138,19 @@ def register(app: Flask, guard: Guard, limits: Limits) -> None:
         # A path that no route knows is closed too: nothing opens by a spelling.
         if request.endpoint in OPEN:
             return
-        caller = guard.caller(request.headers.get("Authorization", ""))
-        if caller is None:
-            limits.count_failure(request.remote_addr or "")
-            raise _unauthorized("This is no valid API key.", ', error="invalid_token"')
-        limits.count(caller.name)
+        address = request.remote_addr or ""
+        g.caller = caller = guard.caller(request.headers.get("Authorization", ""), address)
+        limits.count(caller.name or address)
         scope = READ if request.method in _READING else WRITE
         if scope not in caller.scopes:
-            raise Problem(403, f"This takes a key with the scope {scope}.", kind="missing scope")
-        g.caller = caller.name
+            challenge = f'{_REALM}, error="insufficient_scope", scope="{scope}"'
+            raise Problem(
+                403,
+                f"This takes a key with the scope {scope}.",
+                kind="missing scope",
+                headers={"WWW-Authenticate": challenge},
+                scope=scope,
+            )
 
     @app.after_request
     def set_headers(response: Response) -> Response:
@@ -124,5 +166,4 @@ def register(app: Flask, guard: Guard, limits: Limits) -> None:
 
 
 def _unauthorized(detail: str, parameter: str) -> Problem:
-    challenge = f'Bearer realm="allocation"{parameter}'
-    return Problem(401, detail, headers={"WWW-Authenticate": challenge})
+    return Problem(401, detail, headers={"WWW-Authenticate": _REALM + parameter})

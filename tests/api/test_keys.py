@@ -1,18 +1,25 @@
 """API keys: made and revoked by the command line, asked for by the API."""
 
+import http.client
 import json
+import re
 import sys
+import threading
+import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, select
+from werkzeug.test import TestResponse
 
 from allocation.adapters.api_keys import ApiKeys
-from allocation.adapters.tables import api_keys, commands, outbox
+from allocation.adapters.tables import api_keys
+from allocation.api.limits import Limits
+from allocation.api.security import rate_limit
+from allocation.settings import Settings
 from tests.api.conftest import Serve
 from tests.servers.ports import free_ports
 from tests.servers.processes import Process
@@ -89,10 +96,15 @@ def test_a_key_opens_what_its_scopes_say(client: FlaskClient, engine: Engine) ->
         "nonsense": (401, 401),
         "none": (401, 401),
     }
-    refused = client.post("/v1/allocations", json=LINE, headers=bearer(reads)).json
-    assert refused is not None
-    assert refused["title"] == "missing scope"
-    assert "write" in refused["detail"]
+    refused = client.post("/v1/allocations", json=LINE, headers=bearer(reads))
+    assert refused.json == {
+        "type": "/problems/missing-scope",
+        "title": "missing scope",
+        "status": 403,
+        "detail": "This takes a key with the scope write.",
+        "scope": "write",
+    }
+    assert 'error="insufficient_scope", scope="write"' in refused.headers["WWW-Authenticate"]
 
 
 def test_the_key_of_the_settings_has_all_rights_beside_the_others(
@@ -129,13 +141,71 @@ def test_a_revoked_key_is_refused_within_seconds(
     assert "no valid key has the id" in run("revoke", key.id, status=1)
 
 
+def test_on_loopback_a_key_is_asked_for_once_there_is_one(
+    serve: Serve, sqlite_url: str, engine: Engine
+) -> None:
+    """Until then whoever comes is let in, whatever he sends; revoking all opens nothing."""
+    client = serve(database_url=sqlite_url)
+    before = [
+        client.get("/metrics", headers=headers).status_code for headers in ({}, bearer("any word"))
+    ]
+    key, text = ApiKeys(engine).create("shop", ["read"])
+
+    eventually(lambda: client.get("/metrics").status_code == 401, within=5, what="the door closed")
+    with_key = client.get("/metrics", headers=bearer(text)).status_code
+    ApiKeys(engine).revoke(key.id)
+    restarted = serve(database_url=sqlite_url)
+
+    assert (before, with_key) == ([200, 200], 200)
+    assert restarted.get("/metrics").status_code == 401
+    assert restarted.get("/metrics", headers=bearer(text)).status_code == 401
+
+
+def test_both_processes_of_the_server_follow_the_keys(
+    processes: Callable[..., Process], run: Run, sqlite_url: str, tmp_path: Path
+) -> None:
+    """Made or revoked while they run; and no log line has a key."""
+    [port] = free_ports(1)
+    env = {
+        "ALLOCATION_DATABASE_URL": sqlite_url,
+        "ALLOCATION_STATE_DIR": str(tmp_path),
+        "ALLOCATION_PORT": str(port),
+        "ALLOCATION_LOG_LEVEL": "DEBUG",
+    }
+    api = processes([sys.executable, "-m", "allocation.cli", "api"], name="api", env=env)
+    api.wait_for_log("The API is ready")
+
+    def statuses(text: str) -> set[int]:
+        """What many new connections are told: both processes take their share."""
+        found = set()
+        for _ in range(20):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            connection.request("GET", "/v1/products/LAMP", headers=bearer(text))
+            found.add(connection.getresponse().status)
+            connection.close()
+        return found
+
+    made = json.loads(run("create", "shop", "--scope", "read", "--json"))
+    eventually(lambda: statuses("wrong") <= {401, 429}, within=5, what="a key asked for")
+    with_key = statuses(made["key"])
+    run("revoke", made["id"])
+    eventually(lambda: statuses(made["key"]) <= {401, 429}, within=5, what="the key refused")
+
+    assert with_key == {404}
+    assert re.search(rf"answered .*caller={made['id']}", api.logs())
+    assert re.search(rf"refused an API key .*key={made['id']}", api.logs())
+    assert made["key"].rpartition("_")[2] not in api.logs()
+
+
 def test_while_the_database_is_away_nobody_is_let_in(serve: Serve) -> None:
     """A key that can't be looked up is not good."""
-    client = serve(
-        database_url="postgresql://me:secret@127.0.0.1:1/none", host="0.0.0.0", api_key="mine"
-    )
+    away = "postgresql://me:secret@127.0.0.1:1/none"
+    reachable = serve(database_url=away, host="0.0.0.0", api_key="mine")
+    looked_up = reachable.get("/metrics", headers=bearer("alloc_1_2")).status_code
+    of_the_settings = reachable.get("/metrics", headers=bearer("mine")).status_code
+    on_loopback = serve(database_url=away, host="127.0.0.1", api_key="").get("/metrics")
 
-    assert client.get("/v1/products/LAMP", headers=bearer("alloc_1_2")).status_code == 503
+    assert (looked_up, of_the_settings, on_loopback.status_code) == (503, 200, 503)
 
 
 def test_beyond_loopback_the_api_starts_with_a_key_of_the_database(
@@ -160,19 +230,81 @@ def test_beyond_loopback_the_api_starts_with_a_key_of_the_database(
 
 
 def test_a_caller_who_asks_too_often_is_told_to_wait(serve: Serve, sqlite_url: str) -> None:
-    """429, for a second; others go on."""
-    client = serve(database_url=sqlite_url, api_key="mine", rate_limit="10", api_workers="1")
+    """429, for a second; probes go on."""
+    client = serve(database_url=sqlite_url, api_key="mine", rate_limit="10")
 
-    codes = [client.get("/metrics", headers=bearer("mine")).status_code for _ in range(60)]
+    def ask() -> TestResponse:
+        return client.get("/v1/nothing", headers=bearer("mine"))
 
-    last = client.get("/metrics", headers=bearer("mine"))
-    assert codes[:10] == [200] * 10
-    assert (last.status_code, last.headers["Retry-After"]) == (429, "1")
-    assert client.get("/healthz").status_code == 200
-    eventually(
-        lambda: client.get("/metrics", headers=bearer("mine")).status_code == 200,
-        what="the caller to be served again",
-    )
+    def refused() -> TestResponse | None:
+        response = ask()
+        return response if response.status_code == 429 else None
+
+    first = [ask().status_code for _ in range(10)]
+    told = eventually(refused, what="a request refused")
+    probe = client.get("/healthz").status_code
+
+    assert first == [404] * 10
+    assert (told.json or {})["title"] == "too many requests"
+    assert told.headers["Retry-After"] == "1"
+    assert probe == 200
+    eventually(lambda: ask().status_code == 404, what="the caller to be served again")
+
+
+@pytest.mark.parametrize(
+    ("settings", "limit"),
+    [
+        ({}, 0),
+        ({"api_key": "mine"}, 0),
+        ({"host": "0.0.0.0"}, 1000),
+        ({"host": "0.0.0.0", "rate_limit": 0}, 0),
+        ({"rate_limit": 7}, 7),
+    ],
+)
+def test_only_where_others_may_ask_there_is_a_limit_unless_one_is_set(
+    settings: dict[str, Any], limit: int
+) -> None:
+    """A load test on one machine meets none by accident."""
+    assert rate_limit(Settings(**settings)) == limit
+
+
+def test_without_keys_each_address_is_a_caller(serve: Serve, sqlite_url: str) -> None:
+    """Where a limit is set."""
+    client = serve(database_url=sqlite_url, rate_limit="5")
+
+    def statuses(address: str) -> set[int]:
+        environ = {"REMOTE_ADDR": address}
+        return {client.get("/v1/nothing", environ_base=environ).status_code for _ in range(40)}
+
+    eventually(lambda: 429 in statuses("127.0.0.1"), what="an address refused")
+    assert 404 in statuses("127.0.0.2")
+
+
+def test_callers_at_once_are_counted_without_an_error() -> None:
+    """The library's storage alone fails when two threads come at the same moment."""
+    limits = Limits(1_000_000)
+    failures: list[RuntimeError] = []
+    together = threading.Barrier(8)
+
+    def ask() -> None:
+        for _ in range(250):
+            time.sleep(0.012)  # until the storage's timer has run: the next hit starts another
+            together.wait()
+            try:
+                limits.count("caller")
+            except RuntimeError as error:
+                failures.append(error)
+
+    switching = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sys.setswitchinterval(switching)
+
+    assert failures == []
 
 
 def test_whoever_guesses_keys_is_told_to_wait(serve: Serve, sqlite_url: str) -> None:
@@ -183,48 +315,3 @@ def test_whoever_guesses_keys_is_told_to_wait(serve: Serve, sqlite_url: str) -> 
 
     assert codes == {401, 429}
     assert client.get("/metrics", headers=bearer("mine")).status_code == 200
-
-
-def test_while_the_relay_is_far_behind_commands_are_put_off(
-    serve: Serve, sqlite_url: str, engine: Engine
-) -> None:
-    """503 with Retry-After; nothing is saved, reads go on, and it ends by itself."""
-    client = serve(database_url=sqlite_url, max_outbox_age="30")
-    client.post("/v1/allocations", json=LINE)
-    with engine.begin() as connection:
-        a_minute_ago = datetime.now(UTC) - timedelta(minutes=1)
-        connection.execute(update(outbox).values(created_at=a_minute_ago))
-
-    def put_off() -> bool:
-        return client.post("/v1/allocations", json=LINE).status_code == 503
-
-    eventually(put_off, what="commands put off")
-    response = client.post("/v1/allocations", json=LINE)
-    with engine.connect() as connection:
-        before = len(connection.execute(select(commands.c.id)).all())
-    client.post("/v1/allocations", json=LINE)
-    read = client.get("/v1/products/LAMP").status_code
-    with engine.begin() as connection:
-        after = len(connection.execute(select(commands.c.id)).all())
-        connection.execute(update(outbox).values(sent_at=datetime.now(UTC)))
-
-    assert response.json is not None
-    assert (response.json["title"], response.headers["Retry-After"]) == ("overloaded", "5")
-    assert "The relay is 6" in response.json["detail"]
-    assert (after, read) == (before, 404)
-    eventually(lambda: not put_off(), what="commands taken again")
-
-
-def test_while_too_many_commands_are_pending_further_ones_are_put_off(
-    serve: Serve, sqlite_url: str
-) -> None:
-    """The workers have to catch up first."""
-    client = serve(database_url=sqlite_url, max_pending="3")
-
-    def put_off() -> bool:
-        return client.post("/v1/allocations", json=LINE).status_code == 503
-
-    eventually(put_off, what="commands put off")
-    problem = client.post("/v1/allocations", json=LINE).json
-    assert problem is not None
-    assert problem["detail"] == "More than 3 commands are pending."
