@@ -210,9 +210,11 @@ def processes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callab
         return process
 
     yield start
-    for process in reversed(started):
-        if process.running:
-            process.stop()
+    running = [process for process in reversed(started) if process.running]
+    for process in running:
+        process.send(signal.SIGTERM)  # all at once, then they end side by side
+    for process in running:
+        process.stop()
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ class System:
                 start_process,
                 app=celery_app,
                 name=f"worker-{number}",
-                options=(f"--concurrency={concurrency}", "--without-gossip", "--without-mingle"),
+                options=(f"--concurrency={concurrency}",),
                 env=env | dict(environments.get(f"worker-{number}", {})),
             )
             for number in range(1, workers + 1)
