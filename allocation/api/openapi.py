@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 from allocation.adapters import contract
+from allocation.adapters.api_keys import READ, WRITE
 from allocation.api.answers import field, schemas
 from allocation.api.problems import CONTENT_TYPE, REFUSALS, type_uri
 from allocation.api.routes import ROUTES, Route
@@ -33,7 +34,7 @@ _BAD = {
     422: "A field breaks the contract, or the Idempotency-Key came before with another request.",
     429: "One caller sent too many requests, or one address too many wrong keys.",
     500: "The service failed, through no fault of the request.",
-    503: "The database gives no answer, or too much waits to be done: try again.",
+    503: "The database gives no answer, or (`/problems/overloaded`) too much waits to be done.",
 }
 _PATH_FIELDS = {
     "batchref": "allocation.create_batch",
@@ -91,7 +92,7 @@ def _operation(route: Route) -> Json:
         "operationId": _words(route),
         "summary": route.summary,
         "tags": [_tag(route.path)],
-        "security": [] if route.is_open else [{"key": []}, {}],
+        "security": [] if route.is_open else [{"key": [_scope(route)]}, {}],
         "responses": {
             str(status): response
             for status, response in sorted(
@@ -108,6 +109,10 @@ def _operation(route: Route) -> Json:
     if parameters:
         made["parameters"] = parameters
     return made
+
+
+def _scope(route: Route) -> str:
+    return READ if route.method == "get" else WRITE
 
 
 def _body(command: str, from_path: list[str]) -> Json:

@@ -20,21 +20,21 @@ from allocation import bootstrap
 from allocation.adapters.api_keys import ApiKeys
 from allocation.api import waiting
 from allocation.api.problems import Problem
-from allocation.api.security import is_loopback
+from allocation.api.security import careful, is_loopback
 from allocation.settings import Settings
+
+SHORTEST_KEY = 16
+"""Characters of ALLOCATION_API_KEY where others than this machine may guess."""
 
 
 def serve(settings: Settings) -> None:
     """Serve the API until SIGTERM or SIGINT; does not return.
 
-    Ends with a sentence and exit status 1 when others could reach it and there is no key.
+    Ends with a sentence and exit status 1 when others could reach it and there is no key, or one
+    that can be guessed.
     """
-    if not (settings.api_key or is_loopback(settings.host) or _has_keys(settings)):
-        sys.exit(
-            f"allocation: there is no API key, and other machines can reach {settings.host}:"
-            " make one with `allocation keys create`, set ALLOCATION_API_KEY,"
-            " or listen on 127.0.0.1 (ALLOCATION_HOST)"
-        )
+    if not is_loopback(settings.host):
+        _check_keys(settings)
     # gunicorn's own name and its HTML error pages give way to ours.
     wsgi.SERVER = "allocation"
     util.write_error = _write_error
@@ -44,13 +44,31 @@ def serve(settings: Settings) -> None:
     _Server(settings, figures).run()
 
 
-def _has_keys(settings: Settings) -> bool:
+def _check_keys(settings: Settings) -> None:
+    reachable = f"other machines can reach {settings.host}"
+    if not settings.api_key and not _database_has_keys(settings):
+        sys.exit(
+            f"allocation: there is no API key, and {reachable}: make one with"
+            " `allocation keys create`, set ALLOCATION_API_KEY, or listen on 127.0.0.1"
+            " (ALLOCATION_HOST)"
+        )
+    if settings.api_key and len(settings.api_key) < SHORTEST_KEY:
+        sys.exit(
+            f"allocation: ALLOCATION_API_KEY has fewer than {SHORTEST_KEY} characters, and"
+            f" {reachable} and guess: `openssl rand -hex 16` makes a good one"
+        )
+
+
+def _database_has_keys(settings: Settings) -> bool:
     engine = bootstrap.engine(settings.database_url)
     try:
         return ApiKeys(engine).any_valid()
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", error)).strip()
-        sys.exit(f"allocation: the database can't be asked for API keys: {reason}")
+        sys.exit(
+            f"allocation: the database can't be asked for API keys: {reason}; check"
+            " ALLOCATION_DATABASE_URL, and run `allocation migrate` once"
+        )
     finally:
         engine.dispose()  # the processes that serve are forked from this one
 
@@ -125,7 +143,7 @@ def _worker_gone(_arbiter: object, worker: Worker) -> None:
 
 def _write_error(sock: Any, status: int, reason: str, message: str) -> None:
     """Answer what is not HTTP enough to reach the application."""
-    response = Problem(status, message or reason).response()
+    response = careful(Problem(status, message or reason).response())
     response.headers["Connection"] = "close"
     head = f"HTTP/1.1 {status} {reason}\r\n{response.headers}"
     util.write_nonblock(sock, head.encode("latin-1") + response.get_data())

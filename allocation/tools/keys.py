@@ -56,11 +56,17 @@ def show_list(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="Its id.")]) -> None:
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Its id.")],
+    as_json: AsJson = False,
+) -> None:
     """Take a key back; within seconds no process of the API accepts it any more."""
     if not reaching("the database", lambda: _keys().revoke(key_id)):
         fail(f"no valid key has the id {key_id}: `allocation keys list` shows them")
-    console.print(f"The key {key_id} is revoked.", markup=False)
+    if as_json:
+        console.print_json(json.dumps({"revoked": key_id}))
+    else:
+        console.print(f"The key {key_id} is revoked.", markup=False)
 
 
 def _keys() -> ApiKeys:

@@ -51,6 +51,19 @@ def test_the_description_asks_for_a_key_where_the_application_does(client: Flask
     assert described == open_paths
 
 
+def test_the_description_names_the_scope_that_an_operation_takes() -> None:
+    """`read` to look, `write` to change."""
+    scopes = {
+        (method, scope)
+        for methods in document()["paths"].values()
+        for method, operation in methods.items()
+        for way in operation["security"]
+        for scope in way.get("key", [])
+    }
+
+    assert scopes == {("get", "read"), ("post", "write"), ("patch", "write"), ("delete", "write")}
+
+
 def test_bodies_are_described_by_the_contract_itself() -> None:
     """The very schema and example of the command, less what the path gives."""
     paths = document()["paths"]

@@ -131,13 +131,14 @@ def test_a_revoked_key_is_refused_within_seconds(
     ApiKeys(engine).create("another", ["read"])
     assert client.get("/v1/products/LAMP", headers=bearer(text)).status_code == 404
 
-    run("revoke", key.id)
+    revoked = json.loads(run("revoke", key.id, "--json"))
 
     eventually(
         lambda: client.get("/v1/products/LAMP", headers=bearer(text)).status_code == 401,
         within=5,
         what="the key refused",
     )
+    assert revoked == {"revoked": key.id}
     assert "no valid key has the id" in run("revoke", key.id, status=1)
 
 

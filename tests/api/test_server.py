@@ -125,6 +125,7 @@ def test_what_is_no_http_is_a_problem_too(request_bytes: bytes, status: int, api
     assert response.status == status
     assert response.headers["Content-Type"] == "application/problem+json"
     assert problem["status"] == status
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
     assert "Traceback" not in api.process.logs()
 
 
@@ -179,14 +180,22 @@ def test_a_stop_lets_go_of_waiting_requests_and_leaves_nothing(
     assert list(tmp_path.glob("allocation-metrics-*")) == []
 
 
-def test_a_server_that_others_can_reach_wants_a_key(
-    processes: StartProcess, tmp_path: Path
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({}, "the database can't be asked for API keys"),
+        ({"ALLOCATION_API_KEY": "fifteen letters"}, "has fewer than 16 characters"),
+    ],
+)
+def test_a_server_that_others_can_reach_wants_a_key_that_nobody_guesses(
+    processes: StartProcess, tmp_path: Path, settings: dict[str, str], sentence: str
 ) -> None:
-    """It refuses to start while it can't ask the database for one, and says so."""
+    """It refuses to start while there is none, or while it can't know, and says so."""
     env = environment(tmp_path, free_ports(1)[0]) | {"ALLOCATION_HOST": "0.0.0.0"}
 
-    process = processes(COMMAND, name="api", env=env)
+    process = processes(COMMAND, name="api", env=env | settings)
 
     assert process.wait() == 1
-    assert "the database can't be asked for API keys" in process.logs()
+    assert sentence in process.logs()
     assert "Traceback" not in process.logs()
+    assert "fifteen letters" not in process.logs()
