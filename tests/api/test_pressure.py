@@ -43,7 +43,9 @@ def test_while_the_relay_is_stopped_commands_are_put_off_and_then_taken_again(
 ) -> None:
     """A real relay: 503 a while after it ends, 202 once it has caught up; a repeat is answered."""
     env = {"ALLOCATION_DATABASE_URL": sqlite_url, "ALLOCATION_STATE_DIR": str(tmp_path)}
-    relay = processes([sys.executable, "-m", "allocation.cli", "relay"], name="relay", env=env)
+    command = [sys.executable, "-m", "allocation.cli"]
+    assert processes([*command, "topology"], name="topology", env=env).wait() == 0
+    relay = processes([*command, "relay"], name="relay", env=env)
     relay.wait_for_log("ready: relaying")
     client = serve(database_url=sqlite_url, max_outbox_age="5")
     send(client)

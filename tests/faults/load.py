@@ -108,6 +108,8 @@ class QueueSender(Sender):
                 exchange="allocation.commands",
                 routing_key="allocation.commands",
                 producer=self._producer,
+                # Else Celery declares its own default queue, which lives on one node of a cluster.
+                declare=[],
                 mandatory=True,
                 retry=False,
                 confirm_timeout=5,

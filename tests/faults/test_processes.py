@@ -213,6 +213,7 @@ def test_twenty_rolling_restarts(deploy: Deploy, chance: random.Random) -> None:
     """
     run = deploy(workers=2, concurrency=1)
     names = [*run.system.worker_names, "relay", "warehouse", "notification"]
+    run.load.send(scale.commands(500))
 
     with run.load.running(scale.RATE):
         for number in range(scale.times(20)):

@@ -38,6 +38,7 @@ def test_many_faults_in_a_row(
 ) -> None:
     """Whatever comes after whatever."""
     run = deploy(workers=2, concurrency=1)
+    run.load.send(scale.commands(1000))
     known = chaos.faults(run, private_rabbitmq, private_postgres)
 
     with run.load.running(scale.RATE):
