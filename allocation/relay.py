@@ -63,6 +63,7 @@ def run(stop: threading.Event) -> None:
 def _relay(
     reader: OutboxReader, publish: Publisher, connection: Connection, stop: threading.Event
 ) -> None:
+    """Relay until `stop` is set, or until the broker refuses something on this connection."""
     while not stop.is_set():
         health.beat(bootstrap.settings(), "relay")
         taken, sent = send_batch(reader, publish)
@@ -74,6 +75,9 @@ def _relay(
                 sent=sent,
             )
             stop.wait(POLL)
+            # A new one: after the loss of a cluster's node RabbitMQ may refuse on a connection for
+            # minutes what it takes on the next one.
+            return
         elif taken < BATCH:
             reader.wait(POLL)
             _beat(connection)
