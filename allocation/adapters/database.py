@@ -97,7 +97,8 @@ def translated(error: SQLAlchemyError) -> Exception:
 
 def _is_busy(error: BaseException | None) -> bool:
     busy: Sequence[int] = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-    return getattr(error, "sqlite_errorcode", None) in busy
+    # The code's lowest byte says what; the rest says more: a snapshot out of date, a recovery.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in busy
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
