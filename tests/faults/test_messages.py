@@ -214,8 +214,8 @@ def test_poison_in_a_healthy_stream(deploy: Deploy) -> None:
     assert among_poison < 2 * normal + 0.05, f"p99 {among_poison:.3f} s, {normal:.3f} s without"
 
 
-def test_queues_unbound_and_deleted(deploy: Deploy) -> None:
-    """What nobody would get is not taken as sent, and the queues come back by themselves."""
+def test_queues_unbound_and_deleted(deploy: Deploy, tmp_path: Path) -> None:
+    """What nobody would get is not taken as sent; declared again, the queues get it."""
     run = deploy()
     url = run.system.addresses.broker
 
@@ -225,15 +225,17 @@ def test_queues_unbound_and_deleted(deploy: Deploy) -> None:
                 channel.queue_unbind(topology.COMMANDS, topology.COMMANDS, topology.COMMANDS)
                 for name in topology.SUBSCRIBERS:
                     channel.queue_unbind(name, topology.EVENTS, "")
+            time.sleep(3)  # under load
+            command(run, tmp_path, "topology")
             run.fault("queues unbound", 3)
-            time.sleep(3)  # the relay notices, and declares them again
     run.settle()
     # Nothing is in it or in a worker's hands: whoever deletes a queue deletes what it holds.
     with Connection(url) as connection:
         connection.channel().queue_delete(topology.COMMANDS)
     with run.load.running(scale.RATE):
-        run.fault("queue deleted")
         time.sleep(5)  # under load
+        command(run, tmp_path, "topology")
+        run.fault("queue deleted")
 
     run.prove()
 
