@@ -22,7 +22,7 @@ compose-test: .venv/dev ## the deployed system on a container engine: the story,
 	$(BIN)/pytest --override-ini norecursedirs=.* --durations=0 tests/compose
 
 faults: .venv/dev ## the fault matrix: everything is killed, cut and doubled; about 15 minutes
-	$(BIN)/pytest -m "" --durations=0 tests/faults
+	$(BIN)/pytest -m matrix --durations=0
 
 lint: .venv/dev ## style, types, and the rules of the architecture
 	$(BIN)/ruff check

@@ -19,6 +19,7 @@ from pytest_celery import (
     CeleryWorkerCluster,
 )
 
+from allocation.adapters import topology
 from tests.nodes import BrokerServer, WorkerProcess
 from tests.servers.databases import Databases
 from tests.servers.postgres import PrivatePostgres
@@ -235,6 +236,8 @@ def celery_worker_cluster(
     processes: Callable[..., Process], broker_url: str, database_url: str, state_dir: Path
 ) -> Iterator[CeleryWorkerCluster]:
     """pytest-celery's workers: one `celery -A allocation worker` of two children, ready."""
+    with Connection(broker_url) as connection:
+        topology.declare(connection)
     container = WorkerProcess(
         processes,
         app="allocation",

@@ -82,7 +82,7 @@ class Mover:
             where = f"{exchange} {routing_key}".strip()
             log.warning("the broker took no copy of a message", to=where, error=str(error))
             # A late confirm must not be taken for the next message's.
-            connection.collapse()
+            connection.collect()
             self._producer = None
             return False
         return True

@@ -21,7 +21,7 @@ from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.storage.conftest import message
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.matrix, pytest.mark.timeout(300)]
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from kombu import Connection
 from pytest_celery import CeleryTestSetup
 from sqlalchemy import text
 
@@ -161,6 +162,24 @@ def test_a_dropped_command_counts_as_rejected(
     assert "1 dead letter was dropped." in told
     assert broken.outcome(dropped) == ("rejected", {"reason": "dropped", "field": "id"})
     assert [letter.id for letter in broken.dead_letters()] == [kept]
+
+
+def test_what_the_worker_cannot_set_aside_itself_the_broker_does(
+    service: Service, celery_setup: CeleryTestSetup, client: BareClient
+) -> None:
+    """Without the reason, but nothing is lost, and the worker goes on."""
+    with Connection(service.broker_url) as connection, connection.channel() as channel:
+        channel.exchange_delete("allocation.dead")
+
+    for _ in range(3):
+        client.send_raw(b"{", headers=celery_headers())
+    dead(service, 3)
+    service.run("topology")
+    client.send_raw(b"{", headers=celery_headers())
+    dead(service, 4)
+
+    assert [letter.reason for letter in service.dead_letters()] == [*["rejected"] * 3, "unreadable"]
+    assert celery_setup.worker.container.status == "running"
 
 
 def test_a_command_that_expired_is_set_aside(

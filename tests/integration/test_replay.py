@@ -283,11 +283,8 @@ def test_a_queue_that_is_full_ends_the_replay_with_what_to_do(service: Service, 
         Queue(
             "narrow.events",
             durable=True,
-            queue_arguments={
-                "x-queue-type": "quorum",
-                "x-max-length": 5,
-                "x-overflow": "reject-publish",
-            },
+            # A classic one: a quorum queue takes some more before it refuses.
+            queue_arguments={"x-max-length": 5, "x-overflow": "reject-publish"},
         )(connection.channel()).declare()
 
     status, said = replay(service, "--queue", "narrow.events")

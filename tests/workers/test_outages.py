@@ -93,7 +93,7 @@ def test_it_needs_no_right_to_configure_the_broker(
     try:
         private_rabbitmq.ctl(
             *("set_permissions", "-p", parts.path.lstrip("/"), "reader"),
-            *("^$", r"^amq\.default$", r"^warehouse\.events$"),
+            *("^$", r"^warehouse\.events\.dead$", r"^warehouse\.events$"),
         )
         warehouse.environment["ALLOCATION_BROKER_URL"] = (
             f"amqp://reader:secret@{parts.hostname}:{parts.port}{parts.path}"
