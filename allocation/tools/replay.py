@@ -100,7 +100,7 @@ def _wait_for_room(connection: Connection, queue: str) -> None:
                 f"{waiting} messages wait in {queue} and nobody takes them: start its subscriber,"
                 " then replay again: repeats have no effect"
             )
-        time.sleep(0.2)
+        time.sleep(0.2)  # between two looks at the queue's length
 
 
 def _refuse_what_takes_no_events(queue: str) -> None:

@@ -4,6 +4,7 @@ import queue
 import random
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ class Sent:
     confirmed_at: float | None = None
 
 
-class Sender(threading.Thread):
+class Sender(threading.Thread, ABC):
     """Sends what it is given, each command again under its id until the other side confirms it."""
 
     def __init__(self, name: str) -> None:
@@ -74,9 +75,9 @@ class Sender(threading.Thread):
                 break
             self.todo.task_done()
 
+    @abstractmethod
     def attempt(self, sent: Sent) -> str | None:
         """Send it once; None when it is safe, else what went wrong."""
-        raise NotImplementedError
 
 
 class QueueSender(Sender):
