@@ -21,7 +21,7 @@ test: lint ## every test, against real PostgreSQL and RabbitMQ that it starts by
 compose-test: .venv/dev ## the deployed system on a container engine: the story, kills, restarts
 	$(BIN)/pytest --override-ini norecursedirs=.* --durations=0 tests/compose
 
-faults: .venv/dev ## the fault matrix: everything is killed, cut and doubled; about 15 minutes
+faults: .venv/dev ## the fault matrix: everything is killed, cut and doubled; it takes a while
 	$(BIN)/pytest -m matrix --durations=0
 
 lint: .venv/dev ## style, types, and the rules of the architecture

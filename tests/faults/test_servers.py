@@ -23,8 +23,7 @@ def test_the_broker_stopped_and_started(deploy: Deploy, private_rabbitmq: Privat
     """In order, as for an upgrade; then for longer than clients like to wait."""
     run = deploy()
 
-    # Slowly: what piles up is worked off in order, and the fresh commands come after it.
-    with run.load.running(scale.RATE / 4):
+    with run.load.running(scale.RATE):
         private_rabbitmq.restart()
         run.fault("broker stopped and started")
         run.system.wait_until_ready()
