@@ -2,9 +2,7 @@
 
 import json
 import os
-import signal
 import sys
-import threading
 from dataclasses import asdict
 
 import typer
@@ -78,10 +76,7 @@ def api() -> None:
 def run_relay() -> None:
     """Send what the outbox holds to the broker, until stopped."""
     logs.configure(bootstrap.settings())
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    relay.run(stop)
+    relay.run(relay.stop_signal())
 
 
 @app.command()

@@ -1,8 +1,10 @@
 """The relay: sends what the outbox holds to the broker, and marks it once the broker has it."""
 
+import _thread
 import json
 import logging
 import random
+import signal
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -23,6 +25,18 @@ log = structlog.get_logger(__name__)
 BATCH = 200
 POLL = 1.0  # seconds; the truth behind the wake-up calls, which may get lost
 LONGEST_PAUSE = 5.0  # seconds between two tries while something is down
+
+
+def stop_signal() -> threading.Event:
+    """Set by SIGTERM and SIGINT from now on.
+
+    By a thread of its own: the signal may come while the main thread holds the event's lock, and
+    to wait for that in the handler would be for ever.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: _thread.start_new_thread(stop.set, ()))
+    return stop
 
 
 def run(stop: threading.Event) -> None:

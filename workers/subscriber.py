@@ -1,5 +1,6 @@
 """The kit that every subscriber shares: consume, retry, dead-letter, and outlive outages."""
 
+import _thread
 import signal
 import threading
 import time
@@ -34,10 +35,14 @@ class _Stopped(Exception):
 
 
 def stop_signal() -> threading.Event:
-    """Set by SIGTERM and SIGINT from now on."""
+    """Set by SIGTERM and SIGINT from now on.
+
+    By a thread of its own: the signal may come while the main thread holds the event's lock, and
+    to wait for that in the handler would be for ever.
+    """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: _thread.start_new_thread(stop.set, ()))
     return stop
 
 

@@ -14,6 +14,8 @@ from tests.servers.vhosts import Vhosts
 from tests.waiting import eventually
 
 _ONLY_LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
+# Idle schedulers sleep at once instead of spinning: the tests share the machine with many nodes.
+_IDLE_SLEEPS = "+sbwt none +sbwtdcpu none +sbwtdio none"
 
 
 class PrivateRabbitMQ(Vhosts):
@@ -169,7 +171,7 @@ class PrivateRabbitMQ(Vhosts):
             "RABBITMQ_CONFIG_FILES": str(folder / "conf.d"),
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _ONLY_LOOPBACK,
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{_ONLY_LOOPBACK} {_IDLE_SLEEPS}",
             "RABBITMQ_CTL_ERL_ARGS": _ONLY_LOOPBACK,
             # The start script then becomes the server, instead of watching over it: one pid.
             "RUNNING_UNDER_SYSTEMD": "true",
