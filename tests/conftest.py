@@ -118,50 +118,70 @@ def private_rabbitmq(_rabbitmq_of_the_session: PrivateRabbitMQ) -> Iterator[Priv
 
 
 @pytest.fixture(scope="session")
+def _given_rabbitmq(say: Callable[[str], None]) -> Vhosts | None:
+    """The broker at TEST_BROKER_URL, if one is given.
+
+    Its management API is at TEST_BROKER_MANAGEMENT_URL, port 15672 of its host unless set.
+    """
+    url = os.environ.get("TEST_BROKER_URL")
+    if not url:
+        return None
+    management = os.environ.get(
+        "TEST_BROKER_MANAGEMENT_URL", f"http://{Connection(url).hostname}:15672"
+    )
+    broker = Vhosts(url, management)
+    try:
+        broker.delete_vhost(broker.create_vhost())
+    except OSError as problem:
+        say(
+            f"{management} gives no virtual hosts ({problem}): every test empties and uses"
+            " the one of TEST_BROKER_URL"
+        )
+        return SharedVhost(url, management)
+    return broker
+
+
+@pytest.fixture
 def postgres(request: pytest.FixtureRequest) -> Databases:
-    """The server at TEST_DATABASE_URL, else a private one."""
-    if url := os.environ.get("TEST_DATABASE_URL"):
+    """The server at TEST_DATABASE_URL; a private one if none is given or the test breaks it."""
+    url = os.environ.get("TEST_DATABASE_URL")
+    if url and "private_postgres" not in request.fixturenames:
         return Databases(url)
     server: PrivatePostgres = request.getfixturevalue("_postgres_of_the_session")
     return server
 
 
-@pytest.fixture(scope="session")
-def rabbitmq(request: pytest.FixtureRequest, say: Callable[[str], None]) -> Vhosts:
-    """The broker at TEST_BROKER_URL, else a private one.
-
-    The former's management API is at TEST_BROKER_MANAGEMENT_URL, port 15672 of its host unless set.
-    """
-    if url := os.environ.get("TEST_BROKER_URL"):
-        management = os.environ.get(
-            "TEST_BROKER_MANAGEMENT_URL", f"http://{Connection(url).hostname}:15672"
-        )
-        broker = Vhosts(url, management)
-        try:
-            broker.delete_vhost(broker.create_vhost())
-        except OSError as problem:
-            say(
-                f"{management} gives no virtual hosts ({problem}): every test empties and uses"
-                " the one of TEST_BROKER_URL"
-            )
-            return SharedVhost(url, management)
-        return broker
+@pytest.fixture
+def rabbitmq(request: pytest.FixtureRequest, _given_rabbitmq: Vhosts | None) -> Vhosts:
+    """The broker at TEST_BROKER_URL; a private one if none is given or the test breaks it."""
+    if _given_rabbitmq and "private_rabbitmq" not in request.fixturenames:
+        return _given_rabbitmq
     server: PrivateRabbitMQ = request.getfixturevalue("_rabbitmq_of_the_session")
     return server
 
 
 @pytest.fixture(scope="session")
-def migrated_template(postgres: Databases) -> Iterator[str]:
+def _templates() -> Iterator[dict[str, str]]:
+    """By the server's URL: the URL of its database with the newest schema."""
+    made: dict[str, str] = {}
+    yield made
+    if given := os.environ.get("TEST_DATABASE_URL"):
+        server = Databases(given)
+        for url in made.values():
+            server.drop_database(url)
+
+
+@pytest.fixture
+def migrated_template(postgres: Databases, _templates: dict[str, str]) -> str:
     """The URL of a database with the newest schema, which nobody may connect to."""
     # Only tests that need a database need the migrations to work.
     from allocation.adapters.migrations import upgrade
 
-    url = postgres.create_database()
-    try:
+    if postgres.url not in _templates:
+        url = postgres.create_database()
         upgrade(url)
-        yield url
-    finally:
-        postgres.drop_database(url)
+        _templates[postgres.url] = url
+    return _templates[postgres.url]
 
 
 @pytest.fixture
