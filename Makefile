@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo up test compose-test faults lint clean
+.PHONY: help demo up test compose-test faults bench lint clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,6 +23,9 @@ compose-test: .venv/dev ## the deployed system on a container engine: the story,
 
 faults: .venv/dev ## the fault matrix: everything is killed, cut and doubled; it takes a while
 	$(BIN)/pytest -m matrix --durations=0
+
+bench: .venv/dev ## the figures, each beside its limit measured in the same run
+	$(BIN)/python -m tests.bench
 
 lint: .venv/dev ## style, types, and the rules of the architecture
 	$(BIN)/ruff check

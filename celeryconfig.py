@@ -59,17 +59,18 @@ task_acks_on_failure = False
 task_acks_on_timeout = False
 # A lost connection means that the broker delivers again what runs now: stop working on it.
 worker_cancel_long_running_tasks_on_connection_loss = True
-# Each process holds the command it works on; the rest stays in the queue for other workers.
-worker_prefetch_multiplier = 1
+# Each process works on one gathered job while the next one comes in; the rest stays in the queue
+# for other workers. On the embedded broker commands are not gathered.
+worker_prefetch_multiplier = 2 * _settings.gather_size if _on_rabbitmq else 1
 
 # --- limits -------------------------------------------------------------------------------------
 
-# A command takes milliseconds; one that hangs is ended, and delivered again.
+# A job takes milliseconds; one that hangs is ended, and its commands are delivered again.
 task_soft_time_limit = 30
 task_time_limit = 60
 # On SIGTERM: what runs may finish for this long, then it goes back to the queue.
 worker_soft_shutdown_timeout = 20
-# A child that grew past this (kilobytes) is replaced between two commands.
+# A child that grew past this (kilobytes) is replaced between two jobs.
 worker_max_memory_per_child = 400_000
 
 # --- logs ---------------------------------------------------------------------------------------

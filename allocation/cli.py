@@ -12,6 +12,7 @@ from rich.table import Table
 from allocation import bootstrap, check, demo, logs, relay, supervisor
 from allocation.adapters import roles, topology
 from allocation.tools import dead, keys
+from allocation.tools.import_batches import import_batches
 from allocation.tools.prune import prune
 from allocation.tools.replay import replay
 from allocation.tools.terminal import AsJson, console, fail, reaching
@@ -26,6 +27,7 @@ app = typer.Typer(
 
 app.add_typer(dead.app)
 app.add_typer(keys.app)
+app.command()(import_batches)
 app.command()(prune)
 app.command()(replay)
 

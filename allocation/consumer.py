@@ -1,14 +1,20 @@
-"""The worker's consumer: strict admission, least rights, and back soon after an outage."""
+"""The worker's consumer: strict admission, gathering, least rights, back soon after an outage."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.consumer.delayed_delivery import DelayedDelivery
 from kombu import Connection
+from kombu.message import Message
 
+from allocation import bootstrap
+from allocation.acknowledging import Acknowledgements
 from allocation.admission import StrictConsumer
+from allocation.gathering import Gathering
 
+EVENTS_EVERY = 0.05  # seconds
 LONGEST_PAUSE = 4.0  # seconds between two tries to reach the broker
 
 
@@ -20,6 +26,52 @@ class Consumer(StrictConsumer):
             steps: dict[str, Any] = super().claim_steps()
             del steps[DelayedDelivery.name]
             return steps
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._events_due = False
+        self._acknowledgements = Acknowledgements(self)
+        if self.hub is not None:  # on the embedded broker Celery has no event loop to gather in
+            settings = bootstrap.settings()
+            self._gathering = Gathering(self, settings.gather_size, settings.gather_wait)
+            self.on_task_request = self._gathering.add
+
+    def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Message], None]:
+        handle = super().create_task_handler(*args, **options)
+
+        def handle_and_keep_account(message: Message) -> None:
+            self._acknowledgements.expect(message)
+            handle(message)
+            if message.acknowledged:
+                self._acknowledgements.settled(message)
+
+        return handle_and_keep_account if self.hub is not None else handle
+
+    def call_soon_ack(self, settle: Any, *args: Any, **options: Any) -> Any:
+        """Acknowledge a message together with others; reject it by itself."""
+        if self.hub is None:
+            return super().call_soon_ack(settle, *args, **options)
+        message = settle.__self__
+        if settle == message.ack_log_error:
+            return self._acknowledgements.add(message)
+        self._acknowledgements.settled(message)
+        return super().call_soon_ack(settle, *args, **options)
+
+    def on_send_event_buffered(self) -> None:
+        """Celery would send what it has at each round of the event loop: one event, mostly."""
+        if self.hub is not None and not self._events_due:
+            self._events_due = True
+            self.hub.call_later(EVENTS_EVERY, self._send_events)
+
+    def _send_events(self) -> None:
+        self._events_due = False
+        self._flush_events()
+
+    def on_close(self) -> None:
+        super().on_close()
+        self._acknowledgements.forget()
+        if self.hub is not None:
+            self._gathering.forget()
 
     def ensure_connected(self, conn: Connection) -> Connection:
         """Celery's own pauses grow to half a minute: so long the queue would wait for nobody."""

@@ -1,13 +1,12 @@
 """One function per command: load the product, call it once; `decide` commits what came of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from allocation.domain import commands
 from allocation.domain.books import OrderLine
 from allocation.domain.commands import Command
-from allocation.domain.model import Product
 from allocation.domain.outcomes import Outcome, Refused
 from allocation.unit_of_work import Message, UnitOfWork
 
@@ -71,8 +70,13 @@ HANDLERS: dict[type[Command], Callable[[Any, UnitOfWork], Outcome]] = {
 
 def accept(message: Message, uow: UnitOfWork) -> None:
     """Take responsibility for a command: once this returns, it is not lost. Repeats do nothing."""
+    accept_together([message], uow)
+
+
+def accept_together(messages: Sequence[Message], uow: UnitOfWork) -> None:
+    """As `accept`, for many commands by one commit: all are taken, or none is."""
     with uow:
-        uow.inbox.accept(message)
+        uow.inbox.accept(messages)
         uow.commit()
 
 
@@ -82,16 +86,33 @@ def decide(message: Message, uow: UnitOfWork) -> Outcome:
     Stock, outcome, events and follow-ups are saved by one commit. Raises what the unit of work
     raises; then nothing was saved.
     """
+    return decide_together([message], uow)[0]
+
+
+def decide_together(messages: Sequence[Message], uow: UnitOfWork) -> list[Outcome]:
+    """As `decide`, for many commands by one commit: all are saved, or none is.
+
+    Each is carried out by itself, in this order; a refusal touches no other.
+    """
     with uow:
-        recorded = uow.inbox.claim(message)
-        if recorded is not None:
-            return recorded
-        outcome = HANDLERS[type(message.command)](message.command, uow)
-        for product in uow.products.seen:
-            _tell(product, message, uow)
-        uow.inbox.record(message, outcome)
+        uow.products.load([message.command for message in messages])
+        outcomes = uow.inbox.claim(messages)
+        unserved: dict[str, Message] = {}
+        for message in messages:
+            if message.id in outcomes:
+                continue
+            outcome = HANDLERS[type(message.command)](message.command, uow)
+            for product in uow.products.pull_seen():
+                for event in product.pull_events():
+                    uow.outbox.add(event, message)
+                if product.pull_unserved():
+                    unserved[product.sku] = message
+            uow.inbox.record(message, outcome)
+            outcomes[message.id] = outcome
+        # What waits for a sku is served once, after the last command that gave it a chance.
+        uow.inbox.accept([_serve_waiting(sku, cause) for sku, cause in unserved.items()])
         uow.commit()
-    return outcome
+    return [outcomes[message.id] for message in messages]
 
 
 def fail(message: Message, error: str, uow: UnitOfWork) -> None:
@@ -109,15 +130,11 @@ def drop(command_id: UUID, uow: UnitOfWork) -> bool:
     return dropped
 
 
-def _tell(product: Product, cause: Message, uow: UnitOfWork) -> None:
-    for event in product.pull_events():
-        uow.outbox.add(event, cause)
-    if product.pull_unserved():
-        follow_up = Message(
-            # Derived, so that the same cause never asks for two follow-ups.
-            id=uuid5(NAMESPACE_OID, f"{cause.id} allocate_waiting {product.sku}"),
-            command=commands.AllocateWaiting(product.sku),
-            correlation_id=cause.correlation_id,
-            causation_id=cause.id,
-        )
-        uow.inbox.accept(follow_up)
+def _serve_waiting(sku: str, cause: Message) -> Message:
+    return Message(
+        # Derived, so that the same cause never asks for two follow-ups.
+        id=uuid5(NAMESPACE_OID, f"{cause.id} allocate_waiting {sku}"),
+        command=commands.AllocateWaiting(sku),
+        correlation_id=cause.correlation_id,
+        causation_id=cause.id,
+    )

@@ -59,6 +59,15 @@ class Settings(BaseSettings):
     )
     api_workers: int = Field(2, ge=1, description="Processes that serve the API.")
     api_threads: int = Field(8, ge=1, description="Requests that each of them serves at once.")
+    gather_size: int = Field(
+        200, ge=1, description="Commands that a worker decides together, at most."
+    )
+    gather_wait: float = Field(
+        0.005,
+        ge=0,
+        le=1,
+        description="Seconds that a command waits for others, when nothing else is being decided.",
+    )
     keep_events: int = Field(30, ge=1, description="Days after which a sent event may be dropped.")
     keep_commands: int = Field(
         30, ge=1, description="Days after which a decided command may be forgotten."

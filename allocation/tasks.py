@@ -14,7 +14,7 @@ from allocation import bootstrap
 from allocation.adapters import contract
 from allocation.celery import app
 from allocation.domain.commands import Malformed
-from allocation.domain.outcomes import Refused
+from allocation.domain.outcomes import Outcome, Refused
 from allocation.handlers import decide, fail
 from allocation.unit_of_work import ConcurrentUpdate, Message, StorageUnavailable
 
@@ -35,29 +35,35 @@ class CommandTask(Task):
     longest_delay = 60  # seconds
 
     def __call__(self, *args: object, **body: object) -> dict[str, object]:
-        message = self._message(args, body)
         structlog.contextvars.bind_contextvars(
-            command_id=str(message.id), command=self.name, **_named(body)
+            command_id=self.request.id, command=self.name, **_named(body)
         )
         try:
-            # A newer sender may mean something by them: neither to be ignored nor to be refused.
-            contract.check_fields(self.name, body)
-            outcome = decide(message, bootstrap.unit_of_work())
+            outcome = self._outcome(body)
         except (ConcurrentUpdate, StorageUnavailable, SoftTimeLimitExceeded) as error:
             raise self._later(error) from error
         finally:
             structlog.contextvars.clear_contextvars()
-        if isinstance(outcome, Refused):
-            return {"refused": outcome.reason, **outcome.facts}
-        return dict(outcome.facts)
+        return result(outcome)
+
+    def _outcome(self, body: Mapping[str, Any]) -> Outcome:
+        """Decide the command, unless that failed already with other commands in its job."""
+        if error := self.request.get("undecided"):
+            raise error
+        # A newer sender may mean something by them: neither to be ignored nor to be refused.
+        contract.check_fields(self.name, body)
+        command = message(self.name, self.request.id, vars(self.request))
+        return decide(command, bootstrap.unit_of_work())
 
     def _later(self, error: Exception) -> Exception:
         """Have the broker deliver the command again after a while; returns what is to be raised."""
         first = self.request.get("first_failed_at") or datetime.now(UTC).isoformat()
+        delay = self._delay()
+        log.warning("retry: nobody could decide the command", seconds=delay, error=repr(error))
         try:
             return self.retry(
                 exc=error,
-                countdown=self._delay(),
+                countdown=delay,
                 headers={"first_failed_at": first},
                 throw=False,
             )
@@ -69,9 +75,9 @@ class CommandTask(Task):
         self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: object
     ) -> None:
         """Mark the command as failed; its message is on the way to the dead-letter queue."""
-        message = self._message(args, kwargs, task_id)
+        failed = message(self.name, task_id, {**vars(self.request), "args": args, "kwargs": kwargs})
         try:
-            fail(message, f"{type(exc).__name__}: {exc}", bootstrap.unit_of_work())
+            fail(failed, f"{type(exc).__name__}: {exc}", bootstrap.unit_of_work())
         except StorageUnavailable as error:
             log.error(
                 "the command stays pending though it failed: its dead letter can be replayed",
@@ -79,23 +85,6 @@ class CommandTask(Task):
                 command=self.name,
                 error=str(error),
             )
-
-    def _message(
-        self, args: tuple[object, ...], body: Mapping[str, Any], task_id: str | None = None
-    ) -> Message:
-        request = self.request
-        command_id = UUID(task_id or request.id)
-        command = contract.parse_command(self.name, body)
-        if args:
-            command = Malformed(
-                self.name, "args", "commands take keyword arguments only", repr(args)[:1000]
-            )
-        return Message(
-            id=command_id,
-            command=command,
-            correlation_id=UUID(request.root_id) if request.root_id else command_id,
-            causation_id=UUID(request.parent_id) if request.parent_id else None,
-        )
 
     def _delay(self) -> int:
         """Seconds until the next try: doubling, spread at random, and never 0."""
@@ -131,6 +120,27 @@ def change_batch_quantity(*, batchref: str, qty: int) -> None:
 @app.task(base=CommandTask, name="allocation.allocate_waiting")
 def allocate_waiting(*, sku: str) -> None:
     """Serve the lines that wait for this sku."""
+
+
+def result(outcome: Outcome) -> dict[str, object]:
+    """What the task returns, for those who watch."""
+    if isinstance(outcome, Refused):
+        return {"refused": outcome.reason, **outcome.facts}
+    return dict(outcome.facts)
+
+
+def message(name: str, command_id: str, request: Mapping[str, Any]) -> Message:
+    """The command that a request for the task `name` is; Malformed where it breaks the contract."""
+    command = contract.parse_command(name, request["kwargs"])
+    if args := request["args"]:
+        command = Malformed(name, "args", "commands take keyword arguments only", repr(args)[:1000])
+    root_id, parent_id = request.get("root_id"), request.get("parent_id")
+    return Message(
+        id=UUID(command_id),
+        command=command,
+        correlation_id=UUID(root_id or command_id),
+        causation_id=UUID(parent_id) if parent_id else None,
+    )
 
 
 def _named(body: Mapping[str, object]) -> dict[str, str]:

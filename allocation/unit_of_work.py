@@ -23,7 +23,7 @@ class Message:
 
 
 class CommandConflict(Exception):
-    """The same command id came with another body."""
+    """The same command id came with another body, or as part of something else."""
 
 
 class ConcurrentUpdate(Exception):
@@ -35,14 +35,18 @@ class StorageUnavailable(Exception):
 
 
 class Products(Protocol):
-    """The products, each locked against other writers from the moment it is loaded.
+    """The products, each locked against other writers from the moment it is loaded."""
 
-    `seen` holds, in that order, every product that was loaded or added: a strong reference, so
-    that no event is lost with a product that nothing else refers to.
-    """
+    def load(self, commands: Sequence[Command]) -> None:
+        """Lock the products that the commands name, in the order of their skus, and load them.
 
-    @property
-    def seen(self) -> Sequence[Product]: ...
+        With them come the batches and lines that the commands ask for, all at once.
+        """
+        ...
+
+    def pull_seen(self) -> list[Product]:
+        """Every product that was given out or added since the last call, in that order."""
+        ...
 
     def get(self, sku: str) -> Product | None: ...
 
@@ -56,17 +60,18 @@ class Products(Protocol):
 class Inbox(Protocol):
     """Every command by its id: accepted once, decided once."""
 
-    def accept(self, message: Message) -> None:
-        """Record a command as pending and hand it to the outbox; a repeat changes nothing.
+    def accept(self, messages: Sequence[Message]) -> None:
+        """Record commands as pending and hand them to the outbox; a repeat changes nothing.
 
-        Raises CommandConflict when the id is known with another command.
+        Raises CommandConflict when an id is known with another command or correlation id.
         """
         ...
 
-    def claim(self, message: Message) -> Outcome | None:
-        """Take the command for this unit of work: None, or the outcome when it was decided before.
+    def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome]:
+        """Take the commands for this unit of work; returns the outcomes of those decided before.
 
-        Waits for another unit of work that holds the same id. Raises CommandConflict.
+        To be called after their products are locked: a repeat waits there for the first. Raises
+        CommandConflict.
         """
         ...
 

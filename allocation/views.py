@@ -1,6 +1,6 @@
 """SQL answers to GETs: plain rows made into JSON, no objects of the domain."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -15,6 +15,7 @@ from allocation.adapters.tables import (
     batches,
     commands,
     is_open,
+    is_pending,
     outbox,
     products,
     waits,
@@ -34,6 +35,14 @@ class Backlog:
 
     unsent: int
     oldest_unsent_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a command stands: its status, and its outcome, empty while it is pending."""
+
+    status: str
+    outcome: Json
 
 
 @contextmanager
@@ -122,16 +131,43 @@ def command(connection: Connection, command_id: UUID) -> Json | None:
     """How a command stands; None for an id that was never accepted."""
     # One command by its id.
     row = connection.execute(select(commands).where(commands.c.id == command_id)).first()
-    if row is None:
-        return None
-    return {
-        "id": str(row.id),
-        "command": row.name,
-        "status": row.status,
-        "outcome": row.outcome,
-        "accepted_at": row.accepted_at.isoformat(),
-        "decided_at": row.decided_at.isoformat() if row.decided_at else None,
-    }
+    return _command(row) if row else None
+
+
+def decided(connection: Connection, ids: Collection[UUID]) -> dict[UUID, Json]:
+    """How those of the commands stand that are no longer pending."""
+    # Many commands by their ids, less what is pending.
+    statement = select(commands).where(commands.c.id.in_(ids), commands.c.status != "pending")
+    return {row.id: _command(row) for row in connection.execute(statement)}
+
+
+def standings(connection: Connection, ids: Collection[UUID]) -> dict[UUID, Standing]:
+    """How commands stand, by id; those that were never accepted are left out."""
+    columns = commands.c
+    # Commands by their ids.
+    rows = connection.execute(
+        select(columns.id, columns.status, columns.outcome).where(columns.id.in_(ids))
+    )
+    return {row.id: Standing(row.status, row.outcome or {}) for row in rows}
+
+
+def overload(connection: Connection, most_pending: int, oldest_unsent_age: float) -> str | None:
+    """Why no further command should be accepted; None while relay and workers keep up."""
+    age = oldest_unsent(connection)
+    if age > oldest_unsent_age:
+        return f"The relay is {age:.0f} seconds behind, more than {oldest_unsent_age:g}."
+    # The one that is too many, if there is one: no count of all of them.
+    one_too_many = select(commands.c.id).where(is_pending).offset(most_pending).limit(1)
+    if connection.scalar(one_too_many) is not None:
+        return f"More than {most_pending} commands are pending."
+    return None
+
+
+def waiting(connection: Connection) -> int:
+    """How many commands are pending and rows unsent; it falls while relay and workers work."""
+    # How many commands have no outcome.
+    pending = select(func.count()).select_from(commands).where(is_pending)
+    return (connection.scalar(pending) or 0) + backlog(connection).unsent
 
 
 def backlog(connection: Connection) -> Backlog:
@@ -150,6 +186,17 @@ def oldest_unsent(connection: Connection) -> float:
     )
     # Another machine's clock may be ahead of this one's.
     return max(0.0, (datetime.now(UTC) - oldest).total_seconds()) if oldest else 0.0
+
+
+def _command(row: Any) -> Json:
+    return {
+        "id": str(row.id),
+        "command": row.name,
+        "status": row.status,
+        "outcome": row.outcome,
+        "accepted_at": row.accepted_at.isoformat(),
+        "decided_at": row.decided_at.isoformat() if row.decided_at else None,
+    }
 
 
 def _batch(row: Any) -> Json:

@@ -36,6 +36,8 @@ def engine(url: str) -> Engine:
             parsed,
             isolation_level="READ COMMITTED",
             pool_pre_ping=True,
+            # Many updates go to the server in one message.
+            executemany_mode="values_plus_batch",
             connect_args={"connect_timeout": 5},
         )
     if parsed.database:

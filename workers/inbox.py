@@ -4,37 +4,23 @@ An event that comes ahead of its turn is kept until its predecessors have come, 
 been missing for too long. Every call is one transaction with the effects.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from itertools import chain
+from uuid import UUID
 
 import structlog
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Column,
-    Connection,
-    DateTime,
-    Engine,
-    Index,
-    MetaData,
-    String,
-    Table,
-    Uuid,
-    delete,
-    func,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Engine, MetaData
 
-from workers import logs
-from workers.database import insert, is_outage
-from workers.envelope import Envelope, from_json
+from workers.database import is_outage
+from workers.envelope import Envelope
+from workers.notes import Notes
+from workers.turns import Due, Line, advance
 
 log = structlog.get_logger(__name__)
 
-Apply = Callable[[Connection, Envelope, bool], None]
-"""Makes an event's effect; the last argument says that later events of its sku came before it."""
+Apply = Callable[[Connection, Sequence[Due]], None]
+"""Makes the effects of events; those of one sku stand in the order of their sequence."""
 
 
 class HeldFailed(Exception):
@@ -43,35 +29,6 @@ class HeldFailed(Exception):
     def __init__(self, event: Envelope) -> None:
         super().__init__(f"{event.type} {event.id}")
         self.event = event
-
-
-def tables(metadata: MetaData) -> tuple[Table, Table]:
-    """The inbox's two tables, to stand beside a subscriber's own."""
-    received = Table(
-        "received",
-        metadata,
-        Column("event_id", Uuid, primary_key=True),
-        Column("sku", String(255), nullable=False),
-        Column("sequence", BigInteger, nullable=False),
-        Column("held", JSON(none_as_null=True)),
-        Column("received_at", DateTime(timezone=True), nullable=False),
-    )
-    waiting = received.c.held.is_not(None)
-    Index(
-        "ix_received_held",
-        received.c.sku,
-        received.c.sequence,
-        postgresql_where=waiting,
-        sqlite_where=waiting,
-    )
-    Index("ix_received_received_at", received.c.received_at)
-    progress = Table(
-        "progress",
-        metadata,
-        Column("sku", String(255), primary_key=True),
-        Column("next_sequence", BigInteger, nullable=False),
-    )
-    return received, progress
 
 
 class Inbox:
@@ -86,8 +43,7 @@ class Inbox:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._engine = engine
-        self._received = metadata.tables["received"]
-        self._progress = metadata.tables["progress"]
+        self._metadata = metadata
         self._apply = apply
         self._patience = patience
         self._now = now
@@ -105,50 +61,57 @@ class Inbox:
         """What is missing may be on its way: patience begins anew."""
         self._since = self._now()
 
-    def take(self, event: Envelope, *, oldest: bool = False) -> None:
-        """Apply the event and all that waited for it, keep it for later, or know it as a repeat.
+    def take(self, events: Sequence[Envelope], oldest: Collection[UUID] = ()) -> None:
+        """Apply the events and all that waited for them, keep the early ones, know the repeats.
 
-        `oldest`: nothing of its sku before it will be told any more, so whoever knows nothing of
-        the sku yet begins here. Raises HeldFailed, with nothing done, when one that waited for it
-        fails.
+        `oldest` has the ids of those before which nothing of their sku will be told any more, so
+        whoever knows nothing of the sku yet begins there. When an effect fails, nothing is done;
+        an event that was given alone raises HeldFailed when it is one that waited for it.
         """
         with self._engine.begin() as connection:
-            turn = self._lock(connection, event.subject)
-            if begins := oldest and turn == 1:
-                turn = event.sequence
-            if not self._note(connection, event, held=event.sequence > turn):
-                if begins:
-                    self._catch_up(connection, event.subject, turn)
-                return
-            if event.sequence < turn:
-                self._effect(connection, event, late=True)
-            elif event.sequence == turn:
-                self._effect(connection, event, late=False)
-                self._catch_up(connection, event.subject, turn + 1)
+            notes = Notes(connection, self._metadata)
+            turns = notes.lock({event.subject for event in events})
+            known = notes.known([event.id for event in events])
+            lines = {event.subject: Line(turns[event.subject]) for event in events}
+            fresh: dict[UUID, Envelope] = {}
+            for event in events:
+                line = lines[event.subject]
+                if event.id in oldest and line.turn == 1:
+                    line.turn = event.sequence
+                if event.id not in known:
+                    line.join(fresh.setdefault(event.id, event))
+
+            due = advance(lines.values())
+            moved = {sku: line for sku, line in lines.items() if line.turn != turns[sku]}
+            waiting = set(fresh)
+            for reached in chain([due] if due else [], self._catch_up(notes, moved)):
+                waiting -= {each.event.id for each in reached}
+                if len(events) > 1:
+                    self._apply(connection, reached)
+                else:
+                    self._apply_alone(connection, reached, held=reached is not due)
+            if fresh:
+                notes.add(fresh.values(), waiting, self._now())
 
     def give_up_waiting(self) -> None:
         """Go on without events that have been missing for longer than the patience.
 
         Raises HeldFailed when one that waited for them fails; the others may be asked for again.
         """
-        columns = self._received.c
         limit = self._now() - self._patience
         if self._since > limit:
             return
-        overdue = select(columns.sku).where(columns.held.is_not(None), columns.received_at < limit)
         with self._engine.begin() as connection:
-            skus = connection.scalars(overdue.distinct()).all()
+            skus = Notes(connection, self._metadata).overdue(limit)
         for sku in skus:
             with self._engine.begin() as connection:
-                turn = self._lock(connection, sku)
-                if connection.scalar(overdue.where(columns.sku == sku).limit(1)) is None:
+                notes = Notes(connection, self._metadata)
+                turn = notes.lock([sku])[sku]
+                first = notes.first_waiting(sku, limit)
+                if first is None:
                     continue  # what was missing came just now
-                first = connection.execute(
-                    select(func.min(columns.sequence)).where(
-                        columns.sku == sku, columns.held.is_not(None)
-                    )
-                ).scalar_one()
-                self._catch_up(connection, sku, first)
+                for reached in self._catch_up(notes, {sku: Line(first)}):
+                    self._apply_alone(connection, reached, held=True)
                 log.warning(
                     "events are missing; going on without them",
                     sku=sku,
@@ -158,69 +121,27 @@ class Inbox:
 
     def forget(self, event: Envelope) -> None:
         """Drop an event that waits; should it come again, it is a new one."""
-        columns = self._received.c
         with self._engine.begin() as connection:
-            connection.execute(
-                delete(self._received).where(
-                    columns.event_id == event.id, columns.held.is_not(None)
-                )
-            )
+            Notes(connection, self._metadata).forget(event.id)
 
-    def _lock(self, connection: Connection, sku: str) -> int:
-        """The sequence whose turn it is; nobody else works on this sku until the commit."""
-        connection.execute(
-            insert(connection, self._progress)
-            .values(sku=sku, next_sequence=1)
-            .on_conflict_do_nothing(index_elements=["sku"])
-        )
-        columns = self._progress.c
-        return connection.execute(
-            select(columns.next_sequence).where(columns.sku == sku).with_for_update()
-        ).scalar_one()
+    def _catch_up(self, notes: Notes, moved: dict[str, Line]) -> Iterator[list[Due]]:
+        """Note the turns of lines that moved; let go, step by step, what waited for that."""
+        while moved:
+            notes.move({sku: line.turn for sku, line in moved.items()})
+            for event in notes.waiting(moved):
+                moved[event.subject].join(event)
+            if reached := advance(moved.values()):
+                notes.release([each.event.id for each in reached])
+                yield reached
+            skus = {each.event.subject for each in reached}
+            moved = {sku: line for sku, line in moved.items() if sku in skus}
 
-    def _note(self, connection: Connection, event: Envelope, held: bool) -> bool:
-        """False when the event came before."""
-        noted = connection.execute(
-            insert(connection, self._received)
-            .values(
-                event_id=event.id,
-                sku=event.subject,
-                sequence=event.sequence,
-                held=dict(event.body) if held else None,
-                received_at=self._now(),
-            )
-            .on_conflict_do_nothing(index_elements=["event_id"])
-        )
-        return noted.rowcount == 1
-
-    def _effect(self, connection: Connection, event: Envelope, late: bool) -> None:
-        with logs.about(event):
-            self._apply(connection, event, late)
-
-    def _catch_up(self, connection: Connection, sku: str, turn: int) -> None:
-        """Apply what waits from `turn` on, up to the next gap."""
-        columns = self._received.c
-
-        def next_waiting() -> Any:
-            return connection.execute(
-                select(columns.event_id, columns.sequence, columns.held)
-                .where(columns.sku == sku, columns.held.is_not(None), columns.sequence <= turn)
-                .order_by(columns.sequence)
-                .limit(1)
-            ).one_or_none()
-
-        while row := next_waiting():
-            event = from_json(row.held)
+    def _apply_alone(self, connection: Connection, due: Iterable[Due], held: bool) -> None:
+        """One by one, so that a failure is known to be of one event."""
+        for each in due:
             try:
-                self._effect(connection, event, late=row.sequence < turn)
+                self._apply(connection, [each])
             except Exception as error:
-                if is_outage(error):
+                if not held or is_outage(error):
                     raise
-                raise HeldFailed(event) from error  # whatever it was, the fault is this event's
-            connection.execute(
-                update(self._received).where(columns.event_id == row.event_id).values(held=None)
-            )
-            turn = max(turn, row.sequence + 1)
-        connection.execute(
-            update(self._progress).where(self._progress.c.sku == sku).values(next_sequence=turn)
-        )
+                raise HeldFailed(each.event) from error

@@ -33,12 +33,17 @@ def configure(settings: Settings) -> None:
 
 def about(event: Envelope) -> AbstractContextManager[None]:
     """Every line that is logged inside names the event."""
-    names: dict[str, object] = {
+    return structlog.contextvars.bound_contextvars(**names(event))
+
+
+def names(event: Envelope) -> dict[str, object]:
+    """What a line about the event names it by."""
+    known: dict[str, object] = {
         "event_id": str(event.id),
         "type": event.type,
         "sku": event.subject,
         "sequence": event.sequence,
     }
     if isinstance(event.data.get("orderid"), str):
-        names["orderid"] = event.data["orderid"]
-    return structlog.contextvars.bound_contextvars(**names)
+        known["orderid"] = event.data["orderid"]
+    return known

@@ -5,27 +5,31 @@ import signal
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 import structlog
 from kombu import Connection, Consumer, Queue
-from kombu.message import Message
 
 from workers import backoff, logs
 from workers.broker import connect
 from workers.database import Outage, is_outage
 from workers.dead_letters import DeadLetters
-from workers.envelope import Envelope, Unreadable, read
+from workers.deliveries import LIMIT, Batch, Delivery, Hand, Spoilt, acknowledge
+from workers.envelope import Envelope
 from workers.inbox import HeldFailed, Inbox
 from workers.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-PREFETCH = 100
+PREFETCH = 2 * LIMIT
+"""While one batch is worked on the next one comes in."""
 TRIES = 5
 TICK = 1.0  # seconds
+GATHER = 0.02
+"""Seconds at most to read what has come in: events that trickle in don't wait for each other."""
+MOMENT = 0.001
+"""Seconds in which nothing came in: there is no more. With none at all py-amqp may spin."""
 BACKLOG = 1000
 """With more in the queue than this, an event that seems to be missing may well be among them."""
 
@@ -121,24 +125,21 @@ class Subscriber:
         queue = Queue(self._queue, no_declare=True)
         # What comes is not worked on where it comes in: to wait there for the broker's confirm of a
         # dead letter would let the next message in, and so on, one inside the other.
-        arrived: deque[tuple[Message, Exception | None]] = deque()
+        hand = Hand(self._parse)
         with Consumer(
             channel,
             [queue],
-            on_message=lambda message: arrived.append((message, None)),
-            on_decode_error=lambda message, error: arrived.append((message, error)),
+            on_message=hand.receive,
+            on_decode_error=hand.receive,
             prefetch_count=PREFETCH,
             auto_declare=False,
         ):
             log.info(f"ready: consuming {self._queue}")
             while not self._stop.is_set():
-                try:
-                    connection.drain_events(timeout=0.01 if arrived else TICK)
-                except TimeoutError:
-                    pass
+                _gather(connection, hand)
                 began = time.monotonic()
-                while arrived and time.monotonic() - began < TICK and not self._stop.is_set():
-                    self._take(*arrived.popleft())
+                while not (hand.empty or self._stop.is_set()) and time.monotonic() - began < TICK:
+                    self._take(hand)
                 if connection.heartbeat:
                     connection.heartbeat_check()
                 if time.monotonic() - self._ticked > TICK:
@@ -149,25 +150,38 @@ class Subscriber:
                     self._beat()
                     self._ticked = time.monotonic()
 
-    def _take(self, message: Message, undecodable: Exception | None) -> None:
+    def _take(self, hand: Hand) -> None:
+        match hand.take():
+            case Spoilt(message, problem):
+                self._dead.bury(message, {"reason": problem.reason, "error": _short(problem)})
+            case [delivery]:
+                self._take_alone(delivery)
+            case batch:
+                self._take_together(batch, hand)
+
+    def _take_together(self, batch: Batch, hand: Hand) -> None:
         try:
-            if undecodable is not None:
-                raise Unreadable(f"the message can't be decoded: {undecodable}")
-            event = read(message.body, message.content_type)
-            self._parse(event)
-        except Unreadable as problem:
-            self._dead.bury(message, {"reason": problem.reason, "error": _short(problem)})
-            return
-        # Marked by `allocation replay`; "first" of what it sends of the sku, or "next".
-        replayed = (message.headers or {}).get("x-replay")
-        if replayed:
-            self._inbox.still_catching_up()
-        oldest = replayed == "first"
-        with logs.about(event):
-            if failure := self._persist(lambda: self._inbox.take(event, oldest=oldest)):
-                self._dead.bury(message, failure)
+            self._give(batch)
+        except Exception as error:
+            if is_outage(error):
+                raise  # stop consuming until the database is back
+            log.warning("a batch failed: trying it in halves", events=len(batch), error=repr(error))
+            hand.put_back_in_halves(batch)
+        else:
+            acknowledge(batch)
+
+    def _take_alone(self, delivery: Delivery) -> None:
+        with logs.about(delivery.event):
+            if failure := self._persist(lambda: self._give([delivery])):
+                self._dead.bury(delivery.message, failure)
             else:
-                message.ack()
+                acknowledge([delivery])
+
+    def _give(self, batch: Batch) -> None:
+        if any(delivery.replayed for delivery in batch):
+            self._inbox.still_catching_up()
+        oldest = {delivery.event.id for delivery in batch if delivery.oldest}
+        self._inbox.take([delivery.event for delivery in batch], oldest)
 
     def _persist(self, work: Callable[[], None]) -> dict[str, object] | None:
         """Do the work, again where it fails; None once it is done, else what is known of it.
@@ -206,6 +220,17 @@ class Subscriber:
                     self._dead.bury_held(held, failure)
                 self._inbox.forget(held)
                 first, attempt = datetime.now(UTC), 0
+
+
+def _gather(connection: Connection, hand: Hand) -> None:
+    """Read what has come in, up to a batch; wait only when there is nothing at all to do."""
+    try:
+        connection.drain_events(timeout=TICK if hand.empty else MOMENT)
+        began = time.monotonic()
+        while not hand.full and time.monotonic() - began < GATHER:
+            connection.drain_events(timeout=MOMENT)
+    except TimeoutError:
+        pass
 
 
 def _short(error: object) -> str:

@@ -1,93 +1,246 @@
-"""The books of one product in SQL: each question is one indexed query, however long the history."""
+"""The books of products in SQL: each question is one indexed query, however long the history."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Connection,
+    Select,
+    String,
+    and_,
+    any_,
+    func,
+    literal,
+    select,
+    tuple_,
+)
 
-from allocation.adapters import tables
+from allocation.adapters import rows, tables
+from allocation.adapters.database import is_postgresql
 from allocation.domain.books import Allocation, Batch
 
 CHUNK = 100
 """Lines fetched by one query while a pass goes through many."""
 
+Skus = dict[str, str | None]
+"""By batchref: the product that has it; None when no product has."""
+
+_LINE = tables.allocations.c
+_BATCH = tables.batches.c
+_NOBODY_WAITS = 2**31
+
 
 class SqlBooks:
-    """Valid while the product's row is locked; queries flush what was changed before them."""
+    """Valid while the product's row is locked.
 
-    def __init__(self, session: Session, sku: str) -> None:
-        self._session = session
+    What is changed is written by `Changes`, at the commit or before a query that must see it.
+    """
+
+    def __init__(self, connection: Connection, sku: str, skus: Skus) -> None:
+        self._connection = connection
         self._sku = sku
-        self._batches: dict[str, Batch] = {}
-        self._has_open = False
+        self._skus = skus
+        self.batches: dict[str, Batch] = {}
+        self.lines: dict[str, Allocation | None] = {}
+        """Every line that was asked for; None where there is none."""
+        self.stored_batches: dict[str, tuple[int, int]] = {}
+        self.stored_lines: dict[str, tuple[Any, ...]] = {}
+        # No waiting line wants fewer pieces: with less free stock there is nothing to ask.
+        self.least_wanted = 0
         self._waiting: list[Allocation] = []
 
     def open_batches(self) -> Sequence[Batch]:
-        if not self._has_open:
-            query = select(Batch).where(tables.batches.c.sku == self._sku, tables.is_open)
-            self._batches.update({batch.batchref: batch for batch in self._session.scalars(query)})
-            self._has_open = True
-        return list(self._batches.values())
+        return list(self.batches.values())
 
     def batch(self, batchref: str) -> Batch | None:
-        if batchref not in self._batches:
-            batch = self._session.get(Batch, batchref)
-            if batch is None or batch.sku != self._sku:
-                return None
-            self._batches[batchref] = batch
-        return self._batches[batchref]
+        if batchref not in self.batches:
+            query = select(tables.batches).where(
+                _BATCH.batchref == batchref, _BATCH.sku == self._sku
+            )
+            for row in self._connection.execute(query):
+                self.know_batch(row)
+        return self.batches.get(batchref)
 
     def line(self, orderid: str) -> Allocation | None:
-        return self._session.get(Allocation, (orderid, self._sku))
+        if orderid not in self.lines:
+            self.lines[orderid] = None
+            self._fetch(select(tables.allocations).where(_LINE.orderid == orderid))
+        return self.lines[orderid]
 
     def oldest_waiting(self, at_most: int, after: int) -> Allocation | None:
-        if at_most < 1:
+        if at_most < max(1, self.least_wanted):
             return None
         if after == 0:
             self._waiting = []
         fitting = [line for line in self._waiting if line.age > after and line.qty <= at_most]
         if not fitting:
-            columns = tables.allocations.c
-            found = self._session.scalars(
-                select(Allocation)
-                .where(columns.sku == self._sku, tables.waits)
-                .where(columns.qty <= at_most, columns.age > after)
-                .order_by(columns.age)
+            fitting = self._fetch(
+                select(tables.allocations)
+                .where(tables.waits, _LINE.qty <= at_most, _LINE.age > after)
+                .order_by(_LINE.age)
                 .limit(CHUNK)
             )
-            fitting = list(found)
         self._waiting = fitting
-        return fitting[0] if fitting else None
+        if not fitting:
+            # The lines before `after` did not fit either, when there was more.
+            self.least_wanted = at_most + 1
+            return None
+        return fitting[0]
 
     def untold(self, limit: int) -> Sequence[Allocation]:
-        columns = tables.allocations.c
-        return list(
-            self._session.scalars(
-                select(Allocation)
-                .where(columns.sku == self._sku, tables.untold)
-                .order_by(columns.age)
-                .limit(limit)
-            )
-        )
+        query = select(tables.allocations).where(tables.untold)
+        return self._fetch(query.order_by(_LINE.age).limit(limit))
 
     def promised(self, batchref: str) -> Iterator[Allocation]:
-        columns = tables.allocations.c
+        self.least_wanted = 0  # who asks may let them wait
         query = (
-            select(Allocation)
-            .where(columns.batchref == batchref)
-            .order_by(columns.promised_at.desc())
+            select(tables.allocations)
+            .where(_LINE.batchref == batchref)
+            .order_by(_LINE.promised_at.desc())
             .limit(CHUNK)
         )
         # What was released since is not promised any more: the same query brings the next ones.
-        while chunk := list(self._session.scalars(query)):
+        while chunk := self._fetch(query):
             yield from chunk
 
     def add_batch(self, batch: Batch) -> None:
-        self._session.add(batch)
-        self._batches[batch.batchref] = batch
+        self.batches[batch.batchref] = batch
+        self._skus[batch.batchref] = self._sku
 
     def add_line(self, line: Allocation) -> None:
-        self._session.add(line)
+        self.lines[line.orderid] = line
+        if line.batchref is None:
+            self.least_wanted = min(self.least_wanted, line.qty)
 
     def remove_line(self, line: Allocation) -> None:
-        self._session.delete(line)
+        self.lines[line.orderid] = None
+
+    def know_batch(self, row: Any) -> None:
+        """Take a batch as it is stored."""
+        self.batches[row.batchref] = Batch(
+            row.batchref, row.sku, row.purchased, row.eta, row.allocated
+        )
+        self.stored_batches[row.batchref] = row.purchased, row.allocated
+
+    def know_line(self, row: Any) -> Allocation:
+        """Take a line as it is stored; one that was taken before stays the same object."""
+        known = self.lines.get(row.orderid)
+        if known is not None:
+            return known
+        line = Allocation(row.orderid, row.sku, row.qty, row.age)
+        line.batchref, line.promised_at, line.told = row.batchref, row.promised_at, row.told
+        self.lines[row.orderid] = line
+        self.stored_lines[row.orderid] = _state(line)
+        return line
+
+    def _fetch(self, query: Select[Any]) -> list[Allocation]:
+        write([self], self._connection)
+        found = self._connection.execute(query.where(_LINE.sku == self._sku))
+        return [self.know_line(row) for row in found]
+
+
+def write(books: Collection[SqlBooks], connection: Connection) -> None:
+    """Write what was changed in these books since they were read or written."""
+    new_batches, changed_batches = [], []
+    new_lines, changed_lines, gone = [], [], []
+    for each in books:
+        for ref, batch in each.batches.items():
+            state, stored = (batch.purchased, batch.allocated), each.stored_batches.get(ref)
+            if stored is None:
+                new_batches.append(dict(vars(batch)))
+            elif stored != state:
+                numbers = {"purchased": batch.purchased, "allocated": batch.allocated}
+                changed_batches.append({"batchref": ref, **numbers})
+            each.stored_batches[ref] = state
+        for orderid, line in each.lines.items():
+            before = each.stored_lines.get(orderid)
+            if line is None:
+                if before is not None:
+                    gone.append({"orderid": orderid, "sku": each._sku})
+                    del each.stored_lines[orderid]
+            elif before is None:
+                new_lines.append(dict(vars(line)))
+                each.stored_lines[orderid] = _state(line)
+            elif before != (state := _state(line)):
+                changed_lines.append(dict(vars(line)))
+                each.stored_lines[orderid] = state
+    if new_batches:
+        rows.add(connection, tables.batches, new_batches)
+    if new_lines:
+        rows.add(connection, tables.allocations, new_lines)
+    if changed_lines:
+        rows.change(connection, tables.allocations, changed_lines)
+    if gone:
+        rows.remove(connection, tables.allocations, gone)
+    if changed_batches:
+        rows.change(connection, tables.batches, changed_batches)
+
+
+def load(
+    connection: Connection, skus: Skus, asked: Collection[str], lines: Collection[tuple[str, str]]
+) -> dict[str, SqlBooks]:
+    """The books of the `asked` skus, whose products are locked, by four queries at most.
+
+    Open batches come with them, those that `skus` names, and the `lines` (orderid, sku).
+    """
+    made = {sku: SqlBooks(connection, sku, skus) for sku in asked}
+    is_asked = among(connection, _BATCH.sku, asked)
+    found = list(connection.execute(select(tables.batches).where(is_asked, tables.is_open)))
+    if named := [batchref for batchref, sku in skus.items() if sku in made]:
+        is_named = among(connection, _BATCH.batchref, named)
+        found += connection.execute(select(tables.batches).where(is_named))
+    for row in found:
+        made[row.sku].know_batch(row)
+
+    for orderid, sku in lines:
+        made[sku].lines[orderid] = None
+    for row in _stored_lines(connection, lines):
+        made[row.sku].know_line(row)
+
+    least = _least_wanted(connection, asked)
+    for sku, books in made.items():
+        books.least_wanted = least.get(sku) or _NOBODY_WAITS
+    return made
+
+
+def among(
+    connection: Connection, column: ColumnElement[str], values: Collection[str]
+) -> ColumnElement[bool]:
+    """Whether the column is one of many values; as one parameter where the database can."""
+    if is_postgresql(connection):
+        return column == any_(literal(list(values), ARRAY(String)))
+    return column.in_(values)
+
+
+def _stored_lines(connection: Connection, keys: Collection[tuple[str, str]]) -> Sequence[Any]:
+    if not keys:
+        return []
+    if is_postgresql(connection):
+        # A join with arrays: PostgreSQL plans a long list of pairs slowly.
+        orderids, skus = zip(*keys, strict=True)
+        asked = (
+            func.unnest(literal(list(orderids), ARRAY(String)), literal(list(skus), ARRAY(String)))
+            .table_valued("orderid", "sku")
+            .render_derived()
+        )
+        query = select(tables.allocations).join(
+            asked, and_(_LINE.orderid == asked.c.orderid, _LINE.sku == asked.c.sku)
+        )
+    else:
+        query = select(tables.allocations).where(tuple_(_LINE.orderid, _LINE.sku).in_(list(keys)))
+    return connection.execute(query).all()
+
+
+def _least_wanted(connection: Connection, skus: Collection[str]) -> Mapping[str, int | None]:
+    products = tables.products.c
+    least = (
+        select(func.min(_LINE.qty)).where(_LINE.sku == products.sku, tables.waits)
+    ).scalar_subquery()
+    query = select(products.sku, least).where(among(connection, products.sku, skus))
+    return dict(connection.execute(query).all())
+
+
+def _state(line: Allocation) -> tuple[Any, ...]:
+    return line.qty, line.age, line.batchref, line.promised_at, line.told

@@ -6,6 +6,9 @@ from typing import Any
 from celery.app.events import Events as CeleryEvents
 from celery.events.dispatcher import EventDispatcher
 
+BUFFER = 500
+"""Events of tasks that are told by one message, at most."""
+
 
 class Dispatcher(EventDispatcher):
     """Events are for Flower's eyes; the worker's one main loop sends them.
@@ -27,7 +30,7 @@ class Dispatcher(EventDispatcher):
             connection.transport_options = {**connection.transport_options, **changed}
             for name, value in changed.items():
                 setattr(connection.connection, name, value)
-        super().__init__(connection, *args, **options)
+        super().__init__(connection, *args, **{**options, "buffer_limit": BUFFER})
 
     def _publish(self, event: Any, producer: Any, routing_key: str, **options: Any) -> None:
         if self._blocked:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cache
 from importlib.resources import files
@@ -101,9 +101,19 @@ def parse_command(name: str, body: Mapping[str, Any]) -> Command:
 
     Raises KeyError for a name that is no command.
     """
+    read = read_command(name, body)
+    return _malformed(name, body, read[0]) if isinstance(read, list) else read
+
+
+def read_command(name: str, body: Any) -> Command | list[Violation]:
+    """The command that `body` is under `name`, or everything in which it breaks the contract.
+
+    Raises KeyError for a name that is no command.
+    """
     kind = COMMANDS[name]
-    for violation in violations(name, body):
-        return _malformed(name, body, violation)
+    broken = violations(name, body)
+    if broken:
+        return broken
     fields = dict(body)
     if "qty" in fields:
         fields["qty"] = int(fields["qty"])  # JSON Schema takes 3.0 for an integer, and so do we
@@ -111,7 +121,7 @@ def parse_command(name: str, body: Mapping[str, Any]) -> Command:
         try:
             fields["eta"] = date.fromisoformat(fields["eta"])
         except ValueError as error:  # the year 0000 is a date to JSON Schema and to nobody else
-            return _malformed(name, body, Violation("eta", str(error)))
+            return [Violation("eta", str(error))]
     return kind(**fields)
 
 
@@ -124,7 +134,7 @@ def command_body(command: Command) -> Json:
     """The keyword arguments of the task that carries `command`, as JSON."""
     if isinstance(command, Malformed):
         return {"malformed": command.body}
-    return _json(asdict(command))
+    return _json(command)
 
 
 def cloud_event(
@@ -135,7 +145,7 @@ def cloud_event(
     Its id follows from sku and sequence, so it is the same however often it is built. Raises
     AssertionError when it would break the published contract: that is a fault of ours.
     """
-    data = _json(asdict(event))
+    data = _json(event)
     sequence = data.pop("sequence")
     kind = EVENT_TYPES[type(event)]
     body = {
@@ -169,10 +179,11 @@ def _malformed(name: str, body: object, violation: Violation) -> Malformed:
     )
 
 
-def _json(fields: Json) -> Json:
+def _json(record: Command | Event) -> Json:
+    """The fields as JSON; `asdict` would copy each value deeply, and they are plain."""
     return {
-        name: value.isoformat() if isinstance(value, date) else value
-        for name, value in fields.items()
+        name: value.isoformat() if isinstance(value := getattr(record, name), date) else value
+        for name in record.__dataclass_fields__
     }
 
 

@@ -1,15 +1,16 @@
 """Inbox and outbox: what came in, and what is to go out, as rows of the same transaction."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Update, select, update
-from sqlalchemy import insert as plain_insert
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, Update, select, update
 
 from allocation.adapters import contract, tables
-from allocation.adapters.database import insert
+from allocation.adapters.rows import Row
+from allocation.adapters.rows import add as add_rows
+from allocation.adapters.rows import add_new as add_new_rows
+from allocation.adapters.rows import change as change_rows
 from allocation.domain.commands import Malformed
 from allocation.domain.events import Event
 from allocation.domain.outcomes import Outcome, Refused, Succeeded
@@ -21,8 +22,8 @@ Clock = Callable[[], datetime]
 class SqlOutbox:
     """Rows that the relay sends on once they are committed; written together by `flush`."""
 
-    def __init__(self, session: Session, now: Clock) -> None:
-        self._session = session
+    def __init__(self, connection: Connection, now: Clock) -> None:
+        self._connection = connection
         self._now = now
         self._rows: list[dict[str, object]] = []
 
@@ -65,7 +66,7 @@ class SqlOutbox:
         """Write the rows, in the order in which they were added; False when there are none."""
         rows, self._rows = self._rows, []
         if rows:
-            self._session.execute(plain_insert(tables.outbox), rows)
+            add_rows(self._connection, tables.outbox, rows)
         return bool(rows)
 
     def _add(self, **row: object) -> None:
@@ -75,82 +76,129 @@ class SqlOutbox:
 class SqlInbox:
     """One row a command: pending when it was accepted here, with its outcome once decided."""
 
-    def __init__(self, session: Session, outbox: SqlOutbox, now: Clock) -> None:
-        self._session = session
+    def __init__(self, connection: Connection, outbox: SqlOutbox, now: Clock) -> None:
+        self._connection = connection
         self._outbox = outbox
         self._now = now
+        self._recorded: set[UUID] = set()
+        self._inserts: list[Row] = []
+        self._updates: list[Row] = []
 
-    def accept(self, message: Message) -> None:
-        if self._insert(message):
-            self._outbox.add_command(message)
-        else:
-            self._known(message)
+    def accept(self, messages: Sequence[Message]) -> None:
+        new = self._insert(messages)
+        old = {message.id: message for message in messages if message.id not in new}
+        if self._known(list(old.values())).keys() != old.keys():
+            raise ConcurrentUpdate("a command was forgotten as it came again")
+        self._check_correlation(old)
+        for message in messages:
+            if message.id in new:
+                self._outbox.add_command(message)
 
-    def claim(self, message: Message) -> Outcome | None:
-        if self._insert(message):
-            return None
-        return self._known(message)
+    def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome]:
+        rows = self._known(messages)
+        self._recorded.update(rows)
+        return {known: outcome for known, outcome in rows.items() if outcome is not None}
 
     def record(self, message: Message, outcome: Outcome) -> None:
-        self._session.execute(
-            update(tables.commands)
-            .where(tables.commands.c.id == message.id)
-            .values(**_columns(outcome), decided_at=self._now())
-        )
+        decided = {**_columns(outcome), "decided_at": self._now()}
+        if message.id in self._recorded:
+            self._updates.append({"id": message.id, **decided})
+        else:
+            self._inserts.append(self._row(message) | decided)
+
+    def flush(self) -> None:
+        """Write what was recorded; an id that somebody else recorded meanwhile is an error."""
+        if self._inserts:
+            # In the order of their ids: two that insert the same ones don't wait for each other.
+            rows = sorted(self._inserts, key=lambda row: str(row["id"]))
+            add_rows(self._connection, tables.commands, rows)
+        if self._updates:
+            change_rows(self._connection, tables.commands, self._updates)
+        self._inserts, self._updates = [], []
 
     def record_failure(self, message: Message, error: str) -> None:
         # Of what can't be read here only the id is sure: a newer worker knows its body otherwise.
         if not isinstance(message.command, Malformed):
-            self._insert(message)
-        self._session.execute(
+            self._insert([message])
+        self._connection.execute(
             _undecided(message.id).values(
                 status="failed", outcome={"error": error}, decided_at=self._now()
             )
         )
 
     def give_up(self, command_id: UUID, refusal: Refused) -> bool:
-        given_up = self._session.scalar(
+        given_up = self._connection.scalar(
             _undecided(command_id)
             .values(**_columns(refusal), decided_at=self._now())
             .returning(tables.commands.c.id)
         )
         return given_up is not None
 
-    def _insert(self, message: Message) -> bool:
-        """False when the id is there; waits while another transaction is about to insert it."""
-        statement = (
-            insert(self._session.connection(), tables.commands)
-            .values(
-                id=message.id,
-                name=contract.command_name(message.command),
-                body=contract.command_body(message.command),
-                status="pending",
-                correlation_id=message.correlation_id,
-                causation_id=message.causation_id,
-                accepted_at=self._now(),
-            )
-            .on_conflict_do_nothing(index_elements=["id"])
-            .returning(tables.commands.c.id)
-        )
-        return self._session.scalar(statement) is not None
+    def _row(self, message: Message) -> dict[str, object]:
+        return {
+            "id": message.id,
+            "name": contract.command_name(message.command),
+            "body": contract.command_body(message.command),
+            "correlation_id": message.correlation_id,
+            "causation_id": message.causation_id,
+            "accepted_at": self._now(),
+        }
 
-    def _known(self, message: Message) -> Outcome | None:
-        row = self._session.execute(
-            select(tables.commands).where(tables.commands.c.id == message.id).with_for_update()
-        ).one_or_none()
-        if row is None:
-            raise ConcurrentUpdate(f"command {message.id} was past its time and is forgotten now")
-        name = contract.command_name(message.command)
-        if (row.name, row.body) != (name, contract.command_body(message.command)):
-            raise CommandConflict(
-                f"command {message.id} is known as {row.name} with another body"
-                " and keeps its first meaning: send this one with an id of its own"
-            )
-        if row.status == "succeeded":
-            return Succeeded(**row.outcome)
-        if row.status == "rejected":
-            return Refused(**row.outcome)
-        return None
+    def _insert(self, messages: Sequence[Message]) -> set[UUID]:
+        """The ids that were not there; waits while another transaction is about to insert one."""
+        if not messages:
+            return set()
+        rows = [self._row(message) | {"status": "pending"} for message in messages]
+        rows.sort(key=lambda row: str(row["id"]))
+        return add_new_rows(self._connection, tables.commands, rows)
+
+    def _check_correlation(self, messages: dict[UUID, Message]) -> None:
+        """Raise CommandConflict for those of the known commands that began with something else."""
+        if not messages:
+            return
+        columns = tables.commands.c
+        rows = self._connection.execute(
+            select(columns.id, columns.correlation_id).where(columns.id.in_(messages))
+        )
+        for row in rows:
+            if row.correlation_id != messages[row.id].correlation_id:
+                raise CommandConflict(f"command {row.id} is known as part of another request")
+
+    def _known(self, messages: Sequence[Message]) -> dict[UUID, Outcome | None]:
+        """What is recorded under the messages' ids: the outcome, None without one.
+
+        Nobody else records any of them until this transaction ends. Raises CommandConflict.
+        """
+        if not messages:
+            return {}
+        columns = tables.commands.c
+        found = self._connection.execute(
+            select(columns.id, columns.name, columns.body, columns.status, columns.outcome)
+            .where(columns.id.in_([message.id for message in messages]))
+            .order_by(columns.id)
+            .with_for_update()
+        )
+        rows = {row.id: row for row in found}
+        meanings: dict[UUID, tuple[str, contract.Json]] = {
+            row.id: (row.name, row.body) for row in rows.values()
+        }
+        for message in messages:
+            meant = contract.command_name(message.command), contract.command_body(message.command)
+            name, _ = known = meanings.setdefault(message.id, meant)
+            if known != meant:
+                raise CommandConflict(
+                    f"command {message.id} is known as {name} with another body"
+                    " and keeps its first meaning: send this one with an id of its own"
+                )
+        return {row.id: _outcome(row.status, row.outcome) for row in rows.values()}
+
+
+def _outcome(status: str, facts: contract.Json) -> Outcome | None:
+    if status == "succeeded":
+        return Succeeded(**facts)
+    if status == "rejected":
+        return Refused(**facts)
+    return None
 
 
 def _columns(outcome: Outcome) -> dict[str, object]:

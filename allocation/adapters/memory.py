@@ -1,7 +1,7 @@
 """The unit of work in memory: the twin of the SQL one, for tests and for trying rules out."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
@@ -10,7 +10,7 @@ from uuid import UUID
 
 from allocation.adapters import contract
 from allocation.domain.books import Allocation, Batch, MemoryBooks
-from allocation.domain.commands import Malformed
+from allocation.domain.commands import Command, Malformed
 from allocation.domain.events import Event
 from allocation.domain.model import Product
 from allocation.domain.outcomes import Outcome, Refused
@@ -41,31 +41,40 @@ class MemoryProducts:
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
-        self._books: list[MemoryBooks] = []
-        self.seen: list[Product] = []
+        self._open: dict[str, tuple[Product, MemoryBooks]] = {}
+        self._seen: list[Product] = []
+
+    def load(self, commands: Sequence[Command]) -> None:
+        """Nothing to do: memory is as near as it can be."""
+
+    def pull_seen(self) -> list[Product]:
+        seen, self._seen = self._seen, []
+        return seen
 
     def get(self, sku: str) -> Product | None:
-        for product in self.seen:
-            if product.sku == sku:
-                return product
+        if sku in self._open:
+            return self._see(self._open[sku][0])
         if sku not in self._store.products:
             return None
         product = Product(sku)
         product.version, product.sequence = self._store.products[sku]
         batches = (batch for batch in self._store.batches.values() if batch.sku == sku)
         lines = (line for line in self._store.lines.values() if line.sku == sku)
-        return self._open(product, MemoryBooks(batches, lines))
+        return self._with_books(product, MemoryBooks(batches, lines))
 
     def get_by_batchref(self, batchref: str) -> Product | None:
+        for product, books in self._open.values():
+            if batchref in books.batches:
+                return self._see(product)
         batch = self._store.batches.get(batchref)
         return None if batch is None else self.get(batch.sku)
 
     def add(self, sku: str) -> Product:
-        return self._open(Product(sku), MemoryBooks())
+        return self._with_books(Product(sku), MemoryBooks())
 
     def save(self) -> None:
         """Write what became of the products into the store."""
-        for product, books in zip(self.seen, self._books, strict=True):
+        for product, books in self._open.values():
             self._store.products[product.sku] = (product.version, product.sequence)
             kept = {key: line for key, line in self._store.lines.items() if key[1] != product.sku}
             self._store.lines = kept | {
@@ -73,10 +82,14 @@ class MemoryProducts:
             }
             self._store.batches |= books.batches
 
-    def _open(self, product: Product, books: MemoryBooks) -> Product:
+    def _with_books(self, product: Product, books: MemoryBooks) -> Product:
         product.open(books)
-        self._books.append(books)
-        self.seen.append(product)
+        self._open[product.sku] = product, books
+        return self._see(product)
+
+    def _see(self, product: Product) -> Product:
+        if product not in self._seen:
+            self._seen.append(product)
         return product
 
 
@@ -105,18 +118,20 @@ class MemoryInbox:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
 
-    def accept(self, message: Message) -> None:
-        if message.id in self._store.commands:
-            self._known(message)
-            return
-        self._store.commands[message.id] = _Row(message)
-        self._store.outbox.append(message)
-
-    def claim(self, message: Message) -> Outcome | None:
-        if message.id not in self._store.commands:
+    def accept(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            if message.id in self._store.commands:
+                if self._known(message).message.correlation_id != message.correlation_id:
+                    raise CommandConflict(f"command {message.id} is known as part of another")
+                continue
             self._store.commands[message.id] = _Row(message)
-            return None
-        return self._known(message).outcome
+            self._store.outbox.append(message)
+
+    def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome]:
+        for message in messages:
+            self._store.commands.setdefault(message.id, _Row(message))
+        rows = {message.id: self._known(message) for message in messages}
+        return {known: row.outcome for known, row in rows.items() if row.outcome is not None}
 
     def record(self, message: Message, outcome: Outcome) -> None:
         row = self._store.commands[message.id]

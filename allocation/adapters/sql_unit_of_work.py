@@ -1,18 +1,18 @@
 """The unit of work on a SQL database: one session, one transaction, one commit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
-from allocation.adapters import tables
-from allocation.adapters.books import SqlBooks
+from allocation.adapters import books, rows, tables
+from allocation.adapters.books import Skus, SqlBooks
 from allocation.adapters.database import is_postgresql, translated
 from allocation.adapters.inbox import SqlInbox, SqlOutbox
+from allocation.domain.commands import Command
 from allocation.domain.model import Product
 
 NOTIFY_CHANNEL = "allocation_outbox"
@@ -21,32 +21,103 @@ NOTIFY_CHANNEL = "allocation_outbox"
 class SqlProducts:
     """Products whose rows this transaction locked; all else is read under that lock."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.seen: list[Product] = []
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        # What was asked for, also where there is none; a product nobody else refers to stays.
+        self._products: dict[str, Product] = {}
+        self._stored: dict[str, tuple[int, int]] = {}
+        self._books: dict[str, SqlBooks] = {}
+        self._skus: Skus = {}
+        self._seen: dict[str, Product] = {}
+
+    def load(self, commands: Sequence[Command]) -> None:
+        named = [(_field(command, "batchref"), _field(command, "sku")) for command in commands]
+        self._find({batchref for batchref, _ in named if batchref})
+        skus = {sku for _, sku in named if sku} | {sku for sku in self._skus.values() if sku}
+        lines = {
+            (orderid, sku)
+            for command in commands
+            if (orderid := _field(command, "orderid")) and (sku := _field(command, "sku"))
+        }
+        self._lock(skus, lines)
+
+    def pull_seen(self) -> list[Product]:
+        seen, self._seen = self._seen, {}
+        return list(seen.values())
 
     def get(self, sku: str) -> Product | None:
-        product = self._session.get(Product, sku, with_for_update=True)
-        if product is not None and product not in self.seen:
-            self._open(product)
-        return product
+        if sku not in self._books:
+            self._lock({sku})
+        product = self._products.get(sku)
+        return None if product is None else self._see(product)
 
     def get_by_batchref(self, batchref: str) -> Product | None:
-        # A batch never changes its product, so this may be read before the lock.
-        columns = tables.batches.c
-        sku = self._session.scalar(select(columns.sku).where(columns.batchref == batchref))
+        if batchref not in self._skus:
+            self._find({batchref})
+        sku = self._skus[batchref]
         return None if sku is None else self.get(sku)
 
     def add(self, sku: str) -> Product:
         product = Product(sku)
-        self._session.add(product)
-        self._session.flush()
-        self._open(product)
-        return product
+        rows.add(self._connection, tables.products, [_row(product)])
+        product.open(self._books.setdefault(sku, SqlBooks(self._connection, sku, self._skus)))
+        self._know(product)
+        return self._see(product)
 
-    def _open(self, product: Product) -> None:
-        product.open(SqlBooks(self._session, product.sku))
-        self.seen.append(product)
+    def flush(self) -> None:
+        """Write what became of the products and their books."""
+        books.write(self._books.values(), self._connection)
+        changed = [
+            product
+            for sku, product in self._products.items()
+            if self._stored[sku] != (product.version, product.sequence)
+        ]
+        if changed:
+            rows.change(self._connection, tables.products, [_row(each) for each in changed])
+            for product in changed:
+                self._know(product)
+
+    def _find(self, batchrefs: Collection[str]) -> None:
+        # A batch never changes its product, so this may be read before the lock.
+        if not batchrefs:
+            return
+        columns = tables.batches.c
+        is_asked = books.among(self._connection, columns.batchref, batchrefs)
+        found = self._connection.execute(select(columns.batchref, columns.sku).where(is_asked))
+        self._skus.update(dict.fromkeys(batchrefs))
+        self._skus.update((row.batchref, row.sku) for row in found)
+
+    def _lock(self, skus: Collection[str], lines: Collection[tuple[str, str]] = ()) -> None:
+        if not skus:
+            return
+        # Everybody locks in the same order, so nobody waits for each other.
+        locked = self._connection.execute(
+            select(tables.products)
+            .where(books.among(self._connection, tables.products.c.sku, skus))
+            .order_by(tables.products.c.sku)
+            .with_for_update()
+        ).all()
+        self._books.update(books.load(self._connection, self._skus, skus, lines))
+        for row in locked:
+            product = Product(row.sku)
+            product.version, product.sequence = row.version, row.sequence
+            product.open(self._books[row.sku])
+            self._know(product)
+
+    def _know(self, product: Product) -> None:
+        self._products[product.sku] = product
+        self._stored[product.sku] = product.version, product.sequence
+
+    def _see(self, product: Product) -> Product:
+        return self._seen.setdefault(product.sku, product)
+
+
+def _row(product: Product) -> dict[str, object]:
+    return {"sku": product.sku, "version": product.version, "sequence": product.sequence}
+
+
+def _field(command: Command, name: str) -> str | None:
+    return getattr(command, name, None)
 
 
 class SqlUnitOfWork:
@@ -59,15 +130,19 @@ class SqlUnitOfWork:
     def __init__(
         self, engine: Engine, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
-        tables.map_domain()
-        self._engine = engine.execution_options(sqlite_begin="IMMEDIATE")
+        self._engine = (
+            engine if is_postgresql(engine) else engine.execution_options(sqlite_begin="IMMEDIATE")
+        )
         self._now = now
 
     def __enter__(self) -> Self:
-        self._session = Session(self._engine)
-        self.products = SqlProducts(self._session)
-        self.outbox = SqlOutbox(self._session, self._now)
-        self.inbox = SqlInbox(self._session, self.outbox, self._now)
+        try:
+            self._connection = self._engine.connect()
+        except SQLAlchemyError as error:
+            raise translated(error) from error
+        self.products = SqlProducts(self._connection)
+        self.outbox = SqlOutbox(self._connection, self._now)
+        self.inbox = SqlInbox(self._connection, self.outbox, self._now)
         return self
 
     def __exit__(
@@ -76,14 +151,16 @@ class SqlUnitOfWork:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._session.close()  # rolls back what was not committed
+        self._connection.close()  # rolls back what was not committed
         if isinstance(error, SQLAlchemyError):
             known = translated(error)
             if known is not error:
                 raise known from error
 
     def commit(self) -> None:
+        self.products.flush()
+        self.inbox.flush()
         if self.outbox.flush() and is_postgresql(self._engine):
             # Wakes the relay when the transaction commits, and only then.
-            self._session.execute(select(func.pg_notify(NOTIFY_CHANNEL, "")))
-        self._session.commit()
+            self._connection.exec_driver_sql(f"NOTIFY {NOTIFY_CHANNEL}")
+        self._connection.commit()

@@ -1,7 +1,6 @@
-"""The tables of the allocation database, and how the domain's classes map to them."""
+"""The tables of the allocation database."""
 
 from datetime import UTC, datetime
-from threading import Lock
 
 from sqlalchemy import (
     JSON,
@@ -23,10 +22,6 @@ from sqlalchemy import (
     and_,
     literal_column,
 )
-from sqlalchemy.orm import registry
-
-from allocation.domain.books import Allocation, Batch
-from allocation.domain.model import Product
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -189,19 +184,3 @@ Index(
     sqlite_where=outbox.c.sent_at.is_(None),
 )
 Index("ix_outbox_sku_sequence", outbox.c.sku, outbox.c.sequence, unique=True)
-
-_mapper = registry(metadata=metadata)
-_mapping = Lock()
-
-
-def map_domain() -> None:
-    """Teach SQLAlchemy to load and save the domain's classes; calling it again does nothing."""
-    with _mapping:  # the API's first requests come on several threads at once
-        if list(_mapper.mappers):
-            return
-        # The version is checked on every update: a second guard beside the row's lock.
-        _mapper.map_imperatively(
-            Product, products, version_id_col=products.c.version, version_id_generator=False
-        )
-        _mapper.map_imperatively(Batch, batches)
-        _mapper.map_imperatively(Allocation, allocations)

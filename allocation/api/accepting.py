@@ -1,6 +1,7 @@
 """The one way in: take responsibility for a command, answer 202, or with its outcome if asked."""
 
 import json
+from collections.abc import Sequence
 from http import HTTPStatus
 from time import perf_counter
 from uuid import UUID, uuid4, uuid5
@@ -15,7 +16,7 @@ from allocation.api.metrics import Metrics
 from allocation.api.pressure import Pressure
 from allocation.api.problems import REFUSALS, Problem
 from allocation.api.reading import snapshot
-from allocation.api.waiting import OutcomeWaiter
+from allocation.api.waiting import OutcomeWaiter, Preference
 from allocation.domain.commands import Command
 from allocation.unit_of_work import CommandConflict, ConcurrentUpdate, Message
 from allocation.views import Json
@@ -26,24 +27,25 @@ _CREATED = {"created", "allocated"}
 
 def answer(command: Command) -> Response:
     """Accept `command` in one transaction: 202, or its outcome when the caller waits for it."""
-    command_id = _command_id()
-    preferred = waiting.preference(request.headers.getlist("Prefer"))
-    _put_off_under_pressure(command_id)
-    _accept(Message(command_id, command, correlation_id=command_id))
-
-    waiter: OutcomeWaiter = current_app.extensions["allocation.waiter"]
-    decided = None
-    if preferred.wait is not None:
-        decided = waiter.outcome(command_id, preferred.wait)
-    response = _decided(command, decided) if decided else _pending(command_id)
-    response.headers["Location"] = f"/v1/commands/{command_id}"
+    command_id = request_id()
+    preferred, decided = take([Message(command_id, command, correlation_id=command_id)])
+    if command_id in decided:
+        response = _decided(command, decided[command_id])
+    else:
+        response = jsonify({"id": str(command_id), "status": "pending"})
+        response.status_code = HTTPStatus.ACCEPTED
+        response.headers["Retry-After"] = "1"
+    response.headers["Location"] = location(command_id)
     if preferred.applied:
         response.headers["Preference-Applied"] = preferred.applied
     return response
 
 
-def _command_id() -> UUID:
-    """A new id, or the one that this Idempotency-Key always gives this caller on this resource."""
+def request_id() -> UUID:
+    """A new id, or the one that this Idempotency-Key always gives this caller on this resource.
+
+    The first command of the request has this id.
+    """
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return uuid4()
@@ -52,10 +54,41 @@ def _command_id() -> UUID:
     return uuid5(_IDEMPOTENT_IDS, json.dumps([request.method, request.path, key, g.caller.name]))
 
 
-def _put_off_under_pressure(command_id: UUID) -> None:
+def take(messages: Sequence[Message]) -> tuple[Preference, dict[UUID, Json]]:
+    """Accept the commands by one commit, and wait for their outcomes if the caller prefers to.
+
+    Returns what the caller prefers, and the outcomes that are known.
+    """
+    preferred = waiting.preference(request.headers.getlist("Prefer"))
+    _put_off_under_pressure(messages[0].id)
+    _accept(messages)
+    if preferred.wait is None:
+        return preferred, {}
+    waiter: OutcomeWaiter = current_app.extensions["allocation.waiter"]
+    return preferred, waiter.outcomes([message.id for message in messages], preferred.wait)
+
+
+def outcome(command: Command, decided: Json) -> Json | Problem:
+    """What came of a command that is no longer pending: its fields and facts, or why not."""
+    facts = dict(decided["outcome"])
+    if decided["status"] == "failed":
+        return Problem(500, kind="command failed")
+    if decided["status"] == "rejected":
+        reason, field = facts.pop("reason"), facts.pop("field")
+        sentence = REFUSALS.get(reason, reason)
+        return Problem(409, sentence, kind=reason, errors=[Violation(field, reason)], **facts)
+    return {**contract.command_body(command), **facts}
+
+
+def location(command_id: UUID) -> str:
+    """Where the command tells how it stands."""
+    return f"/v1/commands/{command_id}"
+
+
+def _put_off_under_pressure(first: UUID) -> None:
     pressure: Pressure = current_app.extensions["allocation.pressure"]
     trouble = pressure.trouble()
-    if trouble is None or ("Idempotency-Key" in request.headers and _is_known(command_id)):
+    if trouble is None or ("Idempotency-Key" in request.headers and _is_known(first)):
         return
     raise Problem(503, trouble, kind="overloaded", headers={"Retry-After": "5"})
 
@@ -66,37 +99,24 @@ def _is_known(command_id: UUID) -> bool:
         return views.command(connection, command_id) is not None
 
 
-def _accept(message: Message) -> None:
+def _accept(messages: Sequence[Message]) -> None:
     began = perf_counter()
     try:
         try:
-            handlers.accept(message, bootstrap.unit_of_work())
+            handlers.accept_together(messages, bootstrap.unit_of_work())
         except ConcurrentUpdate:
-            handlers.accept(message, bootstrap.unit_of_work())
+            handlers.accept_together(messages, bootstrap.unit_of_work())
     except CommandConflict as error:
         raise Problem(422, kind="idempotency key reused") from error
     metrics: Metrics = current_app.extensions["allocation.metrics"]
-    metrics.accepted(contract.command_name(message.command), perf_counter() - began)
-
-
-def _pending(command_id: UUID) -> Response:
-    response = jsonify({"id": str(command_id), "status": "pending"})
-    response.status_code = HTTPStatus.ACCEPTED
-    response.headers["Retry-After"] = "1"
-    return response
+    metrics.accepted(contract.command_name(messages[0].command), perf_counter() - began)
 
 
 def _decided(command: Command, decided: Json) -> Response:
-    facts = dict(decided["outcome"])
-    if decided["status"] == "failed":
-        return Problem(500, kind="command failed").response()
-    if decided["status"] == "rejected":
-        reason, field = facts.pop("reason"), facts.pop("field")
-        sentence = REFUSALS.get(reason, reason)
-        return Problem(
-            409, sentence, kind=reason, errors=[Violation(field, reason)], **facts
-        ).response()
-    response = jsonify({**contract.command_body(command), **facts})
-    created = facts["status"] in _CREATED
+    told = outcome(command, decided)
+    if isinstance(told, Problem):
+        return told.response()
+    response = jsonify(told)
+    created = told["status"] in _CREATED
     response.status_code = HTTPStatus.CREATED if created else HTTPStatus.OK
     return response

@@ -1,10 +1,10 @@
-"""Allocations: ask for stock for an order line, give it up, see how an order stands."""
+"""Allocations: ask for stock for one order line or many, give it up, see how an order stands."""
 
 from flask import Blueprint, Response, jsonify
 from werkzeug.exceptions import NotFound
 
 from allocation import views
-from allocation.api import accepting, bodies
+from allocation.api import accepting, bodies, bulk
 from allocation.api.reading import snapshot
 
 
@@ -17,7 +17,10 @@ def blueprint() -> Blueprint:
 
 
 def allocate() -> Response:
-    return accepting.answer(bodies.command("allocation.allocate"))
+    body = bodies.read()
+    if bulk.asked(body):
+        return bulk.answer(body)
+    return accepting.answer(bodies.parse("allocation.allocate", body))
 
 
 def deallocate(orderid: str, sku: str) -> Response:

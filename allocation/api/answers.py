@@ -29,6 +29,22 @@ def schemas() -> dict[str, Json]:
         "available": _count("Pieces that are free."),
         "eta": eta,
     }
+    allocated = {
+        "orderid": orderid,
+        "sku": sku,
+        "qty": qty,
+        "status": _one_of("allocated"),
+        "batchref": batchref,
+        "eta": {**eta, "description": "Of its batch; null: on the shelf."},
+    }
+    waiting = {
+        "orderid": orderid,
+        "sku": sku,
+        "qty": qty,
+        "status": _one_of("waiting"),
+        "batchref": nothing,
+        "eta": nothing,
+    }
     return {
         "Pending": _object(id=_uuid("The command's id."), status=_one_of("pending")),
         "CreatedBatch": _object(
@@ -37,22 +53,9 @@ def schemas() -> dict[str, Json]:
         "ChangedBatch": _object(
             batchref=batchref, qty=changed_qty, status=_one_of("changed", "unchanged")
         ),
-        "AllocatedLine": _object(
-            orderid=orderid,
-            sku=sku,
-            qty=qty,
-            status=_one_of("allocated"),
-            batchref=batchref,
-            eta={**eta, "description": "Of its batch; null: on the shelf."},
-        ),
-        "WaitingLine": _object(
-            orderid=orderid,
-            sku=sku,
-            qty=qty,
-            status=_one_of("waiting"),
-            batchref=nothing,
-            eta=nothing,
-        ),
+        "AllocatedLine": _object(**allocated),
+        "WaitingLine": _object(**waiting),
+        "Lines": _object(lines=_lines(allocated, waiting)),
         "DeallocatedLine": _object(orderid=orderid, sku=sku, status=_one_of("deallocated")),
         "Batch": _object(sku=sku, batchref=batchref, **figures),
         "Order": _object(orderid=orderid, lines=_list(_object(**line), "By sku.")),
@@ -94,6 +97,24 @@ def schemas() -> dict[str, Json]:
     }
 
 
+def _lines(allocated: Json, waiting: Json) -> Json:
+    """One answer a line; each has members of its own and no others."""
+    command = {
+        "id": _uuid("The command's id."),
+        "location": {"type": "string", "description": "Where the command tells how it stands."},
+    }
+    problem = {"problem": {"$ref": "#/components/schemas/Problem"}}
+    kinds = [
+        _object(status=_one_of("pending"), **command),
+        _object(**command, **allocated),
+        _object(**command, **waiting),
+        _object(status=_one_of("rejected", "failed"), **command, **problem),
+        _object(status=_one_of("rejected"), **problem),
+    ]
+    closed = [kind | {"additionalProperties": False} for kind in kinds]
+    return _list({"oneOf": closed}, "In the order of the request.")
+
+
 def _problem() -> Json:
     made = _object(
         type={"type": "string", "format": "uri-reference", "description": "The kind of problem."},
@@ -105,6 +126,7 @@ def _problem() -> Json:
     made["properties"]["errors"] = _list(
         _object(field={"type": "string"}, problem={"type": "string"}), "Each field that is wrong."
     )
+    made["properties"]["index"] = _count("Which line has the problem; the first is 0.")
     made["description"] = "RFC 9457. A refusal also carries the facts that led to it."
     return made
 

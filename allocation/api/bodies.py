@@ -9,7 +9,7 @@ from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 from allocation.adapters import contract
 from allocation.adapters.contract import Violation
 from allocation.api.problems import Problem, invalid
-from allocation.domain.commands import Command, Malformed
+from allocation.domain.commands import Command
 
 LIMIT = 1024 * 1024
 """Bytes that a body has at most."""
@@ -27,18 +27,18 @@ def command(name: str, **from_path: str) -> Command:
 
     Raises Problem, naming every field that breaks the contract.
     """
-    body = _json()
+    body = read()
     if isinstance(body, dict):
         twice = [Violation(field, "is given by the path") for field in from_path if field in body]
         if twice:
             raise invalid(twice)
         body = {**body, **from_path}
-    return _parse(name, body)
+    return parse(name, body)
 
 
 def command_from_path(name: str, **from_path: str) -> Command:
     """The command `name` of a request that has no body; a body that is there is ignored."""
-    return _parse(name, from_path)
+    return parse(name, from_path)
 
 
 def check_ids(name: str, **ids: str) -> None:
@@ -48,17 +48,15 @@ def check_ids(name: str, **ids: str) -> None:
         raise invalid(broken)
 
 
-def _parse(name: str, body: Any) -> Command:
-    violations = contract.violations(name, body)
-    if violations:
-        raise invalid(violations)
-    parsed = contract.parse_command(name, body)
-    if isinstance(parsed, Malformed):  # a date in form, but no day: the year 0000
-        raise invalid([Violation(parsed.field, parsed.problem)])
+def parse(name: str, body: Any) -> Command:
+    """The command `name` that the body makes. Raises Problem as `command` does."""
+    parsed = contract.read_command(name, body)
+    if isinstance(parsed, list):
+        raise invalid(parsed)
     return parsed
 
 
-def _json() -> Any:
+def read() -> Any:
     """The body: one JSON text in UTF-8, without the liberties that Python's parser takes."""
     body = _bytes()
     if request.mimetype != "application/json" or "Content-Encoding" in request.headers:

@@ -7,6 +7,7 @@ from typing import Any
 from allocation.adapters import contract
 from allocation.adapters.api_keys import READ, WRITE
 from allocation.api.answers import field, schemas
+from allocation.api.bulk import MOST
 from allocation.api.problems import CONTENT_TYPE, REFUSALS, type_uri
 from allocation.api.routes import ROUTES, Route
 from allocation.api.waiting import LONGEST
@@ -20,6 +21,10 @@ _GOOD = {
     "CreatedBatch": "The batch is on the books; only with `Prefer: wait`.",
     "ChangedBatch": "The batch has this quantity; only with `Prefer: wait`.",
     "DeallocatedLine": "The line is given up; only with `Prefer: wait`.",
+}
+_BULK = {
+    200: "Many lines: each with what came of it; only with `Prefer: wait`.",
+    202: "Many lines: each with where to ask for it, with what came of it, or with its problem.",
 }
 _BAD = {
     400: "The body is not JSON, or the Idempotency-Key makes no sense.",
@@ -96,7 +101,7 @@ def _operation(route: Route) -> Json:
         "responses": {
             str(status): response
             for status, response in sorted(
-                [(status, _good(route, name)) for status, name in route.answers.items()]
+                [(status, _good(route, status, name)) for status, name in route.answers.items()]
                 + [(status, _bad(status)) for status in route.problems]
             )
         },
@@ -105,7 +110,11 @@ def _operation(route: Route) -> Json:
         parameters += [_KEY, _PREFER]
         made["description"] = contract.schema(route.command)["description"]
         if route.method != "delete":
-            made["requestBody"] = _body(route.command, names)
+            content = _content(route.command, names)
+            made["requestBody"] = {
+                "required": True,
+                "content": {"application/json": _or_many(content) if route.bulk else content},
+            }
     if parameters:
         made["parameters"] = parameters
     return made
@@ -115,7 +124,7 @@ def _scope(route: Route) -> str:
     return READ if route.method == "get" else WRITE
 
 
-def _body(command: str, from_path: list[str]) -> Json:
+def _content(command: str, from_path: list[str]) -> Json:
     """The command's schema and example, without the fields that the path gives."""
     schema = contract.schema(command)
     kept = {name: of for name, of in schema["properties"].items() if name not in from_path}
@@ -126,19 +135,46 @@ def _body(command: str, from_path: list[str]) -> Json:
         "required": [name for name in schema["required"] if name in kept],
         "additionalProperties": False,
     }
+    return {"schema": body, "example": example}
+
+
+def _or_many(one: Json) -> Json:
+    """The command's schema and example, and beside each the one of many lines."""
+    lines = {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": MOST,
+        "items": one["schema"],
+        "description": "One that breaks the contract is answered with its problem, and harms no"
+        " other; the good ones are accepted together.",
+    }
+    many = {
+        "type": "object",
+        "properties": {"lines": lines},
+        "required": ["lines"],
+        "additionalProperties": False,
+    }
+    another = one["example"] | {"sku": "BLUE-TABLE", "qty": 1}
     return {
-        "required": True,
-        "content": {"application/json": {"schema": body, "example": example}},
+        "schema": {"oneOf": [one["schema"], many]},
+        "examples": {
+            "one": {"summary": "One line", "value": one["example"]},
+            "many": {"summary": "Many lines", "value": {"lines": [one["example"], another]}},
+        },
     }
 
 
-def _good(route: Route, name: str) -> Json:
-    made: Json = {
-        "description": _GOOD.get(name, f"{route.summary}."),
-        "content": {route.content: {"schema": {"$ref": f"#/components/schemas/{name}"}}},
-    }
+def _good(route: Route, status: int, name: str) -> Json:
+    schema: Json = _reference(name)
+    description = _GOOD.get(name, f"{route.summary}.")
+    if route.bulk and status in _BULK:
+        schema = {"oneOf": [schema, _reference(route.bulk)]}
+        description += f" {_BULK[status]}"
+    made: Json = {"description": description, "content": {route.content: {"schema": schema}}}
     if route.command:
-        made["headers"] = {"Location": _header("Where the command tells how it stands.")}
+        made["headers"] = {
+            "Location": _header("Where the command, if it is one, tells how it stands.")
+        }
         made["headers"]["Preference-Applied"] = _header("What of `Prefer` was honoured.")
     if name == "Pending":
         made["headers"]["Retry-After"] = _header("Seconds until it is worth to ask.")
@@ -155,6 +191,10 @@ def _bad(status: int) -> Json:
     if status in (429, 503):
         made["headers"] = {"Retry-After": _header("Seconds until it is worth to try again.")}
     return made
+
+
+def _reference(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _header(description: str) -> Json:

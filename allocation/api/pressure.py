@@ -4,11 +4,9 @@ import threading
 import time
 
 import structlog
-from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from allocation import bootstrap, views
-from allocation.adapters.tables import commands, is_pending
 from allocation.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -54,13 +52,6 @@ class Pressure:
         self._trouble = trouble
 
     def _look(self) -> str | None:
-        most, oldest = self._settings.max_pending, self._settings.max_outbox_age
-        with bootstrap.engine(self._settings.database_url).connect() as connection:
-            age = views.oldest_unsent(connection)
-            if age > oldest:
-                return f"The relay is {age:.0f} seconds behind, more than {oldest:g}."
-            # The one that is too many, if there is one: no count of all of them.
-            one_too_many = select(commands.c.id).where(is_pending).offset(most).limit(1)
-            if connection.scalar(one_too_many) is not None:
-                return f"More than {most} commands are pending."
-        return None
+        settings = self._settings
+        with bootstrap.engine(settings.database_url).connect() as connection:
+            return views.overload(connection, settings.max_pending, settings.max_outbox_age)

@@ -75,7 +75,8 @@ class Problem(Exception):
         self.headers = headers or {}
         self.members = members
 
-    def response(self) -> Response:
+    def body(self) -> dict[str, Any]:
+        """The problem as JSON."""
         body: dict[str, Any] = {
             "type": type_uri(self.kind) if self.kind else "about:blank",
             "title": self.kind or HTTP_STATUS_CODES[self.status],
@@ -85,7 +86,11 @@ class Problem(Exception):
         }
         if self.errors:
             body["errors"] = self.errors
-        return Response(json.dumps(body) + "\n", self.status, self.headers, mimetype=CONTENT_TYPE)
+        return body
+
+    def response(self) -> Response:
+        text = json.dumps(self.body()) + "\n"
+        return Response(text, self.status, self.headers, mimetype=CONTENT_TYPE)
 
 
 def type_uri(kind: str) -> str:

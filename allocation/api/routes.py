@@ -12,7 +12,8 @@ _BODY = (400, 401, 403, 409, 413, 415, 422, 429, 500, 503)
 class Route:
     """One operation. `answers` names the schema of each good status, `problems` the bad ones.
 
-    `command` is the command that it accepts; `is_open`: it wants no key.
+    `command` is the command that it accepts; `is_open`: it wants no key. `bulk` names the schema
+    of what it answers, by 200 or 202, to a body of many lines.
     """
 
     method: str
@@ -23,6 +24,7 @@ class Route:
     command: str | None = None
     content: str = JSON
     is_open: bool = False
+    bulk: str | None = None
 
 
 ROUTES = (
@@ -46,10 +48,11 @@ ROUTES = (
     Route(
         "post",
         "/v1/allocations",
-        "Ask for stock for an order line",
+        "Ask for stock for an order line, or for many",
         {200: "WaitingLine", 201: "AllocatedLine", 202: "Pending"},
         _BODY,
         command="allocation.allocate",
+        bulk="Lines",
     ),
     Route(
         "delete",

@@ -173,8 +173,10 @@ def register(app: Flask, guard: Guard, limits: Limits) -> None:
 
 def careful(response: Response) -> Response:
     """The response with every header of CAREFUL; what it says itself about storing stays."""
-    for name, value in CAREFUL.items():
-        response.headers.setdefault(name, value)
+    said = {name.lower() for name, _ in response.headers}
+    response.headers.extend(
+        [(name, value) for name, value in CAREFUL.items() if name.lower() not in said]
+    )
     return response
 
 

@@ -1,8 +1,8 @@
-"""`Prefer: wait=N` (RFC 7240): wait a little for the outcome of a command."""
+"""`Prefer: wait=N` (RFC 7240): wait a little for the outcome of what was accepted."""
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
@@ -57,28 +57,30 @@ class OutcomeWaiter:
         """Wait no more: the process is about to end."""
         self._stopping.set()
 
-    def outcome(self, command_id: UUID, seconds: float) -> Json | None:
-        """The command as `views.command` tells it once it is decided; None when that took longer.
+    def outcomes(self, commands: Collection[UUID], seconds: float) -> dict[UUID, Json]:
+        """The commands as `views.command` tells them, once all are decided or the time is over.
 
-        A database that gives no answer means None too: the command is safe, its outcome unknown.
+        Those that are still pending are left out. A database that gives no answer leaves out what
+        it did not tell before: the commands are safe, their outcomes unknown.
         """
+        decided: dict[UUID, Json] = {}
         if not self._places.acquire(blocking=False):
-            return None
+            return decided
         try:
             with suppress(SQLAlchemyError):
-                return self._poll(command_id, time.monotonic() + seconds)
+                self._poll(set(commands), decided, time.monotonic() + seconds)
         finally:
             self._places.release()
-        return None
+        return decided
 
-    def _poll(self, command_id: UUID, deadline: float) -> Json | None:
+    def _poll(self, pending: set[UUID], decided: dict[UUID, Json], deadline: float) -> None:
+        """Move what is decided from `pending` to `decided`, until nothing is left to wait for."""
         pause = _FIRST_PAUSE
         while True:
             with bootstrap.engine(bootstrap.settings().database_url).connect() as connection:
-                command = views.command(connection, command_id)
-            if command is not None and command["status"] != "pending":
-                return command
+                decided.update(views.decided(connection, pending))
+            pending -= decided.keys()
             left = deadline - time.monotonic()
-            if left <= 0 or self._stopping.wait(min(pause, left)):
-                return None
+            if not pending or left <= 0 or self._stopping.wait(min(pause, left)):
+                return
             pause = min(pause * 1.5, _LONGEST_PAUSE)

@@ -9,18 +9,27 @@ import typer
 from amqp.exceptions import AMQPError
 from kombu.exceptions import OperationalError as BrokerError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column, Table
 from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
 from allocation import bootstrap
 from allocation.adapters.broker import without_password
+from allocation.unit_of_work import ConcurrentUpdate, StorageUnavailable
 
 T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 console = Console(soft_wrap=True)
+_OF_STORAGE = (StorageUnavailable, ConcurrentUpdate)
 _NO_LIMIT = 100_000  # characters
 
 
@@ -36,30 +45,36 @@ def print_table(rows: Sequence[Mapping[str, object]]) -> None:
 @contextmanager
 def progress(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal, nothing elsewhere; call what it gives with each number that is done."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn())
-    with Progress(
-        *columns,
-        MofNCompleteColumn(),
+    with bars(MofNCompleteColumn(), quiet=quiet or not total) as shown:
+        task = shown.add_task(what, total=total)
+        yield lambda done: shown.advance(task, done)
+
+
+def bars(figures: ProgressColumn, *, quiet: bool) -> Progress:
+    """Bars on a terminal, nothing elsewhere; `figures` stands behind each of them."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        figures,
         TimeRemainingColumn(),
         transient=True,
-        disable=quiet or not sys.stdout.isatty() or not total,
-    ) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.advance(task, done)
+        disable=quiet or not sys.stdout.isatty(),
+    )
 
 
 def reaching(what: str, ask: Callable[[], T]) -> T:
     """Ask `the database` or `the broker`, or end with the sentence why it gave no answer."""
     try:
         return ask()
-    except (SQLAlchemyError, BrokerError, OSError, AMQPError) as error:
+    except (*_OF_STORAGE, SQLAlchemyError, BrokerError, OSError, AMQPError) as error:
+        cause = error.__cause__ or error if isinstance(error, _OF_STORAGE) else error
         settings = bootstrap.settings()
         url = settings.database_url if what == "the database" else settings.broker_url
-        reason = str(getattr(error, "orig", error)).strip()
+        reason = str(getattr(cause, "orig", cause)).strip()
         fail(f"{what} at {without_password(url)} gave no answer: {reason}")
 
 
-def fail(sentence: str) -> NoReturn:
-    """End with exit status 1, saying what happened, to what, and what to do."""
+def fail(sentence: str, status: int = 1) -> NoReturn:
+    """End with this exit status, saying what happened, to what, and what to do."""
     typer.echo(f"allocation: {sentence}", err=True)
-    raise typer.Exit(1)
+    raise typer.Exit(status)

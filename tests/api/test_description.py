@@ -2,6 +2,7 @@
 
 import re
 
+import jsonschema_rs
 from flask.testing import FlaskClient
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
@@ -67,15 +68,15 @@ def test_the_description_names_the_scope_that_an_operation_takes() -> None:
 def test_bodies_are_described_by_the_contract_itself() -> None:
     """The very schema and example of the command, less what the path gives."""
     paths = document()["paths"]
-    whole = paths["/v1/allocations"]["post"]["requestBody"]["content"]["application/json"]
+    whole = paths["/v1/batches"]["post"]["requestBody"]["content"]["application/json"]
     less = paths["/v1/batches/{batchref}"]["patch"]["requestBody"]["content"]["application/json"]
 
-    of_line = contract.schema("allocation.allocate")
+    of_batch = contract.schema("allocation.create_batch")
     of_change = contract.schema("allocation.change_batch_quantity")
     parts = ("type", "properties", "required", "additionalProperties")
     assert whole == {
-        "schema": {part: of_line[part] for part in parts},
-        "example": contract.example("allocation.allocate"),
+        "schema": {part: of_batch[part] for part in parts},
+        "example": contract.example("allocation.create_batch"),
     }
     assert less == {
         "schema": {
@@ -86,6 +87,22 @@ def test_bodies_are_described_by_the_contract_itself() -> None:
         },
         "example": {"qty": 5},
     }
+
+
+def test_a_line_is_described_alone_and_among_many() -> None:
+    """Both bodies by the contract's schema, each with an example that keeps it."""
+    body = document()["paths"]["/v1/allocations"]["post"]["requestBody"]
+    described = body["content"]["application/json"]
+
+    of_line = contract.schema("allocation.allocate")
+    one, many = described["schema"]["oneOf"]
+    parts = ("type", "properties", "required", "additionalProperties")
+    assert one == {part: of_line[part] for part in parts}
+    assert many["properties"]["lines"]["items"] == one
+    assert described["examples"]["one"]["value"] == contract.example("allocation.allocate")
+    for index, example in enumerate(described["examples"].values()):
+        jsonschema_rs.validate(described["schema"], example["value"])
+        jsonschema_rs.validate((one, many)[index], example["value"])
 
 
 def test_every_schema_of_an_answer_is_used() -> None:

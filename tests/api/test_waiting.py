@@ -272,16 +272,16 @@ def test_waiting_requests_leave_places_for_others_and_go_when_told(
     asked = threading.Event()
     event.listen(bootstrap.engine(sqlite_url), "after_cursor_execute", lambda *_: asked.set())
     waiter = OutcomeWaiter(places=1)
-    waiting = threading.Thread(target=waiter.outcome, args=(command_id, 30))
+    waiting = threading.Thread(target=waiter.outcomes, args=([command_id], 30))
     waiting.start()
     assert asked.wait(10)
 
     began = time.monotonic()
-    outcome = waiter.outcome(command_id, 30)
+    outcomes = waiter.outcomes([command_id], 30)
     waiter.stop()
     waiting.join(timeout=10)
 
-    assert outcome is None
+    assert outcomes == {}
     assert not waiting.is_alive()
     assert time.monotonic() - began < 10
 
@@ -290,4 +290,4 @@ def test_an_outcome_that_can_not_be_asked_for_is_not_known(serve: Serve) -> None
     """The command is safe already: a database that is away now means 202, no error."""
     serve(database_url="postgresql://nobody@127.0.0.1:1/nowhere")
 
-    assert OutcomeWaiter(places=1).outcome(UUID(int=1), 1) is None
+    assert OutcomeWaiter(places=1).outcomes([UUID(int=1)], 1) == {}

@@ -50,7 +50,10 @@ def start(
 
     def started(name: str) -> Process:
         command, ready = PROGRAMS[name]
-        environment = service.environment | {"WAREHOUSE_DATABASE_URL": empty_database_url}
+        environment = service.environment | {
+            "WAREHOUSE_DATABASE_URL": empty_database_url,
+            "ALLOCATION_LOG_LEVEL": "DEBUG",  # so that the worker tells each command it receives
+        }
         process = processes([sys.executable, *command], name=name, env=environment)
         process.wait_for_log(ready, within=40)
         return process

@@ -78,7 +78,7 @@ def test_a_command_that_was_retried_tells_how_often_and_since_when(
     began = datetime.now(UTC).isoformat()
     command_id = client.send("allocation.allocate", orderid="o1", sku="LAMP", qty=1)
     worker = celery_setup.worker.container
-    worker.process.wait_for_log(f"(?s){command_id}.*retry.*{command_id}.*retry")
+    worker.process.wait_for_log(f"(?s)retry.*{command_id}.*retry.*{command_id}")
     assert worker.process.stop() == 0
     [retry] = eventually(
         lambda: service.messages("allocation.commands"), within=30, what="the second retry"

@@ -127,7 +127,7 @@ def test_each_process_does_its_whole_work_with_the_rights_of_its_role(
     # A retry that the broker delays.
     private_postgres.kill()
     command_id = client.send("allocation.allocate", orderid="o2", sku="LAMP", qty=1)
-    started["worker"].wait_for_log(f"{command_id}.*[Rr]etry")
+    started["worker"].wait_for_log(f"retry.*{command_id}")
     private_postgres.start()
     assert service.outcome(command_id, within=40)[0] == "succeeded"
 

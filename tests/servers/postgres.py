@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,8 +33,10 @@ _SETTINGS = {
 class PrivatePostgres(Databases):
     """A server of our own, which can be stopped, killed and started again over the same data."""
 
-    def __init__(self, certificate: LeafCert | None = None) -> None:
-        """With a `certificate` it takes TLS connections too."""
+    def __init__(
+        self, certificate: LeafCert | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        """With a `certificate` it takes TLS too; `settings` go before those that suit tests."""
         # PostgreSQL refuses to run as root.
         self._user = _unprivileged_user() if os.geteuid() == 0 else None
         self._folder = Path(tempfile.mkdtemp(prefix="allocation-postgres-"))
@@ -47,8 +49,8 @@ class PrivatePostgres(Databases):
         except BaseException:
             shutil.rmtree(self._folder)
             raise
-        settings = _SETTINGS | (self._tls(certificate) if certificate else {})
-        options = [f"-c{name}={value}" for name, value in settings.items()]
+        chosen = _SETTINGS | (self._tls(certificate) if certificate else {}) | dict(settings or {})
+        options = [f"-c{name}={value}" for name, value in chosen.items()]
         self._process = self._program(
             "postgres", binaries / "postgres", "-D", _DATA, f"-p{port}", *options
         )

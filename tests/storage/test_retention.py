@@ -15,8 +15,9 @@ from allocation.adapters import database, retention, tables
 from allocation.adapters.retention import Limits, Past
 from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, AllocateWaiting, Command, CreateBatch, Deallocate
+from allocation.domain.outcomes import Refused, Succeeded
 from allocation.handlers import accept, decide, fail
-from allocation.unit_of_work import ConcurrentUpdate
+from allocation.unit_of_work import ConcurrentUpdate, Message, UnitOfWork
 from tests.servers.processes import Process
 from tests.storage.conftest import Storage, message
 from tests.storage.test_race import BATCHES, serve_all, storm
@@ -191,26 +192,35 @@ def test_what_would_be_dropped_is_counted_as_it_is_dropped(sql: Storage, engine:
     assert retention.past(engine, LIMITS) == Past()
 
 
-def test_a_command_forgotten_at_the_very_moment_it_comes_again_is_tried_again(
+def test_a_command_forgotten_at_the_very_moment_it_comes_again_counts_as_new(
     database_url: str,
 ) -> None:
-    """It was there a statement ago; the next try knows it as new."""
+    """Whoever accepts it saw it a statement ago, and tries again; whoever decides it did not."""
     engine = database.engine(database_url)
     other = database.engine(database_url)
     storage = Storage(lambda: SqlUnitOfWork(engine), list, engine)
-    run(storage, CreateBatch("b1", "LAMP", 10))
-    relay(engine)
+    command = message(CreateBatch("b1", "LAMP", 10), 1)
 
-    @event.listens_for(engine, "before_cursor_execute")
     def forget(_c: object, _cursor: object, statement: str, *_: object) -> None:
         if statement.startswith("SELECT commands") and statement.endswith("FOR UPDATE"):
+            relay(other)
             prune(other, EVERYTHING)
 
-    with pytest.raises(ConcurrentUpdate):
-        run(storage, CreateBatch("b1", "LAMP", 10))
-    event.remove(engine, "before_cursor_execute", forget)
-    run(storage, CreateBatch("b1", "LAMP", 10))
+    def repeat(handler: Callable[[Message, UnitOfWork], object]) -> object:
+        event.listen(engine, "before_cursor_execute", forget)
+        try:
+            return handler(command, storage.unit_of_work())
+        finally:
+            event.remove(engine, "before_cursor_execute", forget)
 
+    assert isinstance(decide(command, storage.unit_of_work()), Succeeded)
+    with pytest.raises(ConcurrentUpdate):
+        repeat(accept)
+    assert known(engine) == set()
+
+    accept(command, storage.unit_of_work())
+    assert isinstance(decide(command, storage.unit_of_work()), Refused)  # taken, by the first
+    assert isinstance(repeat(decide), Refused)
     assert known(engine) == {1}
     engine.dispose()
     other.dispose()

@@ -1,5 +1,6 @@
 """The same commands give the same events and outcomes on every storage, however it loads them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from allocation.domain.commands import (
     CreateBatch,
     Deallocate,
 )
-from allocation.handlers import decide
+from allocation.handlers import decide_together
+from allocation.unit_of_work import Message
 from tests.storage.conftest import Storage, memory_storage, message, sql_storage
 
 orders = st.sampled_from([f"order-{number}" for number in range(8)])
 refs = st.sampled_from([f"batch-{number}" for number in range(4)])
 skus = st.sampled_from(["LAMP", "CHAIR"])
 quantities = st.integers(min_value=1, max_value=9)
+group_sizes = st.integers(min_value=1, max_value=10)
 one_command: st.SearchStrategy[Command] = st.one_of(
     st.builds(CreateBatch, refs, skus, quantities, st.none() | st.dates()),
     st.builds(Allocate, orders, skus, quantities),
@@ -34,13 +37,25 @@ one_command: st.SearchStrategy[Command] = st.one_of(
 )
 
 
-def play(storage: Storage, commands: list[Command]) -> list[Any]:
-    """The outcomes of all, and what the outbox then holds."""
+def play(storage: Storage, commands: list[Command], together: int = 1) -> tuple[list[Any], ...]:
+    """Outcomes, events, and commands that are to follow, when so many are decided together."""
+    messages = [message(command, number) for number, command in enumerate(commands, start=1)]
     outcomes = [
-        decide(message(command, number), storage.unit_of_work())
-        for number, command in enumerate(commands, start=1)
+        outcome
+        for group in batched(messages, together)
+        for outcome in decide_together(group, storage.unit_of_work())
     ]
-    return [*outcomes, *storage.outbox()]
+    sent = storage.outbox()
+    return (
+        outcomes,
+        [each for each in sent if "sequence" in each[1]],
+        [each for each in sent if "sequence" not in each[1]],
+    )
+
+
+def batched(messages: list[Message], size: int) -> Iterator[list[Message]]:
+    for first in range(0, len(messages), size):
+        yield messages[first : first + size]
 
 
 def empty(engine: Engine) -> None:
@@ -58,12 +73,16 @@ def small_bounds() -> Any:
         yield
 
 
-def agree(engine: Engine, commands: list[Command]) -> None:
+def agree(engine: Engine, commands: list[Command], together: int) -> None:
+    """In groups as in memory; and the groups tell the same as one command after another."""
     empty(engine)
 
-    on_sql = play(sql_storage(engine), commands)
+    on_sql = play(sql_storage(engine), commands, together)
 
-    assert on_sql == play(memory_storage(), commands)
+    assert on_sql == play(memory_storage(), commands, together)
+    outcomes, events, following = play(memory_storage(), commands)
+    assert on_sql[:2] == (outcomes, events)
+    assert {str(each) for each in on_sql[2]} == {str(each) for each in following}
 
 
 @settings(
@@ -71,14 +90,14 @@ def agree(engine: Engine, commands: list[Command]) -> None:
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(commands=st.lists(one_command, max_size=30))
-def test_sqlite_agrees_with_memory(tmp_path: Path, commands: list[Command]) -> None:
+@given(commands=st.lists(one_command, max_size=30), together=group_sizes)
+def test_sqlite_agrees_with_memory(tmp_path: Path, commands: list[Command], together: int) -> None:
     """Only a part of the books is loaded, and nobody notices."""
     url = f"sqlite:///{tmp_path}/twin.db"
     migrations.upgrade(url)
     engine = database.engine(url)
 
-    agree(engine, commands)
+    agree(engine, commands, together)
 
     engine.dispose()
 
@@ -88,11 +107,13 @@ def test_sqlite_agrees_with_memory(tmp_path: Path, commands: list[Command]) -> N
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(commands=st.lists(one_command, max_size=30))
-def test_postgresql_agrees_with_memory(database_url: str, commands: list[Command]) -> None:
+@given(commands=st.lists(one_command, max_size=30), together=group_sizes)
+def test_postgresql_agrees_with_memory(
+    database_url: str, commands: list[Command], together: int
+) -> None:
     """Only a part of the books is loaded, and nobody notices."""
     engine = database.engine(database_url)
 
-    agree(engine, commands)
+    agree(engine, commands, together)
 
     engine.dispose()

@@ -1,5 +1,6 @@
 """What the unit of work promises a handler, on every storage alike."""
 
+from dataclasses import replace
 from datetime import date
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from allocation.domain.commands import (
     Malformed,
 )
 from allocation.domain.outcomes import Refused, Succeeded
-from allocation.handlers import accept, decide, drop, fail
+from allocation.handlers import accept, accept_together, decide, decide_together, drop, fail
 from allocation.unit_of_work import CommandConflict, Message
 from tests.storage.conftest import Storage, message
 
@@ -37,12 +38,12 @@ def test_stock_outcome_events_and_follow_up_are_saved_together(storage: Storage)
 def test_leaving_without_a_commit_saves_nothing(storage: Storage) -> None:
     """Whatever was done inside."""
     with storage.unit_of_work() as uow:
-        uow.inbox.claim(message(CreateBatch("b1", "LAMP", 10), 1))
+        uow.inbox.claim([message(CreateBatch("b1", "LAMP", 10), 1)])
         uow.products.add("LAMP").create_batch("b1", 10)
 
     with storage.unit_of_work() as uow:
         assert uow.products.get("LAMP") is None
-        assert uow.inbox.claim(message(CreateBatch("b1", "LAMP", 10), 1)) is None
+        assert uow.inbox.claim([message(CreateBatch("b1", "LAMP", 10), 1)]) == {}
     assert storage.outbox() == []
 
 
@@ -79,6 +80,59 @@ def test_the_same_id_with_another_body_is_a_conflict(storage: Storage) -> None:
         decide(message(CreateBatch("b2", "LAMP", 10), 1), storage.unit_of_work())
 
 
+def test_a_refusal_among_commands_decided_together_touches_no_other(storage: Storage) -> None:
+    """Each has its own outcome, in the order in which they came."""
+    outcomes = decide_together(
+        [
+            message(Allocate("o1", "LAMP", 4), 1),
+            message(CreateBatch("b1", "LAMP", 10), 2),
+            message(CreateBatch("b1", "CHAIR", 10), 3),
+            message(ChangeBatchQuantity("b1", 20), 4),
+            message(Allocate("o1", "LAMP", 11), 5),
+        ],
+        storage.unit_of_work(),
+    )
+
+    assert outcomes == [
+        Refused("unknown sku", field="sku", sku="LAMP"),
+        Succeeded(status="created", batchref="b1"),
+        Refused("batchref taken", field="batchref", batchref="b1"),
+        Succeeded(status="changed", batchref="b1", qty=20),
+        Succeeded(status="allocated", batchref="b1", eta=None),
+    ]
+
+
+def test_a_command_that_is_there_twice_is_decided_once(storage: Storage) -> None:
+    """Delivered twice, both deliveries may be waiting at the same moment."""
+    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+    twice = message(Deallocate("o1", "LAMP"), 3)
+
+    outcomes = decide_together(
+        [message(Allocate("o1", "LAMP", 4), 2), twice, twice], storage.unit_of_work()
+    )
+
+    assert outcomes[1] == outcomes[2] == Succeeded(status="deallocated")
+
+
+def test_a_conflict_among_commands_decided_together_leaves_all_of_them_undecided(
+    storage: Storage,
+) -> None:
+    """Whoever put them together takes them apart again."""
+    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+    first = message(Allocate("o1", "LAMP", 4), 2)
+    before = storage.outbox()
+
+    with pytest.raises(CommandConflict):
+        decide_together([first, message(Allocate("o2", "LAMP", 4), 2)], storage.unit_of_work())
+    with pytest.raises(CommandConflict):
+        decide_together([first, message(CreateBatch("b2", "LAMP", 1), 1)], storage.unit_of_work())
+
+    assert storage.outbox() == before
+    assert decide(first, storage.unit_of_work()) == Succeeded(
+        status="allocated", batchref="b1", eta=None
+    )
+
+
 def test_an_accepted_command_goes_to_the_outbox_once(storage: Storage) -> None:
     """However often it is accepted; then it is decided as any other."""
     allocate = message(Allocate("o1", "LAMP", 4), 1)
@@ -90,6 +144,31 @@ def test_an_accepted_command_goes_to_the_outbox_once(storage: Storage) -> None:
     assert decide(allocate, storage.unit_of_work()) == Refused(
         "unknown sku", field="sku", sku="LAMP"
     )
+
+
+def test_commands_accepted_together_go_to_the_outbox_in_their_order(storage: Storage) -> None:
+    """Whatever their ids are; a repeat adds those alone that are new."""
+    first, second, third = (message(Deallocate(f"o{n}", "LAMP"), 9 - n) for n in (1, 2, 3))
+
+    accept_together([first, second], storage.unit_of_work())
+    accept_together([first, second, third], storage.unit_of_work())
+
+    assert storage.outbox() == [
+        ("allocation.deallocate", {"orderid": f"o{n}", "sku": "LAMP"}) for n in (1, 2, 3)
+    ]
+
+
+def test_a_command_that_comes_as_part_of_something_else_is_a_conflict(storage: Storage) -> None:
+    """Its id and body are known, with another correlation id: none of its company is accepted."""
+    known = message(Allocate("o1", "LAMP", 4), 1)
+    accept(known, storage.unit_of_work())
+    before = storage.outbox()
+
+    other = replace(known, correlation_id=UUID(int=9))
+    with pytest.raises(CommandConflict):
+        accept_together([message(Allocate("o2", "LAMP", 4), 2), other], storage.unit_of_work())
+
+    assert storage.outbox() == before
 
 
 def test_a_failed_command_can_still_be_decided(storage: Storage) -> None:

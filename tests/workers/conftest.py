@@ -16,7 +16,8 @@ from allocation.adapters import contract, topology
 from tests.servers.processes import Process
 from workers import database
 from workers.envelope import Envelope, from_json
-from workers.warehouse import pick_list
+from workers.warehouse import pick_list, tables
+from workers.warehouse.__main__ import MIGRATIONS
 
 QUEUE = "warehouse.events"
 EVENTS = sorted(contract.EVENT_TYPES.values())
@@ -72,6 +73,15 @@ def worker_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[En
     engine = database.engine(url)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def sqlite_engine(tmp_path: Path) -> Iterator[Engine]:
+    """The warehouse's tables in a file."""
+    made = database.engine(f"sqlite:///{tmp_path}/warehouse.db")
+    database.upgrade(made, MIGRATIONS, tables.VERSION_TABLE)
+    yield made
+    made.dispose()
 
 
 @dataclass

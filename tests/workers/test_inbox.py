@@ -3,9 +3,8 @@
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from tests.workers.conftest import envelope
 from workers import database
 from workers.envelope import Envelope
 from workers.inbox import HeldFailed, Inbox
+from workers.turns import Due
 from workers.warehouse import pick_list, tables
 from workers.warehouse.__main__ import MIGRATIONS
 
@@ -28,15 +28,6 @@ def engine(worker_engine: Engine) -> Engine:
     """The warehouse's tables."""
     database.upgrade(worker_engine, MIGRATIONS, tables.VERSION_TABLE)
     return worker_engine
-
-
-@pytest.fixture
-def sqlite_engine(tmp_path: Path) -> Iterator[Engine]:
-    """The warehouse's tables in a file."""
-    made = database.engine(f"sqlite:///{tmp_path}/warehouse.db")
-    database.upgrade(made, MIGRATIONS, tables.VERSION_TABLE)
-    yield made
-    made.dispose()
 
 
 class Clock:
@@ -52,10 +43,15 @@ class Clock:
 def noting(engine: Engine, seen: Seen, clock: Clock | None = None) -> Inbox:
     """An inbox that notes (sku, sequence, late) of what it applies."""
 
-    def apply(_connection: Connection, event: Envelope, late: bool) -> None:
-        seen.append((event.subject, event.sequence, late))
+    def apply(_connection: Connection, due: Sequence[Due]) -> None:
+        seen.extend((each.event.subject, each.event.sequence, each.late) for each in due)
 
     return Inbox(engine, tables.metadata, apply, timedelta(seconds=60), clock or Clock())
+
+
+def take_oldest(inbox: Inbox, event: Envelope) -> None:
+    """Take an event before which nothing of its sku will be told any more."""
+    inbox.take([event], oldest={event.id})
 
 
 def test_events_ahead_of_their_turn_wait_for_the_others(engine: Engine) -> None:
@@ -64,7 +60,7 @@ def test_events_ahead_of_their_turn_wait_for_the_others(engine: Engine) -> None:
     inbox = noting(engine, seen)
 
     for sequence in (3, 2, 5, 1, 4):
-        inbox.take(envelope("allocated", sequence))
+        inbox.take([envelope("allocated", sequence)])
 
     assert seen == [("LAMP", sequence, False) for sequence in (1, 2, 3, 4, 5)]
 
@@ -75,7 +71,7 @@ def test_a_repeat_has_no_effect(engine: Engine) -> None:
     inbox = noting(engine, seen)
 
     for sequence in (1, 1, 3, 3, 2, 3, 1):
-        inbox.take(envelope("allocated", sequence))
+        inbox.take([envelope("allocated", sequence)])
 
     assert [sequence for _, sequence, _ in seen] == [1, 2, 3]
 
@@ -85,8 +81,8 @@ def test_skus_do_not_wait_for_each_other(engine: Engine) -> None:
     seen: Seen = []
     inbox = noting(engine, seen)
 
-    inbox.take(envelope("allocated", 2, sku="CHAIR"))
-    inbox.take(envelope("allocated", 1, sku="LAMP"))
+    inbox.take([envelope("allocated", 2, sku="CHAIR")])
+    inbox.take([envelope("allocated", 1, sku="LAMP")])
 
     assert seen == [("LAMP", 1, False)]
 
@@ -97,7 +93,7 @@ def test_a_gap_that_does_not_fill_is_given_up(engine: Engine) -> None:
     clock = Clock()
     inbox = noting(engine, seen, clock)
     for sequence in (1, 3, 4, 6):
-        inbox.take(envelope("allocated", sequence))
+        inbox.take([envelope("allocated", sequence)])
 
     clock.time += timedelta(seconds=59)
     inbox.give_up_waiting()
@@ -105,8 +101,8 @@ def test_a_gap_that_does_not_fill_is_given_up(engine: Engine) -> None:
     clock.time += timedelta(seconds=2)
     inbox.give_up_waiting()
     inbox.give_up_waiting()
-    inbox.take(envelope("allocated", 2))
-    inbox.take(envelope("allocated", 7))
+    inbox.take([envelope("allocated", 2)])
+    inbox.take([envelope("allocated", 7)])
 
     assert before == [("LAMP", 1, False)]
     assert [(sequence, late) for _, sequence, late in seen[1:]] == [
@@ -122,14 +118,14 @@ def test_an_event_that_is_late_changes_no_pick_that_is_newer(engine: Engine) -> 
     """Order 1 moved from batch a to b; order 2 gave batch a up, and nobody heard of it."""
     clock = Clock()
     inbox = Inbox(engine, tables.metadata, pick_list.apply, timedelta(seconds=60), clock)
-    inbox.take(envelope("allocated", 1, orderid="o1", batchref="a"))
-    inbox.take(envelope("allocated", 2, orderid="o2", batchref="a"))
-    inbox.take(envelope("allocated", 5, orderid="o1", batchref="b"))
+    inbox.take([envelope("allocated", 1, orderid="o1", batchref="a")])
+    inbox.take([envelope("allocated", 2, orderid="o2", batchref="a")])
+    inbox.take([envelope("allocated", 5, orderid="o1", batchref="b")])
     clock.time += timedelta(seconds=61)
     inbox.give_up_waiting()
 
-    inbox.take(envelope("deallocated", 3, orderid="o1", batchref="a"))
-    inbox.take(envelope("deallocated", 4, orderid="o2", batchref="a"))
+    inbox.take([envelope("deallocated", 3, orderid="o1", batchref="a")])
+    inbox.take([envelope("deallocated", 4, orderid="o2", batchref="a")])
 
     found = [
         (pick["orderid"], pick["batchref"], pick["opened_sequence"], pick["closed_sequence"])
@@ -140,18 +136,18 @@ def test_an_event_that_is_late_changes_no_pick_that_is_newer(engine: Engine) -> 
 
 def test_an_effect_that_fails_leaves_the_event_to_be_taken_again(engine: Engine) -> None:
     """The note and the effect are one transaction."""
-    tries = []
+    tries: list[int] = []
 
-    def fail_once(_connection: Connection, event: Envelope, _late: bool) -> None:
-        tries.append(event.sequence)
+    def fail_once(_connection: Connection, due: Sequence[Due]) -> None:
+        tries.extend(each.event.sequence for each in due)
         if len(tries) == 1:
             raise RuntimeError("no luck")
 
     inbox = Inbox(engine, tables.metadata, fail_once, timedelta(seconds=60))
     with pytest.raises(RuntimeError):
-        inbox.take(envelope("allocated", 1))
+        inbox.take([envelope("allocated", 1)])
 
-    inbox.take(envelope("allocated", 1))
+    inbox.take([envelope("allocated", 1)])
 
     assert tries == [1, 1]
 
@@ -159,14 +155,14 @@ def test_an_effect_that_fails_leaves_the_event_to_be_taken_again(engine: Engine)
 def test_an_event_that_failed_is_not_noted_and_its_effect_is_undone(engine: Engine) -> None:
     """Nor is what waited behind it."""
 
-    def fail_after_the_effect(connection: Connection, event: Envelope, late: bool) -> None:
-        pick_list.apply(connection, event, late)
+    def fail_after_the_effect(connection: Connection, due: Sequence[Due]) -> None:
+        pick_list.apply(connection, due)
         raise RuntimeError("no luck")
 
     inbox = Inbox(engine, tables.metadata, fail_after_the_effect, timedelta(seconds=60))
 
     with pytest.raises(RuntimeError):
-        inbox.take(envelope("allocated", 1))
+        inbox.take([envelope("allocated", 1)])
 
     assert (rows(engine, tables.received), pick_list.listed(engine)) == (0, [])
 
@@ -175,13 +171,13 @@ def test_nothing_is_given_up_right_after_a_pause_of_the_consumer(engine: Engine)
     """What is missing could not come meanwhile, and may be on its way."""
     seen: Seen = []
     clock = Clock()
-    noting(engine, [], clock).take(envelope("allocated", 2))
+    noting(engine, [], clock).take([envelope("allocated", 2)])
     clock.time += timedelta(hours=1)
     inbox = noting(engine, seen, clock)
     inbox.resume()
 
     inbox.give_up_waiting()
-    inbox.take(envelope("allocated", 1))
+    inbox.take([envelope("allocated", 1)])
 
     assert seen == [("LAMP", 1, False), ("LAMP", 2, False)]
 
@@ -191,11 +187,11 @@ def test_whoever_knows_nothing_of_a_sku_begins_with_the_oldest_that_is_kept(engi
     seen: Seen = []
     inbox = noting(engine, seen)
     for sequence in (7, 5, 8):
-        inbox.take(envelope("allocated", sequence))
+        inbox.take([envelope("allocated", sequence)])
 
-    inbox.take(envelope("allocated", 5), oldest=True)
-    inbox.take(envelope("allocated", 6))
-    inbox.take(envelope("allocated", 3, sku="CHAIR"), oldest=True)
+    take_oldest(inbox, envelope("allocated", 5))
+    inbox.take([envelope("allocated", 6)])
+    take_oldest(inbox, envelope("allocated", 3, sku="CHAIR"))
 
     assert seen == [("LAMP", sequence, False) for sequence in (5, 6, 7, 8)] + [("CHAIR", 3, False)]
 
@@ -204,10 +200,10 @@ def test_whoever_knows_a_sku_waits_for_what_is_missing_all_the_same(engine: Engi
     """It may be on its way: the log that is replayed need not be all."""
     seen: Seen = []
     inbox = noting(engine, seen)
-    inbox.take(envelope("allocated", 1))
+    inbox.take([envelope("allocated", 1)])
 
-    inbox.take(envelope("allocated", 3), oldest=True)
-    inbox.take(envelope("allocated", 2))
+    take_oldest(inbox, envelope("allocated", 3))
+    inbox.take([envelope("allocated", 2)])
 
     assert [sequence for _, sequence, _ in seen] == [1, 2, 3]
 
@@ -217,7 +213,7 @@ def test_nothing_is_given_up_while_the_subscriber_catches_up(engine: Engine) -> 
     seen: Seen = []
     clock = Clock()
     inbox = noting(engine, seen, clock)
-    inbox.take(envelope("allocated", 2))
+    inbox.take([envelope("allocated", 2)])
 
     clock.time += timedelta(seconds=90)
     inbox.still_catching_up()
@@ -235,21 +231,21 @@ def test_an_event_that_waited_and_fails_is_named_and_can_be_dropped(engine: Engi
     seen: list[int] = []
     broken = {2}
 
-    def apply(_connection: Connection, event: Envelope, _late: bool) -> None:
-        if event.sequence in broken:
+    def apply(_connection: Connection, due: Sequence[Due]) -> None:
+        if broken.intersection(each.event.sequence for each in due):
             raise RuntimeError("no luck")
-        seen.append(event.sequence)
+        seen.extend(each.event.sequence for each in due)
 
     inbox = Inbox(engine, tables.metadata, apply, timedelta(seconds=60))
-    inbox.take(envelope("allocated", 2))
+    inbox.take([envelope("allocated", 2)])
     with pytest.raises(HeldFailed) as failure:
-        inbox.take(envelope("allocated", 1))
+        inbox.take([envelope("allocated", 1)])
 
     inbox.forget(failure.value.event)
     seen.clear()
-    inbox.take(envelope("allocated", 1))
+    inbox.take([envelope("allocated", 1)])
     broken.clear()
-    inbox.take(envelope("allocated", 2))
+    inbox.take([envelope("allocated", 2)])
 
     assert failure.value.event == envelope("allocated", 2)
     assert seen == [1, 2]
@@ -292,20 +288,25 @@ def lived() -> list[Envelope]:
     )
 
 
-def picks_after(engine: Engine, events: list[Envelope]) -> tuple[Seen, list[dict[str, Any]]]:
-    """What was applied, by sku and in order, and the pick list that came of it."""
+def picks_after(
+    engine: Engine, events: list[Envelope], together: int = 1
+) -> tuple[Seen, list[dict[str, Any]]]:
+    """What was applied, by sku and in order, and the pick list that came of it.
+
+    So many events are given `together`.
+    """
     with engine.begin() as connection:
         for table in tables.metadata.sorted_tables:
             connection.execute(delete(table))
     seen: Seen = []
 
-    def apply(connection: Connection, event: Envelope, late: bool) -> None:
-        seen.append((event.subject, event.sequence, late))
-        pick_list.apply(connection, event, late)
+    def apply(connection: Connection, due: Sequence[Due]) -> None:
+        seen.extend((each.event.subject, each.event.sequence, each.late) for each in due)
+        pick_list.apply(connection, due)
 
     inbox = Inbox(engine, tables.metadata, apply, timedelta(seconds=60))
-    for each in events:
-        inbox.take(each)
+    for start in range(0, len(events), together):
+        inbox.take(events[start : start + together])
     return sorted(seen, key=lambda applied: applied[0]), picks_of(engine)
 
 
@@ -347,7 +348,7 @@ def test_however_late_events_come_the_same_picks_are_open_in_the_end(
     impatient = Inbox(sqlite_engine, tables.metadata, pick_list.apply, timedelta(0), clock)
 
     for each in shuffled:
-        impatient.take(each)
+        impatient.take([each])
         clock.time += timedelta(seconds=1)
         impatient.give_up_waiting()
 
@@ -371,7 +372,7 @@ def test_two_consumers_side_by_side_apply_each_event_once_and_in_order(engine: E
         mine = list(events)
         random.Random(seed).shuffle(mine)
         for each in mine:
-            inbox.take(each)
+            inbox.take([each])
 
     consumers = [threading.Thread(target=consume, args=(seed,)) for seed in range(3)]
     for consumer in consumers:

@@ -26,6 +26,7 @@ from tests.servers.processes import Process
 from tests.waiting import eventually
 from tests.workers.conftest import envelope, event, publish
 from workers import database
+from workers.envelope import Envelope
 from workers.inbox import Inbox
 from workers.notification import mailing, tables
 from workers.notification.__main__ import MIGRATIONS
@@ -169,9 +170,9 @@ def send_all(engine: Engine, smtp: Smtp) -> None:
 
 def moved(inbox: Inbox, cause: str = "change_batch_quantity") -> None:
     """A line that leaves one batch and gets another."""
-    inbox.take(envelope("allocated", 1, orderid="o1", batchref="b1"))
-    inbox.take(envelope("deallocated", 2, cause, orderid="o1", batchref="b1"))
-    inbox.take(envelope("allocated", 3, orderid="o1", batchref="b2"))
+    inbox.take([envelope("allocated", 1, orderid="o1", batchref="b1")])
+    inbox.take([envelope("deallocated", 2, cause, orderid="o1", batchref="b1")])
+    inbox.take([envelope("allocated", 3, orderid="o1", batchref="b2")])
 
 
 def test_the_right_team_is_mailed_once_however_often_an_event_comes(
@@ -180,13 +181,49 @@ def test_the_right_team_is_mailed_once_however_often_an_event_comes(
     """The stock team of a line that waits, the orders team of one that moved."""
     for _ in range(2):
         moved(inbox)
-        inbox.take(envelope("out_of_stock", 4, orderid="o2", qty=5))
+        inbox.take([envelope("out_of_stock", 4, orderid="o2", qty=5)])
 
     send_all(engine, smtp)
 
     assert letterbox.summary() == [
         ("orders@shop.test", "Order o1 moved to batch b2"),
         ("stock@shop.test", "Out of stock: 5 x LAMP for order o2"),
+    ]
+
+
+def test_a_batch_leads_to_the_same_mails_as_its_events_one_by_one(
+    engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
+) -> None:
+    """Lines move within it and over its ends, back and forth and to nowhere."""
+
+    def promised(sequence: int, orderid: str, batchref: str) -> Envelope:
+        return envelope("allocated", sequence, orderid=orderid, batchref=batchref)
+
+    def taken(sequence: int, orderid: str, batchref: str, by: str) -> Envelope:
+        return envelope("deallocated", sequence, by, orderid=orderid, batchref=batchref)
+
+    inbox.take([promised(1, "o1", "b1"), taken(2, "o1", "b1", "change_batch_quantity")])
+    inbox.take(
+        [
+            envelope("out_of_stock", 3, orderid="o1", qty=3),
+            promised(4, "o1", "b2"),
+            promised(5, "o2", "b1"),
+            taken(6, "o2", "b1", "change_batch_quantity"),
+            promised(7, "o2", "b1"),
+            promised(8, "o3", "b1"),
+            taken(9, "o3", "b1", "deallocate"),
+            promised(10, "o3", "b2"),
+            taken(11, "o1", "b2", "change_batch_quantity"),
+        ]
+    )
+    inbox.take([envelope("batch_created", 12), promised(13, "o1", "b3")])
+
+    send_all(engine, smtp)
+
+    assert [subject for _, subject in letterbox.summary()] == [
+        "Out of stock: 3 x LAMP for order o1",
+        "Order o1 moved to batch b2",
+        "Order o1 moved to batch b3",
     ]
 
 
@@ -205,9 +242,9 @@ def test_a_move_over_a_wait_is_still_a_move(
     engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
 ) -> None:
     """The line found no stock at first."""
-    inbox.take(envelope("deallocated", 1, "change_batch_quantity", orderid="o1", batchref="b1"))
-    inbox.take(envelope("out_of_stock", 2, orderid="o1", qty=3))
-    inbox.take(envelope("allocated", 3, orderid="o1", batchref="b2"))
+    inbox.take([envelope("deallocated", 1, "change_batch_quantity", orderid="o1", batchref="b1")])
+    inbox.take([envelope("out_of_stock", 2, orderid="o1", qty=3)])
+    inbox.take([envelope("allocated", 3, orderid="o1", batchref="b2")])
 
     send_all(engine, smtp)
 
@@ -233,7 +270,7 @@ def test_a_move_whose_first_half_comes_late_is_not_mailed(
 ) -> None:
     """Where the line went since then has passed by, and it must not seem to be on the move."""
     inbox = impatient_about_a_missing(engine, 1)
-    inbox.take(envelope("allocated", 4, orderid="o1", batchref="b3"))
+    inbox.take([envelope("allocated", 4, orderid="o1", batchref="b3")])
 
     send_all(engine, smtp)
 
@@ -257,7 +294,7 @@ def impatient_about_a_missing(engine: Engine, sequence: int) -> Inbox:
     ]
     late = events.pop(sequence - 1)
     for each in [*events, late]:
-        inbox.take(each)
+        inbox.take([each])
         inbox.give_up_waiting()
     return inbox
 
@@ -266,7 +303,7 @@ def test_a_mail_has_the_same_message_id_each_time(
     engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
 ) -> None:
     """Should it be sent twice, mail programs know it as one."""
-    inbox.take(envelope("out_of_stock", 1))
+    inbox.take([envelope("out_of_stock", 1)])
     send_all(engine, smtp)
     with engine.begin() as connection:
         connection.execute(
@@ -286,7 +323,7 @@ def test_a_server_that_is_down_gets_the_mail_when_it_is_up_again(
 ) -> None:
     """With growing pauses, and the reason in the row."""
     smtp.stop()
-    inbox.take(envelope("out_of_stock", 1))
+    inbox.take([envelope("out_of_stock", 1)])
     stop = threading.Event()
     sender = Sender(engine, SmtpServer(url(smtp)), ADDRESSES)
     sending = threading.Thread(target=sender.run, args=(stop, 0.05))
@@ -307,7 +344,7 @@ def test_a_refused_recipient_is_recorded_and_not_tried_again(
 ) -> None:
     """Somebody has to mend the address."""
     letterbox.refuse = True
-    inbox.take(envelope("out_of_stock", 1))
+    inbox.take([envelope("out_of_stock", 1)])
 
     send_all(engine, smtp)
 
@@ -319,7 +356,7 @@ def test_a_name_with_a_line_break_stops_no_mail(
     engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
 ) -> None:
     """Unicode has some that are no control characters; a subject is one line."""
-    inbox.take(envelope("out_of_stock", 1, orderid="o\u20281", qty=2))
+    inbox.take([envelope("out_of_stock", 1, orderid="o\u20281", qty=2)])
 
     send_all(engine, smtp)
 
@@ -331,7 +368,7 @@ def test_two_senders_send_each_mail_once(
 ) -> None:
     """A mail in hand is not another's."""
     for sequence in range(1, 31):
-        inbox.take(envelope("out_of_stock", sequence, orderid=f"o{sequence}"))
+        inbox.take([envelope("out_of_stock", sequence, orderid=f"o{sequence}")])
 
     senders = [threading.Thread(target=send_all, args=(engine, smtp)) for _ in range(3)]
     for sender in senders:

@@ -28,7 +28,7 @@ def take(*events: Envelope) -> None:
     engine = open_database(Settings())
     inbox = Inbox(engine, tables.metadata, pick_list.apply, timedelta(seconds=60))
     for event in events:
-        inbox.take(event)
+        inbox.take([event])
     engine.dispose()
 
 

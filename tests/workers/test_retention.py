@@ -35,10 +35,10 @@ def fill(engine: Engine) -> None:
     """Five events that came long ago, one that waits since then, and one of today."""
     inbox = inbox_at(engine, LONG_AGO)
     for sequence in (1, 2, 3, 4, 7):
-        inbox.take(envelope("allocated", sequence, orderid=f"o{sequence}"))
-    inbox.take(envelope("allocated", 1, sku="CHAIR", orderid="o1"))
+        inbox.take([envelope("allocated", sequence, orderid=f"o{sequence}")])
+    inbox.take([envelope("allocated", 1, sku="CHAIR", orderid="o1")])
     inbox_at(engine, datetime.now(UTC)).take(
-        envelope("allocated", 2, sku="CHAIR", orderid="o2", batchref="b9")
+        [envelope("allocated", 2, sku="CHAIR", orderid="o2", batchref="b9")]
     )
 
 
@@ -68,10 +68,10 @@ def test_what_was_forgotten_and_comes_again_changes_nothing(engine: Engine) -> N
     inbox = inbox_at(engine, datetime.now(UTC))
 
     for sequence in (1, 2, 3, 4):
-        inbox.take(envelope("allocated", sequence, orderid=f"o{sequence}"))
+        inbox.take([envelope("allocated", sequence, orderid=f"o{sequence}")])
     after_repeats = pick_list.listed(engine)
     for sequence in (5, 6):
-        inbox.take(envelope("allocated", sequence, orderid=f"o{sequence}"))
+        inbox.take([envelope("allocated", sequence, orderid=f"o{sequence}")])
 
     assert after_repeats == before
     assert [pick["opened_sequence"] for pick in pick_list.listed(engine)][-3:] == [5, 6, 7]

@@ -91,7 +91,7 @@ def test_events_that_do_not_concern_it_keep_the_count(warehouse: Warehouse) -> N
 
 def test_a_kill_in_the_middle_of_the_work_loses_and_doubles_nothing(warehouse: Warehouse) -> None:
     """What was not acknowledged comes again; what was done is known."""
-    events = life(250)
+    events = life(600)
     process = warehouse.start()
     warehouse.tell(*events)
     eventually(lambda: len(warehouse.picks()) > 50, what="the warehouse at work")
@@ -184,7 +184,7 @@ def test_a_missing_queue_is_waited_for_with_a_word_what_to_do(warehouse: Warehou
 
 def test_it_stops_when_it_is_asked_to_in_the_middle_of_its_work(warehouse: Warehouse) -> None:
     """SIGTERM ends it cleanly, and what it did not get to is the next one's."""
-    events = life(120)
+    events = life(600)
     process = warehouse.start()
     warehouse.tell(*events)
     eventually(lambda: len(warehouse.picks()) > 20, what="the warehouse at work")

@@ -1,69 +1,127 @@
-"""Which mails an event leads to: rows of the event's own transaction, sent after it."""
+"""Which mails events lead to: rows of the events' own transaction, sent after it."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, bindparam, delete, select
 
+from workers import logs
 from workers.database import insert
 from workers.envelope import Envelope
 from workers.notification import rules
-from workers.notification.messages import Allocated, Deallocated, OutOfStock, parse
+from workers.notification.messages import Allocated, Message, OutOfStock, parse
 from workers.notification.tables import mails, moving
+from workers.turns import Due
 
 log = structlog.get_logger(__name__)
 
 
-def apply(connection: Connection, event: Envelope, late: bool) -> None:
-    """Note the mail that the event leads to, and which lines are on the move."""
-    message = parse(event)
+@dataclass(frozen=True, slots=True)
+class Left:
+    """The batch that a line had to leave, and the event that told it."""
+
+    batchref: str
+    sequence: int
+
+
+Moving = dict[tuple[str, str], Left]
+"""The lines that are on the move, by orderid and sku."""
+
+
+def apply(connection: Connection, due: Sequence[Due]) -> None:
+    """Note the mails that the events lead to, and which lines are on the move."""
+    asked = [(each, message) for each in due if (message := parse(each.event)) is not None]
+    if not asked:
+        return
+    before = _moving(connection, [message for _, message in asked])
+    after = dict(before)
+    noted = []
+    for each, message in asked:
+        if mail := _follow(after, each, message):
+            noted.append((each.event, mail))
+    _move(connection, before, after)
+    _note(connection, noted)
+
+
+def _follow(moving: Moving, each: Due, message: Message) -> rules.Mail | None:
     if isinstance(message, OutOfStock):
-        _note(connection, event, rules.out_of_stock(message))
-    elif isinstance(message, Allocated):
-        left = _forget(connection, message, event.sequence)
-        if mail := rules.allocated(message, left):
-            _note(connection, event, mail)
-    elif isinstance(message, Deallocated):
-        _forget(connection, message, event.sequence)
-        if late:
-            # Where the line went since then has passed by; an old move would only confuse.
-            log.warning("a deallocation came too late: no move is mailed for it")
-        elif message.batchref is not None and not message.cancelled:
-            connection.execute(
-                insert(connection, moving).values(
-                    orderid=message.orderid,
-                    sku=message.sku,
-                    batchref=message.batchref,
-                    sequence=event.sequence,
-                )
-            )
-
-
-def _forget(connection: Connection, message: Allocated | Deallocated, sequence: int) -> str | None:
-    """The batch that the line had to leave before, if it was on the move; it is not any more."""
-    this_line = (
-        moving.c.orderid == message.orderid,
-        moving.c.sku == message.sku,
-        moving.c.sequence < sequence,
-    )
-    left = connection.scalar(select(moving.c.batchref).where(*this_line))
-    connection.execute(delete(moving).where(*this_line))
-    return left
-
-
-def _note(connection: Connection, event: Envelope, mail: rules.Mail) -> None:
-    now = datetime.now(UTC)
-    connection.execute(
-        insert(connection, mails)
-        .values(
-            event_id=event.id,
-            team=mail.team,
-            subject=mail.subject,
-            text=mail.text,
-            status="pending",
-            tries=0,
-            not_before=now,
-            created_at=now,
+        return rules.out_of_stock(message)
+    line = (message.orderid, message.sku)
+    left = moving.get(line)
+    if left is not None and left.sequence < each.event.sequence:
+        del moving[line]
+    else:
+        left = None
+    if isinstance(message, Allocated):
+        return rules.allocated(message, left.batchref if left else None)
+    if each.late:
+        # Where the line went since then has passed by; an old move would only confuse.
+        log.warning(
+            "a deallocation came too late: no move is mailed for it", **logs.names(each.event)
         )
-        .on_conflict_do_nothing(index_elements=["event_id"])
+    elif message.batchref is not None and not message.cancelled:
+        moving[line] = Left(message.batchref, each.event.sequence)
+    return None
+
+
+def _moving(connection: Connection, messages: Sequence[Message]) -> Moving:
+    """Of at least the lines that the messages are about."""
+    columns = moving.c
+    rows = connection.execute(
+        select(moving).where(
+            columns.orderid.in_({message.orderid for message in messages}),
+            columns.sku.in_({message.sku for message in messages}),
+        )
+    )
+    return {(row.orderid, row.sku): Left(row.batchref, row.sequence) for row in rows}
+
+
+def _move(connection: Connection, before: Moving, after: Moving) -> None:
+    columns = moving.c
+    gone = [line for line in before if after.get(line) != before[line]]
+    come = [line for line in after if after[line] != before.get(line)]
+    if gone:
+        connection.execute(
+            delete(moving).where(
+                columns.orderid == bindparam("order"), columns.sku == bindparam("of")
+            ),
+            [{"order": orderid, "of": sku} for orderid, sku in gone],
+        )
+    if come:
+        connection.execute(
+            insert(connection, moving),
+            [
+                {
+                    "orderid": line[0],
+                    "sku": line[1],
+                    "batchref": after[line].batchref,
+                    "sequence": after[line].sequence,
+                }
+                for line in come
+            ],
+        )
+
+
+def _note(connection: Connection, noted: Sequence[tuple[Envelope, rules.Mail]]) -> None:
+    if not noted:
+        return
+    rows = []
+    for event, mail in noted:
+        now = datetime.now(UTC)  # each its own: mails are sent in the order of their time
+        rows.append(
+            {
+                "event_id": event.id,
+                "team": mail.team,
+                "subject": mail.subject,
+                "text": mail.text,
+                "status": "pending",
+                "tries": 0,
+                "not_before": now,
+                "created_at": now,
+            }
+        )
+    connection.execute(
+        insert(connection, mails).on_conflict_do_nothing(index_elements=["event_id"]), rows
     )

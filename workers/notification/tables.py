@@ -14,13 +14,13 @@ from sqlalchemy import (
     Uuid,
 )
 
-from workers import inbox
+from workers import notes
 
 VERSION_TABLE = "notification_version"
 
 metadata = MetaData()
 
-received, progress = inbox.tables(metadata)
+received, progress = notes.tables(metadata)
 
 # Lines that had to leave a batch and have no other yet.
 moving = Table(

@@ -1,61 +1,107 @@
 """The pick list in the warehouse's database."""
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 
-from workers.envelope import Envelope
-from workers.warehouse.messages import Allocated, parse
+from workers import logs
+from workers.turns import Due
+from workers.warehouse.messages import Allocated, Deallocated, parse
 from workers.warehouse.rules import Pick, cancel_pick, open_pick
 from workers.warehouse.tables import picks
 
 log = structlog.get_logger(__name__)
 
 
-def apply(connection: Connection, event: Envelope, late: bool) -> None:
-    """Do to the pick list what the event asks for, in the caller's transaction."""
-    message = parse(event)
-    if message is None:
+def apply(connection: Connection, due: Sequence[Due]) -> None:
+    """Do to the pick list what the events ask for, in the caller's transaction."""
+    asked = [(each, message) for each in due if (message := parse(each.event)) is not None]
+    if not asked:
         return
-    columns = picks.c
-    this_line = (columns.orderid == message.orderid, columns.sku == message.sku)
-    known = [
-        Pick(row.orderid, row.sku, row.qty, row.batchref, row.opened_sequence, row.closed_sequence)
-        for row in connection.execute(select(picks).where(*this_line))
-    ]
-    before = [asdict(pick) for pick in known]
-    if isinstance(message, Allocated):
-        added = open_pick(known, message, event.sequence)
-    else:
-        added = cancel_pick(known, message, event.sequence)
+    lines = _lines(connection, [message for _, message in asked])
+    open_before = [pick for line in lines.values() for pick in line if pick.closed is None]
+    added = []
+    for each, message in asked:
+        line = lines[message.orderid, message.sku]
+        if isinstance(message, Allocated):
+            pick = open_pick(line, message, each.event.sequence)
+        else:
+            pick = cancel_pick(line, message, each.event.sequence)
+        if pick:
+            line.append(pick)
+            added.append(pick)
+        log.info(
+            "pick list",
+            batchref=message.batchref,
+            opened=pick is not None and pick.closed is None,
+            late=each.late,
+            **logs.names(each.event),
+        )
     now = datetime.now(UTC)
-    for pick, was in zip(known, before, strict=True):
-        if asdict(pick) != was:
-            connection.execute(
-                update(picks)
-                .where(columns.sku == pick.sku, columns.opened_sequence == pick.opened)
-                .values(status="cancelled", closed_sequence=pick.closed, closed_at=now)
-            )
-    if added:
-        connection.execute(
-            insert(picks).values(
-                sku=added.sku,
-                opened_sequence=added.opened,
-                orderid=added.orderid,
-                qty=added.qty,
-                batchref=added.batchref,
-                status="open" if added.closed is None else "cancelled",
-                opened_at=now,
-                closed_sequence=added.closed,
-                closed_at=None if added.closed is None else now,
+    _cancel(connection, [pick for pick in open_before if pick.closed is not None], now)
+    _add(connection, added, now)
+
+
+def _lines(
+    connection: Connection, messages: Sequence[Allocated | Deallocated]
+) -> dict[tuple[str, str], list[Pick]]:
+    """The picks that are known, of at least the order lines that the messages are about."""
+    columns = picks.c
+    lines: defaultdict[tuple[str, str], list[Pick]] = defaultdict(list)
+    for row in connection.execute(
+        select(picks).where(
+            columns.orderid.in_({message.orderid for message in messages}),
+            columns.sku.in_({message.sku for message in messages}),
+        )
+    ):
+        lines[row.orderid, row.sku].append(
+            Pick(
+                row.orderid,
+                row.sku,
+                row.qty,
+                row.batchref,
+                row.opened_sequence,
+                row.closed_sequence,
             )
         )
-    opened = added is not None and added.closed is None
-    log.info("pick list", batchref=message.batchref, opened=opened, late=late)
+    return lines
+
+
+def _cancel(connection: Connection, closed: Sequence[Pick], now: datetime) -> None:
+    if not closed:
+        return
+    connection.execute(
+        update(picks)
+        .where(picks.c.sku == bindparam("of"), picks.c.opened_sequence == bindparam("opened"))
+        .values(status="cancelled", closed_sequence=bindparam("closed"), closed_at=now),
+        [{"of": pick.sku, "opened": pick.opened, "closed": pick.closed} for pick in closed],
+    )
+
+
+def _add(connection: Connection, added: Sequence[Pick], now: datetime) -> None:
+    if not added:
+        return
+    connection.execute(
+        insert(picks),
+        [
+            {
+                "sku": pick.sku,
+                "opened_sequence": pick.opened,
+                "orderid": pick.orderid,
+                "qty": pick.qty,
+                "batchref": pick.batchref,
+                "status": "open" if pick.closed is None else "cancelled",
+                "opened_at": now,
+                "closed_sequence": pick.closed,
+                "closed_at": None if pick.closed is None else now,
+            }
+            for pick in added
+        ],
+    )
 
 
 def listed(engine: Engine, orderid: str | None = None) -> Sequence[dict[str, Any]]:

@@ -12,13 +12,13 @@ from sqlalchemy import (
     Table,
 )
 
-from workers import inbox
+from workers import notes
 
 VERSION_TABLE = "warehouse_version"
 
 metadata = MetaData()
 
-received, progress = inbox.tables(metadata)
+received, progress = notes.tables(metadata)
 
 picks = Table(
     "picks",

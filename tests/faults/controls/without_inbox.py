@@ -1,5 +1,8 @@
 """A worker that carries out whatever it is sent, as often as it comes."""
 
+from collections.abc import Sequence
+from uuid import UUID
+
 from allocation.adapters.inbox import SqlInbox
 from allocation.celery import app
 from allocation.domain.outcomes import Outcome
@@ -8,10 +11,11 @@ from allocation.unit_of_work import Message
 __all__ = ["app"]
 
 
-def claim(self: SqlInbox, message: Message) -> Outcome | None:
-    """Note the command, and never know it again."""
-    self._insert(message)
-    return None
+def claim(self: SqlInbox, messages: Sequence[Message]) -> dict[UUID, Outcome]:
+    """Note the commands, and never know them again."""
+    self._insert(messages)
+    self._recorded.update(message.id for message in messages)
+    return {}
 
 
 SqlInbox.claim = claim  # type: ignore[method-assign]

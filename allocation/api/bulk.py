@@ -1,0 +1,104 @@
+"""Many order lines in one request: accepted by one commit, each with an answer of its own."""
+
+import json
+from collections.abc import Iterator, Sequence
+from http import HTTPStatus
+from uuid import UUID, uuid5
+
+from flask import Response, jsonify
+
+from allocation.adapters import contract
+from allocation.adapters.contract import Violation
+from allocation.api import accepting
+from allocation.api.problems import Problem, invalid
+from allocation.domain.commands import Command
+from allocation.unit_of_work import Message
+from allocation.views import Json
+
+MOST = 1000
+"""Lines of one request."""
+
+Line = Command | list[Violation]
+"""A line that keeps the contract is a command; of another one, everything that is wrong with it."""
+
+
+def asked(body: object) -> bool:
+    """Whether the body is one of many lines: it says so, or has nothing of a single one."""
+    fields = contract.schema("allocation.allocate")["properties"]
+    return isinstance(body, dict) and ("lines" in body or not body.keys() & fields.keys())
+
+
+def answer(body: Json) -> Response:
+    """Accept the good ones of the body's lines together: 202, or 200 once all are decided."""
+    given = _lines(body)
+    lines = [contract.read_command("allocation.allocate", line) for line in given]
+    messages = _messages(lines, given)
+    if not messages:
+        raise Problem(
+            422,
+            kind="invalid input",
+            errors=[Violation("lines", "has no line that keeps the contract")],
+            lines=list(_told(lines, iter(messages), {})),
+        )
+    preferred, decided = accepting.take(messages)
+
+    told = list(_told(lines, iter(messages), decided))
+    response = jsonify({"lines": told})
+    if any(line["status"] == "pending" for line in told):
+        response.status_code = HTTPStatus.ACCEPTED
+        response.headers["Retry-After"] = "1"
+    if preferred.applied:
+        response.headers["Preference-Applied"] = preferred.applied
+    return response
+
+
+def _lines(body: Json) -> list[object]:
+    if body.keys() != {"lines"}:
+        problem = "has other fields beside it" if "lines" in body else "is missing"
+        raise invalid([Violation("lines", problem)])
+    lines = body["lines"]
+    if not isinstance(lines, list):
+        raise invalid([Violation("lines", "is not a list")])
+    if not 1 <= len(lines) <= MOST:
+        raise invalid([Violation("lines", f"has {len(lines)} lines and may have 1 to {MOST}")])
+    return lines
+
+
+def _messages(lines: Sequence[Line], given: Sequence[object]) -> list[Message]:
+    """The good lines under ids that follow from the request's.
+
+    An Idempotency-Key stands for the request as a whole. So the first of its messages has the id
+    that the key gives, whatever the lines are, and all have a correlation id that depends on every
+    line, bad ones too: where these two don't go together, the key came with another request.
+    """
+    commands = [line for line in lines if not isinstance(line, list)]
+    first = accepting.request_id()
+    meaning = [
+        raw if isinstance(line, list) else contract.command_body(line)
+        for line, raw in zip(lines, given, strict=True)
+    ]
+    request = uuid5(first, json.dumps(meaning, sort_keys=True))
+    return [
+        Message(uuid5(request, str(number)) if number else first, command, request)
+        for number, command in enumerate(commands)
+    ]
+
+
+def _told(
+    lines: Sequence[Line], messages: Iterator[Message], decided: dict[UUID, Json]
+) -> Iterator[Json]:
+    for index, line in enumerate(lines):
+        if isinstance(line, list):
+            yield {"status": "rejected", "problem": invalid(line).body() | {"index": index}}
+            continue
+        command_id = next(messages).id
+        known = {"id": str(command_id), "location": accepting.location(command_id)}
+        if command_id not in decided:
+            yield {"status": "pending", **known}
+            continue
+        outcome = accepting.outcome(line, decided[command_id])
+        if isinstance(outcome, Problem):
+            status = decided[command_id]["status"]
+            yield {"status": status, **known, "problem": outcome.body() | {"index": index}}
+        else:
+            yield {**known, **outcome}

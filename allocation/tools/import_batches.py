@@ -1,0 +1,141 @@
+"""`allocation import-batches`: a CSV file of batches goes in, many rows by one transaction."""
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import IO, Annotated, BinaryIO
+
+import typer
+from rich.progress import TaskProgressColumn
+
+from allocation.tools.batch_rows import BatchRows, Rejected, Row, Unreadable
+from allocation.tools.handover import Handover, Stalled
+from allocation.tools.import_report import RejectedFile, Report
+from allocation.tools.terminal import AsJson, bars, fail
+
+CHUNK = 500
+"""Rows that are read, and handed over by one transaction, at once."""
+UNREADABLE = 2
+BROKEN_OFF = 130
+"""Exit statuses: the file or the options can't be used; Ctrl-C."""
+
+File = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE.csv",
+        help="With the columns batchref, sku, qty and perhaps eta; - reads standard input.",
+    ),
+]
+Wait = Annotated[
+    float,
+    typer.Option(
+        min=0, metavar="SECONDS", help="Stop when for so long nothing moved: no room, no outcome."
+    ),
+]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Only hand over, wait for no outcome.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only look for rows that are wrong.")]
+RejectedTo = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write the rejected rows there, to be mended and imported."),
+]
+
+
+def import_batches(
+    file: File,
+    wait: Wait = 60,
+    no_wait: NoWait = False,
+    dry_run: DryRun = False,
+    rejected: RejectedTo = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a batch of each row of a CSV file; running it again changes nothing.
+
+    Exit status: 0 when every batch is there, 1 when some are rejected or undecided, 2 when the
+    file can't be read.
+    """
+    report = Report()
+    try:
+        with ExitStack() as stack:
+            source = stack.enter_context(_opened(file))
+            rows = BatchRows(source)
+            if rejected is not None:
+                written = stack.enter_context(_written(rejected, source))
+                report.file = RejectedFile(written, rows.columns)
+            shown = stack.enter_context(bars(TaskProgressColumn(), quiet=as_json))
+            reading = shown.add_task("reading", total=_size(source))
+            deciding = shown.add_task("deciding", total=0, visible=not (no_wait or dry_run))
+
+            def show() -> None:
+                shown.update(reading, completed=rows.bytes_read)
+                settled = report.rows - report.undecided
+                shown.update(deciding, total=report.rows, completed=settled)
+
+            handover = Handover(report, patience=wait, follows=not no_wait, looked=show)
+            for chunk in _chunks(rows):
+                good = report.read(chunk)
+                if not dry_run:
+                    handover.take(good)
+                show()
+            handover.wait_for_all()
+    except Unreadable as error:
+        fail(f"{file}: {error}", UNREADABLE)
+    except OSError as error:
+        fail(f"{error.filename or file}: {error.strerror or error}{_safe(report)}", UNREADABLE)
+    except typer.Exit:  # the database is away
+        if report.accepted:
+            typer.echo(f"allocation: broken off{_safe(report)}", err=True)
+        raise
+    except KeyboardInterrupt:
+        fail(f"broken off{_safe(report)}", BROKEN_OFF)
+    except Stalled as reason:
+        report.print(dry_run=dry_run, as_json=as_json)
+        fail(
+            f"for {wait:g} seconds nothing moved: {reason}. Are worker and relay running?"
+            f" `allocation status` shows what waits{_safe(report)}"
+        )
+    report.print(dry_run=dry_run, as_json=as_json)
+    if report.rejected or report.failed or (report.undecided and not no_wait):
+        raise typer.Exit(1)
+
+
+def _chunks(rows: BatchRows) -> Iterator[list[Row | Rejected]]:
+    found = iter(rows)
+    while chunk := list(islice(found, CHUNK)):
+        yield chunk
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[BinaryIO]:
+    if str(file) == "-":
+        yield sys.stdin.buffer
+    else:
+        with file.open("rb") as opened:
+            yield opened
+
+
+@contextmanager
+def _written(file: Path, source: BinaryIO) -> Iterator[IO[str]]:
+    if file.exists() and os.path.samestat(file.stat(), os.fstat(source.fileno())):
+        raise Unreadable("is the file to be read, so the rejected rows can't be written to it")
+    # What is not UTF-8 is written as it came.
+    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as opened:
+        yield opened
+
+
+def _size(source: BinaryIO) -> int | None:
+    """In bytes; None for a pipe, whose end nobody knows."""
+    status = os.fstat(source.fileno())
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _safe(report: Report) -> str:
+    if not report.accepted:
+        return ""
+    return (
+        f"; {report.accepted} rows were handed over by now. Run the same again to go on: what was"
+        " handed over has no effect twice"
+    )

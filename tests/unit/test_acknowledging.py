@@ -1,0 +1,116 @@
+"""Acknowledgements of many messages in one, on real messages and a channel that takes notes."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from kombu.message import Message
+
+from allocation.acknowledging import Acknowledgements
+
+
+class Channel:
+    """Notes what would go to the broker."""
+
+    no_ack_consumers = None
+
+    def __init__(self) -> None:
+        self.acknowledged: list[tuple[int, bool]] = []
+
+    def basic_ack(self, tag: int, multiple: bool = False) -> None:
+        self.acknowledged.append((tag, multiple))
+
+
+class Loop:
+    """An event loop whose rounds, and whose time, the test turns by hand."""
+
+    connection_errors = ()
+
+    def __init__(self) -> None:
+        self.hub = self
+        self.soon: deque[Callable[[], None]] = deque()
+        self.later: deque[Callable[[], None]] = deque()
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        self.soon.append(call)
+
+    def call_later(self, _seconds: float, call: Callable[[], None]) -> Any:
+        self.later.append(call)
+        return self
+
+    def cancel(self) -> None:
+        self.later.clear()
+
+    def run(self, calls: deque[Callable[[], None]]) -> None:
+        while calls:
+            calls.popleft()()
+
+
+def delivered(channel: Channel, to: Acknowledgements, number: int) -> list[Message]:
+    """So many messages, none of them settled."""
+    messages = [Message(body="", delivery_tag=tag, channel=channel) for tag in range(1, number + 1)]
+    for message in messages:
+        to.expect(message)
+    return messages
+
+
+def test_one_acknowledgement_stands_for_all_before_it() -> None:
+    """As nothing before it is open."""
+    loop, channel = Loop(), Channel()
+    acknowledgements = Acknowledgements(loop)
+    messages = delivered(channel, acknowledgements, 5)
+
+    for message in [messages[2], messages[0], messages[1]]:
+        acknowledgements.add(message)
+    loop.run(loop.soon)
+
+    assert channel.acknowledged == [(3, True)]
+
+
+def test_a_message_behind_an_open_one_waits_and_then_goes_by_itself() -> None:
+    """What is open must not be acknowledged with it."""
+    loop, channel = Loop(), Channel()
+    acknowledgements = Acknowledgements(loop)
+    messages = delivered(channel, acknowledgements, 3)
+
+    acknowledgements.add(messages[2])
+    loop.run(loop.soon)
+    at_once = list(channel.acknowledged)
+    loop.run(loop.later)
+
+    assert at_once == []
+    assert channel.acknowledged == [(3, False)]
+
+
+def test_a_message_that_was_settled_by_itself_holds_nobody_up() -> None:
+    """A rejected one, say."""
+    loop, channel = Loop(), Channel()
+    acknowledgements = Acknowledgements(loop)
+    messages = delivered(channel, acknowledgements, 2)
+
+    acknowledgements.settled(messages[0])
+    acknowledgements.add(messages[1])
+    loop.run(loop.soon)
+
+    assert channel.acknowledged == [(2, True)]
+
+
+def test_a_message_of_a_lost_channel_is_not_taken_for_its_namesake() -> None:
+    """Each channel counts its deliveries from 1."""
+    loop, lost, new = Loop(), Channel(), Channel()
+    acknowledgements = Acknowledgements(loop)
+    old = delivered(lost, acknowledgements, 2)
+    acknowledgements.forget()
+    fresh = delivered(new, acknowledgements, 2)
+
+    acknowledgements.add(old[0])
+    acknowledgements.settled(old[1])
+    loop.run(loop.soon)
+    loop.run(loop.later)
+    untouched = list(new.acknowledged)
+    acknowledgements.add(fresh[1])
+    loop.run(loop.soon)
+    loop.run(loop.later)
+
+    assert (lost.acknowledged, untouched) == ([], [])
+    assert new.acknowledged == [(2, False)]
