@@ -14,8 +14,6 @@ from tests.faults.run import Run
 from tests.faults.system import Addresses, System
 from tests.servers.databases import Databases
 from tests.servers.processes import Process
-from tests.servers.rabbitmq import PrivateRabbitMQ
-from tests.servers.vhosts import Vhosts
 
 Deploy = Callable[..., Run]
 
@@ -61,7 +59,6 @@ def broker_proxy(addresses: Addresses) -> Iterator[Proxy]:
 def deploy(
     request: pytest.FixtureRequest,
     processes: Callable[..., Process],
-    rabbitmq: Vhosts,
     addresses: Addresses,
     seed: int,
     record_property: Callable[[str, object], None],
@@ -76,8 +73,6 @@ def deploy(
         run_seed: int = request.config.option.fault_seed
         runs.append(run := Run(system, load, run_seed, record_property))
         system.wait_until_ready()
-        if isinstance(rabbitmq, PrivateRabbitMQ) and where is addresses:
-            rabbitmq.wait_for_disk("celery_delayed_27")
         load.prepare()
         return run
 

@@ -141,7 +141,6 @@ def test_a_lost_broker_is_found_again(
 ) -> None:
     """Without a restart by hand."""
     process = warehouse.start()
-    private_rabbitmq.wait_for_disk(QUEUE)
 
     private_rabbitmq.kill()
     process.wait_for_log("is not being consumed")
