@@ -6,6 +6,7 @@ import logging
 import random
 import signal
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
@@ -24,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 BATCH = 200
 POLL = 1.0  # seconds; the truth behind the wake-up calls, which may get lost
+BEAT = 1.0  # seconds between two signs of life
 LONGEST_PAUSE = 5.0  # seconds between two tries while something is down
 
 
@@ -78,8 +80,11 @@ def _relay(
     reader: OutboxReader, publish: Publisher, connection: Connection, stop: threading.Event
 ) -> None:
     """Relay until `stop` is set, or until the broker refuses something on this connection."""
+    beaten = 0.0
     while not stop.is_set():
-        health.beat(bootstrap.settings(), "relay")
+        if time.monotonic() - beaten > BEAT:
+            _beat(connection)
+            beaten = time.monotonic()
         taken, sent = send_batch(reader, publish)
         if sent < taken:
             log.error(
@@ -94,7 +99,6 @@ def _relay(
             return
         elif taken < BATCH:
             reader.wait(POLL)
-            _beat(connection)
 
 
 def send_batch(reader: OutboxReader, publish: Publisher) -> tuple[int, int]:
@@ -155,6 +159,8 @@ def outgoing(row: Any) -> Outgoing:
 
 
 def _beat(connection: Connection) -> None:
+    """Tell the container's health check, and the broker, that the relay lives."""
+    health.beat(bootstrap.settings(), "relay")
     if connection.heartbeat:
         connection.heartbeat_check()
         try:

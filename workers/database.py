@@ -4,17 +4,33 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, text
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Engine,
+    Table,
+    any_,
+    bindparam,
+    create_engine,
+    event,
+    make_url,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from workers import backoff
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+Insert = postgresql.Insert | sqlite.Insert
 
 Outage = (OperationalError, InterfaceError)
 """What is raised while the database can't be reached."""
@@ -48,10 +64,16 @@ def engine(url: str) -> Engine:
     return made
 
 
-def insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+def insert_into(table: Table, dialect: str) -> Insert:
     """An INSERT that knows ON CONFLICT."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return dialect.insert(table)
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
+
+
+def among(column: ColumnElement[T], values: str, dialect: str) -> ColumnElement[bool]:
+    """Whether the column is one of many: of those in the list that is the parameter `values`."""
+    if dialect == "postgresql":  # as one array: the statement is the same however many they are
+        return column == any_(bindparam(values, type_=ARRAY(column.type)))
+    return column.in_(bindparam(values, expanding=True))
 
 
 def is_outage(error: BaseException) -> bool:

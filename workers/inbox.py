@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, MetaData
 
 from workers.database import is_outage
 from workers.envelope import Envelope
-from workers.notes import Notes
+from workers.notes import NewSkus, Notes
 from workers.turns import Due, Line, advance
 
 log = structlog.get_logger(__name__)
@@ -68,10 +68,18 @@ class Inbox:
         whoever knows nothing of the sku yet begins there. When an effect fails, nothing is done;
         an event that was given alone raises HeldFailed when it is one that waited for it.
         """
+        try:
+            self._take(events, oldest)
+        except NewSkus as new:
+            with self._engine.begin() as connection:
+                Notes(connection, self._metadata).begin(new.skus)
+            self._take(events, oldest)
+
+    def _take(self, events: Sequence[Envelope], oldest: Collection[UUID]) -> None:
         with self._engine.begin() as connection:
             notes = Notes(connection, self._metadata)
             turns = notes.lock({event.subject for event in events})
-            known = notes.known([event.id for event in events])
+            known, holding = notes.known([event.id for event in events], turns)
             lines = {event.subject: Line(turns[event.subject]) for event in events}
             fresh: dict[UUID, Envelope] = {}
             for event in events:
@@ -84,7 +92,7 @@ class Inbox:
             due = advance(lines.values())
             moved = {sku: line for sku, line in lines.items() if line.turn != turns[sku]}
             waiting = set(fresh)
-            for reached in chain([due] if due else [], self._catch_up(notes, moved)):
+            for reached in chain([due] if due else [], self._catch_up(notes, moved, holding)):
                 waiting -= {each.event.id for each in reached}
                 if len(events) > 1:
                     self._apply(connection, reached)
@@ -110,7 +118,7 @@ class Inbox:
                 first = notes.first_waiting(sku, limit)
                 if first is None:
                     continue  # what was missing came just now
-                for reached in self._catch_up(notes, {sku: Line(first)}):
+                for reached in self._catch_up(notes, {sku: Line(first)}, {sku}):
                     self._apply_alone(connection, reached, held=True)
                 log.warning(
                     "events are missing; going on without them",
@@ -124,11 +132,17 @@ class Inbox:
         with self._engine.begin() as connection:
             Notes(connection, self._metadata).forget(event.id)
 
-    def _catch_up(self, notes: Notes, moved: dict[str, Line]) -> Iterator[list[Due]]:
-        """Note the turns of lines that moved; let go, step by step, what waited for that."""
+    def _catch_up(
+        self, notes: Notes, moved: dict[str, Line], holding: Collection[str]
+    ) -> Iterator[list[Due]]:
+        """Note the turns of lines that moved; let go, step by step, what waited for that.
+
+        `holding` are the skus of which anything waits.
+        """
         while moved:
             notes.move({sku: line.turn for sku, line in moved.items()})
-            for event in notes.waiting(moved):
+            moved = {sku: line for sku, line in moved.items() if sku in holding}
+            for event in notes.waiting(moved) if moved else ():
                 moved[event.subject].join(event)
             if reached := advance(moved.values()):
                 notes.release([each.event.id for each in reached])

@@ -2,26 +2,31 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
+from functools import cache
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     Column,
+    CompoundSelect,
     Connection,
     DateTime,
     Index,
     MetaData,
+    Select,
     String,
     Table,
     Uuid,
     delete,
     func,
+    null,
     select,
     update,
 )
 
-from workers.database import insert
+from workers.database import Insert, among, insert_into
 from workers.envelope import Envelope, from_json
 
 WINDOW = 50
@@ -57,52 +62,66 @@ def tables(metadata: MetaData) -> tuple[Table, Table]:
     return received, progress
 
 
+class NewSkus(Exception):
+    """Nothing was ever heard of these skus: `begin` them in a transaction of their own."""
+
+    def __init__(self, skus: Collection[str]) -> None:
+        super().__init__(", ".join(skus))
+        self.skus = skus
+
+
 class Notes:
     """Both tables, inside of one transaction."""
 
     def __init__(self, connection: Connection, metadata: MetaData) -> None:
         self._connection = connection
+        self._dialect = connection.dialect.name
         self._received = metadata.tables["received"]
         self._progress = metadata.tables["progress"]
         self._held = self._received.c.held.is_not(None)
 
-    def lock(self, skus: Iterable[str]) -> dict[str, int]:
-        """The sequence whose turn it is, by sku; nobody else works on these until the commit."""
-        # All missing rows first, then all locks, both in one order for everybody: whoever waits for
-        # another one here has nothing that the other one waits for.
-        ordered = sorted(skus)
+    def begin(self, skus: Iterable[str]) -> None:
+        """Make skus known, the turn being the first one's."""
         self._connection.execute(
-            insert(self._connection, self._progress).on_conflict_do_nothing(index_elements=["sku"]),
-            [{"sku": sku, "next_sequence": 1} for sku in ordered],
+            insert_into(self._progress, self._dialect).on_conflict_do_nothing(
+                index_elements=["sku"]
+            ),
+            [{"sku": sku, "next_sequence": 1} for sku in sorted(skus)],
         )
-        columns = self._progress.c
-        rows = self._connection.execute(
-            select(columns.sku, columns.next_sequence)
-            .where(columns.sku.in_(ordered))
-            .order_by(columns.sku)
-            .with_for_update()
-        )
-        return {row.sku: row.next_sequence for row in rows}
+
+    def lock(self, skus: Collection[str]) -> dict[str, int]:
+        """The sequence whose turn it is, by sku; nobody else works on these until the commit.
+
+        Raises NewSkus: whoever added a row here would hold others up, and be held up by them.
+        """
+        # All locks by one statement and in one order for everybody: nobody waits for each other.
+        rows = self._connection.execute(_turns(self._progress, self._dialect), {"skus": list(skus)})
+        turns = {row.sku: row.next_sequence for row in rows}
+        if new := set(skus) - turns.keys():
+            raise NewSkus(new)
+        return turns
 
     def move(self, turns: Mapping[str, int]) -> None:
         """Set whose turn it is, of skus that are locked."""
-        change = insert(self._connection, self._progress)
         self._connection.execute(
-            change.on_conflict_do_update(
-                index_elements=["sku"], set_={"next_sequence": change.excluded.next_sequence}
-            ),
+            _moved(self._progress, self._dialect),
             [{"sku": sku, "next_sequence": turn} for sku, turn in turns.items()],
         )
 
-    def known(self, ids: Collection[UUID]) -> set[UUID]:
-        """Which of these events came before."""
-        column = self._received.c.event_id
-        return set(self._connection.scalars(select(column).where(column.in_(ids))))
+    def known(self, ids: Collection[UUID], skus: Collection[str]) -> tuple[set[UUID], set[str]]:
+        """Which of these events came before, and of which skus something waits."""
+        rows = self._connection.execute(
+            _known(self._received, self._dialect), {"ids": list(ids), "skus": list(skus)}
+        ).all()
+        return (
+            {row.event_id for row in rows if row.event_id is not None},
+            {row.sku for row in rows if row.sku is not None},
+        )
 
     def add(self, events: Iterable[Envelope], waiting: Collection[UUID], now: datetime) -> None:
         """Note events that came; those in `waiting` are kept whole."""
         self._connection.execute(
-            insert(self._connection, self._received),
+            _added(self._received, self._dialect),
             [
                 {
                     "event_id": event.id,
@@ -156,3 +175,40 @@ class Notes:
             ).where(columns.sku == sku, self._held)
         ).one()
         return lowest if oldest else None
+
+
+# Statements are built once: that takes longer than to send one.
+
+
+@cache
+def _turns(progress: Table, dialect: str) -> Select[tuple[str, int]]:
+    columns = progress.c
+    return (
+        select(columns.sku, columns.next_sequence)
+        .where(among(columns.sku, "skus", dialect))
+        .order_by(columns.sku)
+        .with_for_update()
+    )
+
+
+@cache
+def _moved(progress: Table, dialect: str) -> Insert:
+    change = insert_into(progress, dialect)
+    return change.on_conflict_do_update(
+        index_elements=["sku"], set_={"next_sequence": change.excluded.next_sequence}
+    )
+
+
+@cache
+def _known(received: Table, dialect: str) -> CompoundSelect[Any]:
+    columns = received.c
+    came = select(columns.event_id, null().cast(String).label("sku"))
+    waits = select(null().cast(Uuid), columns.sku).distinct()
+    return came.where(among(columns.event_id, "ids", dialect)).union_all(
+        waits.where(columns.held.is_not(None), among(columns.sku, "skus", dialect))
+    )
+
+
+@cache
+def _added(received: Table, dialect: str) -> Insert:
+    return insert_into(received, dialect)

@@ -1,24 +1,23 @@
 """The books of products in SQL: each question is one indexed query, however long the history."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
-    ColumnElement,
     Connection,
     Select,
     String,
     and_,
-    any_,
+    bindparam,
     func,
-    literal,
     select,
     tuple_,
 )
 
 from allocation.adapters import rows, tables
-from allocation.adapters.database import is_postgresql
+from allocation.adapters.database import among, is_postgresql
 from allocation.domain.books import Allocation, Batch
 
 CHUNK = 100
@@ -35,7 +34,7 @@ _NOBODY_WAITS = 2**31
 class SqlBooks:
     """Valid while the product's row is locked.
 
-    What is changed is written by `Changes`, at the commit or before a query that must see it.
+    What is changed is written by `write`, at the commit or before a query that must see it.
     """
 
     def __init__(self, connection: Connection, sku: str, skus: Skus) -> None:
@@ -181,65 +180,71 @@ def write(books: Collection[SqlBooks], connection: Connection) -> None:
 def load(
     connection: Connection, skus: Skus, asked: Collection[str], lines: Collection[tuple[str, str]]
 ) -> dict[str, SqlBooks]:
-    """The books of the `asked` skus, whose products are locked, by four queries at most.
+    """The books of the `asked` skus, whose products are locked, by three queries at most.
 
     Open batches come with them, those that `skus` names, and the `lines` (orderid, sku).
     """
+    dialect = connection.dialect.name
     made = {sku: SqlBooks(connection, sku, skus) for sku in asked}
-    is_asked = among(connection, _BATCH.sku, asked)
-    found = list(connection.execute(select(tables.batches).where(is_asked, tables.is_open)))
+    for row in connection.execute(_stock(dialect), {"skus": list(asked)}):
+        books = made[row.product]
+        books.least_wanted = row.least or _NOBODY_WAITS
+        if row.batchref is not None:
+            books.know_batch(row)
     if named := [batchref for batchref, sku in skus.items() if sku in made]:
-        is_named = among(connection, _BATCH.batchref, named)
-        found += connection.execute(select(tables.batches).where(is_named))
-    for row in found:
-        made[row.sku].know_batch(row)
+        for row in connection.execute(_named_batches(dialect), {"refs": named}):
+            made[row.sku].know_batch(row)
 
     for orderid, sku in lines:
         made[sku].lines[orderid] = None
     for row in _stored_lines(connection, lines):
         made[row.sku].know_line(row)
-
-    least = _least_wanted(connection, asked)
-    for sku, books in made.items():
-        books.least_wanted = least.get(sku) or _NOBODY_WAITS
     return made
 
 
-def among(
-    connection: Connection, column: ColumnElement[str], values: Collection[str]
-) -> ColumnElement[bool]:
-    """Whether the column is one of many values; as one parameter where the database can."""
-    if is_postgresql(connection):
-        return column == any_(literal(list(values), ARRAY(String)))
-    return column.in_(values)
+# Statements are built once: that takes longer than to send one.
+
+
+@cache
+def _stock(dialect: str) -> Select[Any]:
+    """The open batches of the `skus`, and the least that a line of each waits for.
+
+    A product without an open batch is one row without a batch.
+    """
+    products = tables.products.c
+    least = select(func.min(_LINE.qty)).where(_LINE.sku == products.sku, tables.waits)
+    asked = (
+        select(products.sku.label("product"), least.scalar_subquery().label("least"))
+        .where(among(products.sku, "skus", dialect))
+        .subquery("asked")
+    )
+    its_open_ones = and_(_BATCH.sku == asked.c.product, tables.is_open)
+    return select(asked, tables.batches).outerjoin_from(asked, tables.batches, its_open_ones)
+
+
+@cache
+def _named_batches(dialect: str) -> Select[Any]:
+    return select(tables.batches).where(among(_BATCH.batchref, "refs", dialect))
+
+
+@cache
+def _asked_lines() -> Select[Any]:
+    # A join with arrays: PostgreSQL plans a long list of pairs slowly.
+    orderids, skus = (bindparam(name, type_=ARRAY(String)) for name in ("orderids", "skus"))
+    pairs = func.unnest(orderids, skus).table_valued("orderid", "sku").render_derived()
+    is_asked = and_(_LINE.orderid == pairs.c.orderid, _LINE.sku == pairs.c.sku)
+    return select(tables.allocations).join(pairs, is_asked)
 
 
 def _stored_lines(connection: Connection, keys: Collection[tuple[str, str]]) -> Sequence[Any]:
     if not keys:
         return []
     if is_postgresql(connection):
-        # A join with arrays: PostgreSQL plans a long list of pairs slowly.
         orderids, skus = zip(*keys, strict=True)
-        asked = (
-            func.unnest(literal(list(orderids), ARRAY(String)), literal(list(skus), ARRAY(String)))
-            .table_valued("orderid", "sku")
-            .render_derived()
-        )
-        query = select(tables.allocations).join(
-            asked, and_(_LINE.orderid == asked.c.orderid, _LINE.sku == asked.c.sku)
-        )
-    else:
-        query = select(tables.allocations).where(tuple_(_LINE.orderid, _LINE.sku).in_(list(keys)))
-    return connection.execute(query).all()
-
-
-def _least_wanted(connection: Connection, skus: Collection[str]) -> Mapping[str, int | None]:
-    products = tables.products.c
-    least = (
-        select(func.min(_LINE.qty)).where(_LINE.sku == products.sku, tables.waits)
-    ).scalar_subquery()
-    query = select(products.sku, least).where(among(connection, products.sku, skus))
-    return dict(connection.execute(query).all())
+        given = {"orderids": list(orderids), "skus": list(skus)}
+        return connection.execute(_asked_lines(), given).all()
+    is_asked = tuple_(_LINE.orderid, _LINE.sku).in_(list(keys))
+    return connection.execute(select(tables.allocations).where(is_asked)).all()
 
 
 def _state(line: Allocation) -> tuple[Any, ...]:

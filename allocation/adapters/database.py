@@ -5,9 +5,21 @@ from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 from time import monotonic
+from typing import TypeVar
 
 import psycopg2
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import (
+    ARRAY,
+    URL,
+    ColumnElement,
+    Connection,
+    Engine,
+    any_,
+    bindparam,
+    create_engine,
+    event,
+    make_url,
+)
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import (
     DBAPIError,
@@ -23,6 +35,8 @@ from allocation.unit_of_work import ConcurrentUpdate, StorageUnavailable
 
 IDLE = 0.25
 """Seconds after which a pooled connection is asked whether it still works."""
+
+T = TypeVar("T")
 
 # deadlock detected, serialization failure, lock not available
 _CONFLICT_CODES = {"40P01", "40001", "55P03"}
@@ -81,6 +95,13 @@ def engine(url: str, *, pool_size: int = 5) -> Engine:
 def is_postgresql(connectable: Engine | Connection) -> bool:
     """Whether this database has row locks, advisory locks and NOTIFY."""
     return connectable.dialect.name == "postgresql"
+
+
+def among(column: ColumnElement[T], values: str, dialect: str) -> ColumnElement[bool]:
+    """Whether the column is one of many: of those in the list that is the parameter `values`."""
+    if dialect == "postgresql":  # as one array: the statement is the same however many they are
+        return column == any_(bindparam(values, type_=ARRAY(column.type)))
+    return column.in_(bindparam(values, expanding=True))
 
 
 def translated(error: SQLAlchemyError) -> Exception:

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import cache
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Update, select, update
+from sqlalchemy import Connection, Select, Update, select, update
 
 from allocation.adapters import contract, tables
+from allocation.adapters.database import among
 from allocation.adapters.rows import Row
 from allocation.adapters.rows import add as add_rows
 from allocation.adapters.rows import add_new as add_new_rows
@@ -156,9 +159,8 @@ class SqlInbox:
         """Raise CommandConflict for those of the known commands that began with something else."""
         if not messages:
             return
-        columns = tables.commands.c
         rows = self._connection.execute(
-            select(columns.id, columns.correlation_id).where(columns.id.in_(messages))
+            _correlations(self._connection.dialect.name), {"ids": list(messages)}
         )
         for row in rows:
             if row.correlation_id != messages[row.id].correlation_id:
@@ -171,12 +173,9 @@ class SqlInbox:
         """
         if not messages:
             return {}
-        columns = tables.commands.c
         found = self._connection.execute(
-            select(columns.id, columns.name, columns.body, columns.status, columns.outcome)
-            .where(columns.id.in_([message.id for message in messages]))
-            .order_by(columns.id)
-            .with_for_update()
+            _recorded(self._connection.dialect.name),
+            {"ids": [message.id for message in messages]},
         )
         rows = {row.id: row for row in found}
         meanings: dict[UUID, tuple[str, contract.Json]] = {
@@ -191,6 +190,24 @@ class SqlInbox:
                     " and keeps its first meaning: send this one with an id of its own"
                 )
         return {row.id: _outcome(row.status, row.outcome) for row in rows.values()}
+
+
+@cache
+def _recorded(dialect: str) -> Select[Any]:
+    columns = tables.commands.c
+    return (
+        select(columns.id, columns.name, columns.body, columns.status, columns.outcome)
+        .where(among(columns.id, "ids", dialect))
+        .order_by(columns.id)
+        .with_for_update()
+    )
+
+
+@cache
+def _correlations(dialect: str) -> Select[Any]:
+    columns = tables.commands.c
+    is_asked = among(columns.id, "ids", dialect)
+    return select(columns.id, columns.correlation_id).where(is_asked)
 
 
 def _outcome(status: str, facts: contract.Json) -> Outcome | None:

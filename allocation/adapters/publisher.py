@@ -70,11 +70,11 @@ class AmqpPublisher:
         self._confirmed: set[UUID] = set()
         self._unroutable: set[UUID] = set()
         self._bound = 0.0
-        self._require_subscribers()
+        self._bind_subscribers()
 
     def publish(self, messages: Sequence[Outgoing]) -> set[UUID]:
         self._confirmed, self._unroutable = set(), set()
-        self._require_subscribers()
+        self._bind_subscribers()
         for message in messages:
             self._tag += 1
             self._pending[self._tag] = message.id
@@ -94,7 +94,7 @@ class AmqpPublisher:
                 timeout=CONFIRM_TIMEOUT,
             )
         self._await_confirms()
-        # Again, as one may have gone meanwhile: then none of these counts as told.
+        # Without a subscriber's queue none of these counts as told.
         topology.require(self._channel)
         # A message that no queue takes is returned first, and then confirmed all the same.
         return self._confirmed - self._unroutable
@@ -113,12 +113,10 @@ class AmqpPublisher:
                     "the broker confirms nothing: is it short of memory or disk? Its log says"
                 )
 
-    def _require_subscribers(self) -> None:
+    def _bind_subscribers(self) -> None:
         if time.monotonic() - self._bound > BIND_EVERY:
             topology.bind(self._channel)
             self._bound = time.monotonic()
-        else:
-            topology.require(self._channel)
 
     def _settle(self, each: Callable[[UUID], None]) -> Callable[[int, bool], None]:
         def settle(tag: int, multiple: bool) -> None:

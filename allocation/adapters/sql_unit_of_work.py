@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, Select, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from allocation.adapters import books, rows, tables
 from allocation.adapters.books import Skus, SqlBooks
-from allocation.adapters.database import is_postgresql, translated
+from allocation.adapters.database import among, is_postgresql, translated
 from allocation.adapters.inbox import SqlInbox, SqlOutbox
 from allocation.domain.commands import Command
 from allocation.domain.model import Product
@@ -81,9 +82,8 @@ class SqlProducts:
         # A batch never changes its product, so this may be read before the lock.
         if not batchrefs:
             return
-        columns = tables.batches.c
-        is_asked = books.among(self._connection, columns.batchref, batchrefs)
-        found = self._connection.execute(select(columns.batchref, columns.sku).where(is_asked))
+        asked = {"refs": list(batchrefs)}
+        found = self._connection.execute(_skus_of(self._connection.dialect.name), asked)
         self._skus.update(dict.fromkeys(batchrefs))
         self._skus.update((row.batchref, row.sku) for row in found)
 
@@ -91,12 +91,8 @@ class SqlProducts:
         if not skus:
             return
         # Everybody locks in the same order, so nobody waits for each other.
-        locked = self._connection.execute(
-            select(tables.products)
-            .where(books.among(self._connection, tables.products.c.sku, skus))
-            .order_by(tables.products.c.sku)
-            .with_for_update()
-        ).all()
+        asked = {"skus": list(skus)}
+        locked = self._connection.execute(_locked(self._connection.dialect.name), asked).all()
         self._books.update(books.load(self._connection, self._skus, skus, lines))
         for row in locked:
             product = Product(row.sku)
@@ -110,6 +106,20 @@ class SqlProducts:
 
     def _see(self, product: Product) -> Product:
         return self._seen.setdefault(product.sku, product)
+
+
+@cache
+def _skus_of(dialect: str) -> Select[Any]:
+    columns = tables.batches.c
+    is_asked = among(columns.batchref, "refs", dialect)
+    return select(columns.batchref, columns.sku).where(is_asked)
+
+
+@cache
+def _locked(dialect: str) -> Select[Any]:
+    sku = tables.products.c.sku
+    is_asked = among(sku, "skus", dialect)
+    return select(tables.products).where(is_asked).order_by(sku).with_for_update()
 
 
 def _row(product: Product) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """Three RabbitMQ nodes on one machine; one of them is lost under load."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -21,10 +22,9 @@ def cluster(say: Callable[[str], None]) -> Iterator[list[PrivateRabbitMQ]]:
     first = PrivateRabbitMQ(say)
     nodes = [first, *(PrivateRabbitMQ(say, beside=first) for _ in range(2))]
     try:
-        for node in nodes:
-            node.start()
-            if node is not first:
-                node.join()
+        first.start()
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(PrivateRabbitMQ.start, nodes[1:]))
         yield nodes
     finally:
         for node in reversed(nodes):

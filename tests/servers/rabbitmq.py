@@ -4,6 +4,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from tests.waiting import eventually
 _ONLY_LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
 # Idle schedulers sleep at once instead of spinning: the tests share the machine with many nodes.
 _IDLE_SLEEPS = "+sbwt none +sbwtdcpu none +sbwtdio none"
+
+_SETTLED = 15.0  # seconds after its start, by then every queue has taken up its work
 
 
 class PrivateRabbitMQ(Vhosts):
@@ -34,9 +37,9 @@ class PrivateRabbitMQ(Vhosts):
         beside: "PrivateRabbitMQ | None" = None,
         settings: Mapping[str, object] | None = None,
     ) -> None:
-        """`say` is told when something has to be installed first; `beside`: it can join that node.
+        """`say` is told when something has to be installed first; `beside`: it joins that node.
 
-        A node beside another one needs that one's port mapper, and is removed before it.
+        A node beside another one is started after it, uses its port mapper, and is removed before.
         `settings` are added to its configuration.
         """
         self._programs = find_rabbitmq(say)
@@ -48,9 +51,12 @@ class PrivateRabbitMQ(Vhosts):
             f"http://{LOOPBACK}:{management_port}",
         )
         self._env = self._environment(epmd_port, dist_port)
-        self._write_files(port, management_port, self._password, settings or {})
-        self._young: set[str] = set()
         self._beside = beside
+        self._write_files(port, management_port, self._password, settings or {})
+        self._started = 0.0
+        # Virtual hosts made since then, and older ones that are to be deleted.
+        self._young: set[str] = set()
+        self._left: list[str] = []
         if beside:
             # The secret that the nodes share, and where they find each other.
             self._env |= {name: beside._env[name] for name in ("HOME", "ERL_EPMD_PORT")}
@@ -88,20 +94,13 @@ class PrivateRabbitMQ(Vhosts):
         if not self._epmd.running:
             self._epmd.start()
         self._young.clear()
+        self._started = time.monotonic()
         self._node.start()
         try:
             eventually(ready, within=60, what="RabbitMQ to take connections")
         except AssertionError as failure:
             failure.add_note(self._node.log_tail())
             raise
-
-    def join(self) -> None:
-        """Make one cluster with the node that this one was made beside; both run. About 5 s."""
-        assert self._beside is not None
-        self.ctl("stop_app")
-        self.ctl("join_cluster", self._beside._env["RABBITMQ_NODENAME"])
-        self.ctl("start_app")
-        eventually(self.answers, within=60, what="the node to answer as a part of the cluster")
 
     def stop(self) -> None:
         """End it in order: clients are told, everything is written. Up to 10 s."""
@@ -113,18 +112,26 @@ class PrivateRabbitMQ(Vhosts):
         self._node.kill()
 
     def create_vhost(self) -> str:
+        while self._left and self._settled:
+            super().delete_vhost(self._left.pop())
         url = super().create_vhost()
         self._young.add(url)
         return url
 
     def delete_vhost(self, url: str) -> None:
-        """As for Vhosts; one that is older than the node's last start goes with the node.
+        """As for Vhosts; one that is older than the node's last start goes a while after that.
 
         RabbitMQ 3.10 dead-letters nothing any more, in no virtual host, and lets nobody declare a
         queue that would, once a queue is deleted while it takes up its work after a start.
         """
-        if url in self._young:
+        if url in self._young or self._settled:
             super().delete_vhost(url)
+        else:
+            self._left.append(url)
+
+    @property
+    def _settled(self) -> bool:
+        return time.monotonic() - self._started > _SETTLED
 
     def restart(self) -> None:
         """Stop it and start it again."""
@@ -216,6 +223,10 @@ class PrivateRabbitMQ(Vhosts):
             "default_pass": password,
             **more,
         }
+        if self._beside:
+            for number, node in enumerate((self._beside, self)):
+                name = node._env["RABBITMQ_NODENAME"]
+                settings[f"cluster_formation.classic_config.nodes.{number}"] = name
         for folder in ("data", "log", "conf.d"):
             (self._folder / folder).mkdir()
         lines = [f"{name} = {value}\n" for name, value in settings.items()]

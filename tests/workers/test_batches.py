@@ -19,7 +19,7 @@ from tests.workers.test_inbox import lived, noting, picks_after, picks_of, strea
 from workers import database
 from workers.envelope import Envelope
 from workers.inbox import Inbox
-from workers.notes import WINDOW
+from workers.notes import WINDOW, Notes
 from workers.turns import Due
 from workers.warehouse import pick_list, tables
 from workers.warehouse.__main__ import MIGRATIONS
@@ -44,10 +44,12 @@ def received(engine: Engine) -> int | None:
 
 
 def test_a_batch_is_one_transaction(engine: Engine) -> None:
-    """Of many skus, with all their effects."""
+    """Of many skus that were heard of, with all their effects."""
     events = lived()
     _, one_by_one = picks_after(engine, events)
     _, nothing = picks_after(engine, [])
+    with engine.begin() as connection:
+        Notes(connection, tables.metadata).begin({event.subject for event in events})
     commits: list[object] = []
     listening.listen(engine, "commit", commits.append)
 

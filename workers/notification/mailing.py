@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
+from typing import Any
 
 import structlog
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import Connection, Select, bindparam, delete, select
 
 from workers import logs
-from workers.database import insert
+from workers.database import among, insert_into
 from workers.envelope import Envelope
 from workers.notification import rules
 from workers.notification.messages import Allocated, Message, OutOfStock, parse
@@ -68,14 +70,22 @@ def _follow(moving: Moving, each: Due, message: Message) -> rules.Mail | None:
 
 def _moving(connection: Connection, messages: Sequence[Message]) -> Moving:
     """Of at least the lines that the messages are about."""
-    columns = moving.c
     rows = connection.execute(
-        select(moving).where(
-            columns.orderid.in_({message.orderid for message in messages}),
-            columns.sku.in_({message.sku for message in messages}),
-        )
+        _asked(connection.dialect.name),
+        {
+            "orderids": list({message.orderid for message in messages}),
+            "skus": list({message.sku for message in messages}),
+        },
     )
     return {(row.orderid, row.sku): Left(row.batchref, row.sequence) for row in rows}
+
+
+@cache
+def _asked(dialect: str) -> Select[Any]:
+    columns = moving.c
+    return select(moving).where(
+        among(columns.orderid, "orderids", dialect), among(columns.sku, "skus", dialect)
+    )
 
 
 def _move(connection: Connection, before: Moving, after: Moving) -> None:
@@ -91,7 +101,7 @@ def _move(connection: Connection, before: Moving, after: Moving) -> None:
         )
     if come:
         connection.execute(
-            insert(connection, moving),
+            insert_into(moving, connection.dialect.name),
             [
                 {
                     "orderid": line[0],
@@ -123,5 +133,8 @@ def _note(connection: Connection, noted: Sequence[tuple[Envelope, rules.Mail]]) 
             }
         )
     connection.execute(
-        insert(connection, mails).on_conflict_do_nothing(index_elements=["event_id"]), rows
+        insert_into(mails, connection.dialect.name).on_conflict_do_nothing(
+            index_elements=["event_id"]
+        ),
+        rows,
     )

@@ -3,18 +3,22 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Engine, bindparam, insert, select, update
+from sqlalchemy import Connection, Engine, Select, bindparam, insert, select, update
 
 from workers import logs
+from workers.database import among
 from workers.turns import Due
 from workers.warehouse.messages import Allocated, Deallocated, parse
 from workers.warehouse.rules import Pick, cancel_pick, open_pick
 from workers.warehouse.tables import picks
 
 log = structlog.get_logger(__name__)
+
+_ADD = insert(picks)
 
 
 def apply(connection: Connection, due: Sequence[Due]) -> None:
@@ -50,13 +54,13 @@ def _lines(
     connection: Connection, messages: Sequence[Allocated | Deallocated]
 ) -> dict[tuple[str, str], list[Pick]]:
     """The picks that are known, of at least the order lines that the messages are about."""
-    columns = picks.c
     lines: defaultdict[tuple[str, str], list[Pick]] = defaultdict(list)
     for row in connection.execute(
-        select(picks).where(
-            columns.orderid.in_({message.orderid for message in messages}),
-            columns.sku.in_({message.sku for message in messages}),
-        )
+        _asked(connection.dialect.name),
+        {
+            "orderids": list({message.orderid for message in messages}),
+            "skus": list({message.sku for message in messages}),
+        },
     ):
         lines[row.orderid, row.sku].append(
             Pick(
@@ -69,6 +73,14 @@ def _lines(
             )
         )
     return lines
+
+
+@cache
+def _asked(dialect: str) -> Select[Any]:
+    columns = picks.c
+    return select(picks).where(
+        among(columns.orderid, "orderids", dialect), among(columns.sku, "skus", dialect)
+    )
 
 
 def _cancel(connection: Connection, closed: Sequence[Pick], now: datetime) -> None:
@@ -86,7 +98,7 @@ def _add(connection: Connection, added: Sequence[Pick], now: datetime) -> None:
     if not added:
         return
     connection.execute(
-        insert(picks),
+        _ADD,
         [
             {
                 "sku": pick.sku,
