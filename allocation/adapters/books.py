@@ -16,8 +16,9 @@ from sqlalchemy import (
     tuple_,
 )
 
-from allocation.adapters import rows, tables
+from allocation.adapters import tables
 from allocation.adapters.database import among, is_postgresql
+from allocation.adapters.rows import Writes
 from allocation.domain.books import Allocation, Batch
 
 CHUNK = 100
@@ -135,13 +136,15 @@ class SqlBooks:
         return line
 
     def _fetch(self, query: Select[Any]) -> list[Allocation]:
-        write([self], self._connection)
+        changes = Writes(self._connection)
+        write([self], changes)
+        changes.send()
         found = self._connection.execute(query.where(_LINE.sku == self._sku))
         return [self.know_line(row) for row in found]
 
 
-def write(books: Collection[SqlBooks], connection: Connection) -> None:
-    """Write what was changed in these books since they were read or written."""
+def write(books: Collection[SqlBooks], changes: Writes) -> None:
+    """Add to `changes` what was changed in these books since they were read or written."""
     new_batches, changed_batches = [], []
     new_lines, changed_lines, gone = [], [], []
     for each in books:
@@ -165,16 +168,11 @@ def write(books: Collection[SqlBooks], connection: Connection) -> None:
             elif before != (state := _state(line)):
                 changed_lines.append(dict(vars(line)))
                 each.stored_lines[orderid] = state
-    if new_batches:
-        rows.add(connection, tables.batches, new_batches)
-    if new_lines:
-        rows.add(connection, tables.allocations, new_lines)
-    if changed_lines:
-        rows.change(connection, tables.allocations, changed_lines)
-    if gone:
-        rows.remove(connection, tables.allocations, gone)
-    if changed_batches:
-        rows.change(connection, tables.batches, changed_batches)
+    changes.add(tables.batches, new_batches)
+    changes.add(tables.allocations, new_lines)
+    changes.change(tables.allocations, changed_lines)
+    changes.remove(tables.allocations, gone)
+    changes.change(tables.batches, changed_batches)
 
 
 def load(

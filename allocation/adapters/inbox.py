@@ -10,10 +10,8 @@ from sqlalchemy import Connection, Select, Update, select, update
 
 from allocation.adapters import contract, tables
 from allocation.adapters.database import among
-from allocation.adapters.rows import Row
-from allocation.adapters.rows import add as add_rows
+from allocation.adapters.rows import Row, Writes
 from allocation.adapters.rows import add_new as add_new_rows
-from allocation.adapters.rows import change as change_rows
 from allocation.domain.commands import Malformed
 from allocation.domain.events import Event
 from allocation.domain.outcomes import Outcome, Refused, Succeeded
@@ -23,10 +21,9 @@ Clock = Callable[[], datetime]
 
 
 class SqlOutbox:
-    """Rows that the relay sends on once they are committed; written together by `flush`."""
+    """Rows that the relay sends on once they are committed; written together by `write`."""
 
-    def __init__(self, connection: Connection, now: Clock) -> None:
-        self._connection = connection
+    def __init__(self, now: Clock) -> None:
         self._now = now
         self._rows: list[dict[str, object]] = []
 
@@ -65,11 +62,10 @@ class SqlOutbox:
             created_at=self._now(),
         )
 
-    def flush(self) -> bool:
-        """Write the rows, in the order in which they were added; False when there are none."""
+    def write(self, changes: Writes) -> bool:
+        """Add the rows to `changes`, in their order; False when there are none."""
         rows, self._rows = self._rows, []
-        if rows:
-            add_rows(self._connection, tables.outbox, rows)
+        changes.add(tables.outbox, rows)
         return bool(rows)
 
     def _add(self, **row: object) -> None:
@@ -109,14 +105,14 @@ class SqlInbox:
         else:
             self._inserts.append(self._row(message) | decided)
 
-    def flush(self) -> None:
-        """Write what was recorded; an id that somebody else recorded meanwhile is an error."""
-        if self._inserts:
-            # In the order of their ids: two that insert the same ones don't wait for each other.
-            rows = sorted(self._inserts, key=lambda row: str(row["id"]))
-            add_rows(self._connection, tables.commands, rows)
-        if self._updates:
-            change_rows(self._connection, tables.commands, self._updates)
+    def write(self, changes: Writes) -> None:
+        """Add to `changes` what was recorded.
+
+        An id that somebody else recorded meanwhile is an error when they are sent.
+        """
+        # In the order of their ids: two that insert the same ones don't wait for each other.
+        changes.add(tables.commands, sorted(self._inserts, key=lambda row: str(row["id"])))
+        changes.change(tables.commands, self._updates)
         self._inserts, self._updates = [], []
 
     def record_failure(self, message: Message, error: str) -> None:

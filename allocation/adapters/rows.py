@@ -1,4 +1,4 @@
-"""Rows into a table, by one statement that costs little for each of them."""
+"""Rows into tables, by statements that cost little for each row and go to the database together."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,9 @@ from uuid import UUID
 from sqlalchemy import (
     Connection,
     Delete,
+    Dialect,
+    Subquery,
     Table,
-    TableValuedAlias,
     Update,
     bindparam,
     column,
@@ -19,17 +20,69 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 
+from allocation.adapters.database import is_postgresql
+
 Insert = postgresql.Insert | sqlite.Insert
 
 Row = Mapping[str, object]
 
 
-def add(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
-    """Insert the rows in their order; all have the same columns."""
-    if _as_json(connection, rows):
-        connection.execute(_from_json(table, tuple(rows[0])), _json(rows))
-    else:
-        connection.execute(_plain(table, connection.dialect.name), _one_or_all(rows))
+class Writes:
+    """Changes of rows, made in their order when they are sent.
+
+    To PostgreSQL all of them go as one message, and the rows of a statement as one JSON text: each
+    message costs as much as the work that it asks for, and many VALUES cost both sides several
+    times more.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._on_postgresql = is_postgresql(connection)
+        self._statements: list[str] = []
+        self._parameters: dict[str, object] = {}
+
+    def add(self, table: Table, rows: Sequence[Row]) -> None:
+        """Insert the rows in their order; all have the same columns."""
+        if self._on_postgresql:
+            self._put(f"new_{table.name}", table, rows)
+        elif rows:
+            self._connection.execute(sqlite.insert(table), rows)
+
+    def change(self, table: Table, rows: Sequence[Row]) -> None:
+        """Update the rows by their primary keys; all have the same columns, the keys among them."""
+        if self._on_postgresql:
+            self._put(f"changed_{table.name}", table, rows)
+        elif rows:
+            # A bound parameter may not be called like a column that is set.
+            given = [{f"to_{name}": value for name, value in row.items()} for row in rows]
+            self._connection.execute(_changed(table, tuple(rows[0])), given)
+
+    def remove(self, table: Table, keys: Sequence[Row]) -> None:
+        """Delete the rows of these primary keys."""
+        if self._on_postgresql:
+            self._put(f"gone_{table.name}", table, keys)
+        elif keys:
+            self._connection.execute(_removed(table), keys)
+
+    def notify(self, channel: str) -> None:
+        """Wake who listens to the channel, when the transaction commits and only then."""
+        if self._on_postgresql:
+            self._statements.append(f"NOTIFY {channel}")
+
+    def send(self) -> None:
+        """Have the database make all changes."""
+        if self._statements:
+            self._connection.exec_driver_sql("; ".join(self._statements), self._parameters)
+        self._statements, self._parameters = [], {}
+
+    def _put(self, name: str, table: Table, rows: Sequence[Row]) -> None:
+        if not rows:
+            return
+        if name in self._parameters:
+            self.send()
+        statement = _SQL[name.partition("_")[0]]
+        self._statements.append(statement(table, name, tuple(rows[0]), self._connection.dialect))
+        self._parameters |= {name: _json(rows), f"{name}_count": len(rows)}
 
 
 def add_new(connection: Connection, table: Table, rows: Sequence[Row]) -> set[UUID]:
@@ -37,101 +90,84 @@ def add_new(connection: Connection, table: Table, rows: Sequence[Row]) -> set[UU
 
     Waits while another transaction is about to insert one.
     """
-    if _as_json(connection, rows):
-        return set(connection.scalars(_new_from_json(table, tuple(rows[0])), _json(rows)))
-    return set(connection.scalars(_new(table, connection.dialect.name), _one_or_all(rows)))
+    if is_postgresql(connection):
+        given = {"rows": _json(rows), "rows_count": len(rows)}
+        return set(connection.scalars(_new_from_json(table, tuple(rows[0])), given))
+    insert = sqlite.insert(table).on_conflict_do_nothing(index_elements=["id"])
+    return set(connection.scalars(insert.returning(table.c.id), rows))
 
 
-def change(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
-    """Update the rows by their primary keys; all have the same columns, the keys among them."""
-    if _as_json(connection, rows):
-        connection.execute(_changed_by_json(table, tuple(rows[0])), _json(rows))
-    else:
-        # A bound parameter may not be called like a column that is set.
-        given = [{f"to_{name}": value for name, value in row.items()} for row in rows]
-        connection.execute(_changed(table, tuple(rows[0])), _one_or_all(given))
-
-
-def remove(connection: Connection, table: Table, keys: Sequence[Row]) -> None:
-    """Delete the rows of these primary keys."""
-    connection.execute(_removed(table), keys)
-
-
-def _one_or_all(rows: Sequence[Row]) -> Row | Sequence[Row]:
-    """A row that is alone goes by the plain way: that of many costs twice as much."""
-    return rows[0] if len(rows) == 1 else rows
-
-
-def _as_json(connection: Connection, rows: Sequence[Row]) -> bool:
-    """Whether the rows go as one parameter: as VALUES, many cost both sides several times more."""
-    return len(rows) > 1 and connection.dialect.name == "postgresql"
-
-
-def _json(rows: Sequence[Row]) -> dict[str, str]:
-    return {"rows": json.dumps(rows, default=str)}
+def _json(rows: Sequence[Row]) -> str:
+    return json.dumps(rows, default=str)
 
 
 # Statements are built once: that takes longer than to send one.
 
 
 @cache
-def _plain(table: Table, dialect: str) -> Insert:
-    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
+def _added_sql(table: Table, name: str, columns: tuple[str, ...], dialect: Dialect) -> str:
+    return str(_from_json(table, name, columns).compile(dialect=dialect))
 
 
 @cache
-def _new(table: Table, dialect: str) -> ReturningInsert[UUID]:
-    return _only_new(_plain(table, dialect), table)
-
-
-@cache
-def _from_json(table: Table, names: tuple[str, ...]) -> Insert:
-    """Insert the rows of a JSON array that is given as `rows`."""
-    given = _given(table, names)
-    from_given = select(*(given.c[name] for name in names))
-    made: Insert = postgresql.insert(table).from_select(names, from_given)
-    return made
-
-
-@cache
-def _changed_by_json(table: Table, names: tuple[str, ...]) -> Update:
-    given = _given(table, names)
+def _changed_sql(table: Table, name: str, columns: tuple[str, ...], dialect: Dialect) -> str:
+    given = _given(table, name, columns)
     keys = {key.name for key in table.primary_key}
-    return (
+    statement = (
         table.update()
         .where(*(table.c[key] == given.c[key] for key in keys))
-        .values({name: given.c[name] for name in names if name not in keys})
+        .values({column: given.c[column] for column in columns if column not in keys})
     )
+    return str(statement.compile(dialect=dialect))
 
 
 @cache
-def _changed(table: Table, names: tuple[str, ...]) -> Update:
+def _gone_sql(table: Table, name: str, columns: tuple[str, ...], dialect: Dialect) -> str:
+    given = _given(table, name, columns)
+    statement = table.delete().where(*(table.c[key] == given.c[key] for key in columns))
+    return str(statement.compile(dialect=dialect))
+
+
+_SQL = {"new": _added_sql, "changed": _changed_sql, "gone": _gone_sql}
+
+
+@cache
+def _new_from_json(table: Table, columns: tuple[str, ...]) -> ReturningInsert[UUID]:
+    insert = _from_json(table, "rows", columns).on_conflict_do_nothing(index_elements=["id"])
+    return insert.returning(table.c.id)
+
+
+def _from_json(table: Table, name: str, columns: tuple[str, ...]) -> postgresql.Insert:
+    given = _given(table, name, columns)
+    from_given = select(*(given.c[column] for column in columns))
+    insert: postgresql.Insert = postgresql.insert(table).from_select(columns, from_given)
+    return insert
+
+
+def _given(table: Table, name: str, columns: tuple[str, ...]) -> Subquery:
+    """The rows of the JSON array that is the parameter `name`, as a table.
+
+    The limit tells PostgreSQL how many there are: for the hundred that it expects it would read a
+    table of some thousand rows from end to end.
+    """
+    rows = (
+        func.json_to_recordset(bindparam(name))
+        .table_valued(*(column(each, table.c[each].type) for each in columns))
+        .render_derived(name="rows", with_types=True)
+    )
+    return select(rows).limit(bindparam(f"{name}_count")).subquery("given")
+
+
+@cache
+def _changed(table: Table, columns: tuple[str, ...]) -> Update:
     keys = {key.name for key in table.primary_key}
     return (
         table.update()
         .where(*(table.c[key] == bindparam(f"to_{key}") for key in keys))
-        .values({name: bindparam(f"to_{name}") for name in names if name not in keys})
+        .values({name: bindparam(f"to_{name}") for name in columns if name not in keys})
     )
 
 
 @cache
 def _removed(table: Table) -> Delete:
     return table.delete().where(*(key == bindparam(key.name) for key in table.primary_key))
-
-
-def _given(table: Table, names: tuple[str, ...]) -> TableValuedAlias:
-    """The rows of a JSON array that is a parameter, as a table."""
-    return (
-        func.json_to_recordset(bindparam("rows"))
-        .table_valued(*(column(name, table.c[name].type) for name in names))
-        .render_derived(name="given", with_types=True)
-    )
-
-
-@cache
-def _new_from_json(table: Table, names: tuple[str, ...]) -> ReturningInsert[UUID]:
-    return _only_new(_from_json(table, names), table)
-
-
-def _only_new(statement: Insert, table: Table) -> ReturningInsert[UUID]:
-    return statement.on_conflict_do_nothing(index_elements=["id"]).returning(table.c.id)

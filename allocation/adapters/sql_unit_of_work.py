@@ -9,10 +9,11 @@ from typing import Any, Self
 from sqlalchemy import Connection, Engine, Select, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocation.adapters import books, rows, tables
+from allocation.adapters import books, tables
 from allocation.adapters.books import Skus, SqlBooks
 from allocation.adapters.database import among, is_postgresql, translated
 from allocation.adapters.inbox import SqlInbox, SqlOutbox
+from allocation.adapters.rows import Writes
 from allocation.domain.commands import Command
 from allocation.domain.model import Product
 
@@ -60,23 +61,24 @@ class SqlProducts:
 
     def add(self, sku: str) -> Product:
         product = Product(sku)
-        rows.add(self._connection, tables.products, [_row(product)])
+        new = Writes(self._connection)
+        new.add(tables.products, [_row(product)])
+        new.send()
         product.open(self._books.setdefault(sku, SqlBooks(self._connection, sku, self._skus)))
         self._know(product)
         return self._see(product)
 
-    def flush(self) -> None:
-        """Write what became of the products and their books."""
-        books.write(self._books.values(), self._connection)
+    def write(self, changes: Writes) -> None:
+        """Add to `changes` what became of the products and their books."""
+        books.write(self._books.values(), changes)
         changed = [
             product
             for sku, product in self._products.items()
             if self._stored[sku] != (product.version, product.sequence)
         ]
-        if changed:
-            rows.change(self._connection, tables.products, [_row(each) for each in changed])
-            for product in changed:
-                self._know(product)
+        changes.change(tables.products, [_row(each) for each in changed])
+        for product in changed:
+            self._know(product)
 
     def _find(self, batchrefs: Collection[str]) -> None:
         # A batch never changes its product, so this may be read before the lock.
@@ -151,7 +153,7 @@ class SqlUnitOfWork:
         except SQLAlchemyError as error:
             raise translated(error) from error
         self.products = SqlProducts(self._connection)
-        self.outbox = SqlOutbox(self._connection, self._now)
+        self.outbox = SqlOutbox(self._now)
         self.inbox = SqlInbox(self._connection, self.outbox, self._now)
         return self
 
@@ -168,9 +170,10 @@ class SqlUnitOfWork:
                 raise known from error
 
     def commit(self) -> None:
-        self.products.flush()
-        self.inbox.flush()
-        if self.outbox.flush() and is_postgresql(self._engine):
-            # Wakes the relay when the transaction commits, and only then.
-            self._connection.exec_driver_sql(f"NOTIFY {NOTIFY_CHANNEL}")
+        changes = Writes(self._connection)
+        self.products.write(changes)
+        self.inbox.write(changes)
+        if self.outbox.write(changes):
+            changes.notify(NOTIFY_CHANNEL)  # the relay
+        changes.send()
         self._connection.commit()
