@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 BATCH = 200
 POLL = 1.0  # seconds; the truth behind the wake-up calls, which may get lost
+MARK_EVERY = 0.05  # seconds
 BEAT = 1.0  # seconds between two signs of life
 LONGEST_PAUSE = 5.0  # seconds between two tries while something is down
 
@@ -55,10 +56,10 @@ def run(stop: threading.Event) -> None:
                     log.debug("another relay is active; standing by")
                     stop.wait(POLL)
                     continue
-                publish = publisher(connection)
+                sender = publisher(connection)
                 log.info("ready: relaying")
                 failures = 0
-                _relay(reader, publish, connection, stop)
+                _relay(reader, sender, connection, stop)
         except outages as error:
             connection.collect()  # without a goodbye, which may have no answer
             failures += 1
@@ -77,48 +78,86 @@ def run(stop: threading.Event) -> None:
 
 
 def _relay(
-    reader: OutboxReader, publish: Publisher, connection: Connection, stop: threading.Event
+    reader: OutboxReader, publisher: Publisher, connection: Connection, stop: threading.Event
 ) -> None:
     """Relay until `stop` is set, or until the broker refuses something on this connection."""
+    flight = Flight(reader, publisher)
     beaten = 0.0
     while not stop.is_set():
         if time.monotonic() - beaten > BEAT:
             _beat(connection)
             beaten = time.monotonic()
-        taken, sent = send_batch(reader, publish)
-        if sent < taken:
+        if flight.send() == BATCH:
+            refused = flight.mark(most=BATCH)
+        elif flight.due:
+            refused = flight.mark()
+        else:
+            reader.wait(MARK_EVERY if flight.rows else POLL)
+            continue
+        if refused:
             log.error(
                 "the broker took only a part: a queue is full, or missing, or not bound;"
                 " `allocation status` shows which, and `allocation topology` mends the latter two",
-                taken=taken,
-                sent=sent,
+                refused=refused,
             )
             stop.wait(POLL)
             # A new one: after the loss of a cluster's node RabbitMQ may refuse on a connection for
             # minutes what it takes on the next one.
             return
-        elif taken < BATCH:
-            reader.wait(POLL)
+    flight.mark(most=0)
 
 
-def send_batch(reader: OutboxReader, publish: Publisher) -> tuple[int, int]:
-    """Send the oldest pending rows: how many were there, and how many are done for good.
+class Flight:
+    """Rows that were sent and are not marked yet, in their order.
 
-    Dying between sending and marking means that they are sent again: at least once.
+    What was committed is sent at once, and marked when the broker has it: for many rows together,
+    as that costs a step of the broker and one of the database. Dying in between means that they are
+    sent again: at least once.
     """
-    rows = reader.pending(BATCH)
-    if not rows:
-        return 0, 0
-    confirmed = publish.publish([outgoing(row) for row in rows])
-    done = in_order(rows, confirmed)
-    reader.mark_sent(done)
-    return len(rows), len(done)
+
+    def __init__(self, reader: OutboxReader, publisher: Publisher) -> None:
+        self.rows: list[Any] = []
+        self._reader = reader
+        self._publisher = publisher
+        self._told: dict[UUID, bool] = {}
+        self._marked = 0.0
+
+    @property
+    def due(self) -> bool:
+        """It is time to mark what was confirmed."""
+        return bool(self.rows) and time.monotonic() - self._marked > MARK_EVERY
+
+    def send(self) -> int:
+        """Send the oldest rows that are pending; how many there were, of BATCH at most."""
+        rows = self._reader.pending(BATCH, besides=[row.position for row in self.rows])
+        if rows and not self.rows:
+            self._marked = time.monotonic()
+        self._publisher.send([outgoing(row) for row in rows])
+        self.rows += rows
+        return len(rows)
+
+    def mark(self, most: int | None = None) -> int:
+        """Mark those that the broker has; how many it refused. `most` may stay unconfirmed."""
+        self._told |= self._publisher.settle(len(self.rows) if most is None else most)
+        if not all(self._told.values()):
+            self._told |= self._publisher.settle(0)
+        kept = {row_id for row_id, is_kept in self._told.items() if is_kept}
+        refused = len(self._told) - len(kept)
+        done = in_order(self.rows, kept)
+        self._reader.mark_sent(done)
+        for row_id in done:
+            del self._told[row_id]
+        marked = set(done)
+        self.rows = [row for row in self.rows if row.id not in marked]
+        self._marked = time.monotonic()
+        return refused
 
 
 def in_order(rows: Iterable[Any], confirmed: set[UUID]) -> Sequence[UUID]:
     """The confirmed rows, less those that overtook an unconfirmed one of their sku.
 
-    These are sent again behind it, so that each sku's events come in order at least once.
+    Where that one was refused they are sent again behind it: so each sku's events come in order at
+    least once.
     """
     done, held = [], set()
     for row in rows:

@@ -8,10 +8,22 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Row, Update, bindparam, select, text, update
+from sqlalchemy import (
+    ARRAY,
+    Connection,
+    Engine,
+    Row,
+    Select,
+    Update,
+    all_,
+    bindparam,
+    select,
+    text,
+    update,
+)
 
 from allocation.adapters.database import among, is_postgresql
 from allocation.adapters.sql_unit_of_work import NOTIFY_CHANNEL
@@ -19,14 +31,6 @@ from allocation.adapters.tables import outbox
 
 _LOCK = 4_130_519_772  # any number that no other program locks in the same database
 _SQLITE_POLL = 0.05  # seconds; SQLite can wake nobody, so its reader looks again and again
-
-
-_PENDING = (
-    select(outbox)
-    .where(outbox.c.sent_at.is_(None))
-    .order_by(outbox.c.position)
-    .limit(bindparam("limit"))
-)
 
 
 class Wait(Protocol):
@@ -46,10 +50,14 @@ class OutboxReader:
         self._connection = connection
         self.wait = wait
 
-    def pending(self, limit: int) -> Sequence[Row[tuple[object, ...]]]:
-        """The oldest rows that were not sent, all of a sku in the order of its events."""
+    def pending(self, limit: int, besides: Sequence[int] = ()) -> Sequence[Row[Any]]:
+        """The oldest rows that are not marked, all of a sku in the order of its events.
+
+        Less those at the positions `besides`.
+        """
+        asked = {"limit": limit, "besides": list(besides)}
         with self._connection.begin():
-            return self._connection.execute(_PENDING, {"limit": limit}).all()
+            return self._connection.execute(_pending(self._connection.dialect.name), asked).all()
 
     def mark_sent(self, ids: Sequence[UUID]) -> None:
         """Never send these again."""
@@ -57,6 +65,22 @@ class OutboxReader:
             sent = {"ids": list(ids), "at": datetime.now(UTC)}
             with self._connection.begin():
                 self._connection.execute(_sent(self._connection.dialect.name), sent)
+
+
+@cache
+def _pending(dialect: str) -> Select[Any]:
+    position = outbox.c.position
+    is_new = (
+        position != all_(bindparam("besides", type_=ARRAY(position.type)))
+        if dialect == "postgresql"
+        else position.not_in(bindparam("besides", expanding=True))
+    )
+    return (
+        select(outbox)
+        .where(outbox.c.sent_at.is_(None), is_new)
+        .order_by(outbox.c.position)
+        .limit(bindparam("limit"))
+    )
 
 
 @cache

@@ -15,6 +15,8 @@ from allocation.adapters import topology
 
 CONFIRM_TIMEOUT = 10.0
 """Seconds without a confirm after which the connection counts as lost."""
+MOMENT = 0.001
+"""Seconds in which nothing came in: there is no more."""
 BIND_EVERY = 5.0
 """Seconds that a subscriber's queue stays unbound at most, once somebody unbound it."""
 
@@ -33,14 +35,28 @@ class Outgoing:
 
 
 class Publisher(Protocol):
-    def publish(self, messages: Sequence[Outgoing]) -> set[UUID]:
-        """Send all, in order; the ids that reached a queue which will keep them.
+    """Every call may raise the connection's own errors; then nothing is known of any message.
 
-        A message that no queue takes, or that the broker turns down, is missing from the answer.
-        Raises the connection's own errors; then nothing is known of any of them. One of these is
-        the 404 of a subscriber's queue that is missing: what it missed must be sent again.
+    One of these is the 404 of a subscriber's queue that is missing: what it missed must be sent
+    again.
+    """
+
+    def send(self, messages: Sequence[Outgoing]) -> None:
+        """Send all, in order, without waiting for the broker's word."""
+        ...
+
+    def settle(self, most: int) -> dict[UUID, bool]:
+        """Wait until at most `most` are without the broker's word; what it said since the last.
+
+        By id: whether the message is in a queue that will keep it.
         """
         ...
+
+
+def publish(publisher: Publisher, messages: Sequence[Outgoing]) -> set[UUID]:
+    """Send all, in order; the ids that reached a queue which will keep them."""
+    publisher.send(messages)
+    return {message_id for message_id, kept in publisher.settle(0).items() if kept}
 
 
 def publisher(connection: Connection) -> Publisher:
@@ -51,7 +67,7 @@ def publisher(connection: Connection) -> Publisher:
 
 
 class AmqpPublisher:
-    """Pipelined confirms: all messages go out first, then all confirms are awaited.
+    """Pipelined confirms: messages go out, and their confirms are awaited together.
 
     kombu waits for each confirm before the next message, which is six times slower; so this works
     on py-amqp's channel.
@@ -62,19 +78,21 @@ class AmqpPublisher:
         self._connection = connection
         self._channel: amqp.Channel = connection.channel()
         self._channel.confirm_select()
-        self._channel.events["basic_ack"].add(self._settle(self._acked))
-        self._channel.events["basic_nack"].add(self._settle(lambda _: None))
+        self._channel.events["basic_ack"].add(self._told(kept=True))
+        self._channel.events["basic_nack"].add(self._told(kept=False))
         self._channel.events["basic_return"].add(self._returned)
         self._tag = 0
         self._pending: dict[int, UUID] = {}
-        self._confirmed: set[UUID] = set()
+        self._heard = 0.0  # when the broker last said something of what is pending
+        self._settled: dict[UUID, bool] = {}
         self._unroutable: set[UUID] = set()
         self._bound = 0.0
         self._bind_subscribers()
 
-    def publish(self, messages: Sequence[Outgoing]) -> set[UUID]:
-        self._confirmed, self._unroutable = set(), set()
+    def send(self, messages: Sequence[Outgoing]) -> None:
         self._bind_subscribers()
+        if not self._pending:
+            self._heard = time.monotonic()
         for message in messages:
             self._tag += 1
             self._pending[self._tag] = message.id
@@ -93,41 +111,45 @@ class AmqpPublisher:
                 mandatory=True,
                 timeout=CONFIRM_TIMEOUT,
             )
-        self._await_confirms()
-        # Without a subscriber's queue none of these counts as told.
-        topology.require(self._channel)
-        # A message that no queue takes is returned first, and then confirmed all the same.
-        return self._confirmed - self._unroutable
 
-    def _await_confirms(self) -> None:
-        deadline = time.monotonic() + CONFIRM_TIMEOUT
-        while waiting := len(self._pending):
+    def settle(self, most: int) -> dict[UUID, bool]:
+        with suppress(TimeoutError):
+            while self._pending:
+                self._connection.drain_events(timeout=MOMENT)
+        while self._pending and (len(self._pending) > most or self._is_silent()):
             # In slices: a heartbeat begins the wait anew, and a broker that is short of memory or
             # disk confirms nothing, and goes on to send these.
-            with suppress(TimeoutError):
-                self._connection.drain_events(timeout=1)
-            if len(self._pending) < waiting:
-                deadline = time.monotonic() + CONFIRM_TIMEOUT
-            elif time.monotonic() > deadline:
+            if self._is_silent():
                 raise TimeoutError(
                     "the broker confirms nothing: is it short of memory or disk? Its log says"
                 )
+            with suppress(TimeoutError):
+                self._connection.drain_events(timeout=1)
+        if self._settled:
+            # Without a subscriber's queue none of these counts as told.
+            topology.require(self._channel)
+        settled, self._settled = self._settled, {}
+        return settled
+
+    def _is_silent(self) -> bool:
+        return time.monotonic() - self._heard > CONFIRM_TIMEOUT
 
     def _bind_subscribers(self) -> None:
         if time.monotonic() - self._bound > BIND_EVERY:
             topology.bind(self._channel)
             self._bound = time.monotonic()
 
-    def _settle(self, each: Callable[[UUID], None]) -> Callable[[int, bool], None]:
-        def settle(tag: int, multiple: bool) -> None:
+    def _told(self, kept: bool) -> Callable[[int, bool], None]:
+        def told(tag: int, multiple: bool) -> None:
+            self._heard = time.monotonic()
             tags = [known for known in self._pending if known <= tag] if multiple else [tag]
             for known in tags:
-                each(self._pending.pop(known))
+                message_id = self._pending.pop(known)
+                # What no queue takes is returned first, and then confirmed all the same.
+                self._settled[message_id] = kept and message_id not in self._unroutable
+                self._unroutable.discard(message_id)
 
-        return settle
-
-    def _acked(self, message_id: UUID) -> None:
-        self._confirmed.add(message_id)
+        return told
 
     def _returned(
         self, _error: Exception, _exchange: str, _routing_key: str, message: amqp.Message
@@ -136,13 +158,19 @@ class AmqpPublisher:
 
 
 class SpoolPublisher:
-    """The embedded broker: a message is in its queues when `publish` returns."""
+    """The embedded broker: a message is in its queues when `send` returns."""
 
     def __init__(self, connection: Connection) -> None:
         self._producer = Producer(connection.channel())
+        self._settled: dict[UUID, bool] = {}
 
-    def publish(self, messages: Sequence[Outgoing]) -> set[UUID]:
-        return {message.id for message in messages if self._publish(message)}
+    def send(self, messages: Sequence[Outgoing]) -> None:
+        for message in messages:
+            self._settled[message.id] = self._publish(message)
+
+    def settle(self, most: int) -> dict[UUID, bool]:
+        settled, self._settled = self._settled, {}
+        return settled
 
     def _publish(self, message: Outgoing) -> bool:
         try:

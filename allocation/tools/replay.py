@@ -14,7 +14,7 @@ from kombu import Connection
 from allocation import bootstrap
 from allocation.adapters import topology
 from allocation.adapters.event_log import EventLog, Stretch
-from allocation.adapters.publisher import Outgoing, Publisher, publisher
+from allocation.adapters.publisher import Outgoing, Publisher, publish, publisher
 from allocation.relay import outgoing
 from allocation.tools.terminal import AsJson, console, fail, progress, reaching
 
@@ -64,11 +64,11 @@ def send(
     advance: Callable[[int], None],
 ) -> int:
     """Send the stretch, each chunk once the broker has the one before; how many events it had."""
-    publish = reaching("the broker", lambda: publisher(connection))
+    sender = reaching("the broker", lambda: publisher(connection))
     chunks = log.read(stretch, CHUNK)
     sent = 0
     while rows := reaching("the database", lambda: next(chunks, None)):
-        taken = reaching("the broker", partial(_send_chunk, connection, publish, queue, rows))
+        taken = reaching("the broker", partial(_send_chunk, connection, sender, queue, rows))
         sent += taken
         advance(taken)
         if taken < len(rows):
@@ -79,9 +79,9 @@ def send(
     return sent
 
 
-def _send_chunk(connection: Connection, publish: Publisher, queue: str, rows: Sequence[Any]) -> int:
+def _send_chunk(connection: Connection, sender: Publisher, queue: str, rows: Sequence[Any]) -> int:
     _wait_for_room(connection, queue)
-    return len(publish.publish([_again(row, queue) for row in rows]))
+    return len(publish(sender, [_again(row, queue) for row in rows]))
 
 
 def _again(row: Any, queue: str) -> Outgoing:

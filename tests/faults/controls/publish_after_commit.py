@@ -6,7 +6,7 @@ from typing import Any
 
 from allocation import bootstrap
 from allocation.adapters.inbox import SqlOutbox
-from allocation.adapters.publisher import publisher
+from allocation.adapters.publisher import publish, publisher
 from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
 from allocation.celery import app
 from allocation.relay import outgoing
@@ -26,7 +26,7 @@ def commit(self: SqlUnitOfWork) -> None:
     rows: list[Mapping[str, Any]] = list(self.outbox._rows)
     _commit(self)
     with bootstrap.broker() as connection:
-        publisher(connection).publish([outgoing(SimpleNamespace(**row)) for row in rows])
+        publish(publisher(connection), [outgoing(SimpleNamespace(**row)) for row in rows])
 
 
 SqlOutbox._add = add  # type: ignore[method-assign]
