@@ -6,6 +6,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import structlog
@@ -63,12 +64,18 @@ class Subscriber:
         queue: str,
         parse: Callable[[Envelope], object],
         inbox: Inbox,
+        linger: float = 0.0,
     ) -> None:
-        """`parse` raises Unreadable at an event that must not be noted as received."""
+        """`parse` raises Unreadable at an event that must not be noted as received.
+
+        An event waits `linger` seconds for others, so that they cost one transaction: the choice of
+        a subscriber for whom nobody waits.
+        """
         self._settings = settings
         self._queue = queue
         self._parse = parse
         self._inbox = inbox
+        self._linger = linger
         self._ticked = 0.0
         self._stop = threading.Event()
         self._dead: DeadLetters
@@ -136,7 +143,7 @@ class Subscriber:
         ):
             log.info(f"ready: consuming {self._queue}")
             while not self._stop.is_set():
-                _gather(connection, hand)
+                self._gather(connection, hand)
                 began = time.monotonic()
                 while not (hand.empty or self._stop.is_set()) and time.monotonic() - began < TICK:
                     self._take(hand)
@@ -149,6 +156,20 @@ class Subscriber:
                     self._persist(self._inbox.give_up_waiting)
                     self._beat()
                     self._ticked = time.monotonic()
+
+    def _gather(self, connection: Connection, hand: Hand) -> None:
+        """Read what has come in, up to a batch; wait only when there is nothing at all to do."""
+        try:
+            connection.drain_events(timeout=TICK if hand.empty else MOMENT)
+            began = time.monotonic()
+            while not hand.full and (left := began + self._linger - time.monotonic()) > 0:
+                with suppress(TimeoutError):
+                    connection.drain_events(timeout=left)
+            began = time.monotonic()
+            while not hand.full and time.monotonic() - began < GATHER:
+                connection.drain_events(timeout=MOMENT)
+        except TimeoutError:
+            pass
 
     def _take(self, hand: Hand) -> None:
         match hand.take():
@@ -220,17 +241,6 @@ class Subscriber:
                     self._dead.bury_held(held, failure)
                 self._inbox.forget(held)
                 first, attempt = datetime.now(UTC), 0
-
-
-def _gather(connection: Connection, hand: Hand) -> None:
-    """Read what has come in, up to a batch; wait only when there is nothing at all to do."""
-    try:
-        connection.drain_events(timeout=TICK if hand.empty else MOMENT)
-        began = time.monotonic()
-        while not hand.full and time.monotonic() - began < GATHER:
-            connection.drain_events(timeout=MOMENT)
-    except TimeoutError:
-        pass
 
 
 def _short(error: object) -> str:

@@ -21,6 +21,8 @@ from workers.settings import Settings
 from workers.subscriber import Subscriber, stop_signal
 
 QUEUE = "notification.events"
+LINGER = 0.1
+"""Seconds: a mail may be that much later."""
 MIGRATIONS = Path(__file__).with_name("migrations")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -51,7 +53,7 @@ def consume(context: typer.Context) -> None:
     sending = threading.Thread(target=sender.run, args=(stop,), name="sender")
     sending.start()
     try:
-        Subscriber(settings, QUEUE, parse, inbox).run(stop)
+        Subscriber(settings, QUEUE, parse, inbox, LINGER).run(stop)
     finally:
         stop.set()
         sending.join()

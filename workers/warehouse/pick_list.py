@@ -45,8 +45,9 @@ def apply(connection: Connection, due: Sequence[Due]) -> None:
             late=each.late,
             **logs.names(each.event),
         )
+    cancelled = [pick for pick in open_before if pick.closed is not None]
     now = datetime.now(UTC)
-    _cancel(connection, [pick for pick in open_before if pick.closed is not None], now)
+    _cancel(connection, cancelled, now)
     _add(connection, added, now)
 
 
