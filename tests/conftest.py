@@ -43,8 +43,12 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_sessionstart() -> None:
-    """A termination ends the run as Ctrl-C does: fixtures are torn down, servers stopped."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """A termination ends the run as Ctrl-C does: fixtures are torn down, servers stopped.
+
+    Ctrl-C itself is ignored by what a shell runs in the background, and by all that this starts.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
