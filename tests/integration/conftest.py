@@ -74,9 +74,17 @@ class BareClient:
 
     broker_url: str
 
+    def celery(self) -> Celery:
+        """An app whose `send_task` returns once the broker has the task.
+
+        Without confirms a quorum queue may lose the last ones that were sent before a connection
+        was closed.
+        """
+        return Celery(broker=self.broker_url, broker_transport_options={"confirm_publish": True})
+
     def send(self, name: str, *args: object, **body: object) -> str:
         """Send a task by name; returns its id."""
-        with Celery(broker=self.broker_url) as client:
+        with self.celery() as client:
             sent = client.send_task(
                 name,
                 args=args,

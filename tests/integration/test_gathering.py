@@ -7,7 +7,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from celery import Celery
 from sqlalchemy import text
 
 from allocation import check
@@ -24,7 +23,7 @@ def send(client: BareClient, commands: Sequence[Command]) -> list[str]:
     """Queue them in this order; their ids."""
     ids = []
     with (
-        Celery(broker=client.broker_url) as celery,
+        client.celery() as celery,
         celery.connection() as connection,
         celery.amqp.Producer(connection) as producer,
     ):
@@ -206,7 +205,7 @@ def test_ending_one_command_by_force_harms_no_other_of_its_job(
                 return bool(connection.scalar(query))
 
         eventually(waiting, what="the job to wait for the lock")
-        with Celery(broker=client.broker_url) as celery:
+        with client.celery() as celery:
             celery.control.revoke(ids[0], terminate=True, signal="SIGKILL")
             letters = eventually(service.dead_letters, what="the revoked command's dead letter")
         gate.rollback()
