@@ -23,7 +23,7 @@ from allocation.celery import app
 
 log = structlog.get_logger(__name__)
 
-BATCH = 200
+BATCH = 500
 POLL = 1.0  # seconds; the truth behind the wake-up calls, which may get lost
 MARK_EVERY = 0.05  # seconds
 BEAT = 1.0  # seconds between two signs of life
@@ -169,19 +169,22 @@ def in_order(rows: Iterable[Any], confirmed: set[UUID]) -> Sequence[UUID]:
 
 
 def outgoing(row: Any) -> Outgoing:
-    """The message that a row of the outbox is: a Celery task, or a CloudEvent to the fanout."""
+    """The message that a row of the outbox is: a Celery task, or a CloudEvent to the fanout.
+
+    `row.body` is JSON text.
+    """
     if row.kind == "event":
         return Outgoing(
             id=row.id,
             exchange=topology.EVENTS,
             routing_key="",
-            body=json.dumps(row.body),
+            body=row.body,
             content_type="application/cloudevents+json",
         )
     task = app.amqp.as_task_v2(
         str(row.id),
         row.name,
-        kwargs=row.body,
+        kwargs=json.loads(row.body),
         root_id=str(row.correlation_id),
         parent_id=row.causation_id and str(row.causation_id),
         ignore_result=True,

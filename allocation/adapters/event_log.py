@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, Row, func, literal, select
+from sqlalchemy import ColumnElement, Engine, func, literal, select
 from sqlalchemy.orm import aliased
 
-from allocation.adapters.tables import outbox, products
+from allocation.adapters.tables import outbox, products, to_send
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class EventLog:
             ).one()
         return Stretch(first, last, sku, count)
 
-    def read(self, stretch: Stretch, chunk: int) -> Iterator[Sequence[Row[Any]]]:
+    def read(self, stretch: Stretch, chunk: int) -> Iterator[Sequence[Any]]:
         """Rows of the outbox in order; `begins` says that nothing of its sku is kept before.
 
         Of one sku the positions have the order of the sequences, as its events are written under
@@ -65,7 +65,7 @@ class EventLog:
             before.c.position >= stretch.first,
         )
         query = (
-            select(outbox, (~previous.exists()).label("begins"))
+            select(*to_send, (~previous.exists()).label("begins"))
             .where(_is_event(stretch.sku), outbox.c.position <= stretch.last)
             .order_by(outbox.c.position)
             .limit(chunk)

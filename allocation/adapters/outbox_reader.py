@@ -27,7 +27,7 @@ from sqlalchemy import (
 
 from allocation.adapters.database import among, is_postgresql
 from allocation.adapters.sql_unit_of_work import NOTIFY_CHANNEL
-from allocation.adapters.tables import outbox
+from allocation.adapters.tables import outbox, to_send
 
 _LOCK = 4_130_519_772  # any number that no other program locks in the same database
 _SQLITE_POLL = 0.05  # seconds; SQLite can wake nobody, so its reader looks again and again
@@ -76,7 +76,7 @@ def _pending(dialect: str) -> Select[Any]:
         else position.not_in(bindparam("besides", expanding=True))
     )
     return (
-        select(outbox)
+        select(*to_send)
         .where(outbox.c.sent_at.is_(None), is_new)
         .order_by(outbox.c.position)
         .limit(bindparam("limit"))

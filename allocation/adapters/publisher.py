@@ -109,7 +109,6 @@ class AmqpPublisher:
                 exchange=message.exchange,
                 routing_key=message.routing_key,
                 mandatory=True,
-                timeout=CONFIRM_TIMEOUT,
             )
 
     def settle(self, most: int) -> dict[UUID, bool]:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     TypeDecorator,
     Uuid,
     and_,
@@ -177,6 +178,18 @@ outbox = Table(
     CheckConstraint("kind IN ('command', 'event')", name="kind_known"),
     CheckConstraint("(kind = 'event') = (sequence IS NOT NULL)", name="events_numbered"),
 )
+to_send = (
+    outbox.c.position,
+    outbox.c.id,
+    outbox.c.kind,
+    outbox.c.name,
+    outbox.c.sku,
+    outbox.c.body.cast(Text).label("body"),
+    outbox.c.correlation_id,
+    outbox.c.causation_id,
+)
+"""What a message is made of; the body is the JSON text that is kept, which costs no decoding."""
+
 Index(
     "ix_outbox_pending",
     outbox.c.position,

@@ -1,5 +1,6 @@
 """A worker that publishes its events itself once they are committed: no outbox stands behind it."""
 
+import json
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,12 @@ def commit(self: SqlUnitOfWork) -> None:
     rows: list[Mapping[str, Any]] = list(self.outbox._rows)
     _commit(self)
     with bootstrap.broker() as connection:
-        publish(publisher(connection), [outgoing(SimpleNamespace(**row)) for row in rows])
+        publish(publisher(connection), [outgoing(read(row)) for row in rows])
+
+
+def read(row: Mapping[str, Any]) -> SimpleNamespace:
+    """The row as the relay reads it."""
+    return SimpleNamespace(**{**row, "body": json.dumps(row["body"])})
 
 
 SqlOutbox._add = add  # type: ignore[method-assign]
