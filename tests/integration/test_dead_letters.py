@@ -80,10 +80,16 @@ def test_a_command_that_was_retried_tells_how_often_and_since_when(
     worker = celery_setup.worker.container
     worker.process.wait_for_log(f"(?s)retry.*{command_id}.*retry.*{command_id}")
     assert worker.process.stop() == 0
+    # A worker that is stopped before it has read that its job began returns the first retry, too.
     [retry] = eventually(
-        lambda: service.messages("allocation.commands"), within=30, what="the second retry"
+        lambda: [
+            message
+            for message in service.messages("allocation.commands")
+            if message.headers["retries"] == 2
+        ],
+        within=30,
+        what="the second retry",
     )
-    assert retry.headers["retries"] == 2
 
     client.send_raw(retry.body, headers=retry.headers | {"retries": 12})
     worker.restart()
