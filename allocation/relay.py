@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
-from uuid import UUID
 
 import structlog
 from kombu import Connection
@@ -119,7 +118,7 @@ class Flight:
         self.rows: list[Any] = []
         self._reader = reader
         self._publisher = publisher
-        self._told: dict[UUID, bool] = {}
+        self._told: dict[str, bool] = {}
         self._marked = 0.0
 
     @property
@@ -144,16 +143,16 @@ class Flight:
         kept = {row_id for row_id, is_kept in self._told.items() if is_kept}
         refused = len(self._told) - len(kept)
         done = in_order(self.rows, kept)
-        self._reader.mark_sent(done)
-        for row_id in done:
-            del self._told[row_id]
-        marked = set(done)
+        self._reader.mark_sent([row.position for row in done])
+        for row in done:
+            del self._told[row.id]
+        marked = {row.id for row in done}
         self.rows = [row for row in self.rows if row.id not in marked]
         self._marked = time.monotonic()
         return refused
 
 
-def in_order(rows: Iterable[Any], confirmed: set[UUID]) -> Sequence[UUID]:
+def in_order(rows: Iterable[Any], confirmed: set[str]) -> Sequence[Any]:
     """The confirmed rows, less those that overtook an unconfirmed one of their sku.
 
     Where that one was refused they are sent again behind it: so each sku's events come in order at
@@ -162,7 +161,7 @@ def in_order(rows: Iterable[Any], confirmed: set[UUID]) -> Sequence[UUID]:
     done, held = [], set()
     for row in rows:
         if row.id in confirmed and row.sku not in held:
-            done.append(row.id)
+            done.append(row)
         elif row.sku is not None:
             held.add(row.sku)
     return done
@@ -171,7 +170,7 @@ def in_order(rows: Iterable[Any], confirmed: set[UUID]) -> Sequence[UUID]:
 def outgoing(row: Any) -> Outgoing:
     """The message that a row of the outbox is: a Celery task, or a CloudEvent to the fanout.
 
-    `row.body` is JSON text.
+    The row's ids are text, and its body is JSON text.
     """
     if row.kind == "event":
         return Outgoing(
@@ -182,11 +181,11 @@ def outgoing(row: Any) -> Outgoing:
             content_type="application/cloudevents+json",
         )
     task = app.amqp.as_task_v2(
-        str(row.id),
+        row.id,
         row.name,
         kwargs=json.loads(row.body),
-        root_id=str(row.correlation_id),
-        parent_id=row.causation_id and str(row.causation_id),
+        root_id=row.correlation_id,
+        parent_id=row.causation_id,
         ignore_result=True,
     )
     return Outgoing(

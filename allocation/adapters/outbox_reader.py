@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
-from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
@@ -59,10 +58,10 @@ class OutboxReader:
         with self._connection.begin():
             return self._connection.execute(_pending(self._connection.dialect.name), asked).all()
 
-    def mark_sent(self, ids: Sequence[UUID]) -> None:
-        """Never send these again."""
-        if ids:
-            sent = {"ids": list(ids), "at": datetime.now(UTC)}
+    def mark_sent(self, positions: Sequence[int]) -> None:
+        """Never send the rows at these positions again."""
+        if positions:
+            sent = {"positions": list(positions), "at": datetime.now(UTC)}
             with self._connection.begin():
                 self._connection.execute(_sent(self._connection.dialect.name), sent)
 
@@ -85,7 +84,7 @@ def _pending(dialect: str) -> Select[Any]:
 
 @cache
 def _sent(dialect: str) -> Update:
-    is_sent = among(outbox.c.id, "ids", dialect)
+    is_sent = among(outbox.c.position, "positions", dialect)
     return update(outbox).where(is_sent).values(sent_at=bindparam("at"))
 
 

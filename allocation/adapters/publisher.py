@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Protocol
-from uuid import UUID
 
 import amqp
 from kombu import Connection, Producer
@@ -25,7 +25,7 @@ BIND_EVERY = 5.0
 class Outgoing:
     """One persistent message; `id` is also its AMQP message id."""
 
-    id: UUID
+    id: str
     exchange: str
     routing_key: str
     body: str
@@ -45,7 +45,7 @@ class Publisher(Protocol):
         """Send all, in order, without waiting for the broker's word."""
         ...
 
-    def settle(self, most: int) -> dict[UUID, bool]:
+    def settle(self, most: int) -> dict[str, bool]:
         """Wait until at most `most` are without the broker's word; what it said since the last.
 
         By id: whether the message is in a queue that will keep it.
@@ -53,7 +53,7 @@ class Publisher(Protocol):
         ...
 
 
-def publish(publisher: Publisher, messages: Sequence[Outgoing]) -> set[UUID]:
+def publish(publisher: Publisher, messages: Sequence[Outgoing]) -> set[str]:
     """Send all, in order; the ids that reached a queue which will keep them."""
     publisher.send(messages)
     return {message_id for message_id, kept in publisher.settle(0).items() if kept}
@@ -78,14 +78,17 @@ class AmqpPublisher:
         self._connection = connection
         self._channel: amqp.Channel = connection.channel()
         self._channel.confirm_select()
+        # py-amqp would look for news of a blocked connection before each message, for the time of
+        # half a message; here the missing confirms tell.
+        self._channel.connection.client_properties["capabilities"]["connection.blocked"] = False
         self._channel.events["basic_ack"].add(self._told(kept=True))
         self._channel.events["basic_nack"].add(self._told(kept=False))
         self._channel.events["basic_return"].add(self._returned)
         self._tag = 0
-        self._pending: dict[int, UUID] = {}
+        self._pending: dict[int, str] = {}
         self._heard = 0.0  # when the broker last said something of what is pending
-        self._settled: dict[UUID, bool] = {}
-        self._unroutable: set[UUID] = set()
+        self._settled: dict[str, bool] = {}
+        self._unroutable: set[str] = set()
         self._bound = 0.0
         self._bind_subscribers()
 
@@ -102,7 +105,7 @@ class AmqpPublisher:
                     content_type=message.content_type,
                     content_encoding="utf-8",
                     delivery_mode=2,
-                    message_id=str(message.id),
+                    message_id=message.id,
                     application_headers=dict(message.headers),
                     **message.properties,
                 ),
@@ -111,7 +114,7 @@ class AmqpPublisher:
                 mandatory=True,
             )
 
-    def settle(self, most: int) -> dict[UUID, bool]:
+    def settle(self, most: int) -> dict[str, bool]:
         with suppress(TimeoutError):
             while self._pending:
                 self._connection.drain_events(timeout=MOMENT)
@@ -141,7 +144,8 @@ class AmqpPublisher:
     def _told(self, kept: bool) -> Callable[[int, bool], None]:
         def told(tag: int, multiple: bool) -> None:
             self._heard = time.monotonic()
-            tags = [known for known in self._pending if known <= tag] if multiple else [tag]
+            # In the order of their tags.
+            tags = list(takewhile(lambda known: known <= tag, self._pending)) if multiple else [tag]
             for known in tags:
                 message_id = self._pending.pop(known)
                 # What no queue takes is returned first, and then confirmed all the same.
@@ -153,7 +157,7 @@ class AmqpPublisher:
     def _returned(
         self, _error: Exception, _exchange: str, _routing_key: str, message: amqp.Message
     ) -> None:
-        self._unroutable.add(UUID(message.properties["message_id"]))
+        self._unroutable.add(message.properties["message_id"])
 
 
 class SpoolPublisher:
@@ -161,13 +165,13 @@ class SpoolPublisher:
 
     def __init__(self, connection: Connection) -> None:
         self._producer = Producer(connection.channel())
-        self._settled: dict[UUID, bool] = {}
+        self._settled: dict[str, bool] = {}
 
     def send(self, messages: Sequence[Outgoing]) -> None:
         for message in messages:
             self._settled[message.id] = self._publish(message)
 
-    def settle(self, most: int) -> dict[UUID, bool]:
+    def settle(self, most: int) -> dict[str, bool]:
         settled, self._settled = self._settled, {}
         return settled
 
@@ -180,7 +184,7 @@ class SpoolPublisher:
                 content_type=message.content_type,
                 content_encoding="utf-8",
                 headers=dict(message.headers),
-                message_id=str(message.id),
+                message_id=message.id,
                 mandatory=True,
                 **message.properties,
             )

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Uuid,
     and_,
     literal_column,
+    type_coerce,
 )
 
 
@@ -178,17 +179,18 @@ outbox = Table(
     CheckConstraint("kind IN ('command', 'event')", name="kind_known"),
     CheckConstraint("(kind = 'event') = (sequence IS NOT NULL)", name="events_numbered"),
 )
+_as_text = Uuid(as_uuid=False)
 to_send = (
     outbox.c.position,
-    outbox.c.id,
+    type_coerce(outbox.c.id, _as_text).label("id"),
     outbox.c.kind,
     outbox.c.name,
     outbox.c.sku,
     outbox.c.body.cast(Text).label("body"),
-    outbox.c.correlation_id,
-    outbox.c.causation_id,
+    type_coerce(outbox.c.correlation_id, _as_text).label("correlation_id"),
+    type_coerce(outbox.c.causation_id, _as_text).label("causation_id"),
 )
-"""What a message is made of; the body is the JSON text that is kept, which costs no decoding."""
+"""What a message is made of, as text: the JSON is what is kept, and costs no decoding."""
 
 Index(
     "ix_outbox_pending",

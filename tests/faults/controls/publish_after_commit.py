@@ -32,7 +32,8 @@ def commit(self: SqlUnitOfWork) -> None:
 
 def read(row: Mapping[str, Any]) -> SimpleNamespace:
     """The row as the relay reads it."""
-    return SimpleNamespace(**{**row, "body": json.dumps(row["body"])})
+    ids = {name: row[name] and str(row[name]) for name in ("id", "correlation_id", "causation_id")}
+    return SimpleNamespace(**{**row, **ids, "body": json.dumps(row["body"])})
 
 
 SqlOutbox._add = add  # type: ignore[method-assign]
