@@ -20,12 +20,11 @@ def configure(settings: Settings) -> None:
     structlog.configure(
         # First what is below the level goes: every request has a line that few want to see.
         processors=[
-            structlog.stdlib.filter_by_level,
             *shared,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
         cache_logger_on_first_use=True,
     )
     last: list[structlog.types.Processor] = [

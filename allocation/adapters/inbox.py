@@ -9,8 +9,8 @@ from uuid import UUID
 from sqlalchemy import Connection, Select, Update, select, update
 
 from allocation.adapters import contract, tables
-from allocation.adapters.database import among
-from allocation.adapters.rows import Row, Writes
+from allocation.adapters.database import among, is_postgresql
+from allocation.adapters.rows import Row, Writes, as_json, prepared
 from allocation.adapters.rows import add_new as add_new_rows
 from allocation.domain.commands import Malformed
 from allocation.domain.events import Event
@@ -18,6 +18,31 @@ from allocation.domain.outcomes import Outcome, Refused, Succeeded
 from allocation.unit_of_work import CommandConflict, ConcurrentUpdate, Message
 
 Clock = Callable[[], datetime]
+
+NOTIFY_CHANNEL = "allocation_outbox"
+"""On which PostgreSQL wakes the relay."""
+
+# To accept a command is most of what the API does, so it is one message to the database. In the
+# inbox they go by their ids: two that insert the same ones don't wait for each other.
+_ACCEPT_NEW = """
+    WITH given AS (
+        SELECT * FROM ROWS FROM (json_to_recordset($1) AS (
+            id uuid, name text, body json, sku text,
+            correlation_id uuid, causation_id uuid, accepted_at timestamptz
+        )) WITH ORDINALITY
+    ), accepted AS (
+        INSERT INTO commands (id, name, body, status, correlation_id, causation_id, accepted_at)
+        SELECT id, name, body, 'pending', correlation_id, causation_id, accepted_at
+        FROM given ORDER BY id
+        ON CONFLICT (id) DO NOTHING
+        RETURNING id
+    ), sent AS (
+        INSERT INTO outbox
+            (id, kind, name, sku, body, correlation_id, causation_id, created_at)
+        SELECT id, 'command', name, sku, body, correlation_id, causation_id, accepted_at
+        FROM given JOIN accepted USING (id) ORDER BY ordinality
+    )
+    SELECT id, pg_notify($2, '') FROM accepted"""
 
 
 class SqlOutbox:
@@ -84,14 +109,11 @@ class SqlInbox:
         self._updates: list[Row] = []
 
     def accept(self, messages: Sequence[Message]) -> None:
-        new = self._insert(messages)
+        new = self._accept_new(messages)
         old = {message.id: message for message in messages if message.id not in new}
         if self._known(list(old.values())).keys() != old.keys():
             raise ConcurrentUpdate("a command was forgotten as it came again")
         self._check_correlation(old)
-        for message in messages:
-            if message.id in new:
-                self._outbox.add_command(message)
 
     def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome]:
         rows = self._known(messages)
@@ -142,6 +164,22 @@ class SqlInbox:
             "causation_id": message.causation_id,
             "accepted_at": self._now(),
         }
+
+    def _accept_new(self, messages: Sequence[Message]) -> set[UUID]:
+        """Record those that were not there, and have the outbox send them; returns their ids."""
+        if messages and is_postgresql(self._connection):
+            rows = [self._row(message) | {"sku": _sku(message)} for message in messages]
+            planned = prepared(self._connection, _ACCEPT_NEW, "json, text")
+            accepted = self._connection.exec_driver_sql(
+                f"EXECUTE {planned} (%(rows)s, %(channel)s)",
+                {"rows": as_json(rows), "channel": NOTIFY_CHANNEL},
+            )
+            return set(accepted.scalars())
+        new = self._insert(messages)
+        for message in messages:
+            if message.id in new:
+                self._outbox.add_command(message)
+        return new
 
     def _insert(self, messages: Sequence[Message]) -> set[UUID]:
         """The ids that were not there; waits while another transaction is about to insert one."""
@@ -204,6 +242,11 @@ def _correlations(dialect: str) -> Select[Any]:
     columns = tables.commands.c
     is_asked = among(columns.id, "ids", dialect)
     return select(columns.id, columns.correlation_id).where(is_asked)
+
+
+def _sku(message: Message) -> str | None:
+    sku: str | None = getattr(message.command, "sku", None)
+    return sku
 
 
 def _outcome(status: str, facts: contract.Json) -> Outcome | None:

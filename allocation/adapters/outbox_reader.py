@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 from allocation.adapters.database import among, is_postgresql
-from allocation.adapters.sql_unit_of_work import NOTIFY_CHANNEL
+from allocation.adapters.inbox import NOTIFY_CHANNEL
 from allocation.adapters.tables import outbox, to_send
 
 _LOCK = 4_130_519_772  # any number that no other program locks in the same database

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import count
 from uuid import UUID
 
 from sqlalchemy import (
@@ -15,10 +16,10 @@ from sqlalchemy import (
     bindparam,
     column,
     func,
+    literal_column,
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql.dml import ReturningInsert
 
 from allocation.adapters.database import is_postgresql
 
@@ -26,13 +27,16 @@ Insert = postgresql.Insert | sqlite.Insert
 
 Row = Mapping[str, object]
 
+_ENCODER = json.JSONEncoder(default=str)
+_numbers = count()
+
 
 class Writes:
     """Changes of rows, made in their order when they are sent.
 
     To PostgreSQL all of them go as one message, and the rows of a statement as one JSON text: each
     message costs as much as the work that it asks for, and many VALUES cost both sides several
-    times more.
+    times more. The statements are prepared: to plan one costs as much as to carry it out.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -81,8 +85,24 @@ class Writes:
         if name in self._parameters:
             self.send()
         statement = _SQL[name.partition("_")[0]]
-        self._statements.append(statement(table, name, tuple(rows[0]), self._connection.dialect))
-        self._parameters |= {name: _json(rows), f"{name}_count": len(rows)}
+        sql = statement(table, tuple(rows[0]), self._connection.dialect)
+        planned = prepared(self._connection, sql, "json, bigint")
+        self._statements.append(f"EXECUTE {planned} (%({name})s, %({name}_count)s)")
+        self._parameters |= {name: as_json(rows), f"{name}_count": len(rows)}
+
+
+def prepared(connection: Connection, sql: str, types: str) -> str:
+    """The name under which PostgreSQL knows this statement on this connection, once planned.
+
+    Its parameters are $1, $2 and so on, of these types.
+    """
+    known: dict[str, str] = connection.info.setdefault("prepared", {})
+    if sql not in known:
+        # Each time a new name: who is broken off here does not know whether his was taken.
+        name = f"prepared_{next(_numbers)}"
+        connection.exec_driver_sql(f"PREPARE {name} ({types}) AS {sql}")
+        known[sql] = name
+    return known[sql]
 
 
 def add_new(connection: Connection, table: Table, rows: Sequence[Row]) -> set[UUID]:
@@ -91,27 +111,37 @@ def add_new(connection: Connection, table: Table, rows: Sequence[Row]) -> set[UU
     Waits while another transaction is about to insert one.
     """
     if is_postgresql(connection):
-        given = {"rows": _json(rows), "rows_count": len(rows)}
-        return set(connection.scalars(_new_from_json(table, tuple(rows[0])), given))
+        sql = _added_if_new_sql(table, tuple(rows[0]), connection.dialect)
+        planned = prepared(connection, sql, "json, bigint")
+        given = {"rows": as_json(rows), "count": len(rows)}
+        added = connection.exec_driver_sql(f"EXECUTE {planned} (%(rows)s, %(count)s)", given)
+        return set(added.scalars())
     insert = sqlite.insert(table).on_conflict_do_nothing(index_elements=["id"])
     return set(connection.scalars(insert.returning(table.c.id), rows))
 
 
-def _json(rows: Sequence[Row]) -> str:
-    return json.dumps(rows, default=str)
+def as_json(rows: Sequence[Row]) -> str:
+    """The rows as one text that PostgreSQL takes for many."""
+    return _ENCODER.encode(rows)
 
 
 # Statements are built once: that takes longer than to send one.
 
 
 @cache
-def _added_sql(table: Table, name: str, columns: tuple[str, ...], dialect: Dialect) -> str:
-    return str(_from_json(table, name, columns).compile(dialect=dialect))
+def _added_sql(table: Table, columns: tuple[str, ...], dialect: Dialect) -> str:
+    return str(_from_json(table, columns).compile(dialect=dialect))
 
 
 @cache
-def _changed_sql(table: Table, name: str, columns: tuple[str, ...], dialect: Dialect) -> str:
-    given = _given(table, name, columns)
+def _added_if_new_sql(table: Table, columns: tuple[str, ...], dialect: Dialect) -> str:
+    insert = _from_json(table, columns).on_conflict_do_nothing(index_elements=["id"])
+    return str(insert.returning(table.c.id).compile(dialect=dialect))
+
+
+@cache
+def _changed_sql(table: Table, columns: tuple[str, ...], dialect: Dialect) -> str:
+    given = _given(table, columns)
     keys = {key.name for key in table.primary_key}
     statement = (
         table.update()
@@ -122,8 +152,8 @@ def _changed_sql(table: Table, name: str, columns: tuple[str, ...], dialect: Dia
 
 
 @cache
-def _gone_sql(table: Table, name: str, columns: tuple[str, ...], dialect: Dialect) -> str:
-    given = _given(table, name, columns)
+def _gone_sql(table: Table, columns: tuple[str, ...], dialect: Dialect) -> str:
+    given = _given(table, columns)
     statement = table.delete().where(*(table.c[key] == given.c[key] for key in columns))
     return str(statement.compile(dialect=dialect))
 
@@ -131,31 +161,25 @@ def _gone_sql(table: Table, name: str, columns: tuple[str, ...], dialect: Dialec
 _SQL = {"new": _added_sql, "changed": _changed_sql, "gone": _gone_sql}
 
 
-@cache
-def _new_from_json(table: Table, columns: tuple[str, ...]) -> ReturningInsert[UUID]:
-    insert = _from_json(table, "rows", columns).on_conflict_do_nothing(index_elements=["id"])
-    return insert.returning(table.c.id)
-
-
-def _from_json(table: Table, name: str, columns: tuple[str, ...]) -> postgresql.Insert:
-    given = _given(table, name, columns)
+def _from_json(table: Table, columns: tuple[str, ...]) -> postgresql.Insert:
+    given = _given(table, columns)
     from_given = select(*(given.c[column] for column in columns))
     insert: postgresql.Insert = postgresql.insert(table).from_select(columns, from_given)
     return insert
 
 
-def _given(table: Table, name: str, columns: tuple[str, ...]) -> Subquery:
-    """The rows of the JSON array that is the parameter `name`, as a table.
+def _given(table: Table, columns: tuple[str, ...]) -> Subquery:
+    """The rows of the JSON array $1, of which there are $2, as a table.
 
-    The limit tells PostgreSQL how many there are: for the hundred that it expects it would read a
-    table of some thousand rows from end to end.
+    The limit keeps PostgreSQL from expecting a hundred: for so many it would read a table of some
+    thousand rows from end to end.
     """
     rows = (
-        func.json_to_recordset(bindparam(name))
+        func.json_to_recordset(literal_column("$1"))
         .table_valued(*(column(each, table.c[each].type) for each in columns))
         .render_derived(name="rows", with_types=True)
     )
-    return select(rows).limit(bindparam(f"{name}_count")).subquery("given")
+    return select(rows).limit(literal_column("$2")).subquery("given")
 
 
 @cache

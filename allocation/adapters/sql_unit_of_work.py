@@ -12,12 +12,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from allocation.adapters import books, tables
 from allocation.adapters.books import Skus, SqlBooks
 from allocation.adapters.database import among, is_postgresql, translated
-from allocation.adapters.inbox import SqlInbox, SqlOutbox
+from allocation.adapters.inbox import NOTIFY_CHANNEL, SqlInbox, SqlOutbox
 from allocation.adapters.rows import Writes
 from allocation.domain.commands import Command
 from allocation.domain.model import Product
-
-NOTIFY_CHANNEL = "allocation_outbox"
 
 
 class SqlProducts:

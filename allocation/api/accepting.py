@@ -59,7 +59,7 @@ def take(messages: Sequence[Message]) -> tuple[Preference, dict[UUID, Json]]:
 
     Returns what the caller prefers, and the outcomes that are known.
     """
-    preferred = waiting.preference(request.headers.getlist("Prefer"))
+    preferred = waiting.preference(request.headers.get("Prefer", ""))
     _put_off_under_pressure(messages[0].id)
     _accept(messages)
     if preferred.wait is None:

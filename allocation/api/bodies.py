@@ -63,7 +63,7 @@ def read() -> Any:
         raise UnsupportedMediaType("The body must be application/json, and not encoded.")
     try:
         text = body.decode("utf-8")
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+        return _DECODER.decode(text)
     except RecursionError as error:
         raise Problem(400, "The body is nested too deeply.", kind="malformed JSON") from error
     except ValueError as error:
@@ -92,3 +92,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number)

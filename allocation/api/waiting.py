@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
@@ -26,13 +26,12 @@ class Preference:
     applied: str | None
 
 
-def preference(headers: Iterable[str]) -> Preference:
-    """What the Prefer headers ask. The first of a name counts; what makes no sense is ignored."""
+def preference(header: str) -> Preference:
+    """What the Prefer header asks. The first of a name counts; what makes no sense is ignored."""
     asked: dict[str, str] = {}
-    for header in headers:
-        for part in header.split(","):
-            name, _, value = part.partition(";")[0].partition("=")
-            asked.setdefault(name.strip().lower(), value.strip().strip('"'))
+    for part in header.split(","):
+        name, _, value = part.partition(";")[0].partition("=")
+        asked.setdefault(name.strip().lower(), value.strip().strip('"'))
     applied = ["respond-async"] if asked.get("respond-async") == "" else []
     wait, seconds = None, asked.get("wait", "")
     if seconds.isascii() and seconds.isdigit():
