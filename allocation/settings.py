@@ -63,7 +63,7 @@ class Settings(BaseSettings):
         200, ge=1, description="Commands that a worker decides together, at most."
     )
     gather_wait: float = Field(
-        0.005,
+        0.002,
         ge=0,
         le=1,
         description="Seconds that a command waits for others, when nothing else is being decided.",
