@@ -6,7 +6,7 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 
 from allocation.domain import commands
 from allocation.domain.books import OrderLine
-from allocation.domain.commands import Command
+from allocation.domain.commands import Command, FollowUp
 from allocation.domain.outcomes import Outcome, Refused
 from allocation.unit_of_work import Message, UnitOfWork
 
@@ -45,6 +45,30 @@ def change_batch_quantity(command: commands.ChangeBatchQuantity, uow: UnitOfWork
     return product.change_batch_quantity(command.batchref, command.qty)
 
 
+def change_batch_eta(command: commands.ChangeBatchEta, uow: UnitOfWork) -> Outcome:
+    """Set when a batch arrives; lines that another batch serves earlier than that move."""
+    product = uow.products.get_by_batchref(command.batchref)
+    if product is None:
+        return Refused("unknown batchref", field="batchref", batchref=command.batchref)
+    return product.change_batch_eta(command.batchref, command.eta)
+
+
+def write_off(command: commands.WriteOff, uow: UnitOfWork) -> Outcome:
+    """Take pieces off a batch; lines that it can no longer serve move."""
+    product = uow.products.get_by_batchref(command.batchref)
+    if product is None:
+        return Refused("unknown batchref", field="batchref", batchref=command.batchref)
+    return product.write_off(command.batchref, command.qty, command.reason)
+
+
+def review_promises(command: commands.ReviewPromises, uow: UnitOfWork) -> Outcome:
+    """Go on telling the lines of a batch that it comes on another day."""
+    product = uow.products.get_by_batchref(command.batchref)
+    if product is None:
+        return Refused("unknown batchref", field="batchref", batchref=command.batchref)
+    return product.review_promises(command.batchref)
+
+
 def allocate_waiting(command: commands.AllocateWaiting, uow: UnitOfWork) -> Outcome:
     """Serve the lines that wait for this sku."""
     product = uow.products.get(command.sku)
@@ -63,7 +87,10 @@ HANDLERS: dict[type[Command], Callable[[Any, UnitOfWork], Outcome]] = {
     commands.Allocate: allocate,
     commands.Deallocate: deallocate,
     commands.ChangeBatchQuantity: change_batch_quantity,
+    commands.ChangeBatchEta: change_batch_eta,
+    commands.WriteOff: write_off,
     commands.AllocateWaiting: allocate_waiting,
+    commands.ReviewPromises: review_promises,
     commands.Malformed: refuse_malformed,
 }
 
@@ -97,7 +124,7 @@ def decide_together(messages: Sequence[Message], uow: UnitOfWork) -> list[Outcom
     with uow:
         uow.products.load([message.command for message in messages])
         outcomes = uow.inbox.claim(messages)
-        unserved: dict[str, Message] = {}
+        left: dict[FollowUp, Message] = {}
         for message in messages:
             if message.id in outcomes:
                 continue
@@ -105,12 +132,11 @@ def decide_together(messages: Sequence[Message], uow: UnitOfWork) -> list[Outcom
             for product in uow.products.pull_seen():
                 for event in product.pull_events():
                     uow.outbox.add(event, message)
-                if product.pull_unserved():
-                    unserved[product.sku] = message
+                left |= dict.fromkeys(product.pull_follow_ups(), message)
             uow.inbox.record(message, outcome)
             outcomes[message.id] = outcome
-        # What waits for a sku is served once, after the last command that gave it a chance.
-        uow.inbox.accept([_serve_waiting(sku, cause) for sku, cause in unserved.items()])
+        # Each follows once, after the last command that left it to be done.
+        uow.inbox.accept([_following(command, cause) for command, cause in left.items()])
         uow.commit()
     return [outcomes[message.id] for message in messages]
 
@@ -130,11 +156,16 @@ def drop(command_id: UUID, uow: UnitOfWork) -> bool:
     return dropped
 
 
-def _serve_waiting(sku: str, cause: Message) -> Message:
+def _following(command: FollowUp, cause: Message) -> Message:
+    match command:
+        case commands.AllocateWaiting(sku):
+            what = f"allocate_waiting {sku}"
+        case commands.ReviewPromises(batchref):
+            what = f"review_promises {batchref}"
     return Message(
-        # Derived, so that the same cause never asks for two follow-ups.
-        id=uuid5(NAMESPACE_OID, f"{cause.id} allocate_waiting {sku}"),
-        command=commands.AllocateWaiting(sku),
+        # Derived, so that the same cause never asks for the same twice.
+        id=uuid5(NAMESPACE_OID, f"{cause.id} {what}"),
+        command=command,
         correlation_id=cause.correlation_id,
         causation_id=cause.id,
     )

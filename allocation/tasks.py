@@ -117,6 +117,21 @@ def change_batch_quantity(*, batchref: str, qty: int) -> None:
     """Set a batch's purchased quantity."""
 
 
+@app.task(base=CommandTask, name="allocation.change_batch_eta")
+def change_batch_eta(*, batchref: str, eta: str | None = None) -> None:
+    """Set when a batch arrives; `eta` is YYYY-MM-DD, or None: it is on the shelf now."""
+
+
+@app.task(base=CommandTask, name="allocation.write_off")
+def write_off(*, batchref: str, qty: int, reason: str) -> None:
+    """Take `qty` pieces off a batch's books."""
+
+
+@app.task(base=CommandTask, name="allocation.review_promises")
+def review_promises(*, batchref: str) -> None:
+    """Go on telling the lines of a batch that it comes on another day."""
+
+
 @app.task(base=CommandTask, name="allocation.allocate_waiting")
 def allocate_waiting(*, sku: str) -> None:
     """Serve the lines that wait for this sku."""

@@ -45,7 +45,7 @@ class SqlBooks:
         self.batches: dict[str, Batch] = {}
         self.lines: dict[str, Allocation | None] = {}
         """Every line that was asked for; None where there is none."""
-        self.stored_batches: dict[str, tuple[int, int]] = {}
+        self.stored_batches: dict[str, tuple[Any, ...]] = {}
         self.stored_lines: dict[str, tuple[Any, ...]] = {}
         # No waiting line wants fewer pieces: with less free stock there is nothing to ask.
         self.least_wanted = 0
@@ -105,6 +105,15 @@ class SqlBooks:
         while chunk := self._fetch(query):
             yield from chunk
 
+    def promised_another_day(self, batch: Batch, limit: int) -> Sequence[Allocation]:
+        query = (
+            select(tables.allocations)
+            .where(_LINE.batchref == batch.batchref, _LINE.eta.is_distinct_from(batch.eta))
+            .order_by(_LINE.promised_at)
+            .limit(limit)
+        )
+        return self._fetch(query)
+
     def add_batch(self, batch: Batch) -> None:
         self.batches[batch.batchref] = batch
         self._skus[batch.batchref] = self._sku
@@ -119,10 +128,9 @@ class SqlBooks:
 
     def know_batch(self, row: Any) -> None:
         """Take a batch as it is stored."""
-        self.batches[row.batchref] = Batch(
-            row.batchref, row.sku, row.purchased, row.eta, row.allocated
-        )
-        self.stored_batches[row.batchref] = row.purchased, row.allocated
+        batch = Batch(row.batchref, row.sku, row.purchased, row.eta, row.allocated)
+        self.batches[row.batchref] = batch
+        self.stored_batches[row.batchref] = _numbers(batch)
 
     def know_line(self, row: Any) -> Allocation:
         """Take a line as it is stored; one that was taken before stays the same object."""
@@ -130,7 +138,8 @@ class SqlBooks:
         if known is not None:
             return known
         line = Allocation(row.orderid, row.sku, row.qty, row.age)
-        line.batchref, line.promised_at, line.told = row.batchref, row.promised_at, row.told
+        line.batchref, line.promised_at, line.eta = row.batchref, row.promised_at, row.eta
+        line.told = row.told
         self.lines[row.orderid] = line
         self.stored_lines[row.orderid] = _state(line)
         return line
@@ -149,12 +158,14 @@ def write(books: Collection[SqlBooks], changes: Writes) -> None:
     new_lines, changed_lines, gone = [], [], []
     for each in books:
         for ref, batch in each.batches.items():
-            state, stored = (batch.purchased, batch.allocated), each.stored_batches.get(ref)
+            state, stored = _numbers(batch), each.stored_batches.get(ref)
             if stored is None:
                 new_batches.append(dict(vars(batch)))
             elif stored != state:
-                numbers = {"purchased": batch.purchased, "allocated": batch.allocated}
-                changed_batches.append({"batchref": ref, **numbers})
+                purchased, allocated, eta = state
+                changed_batches.append(
+                    {"batchref": ref, "purchased": purchased, "allocated": allocated, "eta": eta}
+                )
             each.stored_batches[ref] = state
         for orderid, line in each.lines.items():
             before = each.stored_lines.get(orderid)
@@ -246,4 +257,8 @@ def _stored_lines(connection: Connection, keys: Collection[tuple[str, str]]) -> 
 
 
 def _state(line: Allocation) -> tuple[Any, ...]:
-    return line.qty, line.age, line.batchref, line.promised_at, line.told
+    return line.qty, line.age, line.batchref, line.promised_at, line.eta, line.told
+
+
+def _numbers(batch: Batch) -> tuple[Any, ...]:
+    return batch.purchased, batch.allocated, batch.eta

@@ -23,15 +23,21 @@ COMMANDS: dict[str, type[Command]] = {
     "allocation.allocate": commands.Allocate,
     "allocation.deallocate": commands.Deallocate,
     "allocation.change_batch_quantity": commands.ChangeBatchQuantity,
+    "allocation.change_batch_eta": commands.ChangeBatchEta,
+    "allocation.write_off": commands.WriteOff,
     "allocation.allocate_waiting": commands.AllocateWaiting,
+    "allocation.review_promises": commands.ReviewPromises,
 }
 COMMAND_NAMES = {kind: name for name, kind in COMMANDS.items()}
 EVENT_TYPES: dict[type[Event], str] = {
     events.BatchCreated: "allocation.batch_created.v1",
     events.BatchQuantityChanged: "allocation.batch_quantity_changed.v1",
+    events.BatchEtaChanged: "allocation.batch_eta_changed.v1",
+    events.WrittenOff: "allocation.written_off.v1",
     events.Allocated: "allocation.allocated.v1",
     events.Deallocated: "allocation.deallocated.v1",
     events.OutOfStock: "allocation.out_of_stock.v1",
+    events.PromiseChanged: "allocation.promise_changed.v1",
 }
 SOURCE = "allocation"
 

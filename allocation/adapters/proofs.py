@@ -254,6 +254,19 @@ def nothing_waits_beside_its_stock() -> Finds:
     )
 
 
+def promised_days_told() -> Finds:
+    """Batches that come on another day than their lines were told, and nothing on its way."""
+    return except_(
+        select(batches.c.batchref)
+        .join(allocations, allocations.c.batchref == batches.c.batchref)
+        .where(allocations.c.eta.is_distinct_from(batches.c.eta)),
+        select(commands.c.body["batchref"].as_string()).where(
+            commands.c.name == "allocation.review_promises",
+            commands.c.status.in_(["pending", "failed"]),
+        ),
+    )
+
+
 def _has(text: ColumnElement[str], words: ColumnElement[str]) -> ColumnElement[bool]:
     # Both databases have replace(), and different functions to search.
     return func.replace(text, words, "") != text
@@ -291,4 +304,5 @@ PROOFS: tuple[Proof, ...] = (
     ("each product's events are numbered without a gap", products, sequences),
     ("each event is sent, or waits behind none of its product that is", outbox, sent_in_order),
     ("no line waits beside stock that it fits", allocations, nothing_waits_beside_its_stock),
+    ("each line was told the day on which its batch comes", allocations, promised_days_told),
 )

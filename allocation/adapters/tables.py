@@ -91,6 +91,7 @@ allocations = Table(
     Column("age", BigInteger, nullable=False),
     Column("batchref", ForeignKey("batches.batchref")),
     Column("promised_at", BigInteger),
+    Column("eta", Date),
     Column("told", Boolean, nullable=False),
     CheckConstraint("qty >= 1", name="qty_positive"),
     CheckConstraint("(batchref IS NULL) = (promised_at IS NULL)", name="allocated_or_waiting"),

@@ -53,6 +53,16 @@ def schemas() -> dict[str, Json]:
         "ChangedBatch": _object(
             batchref=batchref, qty=changed_qty, status=_one_of("changed", "unchanged")
         ),
+        "BatchOnAnotherDay": _object(
+            batchref=batchref, eta=eta, status=_one_of("changed", "unchanged")
+        ),
+        "WrittenOffPieces": _object(
+            batchref=batchref,
+            qty=field("qty", "allocation.write_off"),
+            reason=field("reason", "allocation.write_off"),
+            status=_one_of("written off"),
+            left=_count("Pieces that the batch has now."),
+        ),
         "AllocatedLine": _object(**allocated),
         "WaitingLine": _object(**waiting),
         "Lines": _object(lines=_lines(allocated, waiting)),

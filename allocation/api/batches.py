@@ -1,4 +1,4 @@
-"""Batches: put stock on the books, change its quantity, look at it."""
+"""Batches: put stock on the books, change its quantity and its day, write off, look at it."""
 
 from flask import Blueprint, Response, jsonify
 from werkzeug.exceptions import NotFound
@@ -12,6 +12,8 @@ def blueprint() -> Blueprint:
     made = Blueprint("batches", __name__)
     made.post("/v1/batches")(create)
     made.patch("/v1/batches/<batchref>")(change_quantity)
+    made.put("/v1/batches/<batchref>/eta")(change_eta)
+    made.post("/v1/batches/<batchref>/write-offs")(write_off)
     made.get("/v1/batches/<batchref>")(show)
     return made
 
@@ -23,6 +25,15 @@ def create() -> Response:
 def change_quantity(batchref: str) -> Response:
     command = bodies.command("allocation.change_batch_quantity", batchref=batchref)
     return accepting.answer(command)
+
+
+def change_eta(batchref: str) -> Response:
+    command = bodies.command("allocation.change_batch_eta", batchref=batchref)
+    return accepting.answer(command)
+
+
+def write_off(batchref: str) -> Response:
+    return accepting.answer(bodies.command("allocation.write_off", batchref=batchref))
 
 
 def show(batchref: str) -> Response:

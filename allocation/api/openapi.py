@@ -20,6 +20,8 @@ _GOOD = {
     "WaitingLine": "Nothing can serve the line yet: it waits; only with `Prefer: wait`.",
     "CreatedBatch": "The batch is on the books; only with `Prefer: wait`.",
     "ChangedBatch": "The batch has this quantity; only with `Prefer: wait`.",
+    "BatchOnAnotherDay": "The batch arrives on this day; only with `Prefer: wait`.",
+    "WrittenOffPieces": "The pieces are off the books; only with `Prefer: wait`.",
     "DeallocatedLine": "The line is given up; only with `Prefer: wait`.",
 }
 _BULK = {

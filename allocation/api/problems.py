@@ -26,6 +26,7 @@ REFUSALS = {
     "batchref taken": "There is a batch with this reference already.",
     "dropped": "Nobody could decide the command, and an operator dropped it.",
     "quantity differs": "The order has a line of this sku already, with another quantity.",
+    "quantity too large": "The batch has fewer pieces than that.",
 }
 """The rules' reasons to refuse a command, each with a sentence."""
 

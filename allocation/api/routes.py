@@ -46,6 +46,22 @@ ROUTES = (
     ),
     Route("get", "/v1/batches/{batchref}", "Show a batch", {200: "Batch"}, _READ),
     Route(
+        "put",
+        "/v1/batches/{batchref}/eta",
+        "Set when a batch arrives",
+        {200: "BatchOnAnotherDay", 202: "Pending"},
+        _BODY,
+        command="allocation.change_batch_eta",
+    ),
+    Route(
+        "post",
+        "/v1/batches/{batchref}/write-offs",
+        "Take pieces off a batch",
+        {200: "WrittenOffPieces", 202: "Pending"},
+        _BODY,
+        command="allocation.write_off",
+    ),
+    Route(
         "post",
         "/v1/allocations",
         "Ask for stock for an order line, or for many",

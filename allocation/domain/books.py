@@ -37,8 +37,8 @@ class Allocation:
     """An order line on the books: promised stock of `batchref`, or waiting when that is None.
 
     `age` is the product's version when the line came: the lower, the older. `promised_at` is the
-    sequence of the event that promised the stock. `told` says whether OutOfStock was recorded
-    for the present wait.
+    sequence of the event that promised the stock, and `eta` the day that was promised, None for the
+    shelf. `told` says whether OutOfStock was recorded for the present wait.
     """
 
     def __init__(self, orderid: str, sku: str, qty: int, age: int) -> None:
@@ -48,6 +48,7 @@ class Allocation:
         self.age = age
         self.batchref: str | None = None
         self.promised_at: int | None = None
+        self.eta: date | None = None
         self.told = False
 
 
@@ -75,6 +76,13 @@ class Books(Protocol):
 
     def promised(self, batchref: str) -> Iterator[Allocation]:
         """The lines that were promised stock of this batch, the most recent first."""
+        ...
+
+    def promised_another_day(self, batch: Batch, limit: int) -> Sequence[Allocation]:
+        """The first `limit` lines of this batch that were promised another day than its ETA.
+
+        Whoever was promised first comes first.
+        """
         ...
 
     def add_batch(self, batch: Batch) -> None: ...
@@ -111,6 +119,10 @@ class MemoryBooks:
     def promised(self, batchref: str) -> Iterator[Allocation]:
         lines = (line for line in self.lines.values() if line.batchref == batchref)
         return iter(sorted(lines, key=lambda line: -(line.promised_at or 0)))
+
+    def promised_another_day(self, batch: Batch, limit: int) -> Sequence[Allocation]:
+        lines = reversed(list(self.promised(batch.batchref)))
+        return [line for line in lines if line.eta != batch.eta][:limit]
 
     def add_batch(self, batch: Batch) -> None:
         self.batches[batch.batchref] = batch

@@ -40,10 +40,34 @@ class ChangeBatchQuantity:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeBatchEta:
+    """Set when a batch arrives: it is late, or early; no `eta`: it is on the shelf now."""
+
+    batchref: str
+    eta: date | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOff:
+    """Take `qty` pieces off a batch's books: they are damaged, lost or stolen."""
+
+    batchref: str
+    qty: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class AllocateWaiting:
     """Serve the lines of `sku` that wait, as far as stock fits: the follow-up of freed stock."""
 
     sku: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewPromises:
+    """Go on telling the lines of a batch that it comes on another day: the follow-up of many."""
+
+    batchref: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,4 +80,16 @@ class Malformed:
     body: str
 
 
-Command = CreateBatch | Allocate | Deallocate | ChangeBatchQuantity | AllocateWaiting | Malformed
+FollowUp = AllocateWaiting | ReviewPromises
+"""What a decision may leave to be done."""
+
+Command = (
+    CreateBatch
+    | Allocate
+    | Deallocate
+    | ChangeBatchQuantity
+    | ChangeBatchEta
+    | WriteOff
+    | FollowUp
+    | Malformed
+)

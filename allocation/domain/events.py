@@ -34,13 +34,45 @@ class BatchQuantityChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class BatchEtaChanged(Event):
+    """The batch arrives on another day; no `eta`: it is on the shelf."""
+
+    batchref: str
+    sku: str
+    eta: date | None
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenOff(Event):
+    """`qty` pieces of the batch are gone, for this reason; its quantity follows as an event."""
+
+    batchref: str
+    sku: str
+    qty: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Allocated(Event):
-    """The order line is promised `qty` pieces of this batch."""
+    """The order line is promised `qty` pieces of this batch, which arrives on that day."""
 
     orderid: str
     sku: str
     qty: int
     batchref: str
+    eta: date | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromiseChanged(Event):
+    """The order line, which this batch serves now, comes on another day than it was promised."""
+
+    orderid: str
+    sku: str
+    qty: int
+    batchref: str
+    old_eta: date | None
+    new_eta: date | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,23 +5,27 @@ from dataclasses import replace
 from datetime import date
 
 from allocation.domain.books import Allocation, Batch, Books, MemoryBooks, OrderLine
+from allocation.domain.commands import AllocateWaiting, FollowUp, ReviewPromises
 from allocation.domain.events import (
     Allocated,
     BatchCreated,
+    BatchEtaChanged,
     BatchQuantityChanged,
     Deallocated,
     Event,
     OutOfStock,
+    PromiseChanged,
+    WrittenOff,
 )
 from allocation.domain.outcomes import Outcome, Refused, Succeeded
 
 SERVED_AT_ONCE = 500
-"""Waiting lines that one command serves, or tells, at most: it bounds how long it may take."""
+"""Lines that one command serves, moves or tells at most: it bounds how long it may take."""
 
 
-def preference(batch: Batch) -> tuple[bool, date, str]:
+def preference(batch: Batch) -> tuple[date, str]:
     """Sort key of the batches: the shelf first, then the earliest ETA; ties by reference."""
-    return (batch.eta is not None, batch.eta or date.min, batch.batchref)
+    return (_day(batch.eta), batch.batchref)
 
 
 class Product:
@@ -40,24 +44,24 @@ class Product:
         """Keep the books of batches and lines in `books` from now on."""
         self._books = books
         self._events: list[Event] = []
-        self.unserved = False
+        self._follow_ups: dict[FollowUp, None] = {}
 
     def pull_events(self) -> list[Event]:
         """The events recorded since the last call, in order of their sequence."""
         events, self._events = self._events, []
         return events
 
-    def pull_unserved(self) -> bool:
-        """Whether waiting lines may have come to fit since the last call: serve them next."""
-        unserved, self.unserved = self.unserved, False
-        return unserved
+    def pull_follow_ups(self) -> list[FollowUp]:
+        """What the decisions since the last call left to be done, each once."""
+        follow_ups, self._follow_ups = self._follow_ups, {}
+        return list(follow_ups)
 
     def create_batch(self, batchref: str, qty: int, eta: date | None = None) -> Outcome:
         """Put a batch on the books; the caller has seen that no product has this reference."""
         self.version += 1
         self._books.add_batch(Batch(batchref, self.sku, qty, eta))
         self._record(BatchCreated(batchref, self.sku, qty, eta))
-        self.unserved = True
+        self._serve_waiting_next()
         return Succeeded(status="created", batchref=batchref)
 
     def allocate(self, line: OrderLine) -> Outcome:
@@ -94,14 +98,38 @@ class Product:
         if batch.purchased == qty:
             return Succeeded(status="unchanged", batchref=batchref, qty=qty)
         self.version += 1
-        self._record(BatchQuantityChanged(batchref, self.sku, qty))
-        for line in self._books.promised(batchref):
-            if batch.allocated <= qty:
-                break
-            self._release(line)
-        self.unserved = self.unserved or qty > batch.purchased
-        batch.purchased = qty
+        self._set_quantity(batch, qty)
         return Succeeded(status="changed", batchref=batchref, qty=qty)
+
+    def write_off(self, batchref: str, qty: int, reason: str) -> Outcome:
+        """Take pieces off a batch; the most recently promised lines give way to a shortage."""
+        batch = self._known_batch(batchref)
+        if qty > batch.purchased:
+            return Refused("quantity too large", field="qty", qty=qty, known_qty=batch.purchased)
+        self.version += 1
+        self._record(WrittenOff(batchref, self.sku, qty, reason))
+        self._set_quantity(batch, batch.purchased - qty)
+        return Succeeded(status="written off", batchref=batchref, left=batch.purchased)
+
+    def change_batch_eta(self, batchref: str, eta: date | None) -> Outcome:
+        """Set when a batch arrives; lines that another batch serves earlier than that move."""
+        batch = self._known_batch(batchref)
+        told = eta.isoformat() if eta else None
+        if batch.eta == eta:
+            return Succeeded(status="unchanged", batchref=batchref, eta=told)
+        self.version += 1
+        self._record(BatchEtaChanged(batchref, self.sku, eta))
+        batch.eta = eta
+        self._review(batch)
+        return Succeeded(status="changed", batchref=batchref, eta=told)
+
+    def review_promises(self, batchref: str) -> Outcome:
+        """Go on with the lines that were promised another day than their batch arrives."""
+        before = self.sequence
+        self._review(self._known_batch(batchref))
+        if self.sequence > before:
+            self.version += 1
+        return Succeeded(status="reviewed", events=self.sequence - before)
 
     def allocate_waiting(self) -> Outcome:
         """Serve the waiting lines that fit, oldest first; tell the others once that they wait."""
@@ -111,7 +139,8 @@ class Product:
             untold = self._books.untold(SERVED_AT_ONCE)
             for line in untold:
                 self._tell(line)
-            self.unserved = len(untold) == SERVED_AT_ONCE
+            if len(untold) == SERVED_AT_ONCE:
+                self._serve_waiting_next()
         if self.sequence > before:
             self.version += 1
         return Succeeded(status="served", events=self.sequence - before)
@@ -133,17 +162,52 @@ class Product:
             assert batch is not None, f"{line.qty} pieces fit no batch with {largest}"
             self._promise(line, batch)
             age = line.age
-        self.unserved = True
+        self._serve_waiting_next()
         return batches, False
+
+    def _serve_waiting_next(self) -> None:
+        self._follow_ups[AllocateWaiting(self.sku)] = None
+
+    def _set_quantity(self, batch: Batch, qty: int) -> None:
+        self._record(BatchQuantityChanged(batch.batchref, self.sku, qty))
+        for line in self._books.promised(batch.batchref):
+            if batch.allocated <= qty:
+                break
+            self._release(line)
+        if qty > batch.purchased:
+            self._serve_waiting_next()
+        batch.purchased = qty
+
+    def _review(self, late: Batch) -> None:
+        """Tell at most SERVED_AT_ONCE lines of this batch their new day, or move them."""
+        # Whoever waits comes before whoever has a promise.
+        batches, all_served = self._serve_waiting()
+        earlier = [batch for batch in batches if _day(batch.eta) < _day(late.eta)]
+        lines = self._books.promised_another_day(late, SERVED_AT_ONCE) if all_served else []
+        for line in lines:
+            old = line.eta
+            better = _first_fit(earlier, line.qty) if _day(old) < _day(late.eta) else None
+            if better is not None:
+                self._release(line)
+                self._promise(line, better)
+            line.eta = (better or late).eta
+            if line.eta != old:
+                self._record(self._changed_promise(line, old))
+        if not all_served or len(lines) == SERVED_AT_ONCE:
+            self._follow_ups[ReviewPromises(late.batchref)] = None
+
+    def _changed_promise(self, line: Allocation, old: date | None) -> PromiseChanged:
+        assert line.batchref is not None
+        return PromiseChanged(line.orderid, self.sku, line.qty, line.batchref, old, line.eta)
 
     def _tell(self, line: Allocation) -> None:
         self._record(OutOfStock(line.orderid, self.sku, line.qty))
         line.told = True
 
     def _promise(self, line: Allocation, batch: Batch) -> None:
-        self._record(Allocated(line.orderid, self.sku, line.qty, batch.batchref))
+        self._record(Allocated(line.orderid, self.sku, line.qty, batch.batchref, batch.eta))
         batch.allocated += line.qty
-        line.batchref = batch.batchref
+        line.batchref, line.eta = batch.batchref, batch.eta
         line.promised_at = self.sequence
         line.told = False
 
@@ -153,8 +217,8 @@ class Product:
         if line.batchref is None:
             return
         self._known_batch(line.batchref).allocated -= line.qty
-        line.batchref = line.promised_at = None
-        self.unserved = True
+        line.batchref = line.promised_at = line.eta = None
+        self._serve_waiting_next()
 
     def _answer(self, line: Allocation) -> Outcome:
         if line.batchref is None:
@@ -172,6 +236,10 @@ class Product:
     def _record(self, event: Event) -> None:
         self.sequence += 1
         self._events.append(replace(event, sequence=self.sequence))
+
+
+def _day(eta: date | None) -> date:
+    return eta or date.min
 
 
 def _first_fit(batches: Iterable[Batch], qty: int) -> Batch | None:

@@ -13,10 +13,13 @@ from allocation.domain.commands import Command, CreateBatch, Malformed
 from allocation.domain.events import (
     Allocated,
     BatchCreated,
+    BatchEtaChanged,
     BatchQuantityChanged,
     Deallocated,
     Event,
     OutOfStock,
+    PromiseChanged,
+    WrittenOff,
 )
 
 FOLDER = Path(contract.__file__).parents[1] / "contract"
@@ -116,10 +119,15 @@ EVENTS: list[Event] = [
     BatchCreated("b", "LAMP", 1, date(2030, 1, 31), sequence=1),
     BatchCreated("b", "LAMP", 1, sequence=1),
     BatchQuantityChanged("b", "LAMP", 0, sequence=2),
+    BatchEtaChanged("b", "LAMP", date(2030, 1, 31), sequence=2),
+    BatchEtaChanged("b", "LAMP", None, sequence=2),
+    WrittenOff("b", "LAMP", 1, "water damage", sequence=2),
     Allocated("o", "LAMP", 1, "b", sequence=3),
+    Allocated("o", "LAMP", 1, "b", date(2030, 1, 31), sequence=3),
     Deallocated("o", "LAMP", 1, "b", sequence=4),
     Deallocated("o", "LAMP", 1, None, sequence=4),
     OutOfStock("o", "LAMP", 1, sequence=5),
+    PromiseChanged("o", "LAMP", 1, "b", None, date(2030, 1, 31), sequence=6),
 ]
 
 

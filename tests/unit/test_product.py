@@ -3,6 +3,7 @@
 from datetime import date
 
 from allocation.domain.books import Batch, OrderLine
+from allocation.domain.commands import AllocateWaiting
 from allocation.domain.events import (
     Allocated,
     BatchCreated,
@@ -47,7 +48,7 @@ def test_the_earlier_shipment_is_used_before_the_later() -> None:
 
     lamp.allocate(line("order-1", 3))
 
-    assert lamp.pull_events() == [Allocated("order-1", "LAMP", 3, "sooner")]
+    assert lamp.pull_events() == [Allocated("order-1", "LAMP", 3, "sooner", SOON)]
 
 
 def test_equal_batches_are_used_by_reference() -> None:
@@ -169,7 +170,7 @@ def test_a_moved_line_goes_to_the_next_batch() -> None:
 
     lamp.allocate_waiting()
 
-    assert lamp.pull_events() == [Allocated("order-1", "LAMP", 8, "shipment")]
+    assert lamp.pull_events() == [Allocated("order-1", "LAMP", 8, "shipment", SOON)]
 
 
 def test_a_moved_line_that_finds_no_other_stock_waits_and_is_told() -> None:
@@ -295,7 +296,7 @@ def test_one_command_serves_a_bounded_number_of_lines_and_leaves_the_rest_to_the
 
     newcomer = lamp.allocate(line("newcomer", 1))
     served_at_once = len(lamp.pull_events())
-    while lamp.pull_unserved():
+    while AllocateWaiting("LAMP") in lamp.pull_follow_ups():
         lamp.allocate_waiting()
     rest = lamp.pull_events()
 

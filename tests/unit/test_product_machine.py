@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from allocation.domain import model
 from allocation.domain.books import MemoryBooks, OrderLine
-from allocation.domain.events import Allocated, Deallocated, Event, OutOfStock
+from allocation.domain.commands import AllocateWaiting, FollowUp, ReviewPromises
+from allocation.domain.events import Allocated, Deallocated, Event, OutOfStock, PromiseChanged
 from allocation.domain.model import Product
 
 ORDERS = st.sampled_from([f"order-{number}" for number in range(12)])
@@ -41,12 +42,12 @@ class ProductMachine(RuleBasedStateMachine):
         self.kept = Kept()
         self.played: list[tuple[Any, ...]] = []
         self.events: list[Event] = []
-        self.due = False
+        self.due: set[FollowUp] = set()
 
     def do(self, *call: Any) -> None:
         self.played.append(call)
         self.events += self.kept.do(*call)
-        self.due = self.kept.product.pull_unserved() or self.due
+        self.due |= set(self.kept.product.pull_follow_ups())
 
     @rule(batchref=BATCHES, qty=QUANTITIES, eta=ETAS)
     def create_batch(self, batchref: str, qty: int, eta: date | None) -> None:
@@ -66,11 +67,26 @@ class ProductMachine(RuleBasedStateMachine):
         if self.kept.books.batch(batchref) is not None:
             self.do("change_batch_quantity", batchref, qty)
 
+    @rule(batchref=BATCHES, qty=QUANTITIES)
+    def write_off(self, batchref: str, qty: int) -> None:
+        if self.kept.books.batch(batchref) is not None:
+            self.do("write_off", batchref, qty, "water damage")
+
+    @rule(batchref=BATCHES, eta=ETAS)
+    def change_batch_eta(self, batchref: str, eta: date | None) -> None:
+        if self.kept.books.batch(batchref) is not None:
+            self.do("change_batch_eta", batchref, eta)
+
     @precondition(lambda self: self.due)
-    @rule()
-    def follow_up(self) -> None:
-        self.due = False
-        self.do("allocate_waiting")
+    @rule(data=st.data())
+    def follow_up(self, data: st.DataObject) -> None:
+        command = data.draw(st.sampled_from(sorted(self.due, key=repr)))
+        self.due.remove(command)
+        match command:
+            case AllocateWaiting():
+                self.do("allocate_waiting")
+            case ReviewPromises(batchref):
+                self.do("review_promises", batchref)
 
     @invariant()
     def batches_promise_what_their_lines_hold_and_no_more_than_they_have(self) -> None:
@@ -95,8 +111,25 @@ class ProductMachine(RuleBasedStateMachine):
             assert (line.batchref is None) == (line.promised_at is None)
 
     @invariant()
+    def every_line_knows_the_day_of_its_batch_as_it_was_told(self) -> None:
+        told: dict[str, date | None] = {}
+        for event in self.events:
+            match event:
+                case (
+                    Allocated(orderid=orderid, eta=eta)
+                    | PromiseChanged(orderid=orderid, new_eta=eta)
+                ):
+                    told[orderid] = eta
+        for line in self.kept.books.lines.values():
+            if line.batchref is None:
+                continue
+            assert told[line.orderid] == line.eta
+            if ReviewPromises(line.batchref) not in self.due:
+                assert line.eta == self.kept.books.batches[line.batchref].eta
+
+    @invariant()
     def nothing_waits_beside_stock_that_it_fits_once_follow_ups_have_ended(self) -> None:
-        if self.due:
+        if AllocateWaiting("LAMP") in self.due:
             return
         largest = max((batch.free for batch in self.kept.books.batches.values()), default=0)
         waiting = [line for line in self.kept.books.lines.values() if line.batchref is None]
