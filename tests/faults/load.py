@@ -289,18 +289,29 @@ class Load:
         if kind < 0.82:
             orderid, sku = self._lines.pop(chance.randrange(len(self._lines)))
             return "allocation.deallocate", {"orderid": orderid, "sku": sku}
-        if kind < 0.92:
-            batchref = chance.choice(self._batches[-30:])
+        batchref = chance.choice(self._batches[-30:])
+        if kind < 0.87:
             return "allocation.change_batch_quantity", {
                 "batchref": batchref,
                 "qty": chance.randint(0, 60),
             }
+        if kind < 0.90:
+            return "allocation.change_batch_eta", {"batchref": batchref, "eta": self._day()}
+        if kind < 0.92:
+            return "allocation.write_off", {
+                "batchref": batchref,
+                "qty": chance.randint(1, 9),
+                "reason": "water damage",
+            }
         return self._new_batch(sku)
+
+    def _day(self) -> str:
+        return str(date(2030, 1, 1) + timedelta(days=self._chance.randrange(60)))
 
     def _new_batch(self, sku: str) -> tuple[str, dict[str, Any]]:
         batchref = f"batch-{len(self._batches)}"
         self._batches.append(batchref)
         body: dict[str, Any] = {"batchref": batchref, "sku": sku, "qty": 15 + len(batchref)}
         if self._chance.random() < 0.5:
-            body["eta"] = str(date(2030, 1, 1) + timedelta(days=self._chance.randrange(60)))
+            body["eta"] = self._day()
         return "allocation.create_batch", body

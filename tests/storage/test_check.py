@@ -1,5 +1,7 @@
 """The proofs must be able to fail: each book is cooked in one way, and found out."""
 
+from datetime import date
+
 import pytest
 from sqlalchemy import text
 
@@ -7,10 +9,12 @@ from allocation import check
 from allocation.domain.commands import (
     Allocate,
     AllocateWaiting,
+    ChangeBatchEta,
     ChangeBatchQuantity,
     Command,
     CreateBatch,
     Deallocate,
+    WriteOff,
 )
 from allocation.handlers import accept, decide
 from tests.storage.conftest import Storage, message
@@ -68,6 +72,10 @@ def test_books_with_a_whole_life_hold(sql: Storage) -> None:
         CreateBatch('b "é\\%', "LAMP", 70),
         AllocateWaiting("LAMP"),
         Allocate('o "é\\%', "LAMP", 60),
+        ChangeBatchEta("b1", date(2030, 1, 1)),
+        ChangeBatchEta("b2", date(2030, 2, 1)),
+        WriteOff("b1", 2, "water damage"),
+        ChangeBatchEta("b1", None),
     ]
 
     for number, command in enumerate(life, start=1):
@@ -130,6 +138,7 @@ def test_books_with_a_whole_life_hold(sql: Storage) -> None:
             "each promise was told as the books have it",
             "o1 LAMP",
         ),
+        ("UPDATE batches SET eta = '2030-01-01'", "each line was told the day", "b1"),
         (
             "UPDATE allocations SET orderid = 'o9' WHERE orderid = 'o1'",
             "each promise was told as the books have it",

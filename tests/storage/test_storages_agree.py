@@ -1,6 +1,7 @@
 """The same commands give the same events and outcomes on every storage, however it loads them."""
 
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from allocation.domain import model
 from allocation.domain.commands import (
     Allocate,
     AllocateWaiting,
+    ChangeBatchEta,
     ChangeBatchQuantity,
     Command,
     CreateBatch,
     Deallocate,
+    ReviewPromises,
+    WriteOff,
 )
 from allocation.handlers import decide_together
 from allocation.unit_of_work import Message
@@ -27,13 +31,17 @@ orders = st.sampled_from([f"order-{number}" for number in range(8)])
 refs = st.sampled_from([f"batch-{number}" for number in range(4)])
 skus = st.sampled_from(["LAMP", "CHAIR"])
 quantities = st.integers(min_value=1, max_value=9)
+etas = st.none() | st.dates(date(2030, 1, 1), date(2030, 1, 9))
 group_sizes = st.integers(min_value=1, max_value=10)
 one_command: st.SearchStrategy[Command] = st.one_of(
-    st.builds(CreateBatch, refs, skus, quantities, st.none() | st.dates()),
+    st.builds(CreateBatch, refs, skus, quantities, etas),
     st.builds(Allocate, orders, skus, quantities),
     st.builds(Deallocate, orders, skus),
     st.builds(ChangeBatchQuantity, refs, st.integers(min_value=0, max_value=9)),
+    st.builds(ChangeBatchEta, refs, etas),
+    st.builds(WriteOff, refs, quantities, st.just("water damage")),
     st.builds(AllocateWaiting, skus),
+    st.builds(ReviewPromises, refs),
 )
 
 
