@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Engine, func, select, text
 
 from allocation.adapters.database import is_postgresql
 from allocation.adapters.proofs import PROOFS, first_of
-from allocation.adapters.tables import commands, outbox
+from allocation.adapters.tables import commands, is_unsent, outbox
 
 __all__ = ["PROOFS", "Proof", "counts", "prove"]
 
@@ -50,5 +50,5 @@ def counts(connection: Connection) -> dict[str, int]:
     by_status = select(commands.c.status, func.count()).group_by(commands.c.status)
     found = dict.fromkeys(("pending", "succeeded", "rejected", "failed"), 0)
     found |= dict(connection.execute(by_status).tuples().all())
-    unsent = select(func.count()).select_from(outbox).where(outbox.c.sent_at.is_(None))
+    unsent = select(func.count()).select_from(outbox).where(is_unsent)
     return found | {"unsent": connection.scalar(unsent) or 0}

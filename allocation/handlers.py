@@ -1,13 +1,14 @@
 """One function per command: load the product, call it once; `decide` commits what came of it."""
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from allocation.domain import commands
 from allocation.domain.books import OrderLine
 from allocation.domain.commands import Command, FollowUp
-from allocation.domain.outcomes import Outcome, Refused
+from allocation.domain.outcomes import Outcome, Refused, Succeeded
 from allocation.unit_of_work import Message, UnitOfWork
 
 
@@ -26,7 +27,58 @@ def allocate(command: commands.Allocate, uow: UnitOfWork) -> Outcome:
     product = uow.products.get(command.sku)
     if product is None:
         return Refused("unknown sku", field="sku", sku=command.sku)
-    return product.allocate(OrderLine(command.orderid, command.sku, command.qty))
+    return product.allocate(_line(command))
+
+
+def reserve(command: commands.Reserve, uow: UnitOfWork) -> Outcome:
+    """Hold stock for one order line, for a while."""
+    product = uow.products.get(command.sku)
+    if product is None:
+        return Refused("unknown sku", field="sku", sku=command.sku)
+    return product.reserve(_line(command), uow.now() + timedelta(seconds=command.ttl))
+
+
+def confirm(command: commands.Confirm, uow: UnitOfWork) -> Outcome:
+    """Make every held line of the order an allocation.
+
+    A hold that ended in the meantime, by the clock alone, is confirmed all the same: its stock is
+    still there.
+    """
+    confirmed = [each.confirm(command.orderid) for each in uow.products.of_order(command.orderid)]
+    return _of_lines("confirmed", command.orderid, sum(confirmed))
+
+
+def extend(command: commands.Extend, uow: UnitOfWork) -> Outcome:
+    """Hold the order's held lines for longer: all of them, or none."""
+    products = uow.products.of_order(command.orderid)
+    for product in products:
+        if not product.can_extend(command.orderid):
+            sku = product.sku
+            return Refused("extended already", field="orderid", orderid=command.orderid, sku=sku)
+    expires_at = uow.now() + timedelta(seconds=command.ttl)
+    extended = [product.extend(command.orderid, expires_at) for product in products]
+    return _of_lines("extended", command.orderid, sum(extended), expires_at=expires_at.isoformat())
+
+
+def release(command: commands.Release, uow: UnitOfWork) -> Outcome:
+    """Give up every held line of the order."""
+    released = [each.release(command.orderid) for each in uow.products.of_order(command.orderid)]
+    return _of_lines("released", command.orderid, sum(released))
+
+
+def expire(command: commands.Expire, uow: UnitOfWork) -> Outcome:
+    """Give up the lines of the order whose time has come; those confirmed or extended stay."""
+    products = uow.products.of_order(command.orderid)
+    expired = [product.expire(command.orderid, command.expires_at) for product in products]
+    return Succeeded(status="expired" if any(expired) else "kept", lines=sum(expired))
+
+
+def dispatch(command: commands.Dispatch, uow: UnitOfWork) -> Outcome:
+    """Take an allocated line's goods off the books."""
+    product = uow.products.get(command.sku)
+    if product is None:
+        return Refused("unknown sku", field="sku", sku=command.sku)
+    return product.dispatch(command.orderid, command.batchref)
 
 
 def deallocate(command: commands.Deallocate, uow: UnitOfWork) -> Outcome:
@@ -85,6 +137,12 @@ def refuse_malformed(command: commands.Malformed, uow: UnitOfWork) -> Outcome:
 HANDLERS: dict[type[Command], Callable[[Any, UnitOfWork], Outcome]] = {
     commands.CreateBatch: create_batch,
     commands.Allocate: allocate,
+    commands.Reserve: reserve,
+    commands.Confirm: confirm,
+    commands.Extend: extend,
+    commands.Release: release,
+    commands.Expire: expire,
+    commands.Dispatch: dispatch,
     commands.Deallocate: deallocate,
     commands.ChangeBatchQuantity: change_batch_quantity,
     commands.ChangeBatchEta: change_batch_eta,
@@ -136,7 +194,13 @@ def decide_together(messages: Sequence[Message], uow: UnitOfWork) -> list[Outcom
             uow.inbox.record(message, outcome)
             outcomes[message.id] = outcome
         # Each follows once, after the last command that left it to be done.
-        uow.inbox.accept([_following(command, cause) for command, cause in left.items()])
+        following = [_following(command, cause) for command, cause in left.items()]
+        uow.inbox.accept(
+            [each for each in following if not isinstance(each.command, commands.Expire)]
+        )
+        for each in following:
+            if isinstance(each.command, commands.Expire):
+                uow.outbox.schedule(each, each.command.expires_at)
         uow.commit()
     return [outcomes[message.id] for message in messages]
 
@@ -156,12 +220,25 @@ def drop(command_id: UUID, uow: UnitOfWork) -> bool:
     return dropped
 
 
+def _line(command: commands.Allocate | commands.Reserve) -> OrderLine:
+    return OrderLine(command.orderid, command.sku, command.qty, command.customer)
+
+
+def _of_lines(status: str, orderid: str, lines: int, **facts: str) -> Outcome:
+    """The outcome of what was done to so many of the order's held lines."""
+    if not lines:
+        return Refused("no reservation", field="orderid", orderid=orderid)
+    return Succeeded(status=status, lines=lines, **facts)
+
+
 def _following(command: FollowUp, cause: Message) -> Message:
     match command:
         case commands.AllocateWaiting(sku):
             what = f"allocate_waiting {sku}"
         case commands.ReviewPromises(batchref):
             what = f"review_promises {batchref}"
+        case commands.Expire(orderid, expires_at):
+            what = f"expire {orderid} {expires_at.isoformat()}"
     return Message(
         # Derived, so that the same cause never asks for the same twice.
         id=uuid5(NAMESPACE_OID, f"{cause.id} {what}"),

@@ -16,14 +16,14 @@ from sqlalchemy.exc import DBAPIError
 
 from allocation import bootstrap, health
 from allocation.adapters import topology
-from allocation.adapters.outbox_reader import OutboxReader, only_reader
+from allocation.adapters.outbox_reader import DUE_AT_ONCE, OutboxReader, only_reader
 from allocation.adapters.publisher import Outgoing, Publisher, publisher
 from allocation.celery import app
 
 log = structlog.get_logger(__name__)
 
 BATCH = 500
-POLL = 1.0  # seconds; the truth behind the wake-up calls, which may get lost
+POLL = 0.5  # seconds between two looks: wake-up calls may get lost, and nobody calls what is due
 MARK_EVERY = 0.05  # seconds
 BEAT = 1.0  # seconds between two signs of life
 LONGEST_PAUSE = 5.0  # seconds between two tries while something is down
@@ -81,8 +81,10 @@ def _relay(
 ) -> None:
     """Relay until `stop` is set, or until the broker refuses something on this connection."""
     flight = Flight(reader, publisher)
-    beaten = 0.0
+    beaten = looked = 0.0
     while not stop.is_set():
+        if time.monotonic() - looked > POLL and reader.accept_due() < DUE_AT_ONCE:
+            looked = time.monotonic()
         if time.monotonic() - beaten > BEAT:
             _beat(connection)
             beaten = time.monotonic()

@@ -103,8 +103,38 @@ def create_batch(*, batchref: str, sku: str, qty: int, eta: str | None = None) -
 
 
 @app.task(base=CommandTask, name="allocation.allocate")
-def allocate(*, orderid: str, sku: str, qty: int) -> None:
+def allocate(*, orderid: str, sku: str, qty: int, customer: str | None = None) -> None:
     """Promise stock to one order line."""
+
+
+@app.task(base=CommandTask, name="allocation.reserve")
+def reserve(*, orderid: str, sku: str, qty: int, ttl: int, customer: str | None = None) -> None:
+    """Hold stock for one order line, for `ttl` seconds."""
+
+
+@app.task(base=CommandTask, name="allocation.confirm")
+def confirm(*, orderid: str) -> None:
+    """Make every held line of the order an allocation."""
+
+
+@app.task(base=CommandTask, name="allocation.extend")
+def extend(*, orderid: str, ttl: int) -> None:
+    """Hold the order's held lines for `ttl` seconds from now on."""
+
+
+@app.task(base=CommandTask, name="allocation.release")
+def release(*, orderid: str) -> None:
+    """Give up every held line of the order."""
+
+
+@app.task(base=CommandTask, name="allocation.expire")
+def expire(*, orderid: str, expires_at: str) -> None:
+    """Give up the lines of the order that are held until that moment, in ISO 8601."""
+
+
+@app.task(base=CommandTask, name="allocation.dispatch")
+def dispatch(*, orderid: str, sku: str, batchref: str | None = None) -> None:
+    """Take an allocated line's goods off the books."""
 
 
 @app.task(base=CommandTask, name="allocation.deallocate")

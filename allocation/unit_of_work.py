@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
 from typing import Protocol, Self
 from uuid import UUID
@@ -52,6 +53,13 @@ class Products(Protocol):
 
     def get_by_batchref(self, batchref: str) -> Product | None: ...
 
+    def of_order(self, orderid: str) -> list[Product]:
+        """The products of which the order has lines, by sku.
+
+        Those of which it got one while their locks were waited for may be missing.
+        """
+        ...
+
     def add(self, sku: str) -> Product:
         """Begin the books of a sku that is not known yet."""
         ...
@@ -96,6 +104,10 @@ class Outbox(Protocol):
 
     def add(self, event: Event, cause: Message) -> None: ...
 
+    def schedule(self, message: Message, due_at: datetime) -> None:
+        """Have a command accepted once the storage's clock says so; a repeat changes nothing."""
+        ...
+
 
 class UnitOfWork(Protocol):
     """State, outcome and events, saved together by `commit`; leaving without it rolls back.
@@ -120,5 +132,9 @@ class UnitOfWork(Protocol):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None: ...
+
+    def now(self) -> datetime:
+        """The time by the storage's own clock, which is one for all who work on it."""
+        ...
 
     def commit(self) -> None: ...

@@ -16,6 +16,7 @@ from allocation.adapters.tables import (
     commands,
     is_open,
     is_pending,
+    is_unsent,
     outbox,
     products,
     waits,
@@ -59,7 +60,7 @@ def order(connection: Connection, orderid: str) -> Json | None:
     """Every line of the order, by sku; None when it has none."""
     # The lines of one order, each with the ETA of the batch that it is promised.
     statement = (
-        select(allocations.c.sku, allocations.c.qty, allocations.c.batchref, batches.c.eta)
+        select(allocations, batches.c.eta.label("batch_eta"))
         .outerjoin(batches, batches.c.batchref == allocations.c.batchref)
         .where(allocations.c.orderid == orderid)
         .order_by(allocations.c.sku)
@@ -68,9 +69,10 @@ def order(connection: Connection, orderid: str) -> Json | None:
         {
             "sku": row.sku,
             "qty": row.qty,
-            "status": "allocated" if row.batchref is not None else "waiting",
+            "status": _status(row),
             "batchref": row.batchref,
-            "eta": _day(row.eta),
+            "eta": _day(row.batch_eta),
+            "expires_at": row.expires_at.isoformat() if row.expires_at else None,
         }
         for row in connection.execute(statement)
     ]
@@ -172,17 +174,15 @@ def waiting(connection: Connection) -> int:
 
 def backlog(connection: Connection) -> Backlog:
     """How far the relay is behind; the oldest row is the one that it will send next."""
-    pending = outbox.c.sent_at.is_(None)
     # How many rows of the outbox were not sent.
-    unsent = connection.scalar(select(func.count()).select_from(outbox).where(pending)) or 0
+    unsent = connection.scalar(select(func.count()).select_from(outbox).where(is_unsent)) or 0
     return Backlog(unsent, round(oldest_unsent(connection), 3))
 
 
 def oldest_unsent(connection: Connection) -> float:
     """How many seconds ago the row was written that the relay will send next; 0 without any."""
-    pending = outbox.c.sent_at.is_(None)
     oldest = connection.scalar(
-        select(outbox.c.created_at).where(pending).order_by(outbox.c.position).limit(1)
+        select(outbox.c.created_at).where(is_unsent).order_by(outbox.c.position).limit(1)
     )
     # Another machine's clock may be ahead of this one's.
     return max(0.0, (datetime.now(UTC) - oldest).total_seconds()) if oldest else 0.0
@@ -197,6 +197,14 @@ def _command(row: Any) -> Json:
         "accepted_at": row.accepted_at.isoformat(),
         "decided_at": row.decided_at.isoformat() if row.decided_at else None,
     }
+
+
+def _status(line: Any) -> str:
+    if line.batchref is None:
+        return "waiting"
+    if line.dispatched:
+        return "dispatched"
+    return "allocated" if line.expires_at is None else "reserved"
 
 
 def _batch(row: Any) -> Json:

@@ -95,20 +95,25 @@ class SqlBooks:
 
     def promised(self, batchref: str) -> Iterator[Allocation]:
         self.least_wanted = 0  # who asks may let them wait
-        query = (
-            select(tables.allocations)
-            .where(_LINE.batchref == batchref)
-            .order_by(_LINE.promised_at.desc())
-            .limit(CHUNK)
-        )
-        # What was released since is not promised any more: the same query brings the next ones.
-        while chunk := self._fetch(query):
-            yield from chunk
+        for condition in (tables.held, tables.promised):
+            query = (
+                select(tables.allocations)
+                .where(_LINE.batchref == batchref, condition)
+                .order_by(_LINE.promised_at.desc())
+                .limit(CHUNK)
+            )
+            # What was released since is promised no more: the same query brings the next ones.
+            while chunk := self._fetch(query):
+                yield from chunk
 
     def promised_another_day(self, batch: Batch, limit: int) -> Sequence[Allocation]:
         query = (
             select(tables.allocations)
-            .where(_LINE.batchref == batch.batchref, _LINE.eta.is_distinct_from(batch.eta))
+            .where(
+                _LINE.batchref == batch.batchref,
+                tables.promised,
+                _LINE.eta.is_distinct_from(batch.eta),
+            )
             .order_by(_LINE.promised_at)
             .limit(limit)
         )
@@ -137,9 +142,10 @@ class SqlBooks:
         known = self.lines.get(row.orderid)
         if known is not None:
             return known
-        line = Allocation(row.orderid, row.sku, row.qty, row.age)
+        line = Allocation(row.orderid, row.sku, row.qty, row.age, row.customer)
         line.batchref, line.promised_at, line.eta = row.batchref, row.promised_at, row.eta
-        line.told = row.told
+        line.told, line.dispatched = row.told, row.dispatched
+        line.expires_at, line.extended = row.expires_at, row.extended
         self.lines[row.orderid] = line
         self.stored_lines[row.orderid] = _state(line)
         return line
@@ -257,7 +263,7 @@ def _stored_lines(connection: Connection, keys: Collection[tuple[str, str]]) -> 
 
 
 def _state(line: Allocation) -> tuple[Any, ...]:
-    return line.qty, line.age, line.batchref, line.promised_at, line.eta, line.told
+    return tuple(vars(line).values())
 
 
 def _numbers(batch: Batch) -> tuple[Any, ...]:

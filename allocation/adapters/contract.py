@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -21,6 +21,12 @@ Json = dict[str, Any]
 COMMANDS: dict[str, type[Command]] = {
     "allocation.create_batch": commands.CreateBatch,
     "allocation.allocate": commands.Allocate,
+    "allocation.reserve": commands.Reserve,
+    "allocation.confirm": commands.Confirm,
+    "allocation.extend": commands.Extend,
+    "allocation.release": commands.Release,
+    "allocation.expire": commands.Expire,
+    "allocation.dispatch": commands.Dispatch,
     "allocation.deallocate": commands.Deallocate,
     "allocation.change_batch_quantity": commands.ChangeBatchQuantity,
     "allocation.change_batch_eta": commands.ChangeBatchEta,
@@ -36,11 +42,16 @@ EVENT_TYPES: dict[type[Event], str] = {
     events.WrittenOff: "allocation.written_off.v1",
     events.Allocated: "allocation.allocated.v1",
     events.Deallocated: "allocation.deallocated.v1",
+    events.Reserved: "allocation.reserved.v1",
+    events.ReservationReleased: "allocation.reservation_released.v1",
+    events.Dispatched: "allocation.dispatched.v1",
     events.OutOfStock: "allocation.out_of_stock.v1",
     events.PromiseChanged: "allocation.promise_changed.v1",
 }
 SOURCE = "allocation"
 
+# Left out where they say nothing: so a command is the same as it was before they came.
+_CAME_LATER = {"customer"}
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _PROBLEMS = {
     "required": "is missing",
@@ -121,13 +132,16 @@ def read_command(name: str, body: Any) -> Command | list[Violation]:
     if broken:
         return broken
     fields = dict(body)
-    if "qty" in fields:
-        fields["qty"] = int(fields["qty"])  # JSON Schema takes 3.0 for an integer, and so do we
+    for whole in ("qty", "ttl"):
+        if whole in fields:
+            fields[whole] = int(fields[whole])  # JSON Schema takes 3.0 for an integer: so do we
     if fields.get("eta") is not None:
         try:
             fields["eta"] = date.fromisoformat(fields["eta"])
         except ValueError as error:  # the year 0000 is a date to JSON Schema and to nobody else
             return [Violation("eta", str(error))]
+    if "expires_at" in fields:
+        fields["expires_at"] = datetime.fromisoformat(fields["expires_at"]).astimezone(UTC)
     return kind(**fields)
 
 
@@ -140,7 +154,11 @@ def command_body(command: Command) -> Json:
     """The keyword arguments of the task that carries `command`, as JSON."""
     if isinstance(command, Malformed):
         return {"malformed": command.body}
-    return _json(command)
+    body = _json(command)
+    for name in _CAME_LATER & body.keys():
+        if body[name] is None:
+            del body[name]
+    return body
 
 
 def cloud_event(

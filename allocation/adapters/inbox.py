@@ -73,7 +73,7 @@ class SqlOutbox:
             created_at=created_at,
         )
 
-    def add_command(self, message: Message) -> None:
+    def add_command(self, message: Message, due_at: datetime | None = None) -> None:
         body = contract.command_body(message.command)
         self._add(
             id=message.id,
@@ -85,7 +85,11 @@ class SqlOutbox:
             correlation_id=message.correlation_id,
             causation_id=message.causation_id,
             created_at=self._now(),
+            due_at=due_at,
         )
+
+    def schedule(self, message: Message, due_at: datetime) -> None:
+        self.add_command(message, due_at)
 
     def write(self, changes: Writes) -> bool:
         """Add the rows to `changes`, in their order; False when there are none."""
@@ -94,7 +98,7 @@ class SqlOutbox:
         return bool(rows)
 
     def _add(self, **row: object) -> None:
-        self._rows.append(row)
+        self._rows.append({"due_at": None, **row})
 
 
 class SqlInbox:

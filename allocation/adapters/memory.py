@@ -34,6 +34,7 @@ class MemoryStore:
     lines: dict[tuple[str, str], Allocation] = field(default_factory=dict)
     commands: dict[UUID, _Row] = field(default_factory=dict)
     outbox: list[Message | contract.Json] = field(default_factory=list)
+    scheduled: dict[Message, datetime] = field(default_factory=dict)
 
 
 class MemoryProducts:
@@ -68,6 +69,12 @@ class MemoryProducts:
                 return self._see(product)
         batch = self._store.batches.get(batchref)
         return None if batch is None else self.get(batch.sku)
+
+    def of_order(self, orderid: str) -> list[Product]:
+        stored = {sku for known, sku in self._store.lines if known == orderid}
+        brought = {sku for sku, (_, its) in self._open.items() if orderid in its.lines}
+        products = [self.get(sku) for sku in sorted(stored | brought)]
+        return [product for product in products if product is not None]
 
     def add(self, sku: str) -> Product:
         return self._with_books(Product(sku), MemoryBooks())
@@ -110,6 +117,11 @@ class MemoryOutbox:
                 correlation_id=cause.correlation_id,
             )
         )
+
+    def schedule(self, message: Message, due_at: datetime) -> None:
+        if message not in self._store.scheduled:
+            self._store.scheduled[message] = due_at
+            self._store.outbox.append(message)
 
 
 class MemoryInbox:
@@ -187,6 +199,9 @@ class MemoryUnitOfWork:
         traceback: TracebackType | None,
     ) -> None:
         del self._copy
+
+    def now(self) -> datetime:
+        return self._now()
 
     def commit(self) -> None:
         self.products.save()

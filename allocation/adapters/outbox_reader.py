@@ -19,6 +19,7 @@ from sqlalchemy import (
     Update,
     all_,
     bindparam,
+    func,
     select,
     text,
     update,
@@ -26,7 +27,11 @@ from sqlalchemy import (
 
 from allocation.adapters.database import among, is_postgresql
 from allocation.adapters.inbox import NOTIFY_CHANNEL
-from allocation.adapters.tables import outbox, to_send
+from allocation.adapters.rows import add_new
+from allocation.adapters.tables import commands, is_scheduled, is_unsent, outbox, to_send
+
+DUE_AT_ONCE = 500
+"""Scheduled commands that one transaction accepts."""
 
 _LOCK = 4_130_519_772  # any number that no other program locks in the same database
 _SQLITE_POLL = 0.05  # seconds; SQLite can wake nobody, so its reader looks again and again
@@ -58,6 +63,30 @@ class OutboxReader:
         with self._connection.begin():
             return self._connection.execute(_pending(self._connection.dialect.name), asked).all()
 
+    def accept_due(self) -> int:
+        """Accept the scheduled commands whose time has come by the database's clock; how many."""
+        on_postgresql = self._connection.dialect.name == "postgresql"
+        now = func.clock_timestamp() if on_postgresql else bindparam("now", datetime.now(UTC))
+        columns = ("id", "name", "body", "correlation_id", "causation_id")
+        asked = (
+            select(outbox.c.position, *(outbox.c[name] for name in columns))
+            .where(is_scheduled, outbox.c.due_at <= now)
+            .order_by(outbox.c.due_at)
+            .limit(DUE_AT_ONCE)
+        )
+        with self._connection.begin():
+            due = self._connection.execute(asked).all()
+            if due:
+                state = {"status": "pending", "accepted_at": datetime.now(UTC)}
+                rows = [{name: getattr(row, name) for name in columns} | state for row in due]
+                # First the one, then the other: whoever is killed in between is repeated.
+                add_new(self._connection, commands, rows)
+                due_now = outbox.c.position.in_([row.position for row in due])
+                # As of now: how long it was not due says nothing of the relay.
+                changed = {"due_at": None, "created_at": state["accepted_at"]}
+                self._connection.execute(update(outbox).where(due_now).values(changed))
+        return len(due)
+
     def mark_sent(self, positions: Sequence[int]) -> None:
         """Never send the rows at these positions again."""
         if positions:
@@ -76,7 +105,7 @@ def _pending(dialect: str) -> Select[Any]:
     )
     return (
         select(*to_send)
-        .where(outbox.c.sent_at.is_(None), is_new)
+        .where(is_unsent, is_new)
         .order_by(outbox.c.position)
         .limit(bindparam("limit"))
     )

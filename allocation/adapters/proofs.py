@@ -27,7 +27,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import aliased
 
-from allocation.adapters.tables import allocations, batches, commands, outbox, products
+from allocation.adapters.tables import (
+    allocations,
+    batches,
+    commands,
+    is_scheduled,
+    outbox,
+    products,
+    promised,
+)
 
 Finds = Select[Any] | CompoundSelect[Any]
 Proof = tuple[str, Table, Callable[[], Finds]]
@@ -36,6 +44,8 @@ Proof = tuple[str, Table, Callable[[], Finds]]
 _ALLOCATED = "allocation.allocated.v1"
 _DEALLOCATED = "allocation.deallocated.v1"
 _OUT_OF_STOCK = "allocation.out_of_stock.v1"
+_RESERVED = "allocation.reserved.v1"
+_RELEASED = "allocation.reservation_released.v1"
 
 
 def first_of(finds: Finds, most: int) -> Select[Any]:
@@ -52,7 +62,7 @@ def batch_counters() -> Finds:
     """Batches whose counter is not the sum of their lines, or leaves its bounds."""
     held = (
         select(allocations.c.batchref, func.sum(allocations.c.qty).label("qty"))
-        .where(allocations.c.batchref.is_not(None))
+        .where(promised)
         .group_by(allocations.c.batchref)
         .subquery()
     )
@@ -79,20 +89,24 @@ def lines_on_batches_of_their_sku() -> Finds:
 
 
 def lines_accounted_for() -> Finds:
-    """Lines whose allocate succeeded, that are not on the books and that nobody gave up."""
+    """Lines that were taken, that are not on the books and that nobody gave up."""
 
-    def of_succeeded(name: str) -> Select[tuple[str, str]]:
+    def of_succeeded(*names: str) -> Select[tuple[str, str]]:
         orderid, sku = commands.c.body["orderid"], commands.c.body["sku"]
         return select(orderid.as_string().label("orderid"), sku.as_string().label("sku")).where(
-            commands.c.name == name, commands.c.status == "succeeded"
+            commands.c.name.in_(names), commands.c.status == "succeeded"
         )
 
     missing = except_(
-        of_succeeded("allocation.allocate"),
+        of_succeeded("allocation.allocate", "allocation.reserve"),
         select(allocations.c.orderid, allocations.c.sku),
         of_succeeded("allocation.deallocate"),
     ).subquery()
-    return select(_line(missing.c.orderid, missing.c.sku))
+    # These give up what is held of an order, whatever its skus.
+    released = of_succeeded("allocation.release", "allocation.expire").subquery()
+    return select(_line(missing.c.orderid, missing.c.sku)).where(
+        missing.c.orderid.not_in(select(released.c.orderid))
+    )
 
 
 def lines_where_their_last_event_left_them() -> Finds:
@@ -103,7 +117,7 @@ def lines_where_their_last_event_left_them() -> Finds:
     """
     others = except_(
         select(outbox.c.sku, outbox.c.sequence).where(
-            outbox.c.name.in_([_ALLOCATED, _DEALLOCATED, _OUT_OF_STOCK])
+            outbox.c.name.in_([_ALLOCATED, _DEALLOCATED, _OUT_OF_STOCK, _RESERVED, _RELEASED])
         ),
         select(allocations.c.sku, allocations.c.promised_at).where(
             allocations.c.promised_at.is_not(None)
@@ -117,9 +131,15 @@ def lines_where_their_last_event_left_them() -> Finds:
         .subquery()
     )
     event = aliased(outbox)
-    given_up = and_(
-        event.c.name == _DEALLOCATED,
-        event.c.body["causationtype"].as_string() == "allocation.deallocate",
+    given_up = or_(
+        and_(
+            event.c.name == _DEALLOCATED,
+            event.c.body["causationtype"].as_string() == "allocation.deallocate",
+        ),
+        and_(
+            event.c.name == _RELEASED,
+            event.c.body["data", "reason"].as_string() != "moved",
+        ),
     )
     return (
         select(_line(last.c.orderid, last.c.sku))
@@ -132,7 +152,7 @@ def lines_where_their_last_event_left_them() -> Finds:
             or_(
                 and_(allocations.c.orderid.is_(None), ~given_up),
                 # Also whoever gave a line up may wait for it again, not told yet.
-                and_(allocations.c.batchref.is_(None), event.c.name == _ALLOCATED),
+                and_(allocations.c.batchref.is_(None), event.c.name.in_([_ALLOCATED, _RESERVED])),
                 allocations.c.promised_at < event.c.sequence,
             )
         )
@@ -141,6 +161,7 @@ def lines_where_their_last_event_left_them() -> Finds:
 
 def promises_told() -> Finds:
     """Lines whose promise was told otherwise than the books have it."""
+    name = case((allocations.c.expires_at.is_(None), _ALLOCATED), else_=_RESERVED)
     told = cast(outbox.c.body, Text)
     data = {name: outbox.c.body["data", name] for name in ("orderid", "batchref", "qty")}
     # To open a million events takes long, and nearly all have these words letter by letter. No text
@@ -165,14 +186,14 @@ def promises_told() -> Finds:
                 outbox.c.sequence == allocations.c.promised_at,
             ),
         )
-        .where(case((outbox.c.name != _ALLOCATED, true()), (said_so, false()), else_=differs))
+        .where(case((outbox.c.name != name, true()), (said_so, false()), else_=differs))
     )
 
 
 def accepted_commands_known() -> Finds:
     """Commands that were accepted, and that nothing is known of any more."""
     known = select(literal(1)).where(commands.c.id == outbox.c.id)
-    return select(outbox.c.id).where(outbox.c.kind == "command", ~known.exists())
+    return select(outbox.c.id).where(outbox.c.kind == "command", ~is_scheduled, ~known.exists())
 
 
 def pending_commands_on_their_way() -> Finds:
@@ -259,10 +280,22 @@ def promised_days_told() -> Finds:
     return except_(
         select(batches.c.batchref)
         .join(allocations, allocations.c.batchref == batches.c.batchref)
-        .where(allocations.c.eta.is_distinct_from(batches.c.eta)),
+        .where(promised, allocations.c.eta.is_distinct_from(batches.c.eta)),
         select(commands.c.body["batchref"].as_string()).where(
             commands.c.name == "allocation.review_promises",
             commands.c.status.in_(["pending", "failed"]),
+        ),
+    )
+
+
+def reservations_end() -> Finds:
+    """Orders with a line that is held, and nothing on its way that ends it."""
+    orderid = outbox.c.body["orderid"].as_string()
+    return except_(
+        select(allocations.c.orderid).where(allocations.c.expires_at.is_not(None)),
+        select(orderid).where(outbox.c.name == "allocation.expire", is_scheduled),
+        select(commands.c.body["orderid"].as_string()).where(
+            commands.c.name == "allocation.expire", commands.c.status.in_(["pending", "failed"])
         ),
     )
 
@@ -305,4 +338,5 @@ PROOFS: tuple[Proof, ...] = (
     ("each event is sent, or waits behind none of its product that is", outbox, sent_in_order),
     ("no line waits beside stock that it fits", allocations, nothing_waits_beside_its_stock),
     ("each line was told the day on which its batch comes", allocations, promised_days_told),
+    ("each reservation will end", allocations, reservations_end),
 )

@@ -24,7 +24,7 @@ from allocation.adapters.tables import commands, outbox, products
 
 STEP = 500
 """Rows of one transaction."""
-_GIVING_UP = "allocation.deallocate"
+_GIVING_UP = ("allocation.deallocate", "allocation.release", "allocation.expire")
 _LONGER = timedelta(days=1)
 """What gave a line up is kept longer than what asked for it: the line stays accounted for."""
 
@@ -127,11 +127,11 @@ def _events(connection: Connection, limit: datetime) -> ColumnElement[bool]:
 
 
 def _requests(limit: datetime) -> ColumnElement[bool]:
-    return and_(_decided_before(limit), commands.c.name != _GIVING_UP)
+    return and_(_decided_before(limit), commands.c.name.not_in(_GIVING_UP))
 
 
 def _give_ups(limit: datetime) -> ColumnElement[bool]:
-    return and_(_decided_before(limit - _LONGER), commands.c.name == _GIVING_UP)
+    return and_(_decided_before(limit - _LONGER), commands.c.name.in_(_GIVING_UP))
 
 
 def _decided_before(limit: datetime) -> ColumnElement[bool]:

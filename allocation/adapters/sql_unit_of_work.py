@@ -6,7 +6,7 @@ from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Connection, Engine, Select, select
+from sqlalchemy import Connection, Engine, Select, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from allocation.adapters import books, tables
@@ -28,18 +28,23 @@ class SqlProducts:
         self._stored: dict[str, tuple[int, int]] = {}
         self._books: dict[str, SqlBooks] = {}
         self._skus: Skus = {}
+        # Of orders that were asked for as a whole: the skus of their lines.
+        self._orders: dict[str, set[str]] = {}
         self._seen: dict[str, Product] = {}
 
     def load(self, commands: Sequence[Command]) -> None:
         named = [(_field(command, "batchref"), _field(command, "sku")) for command in commands]
-        self._find({batchref for batchref, _ in named if batchref})
-        skus = {sku for _, sku in named if sku} | {sku for sku in self._skus.values() if sku}
-        lines = {
-            (orderid, sku)
+        self._find({batchref for batchref, sku in named if batchref and not sku})
+        asked = {
+            (orderid, _field(command, "sku"))
             for command in commands
-            if (orderid := _field(command, "orderid")) and (sku := _field(command, "sku"))
+            if (orderid := _field(command, "orderid"))
         }
-        self._lock(skus, lines)
+        self._find_orders({orderid for orderid, sku in asked if sku is None})
+        lines = {(orderid, sku) for orderid, sku in asked if sku is not None}
+        lines |= {(orderid, sku) for orderid, skus in self._orders.items() for sku in skus}
+        skus = {sku for _, sku in named if sku} | {sku for sku in self._skus.values() if sku}
+        self._lock(skus | {sku for _, sku in lines}, lines)
 
     def pull_seen(self) -> list[Product]:
         seen, self._seen = self._seen, {}
@@ -56,6 +61,16 @@ class SqlProducts:
             self._find({batchref})
         sku = self._skus[batchref]
         return None if sku is None else self.get(sku)
+
+    def of_order(self, orderid: str) -> list[Product]:
+        if orderid not in self._orders:
+            self._find_orders({orderid})
+            skus = self._orders[orderid]
+            self._lock(skus - self._books.keys(), {(orderid, sku) for sku in skus})
+        # One of this unit of work may have brought a line.
+        brought = {sku for sku, its in self._books.items() if its.lines.get(orderid) is not None}
+        products = [self.get(sku) for sku in sorted(self._orders[orderid] | brought)]
+        return [product for product in products if product is not None]
 
     def add(self, sku: str) -> Product:
         product = Product(sku)
@@ -87,6 +102,15 @@ class SqlProducts:
         self._skus.update(dict.fromkeys(batchrefs))
         self._skus.update((row.batchref, row.sku) for row in found)
 
+    def _find_orders(self, orderids: Collection[str]) -> None:
+        # Before the lock, too: a line that comes meanwhile came after whoever asks for the order.
+        if not orderids:
+            return
+        self._orders.update((orderid, set()) for orderid in orderids)
+        asked = {"orderids": list(orderids)}
+        for row in self._connection.execute(_lines_of(self._connection.dialect.name), asked):
+            self._orders[row.orderid].add(row.sku)
+
     def _lock(self, skus: Collection[str], lines: Collection[tuple[str, str]] = ()) -> None:
         if not skus:
             return
@@ -113,6 +137,13 @@ def _skus_of(dialect: str) -> Select[Any]:
     columns = tables.batches.c
     is_asked = among(columns.batchref, "refs", dialect)
     return select(columns.batchref, columns.sku).where(is_asked)
+
+
+@cache
+def _lines_of(dialect: str) -> Select[Any]:
+    columns = tables.allocations.c
+    is_asked = among(columns.orderid, "orderids", dialect)
+    return select(columns.orderid, columns.sku).where(is_asked)
 
 
 @cache
@@ -166,6 +197,12 @@ class SqlUnitOfWork:
             known = translated(error)
             if known is not error:
                 raise known from error
+
+    def now(self) -> datetime:
+        if not is_postgresql(self._connection):
+            return self._now()  # the database has no clock but this machine's
+        now: datetime = self._connection.execute(select(func.clock_timestamp())).scalar_one()
+        return now.astimezone(UTC)
 
     def commit(self) -> None:
         changes = Writes(self._connection)

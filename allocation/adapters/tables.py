@@ -21,6 +21,7 @@ from sqlalchemy import (
     TypeDecorator,
     Uuid,
     and_,
+    false,
     literal_column,
     type_coerce,
 )
@@ -93,12 +94,17 @@ allocations = Table(
     Column("promised_at", BigInteger),
     Column("eta", Date),
     Column("told", Boolean, nullable=False),
+    Column("customer", String(255)),
+    Column("expires_at", UtcDateTime),
+    Column("extended", Boolean, nullable=False, server_default=false()),
+    Column("dispatched", Boolean, nullable=False, server_default=false()),
     CheckConstraint("qty >= 1", name="qty_positive"),
     CheckConstraint("(batchref IS NULL) = (promised_at IS NULL)", name="allocated_or_waiting"),
 )
 waits = allocations.c.batchref.is_(None)
 untold = and_(waits, ~allocations.c.told)
-promised = allocations.c.batchref.is_not(None)
+promised = and_(allocations.c.batchref.is_not(None), ~allocations.c.dispatched)
+held = and_(allocations.c.batchref.is_not(None), allocations.c.expires_at.is_not(None))
 Index(
     "ix_allocations_waiting",
     allocations.c.sku,
@@ -120,6 +126,13 @@ Index(
     allocations.c.promised_at,
     postgresql_where=promised,
     sqlite_where=promised,
+)
+Index(
+    "ix_allocations_held",
+    allocations.c.batchref,
+    allocations.c.promised_at,
+    postgresql_where=held,
+    sqlite_where=held,
 )
 
 commands = Table(
@@ -177,6 +190,7 @@ outbox = Table(
     Column("causation_id", Uuid),
     Column("created_at", UtcDateTime, nullable=False),
     Column("sent_at", UtcDateTime),
+    Column("due_at", UtcDateTime),
     CheckConstraint("kind IN ('command', 'event')", name="kind_known"),
     CheckConstraint("(kind = 'event') = (sequence IS NOT NULL)", name="events_numbered"),
 )
@@ -193,10 +207,19 @@ to_send = (
 )
 """What a message is made of, as text: the JSON is what is kept, and costs no decoding."""
 
+is_unsent = and_(outbox.c.sent_at.is_(None), outbox.c.due_at.is_(None))
+is_scheduled = outbox.c.due_at.is_not(None)
+"""A command that is to be accepted at `due_at`, by the database's clock; it has no other row."""
 Index(
     "ix_outbox_pending",
     outbox.c.position,
-    postgresql_where=outbox.c.sent_at.is_(None),
-    sqlite_where=outbox.c.sent_at.is_(None),
+    postgresql_where=is_unsent,
+    sqlite_where=is_unsent,
+)
+Index(
+    "ix_outbox_scheduled",
+    outbox.c.due_at,
+    postgresql_where=is_scheduled,
+    sqlite_where=is_scheduled,
 )
 Index("ix_outbox_sku_sequence", outbox.c.sku, outbox.c.sequence, unique=True)

@@ -22,7 +22,7 @@ from allocation.unit_of_work import CommandConflict, ConcurrentUpdate, Message
 from allocation.views import Json
 
 _IDEMPOTENT_IDS = UUID("0e3ad35e-8c30-4d0e-9d0a-5c2a3f6b7e11")
-_CREATED = {"created", "allocated"}
+_CREATED = {"created", "allocated", "reserved"}
 
 
 def answer(command: Command) -> Response:

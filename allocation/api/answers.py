@@ -22,7 +22,14 @@ def schemas() -> dict[str, Json]:
         "batchref": {"anyOf": [batchref, nothing], "description": "null: it waits."},
         "eta": {**eta, "description": "Of its batch; null: on the shelf, or waiting."},
     }
-    line = {"sku": sku, "qty": qty, "status": _one_of("allocated", "waiting"), **standing}
+    until = {"type": "string", "format": "date-time", "description": "Until when it is held."}
+    line = {
+        "sku": sku,
+        "qty": qty,
+        "status": _one_of("allocated", "reserved", "waiting", "dispatched"),
+        **standing,
+        "expires_at": {**until, "type": ["string", "null"]},
+    }
     figures = {
         "qty": {**changed_qty, "description": "Purchased pieces."},
         "allocated": _count("Pieces that lines are promised."),
@@ -33,7 +40,7 @@ def schemas() -> dict[str, Json]:
         "orderid": orderid,
         "sku": sku,
         "qty": qty,
-        "status": _one_of("allocated"),
+        "status": _one_of("allocated", "dispatched"),
         "batchref": batchref,
         "eta": {**eta, "description": "Of its batch; null: on the shelf."},
     }
@@ -45,6 +52,7 @@ def schemas() -> dict[str, Json]:
         "batchref": nothing,
         "eta": nothing,
     }
+    of_order = {"orderid": orderid, "lines": _count("Lines that were held.")}
     return {
         "Pending": _object(id=_uuid("The command's id."), status=_one_of("pending")),
         "CreatedBatch": _object(
@@ -66,6 +74,14 @@ def schemas() -> dict[str, Json]:
         "AllocatedLine": _object(**allocated),
         "WaitingLine": _object(**waiting),
         "Lines": _object(lines=_lines(allocated, waiting)),
+        "ReservedLine": _object(
+            **allocated | {"status": _one_of("reserved", "allocated", "dispatched")},
+            ttl=field("ttl", "allocation.reserve"),
+        ),
+        "WaitingReservation": _object(**waiting, ttl=field("ttl", "allocation.reserve")),
+        "ConfirmedOrder": _object(**of_order, status=_one_of("confirmed")),
+        "ExtendedOrder": _object(**of_order, status=_one_of("extended"), expires_at=until),
+        "ReleasedOrder": _object(**of_order, status=_one_of("released")),
         "DeallocatedLine": _object(orderid=orderid, sku=sku, status=_one_of("deallocated")),
         "Batch": _object(sku=sku, batchref=batchref, **figures),
         "Order": _object(orderid=orderid, lines=_list(_object(**line), "By sku.")),
@@ -121,6 +137,8 @@ def _lines(allocated: Json, waiting: Json) -> Json:
         _object(status=_one_of("rejected", "failed"), **command, **problem),
         _object(status=_one_of("rejected"), **problem),
     ]
+    for kind in kinds[1:3]:  # there only where the line named one
+        kind["properties"]["customer"] = field("customer", "allocation.allocate")
     closed = [kind | {"additionalProperties": False} for kind in kinds]
     return _list({"oneOf": closed}, "In the order of the request.")
 

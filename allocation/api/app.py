@@ -17,6 +17,7 @@ from allocation.api import (
     metrics,
     problems,
     products,
+    reservations,
     security,
 )
 from allocation.api.database_state import DatabaseState
@@ -53,6 +54,7 @@ def create_app() -> Flask:
     for blueprint in (
         batches.blueprint(),
         allocations.blueprint(),
+        reservations.blueprint(),
         products.blueprint(),
         commands.blueprint(),
         health.blueprint(database),

@@ -20,6 +20,11 @@ _GOOD = {
     "WaitingLine": "Nothing can serve the line yet: it waits; only with `Prefer: wait`.",
     "CreatedBatch": "The batch is on the books; only with `Prefer: wait`.",
     "ChangedBatch": "The batch has this quantity; only with `Prefer: wait`.",
+    "ReservedLine": "Stock is held for the line until then; only with `Prefer: wait`.",
+    "WaitingReservation": "Nothing can serve the line yet: it waits; only with `Prefer: wait`.",
+    "ConfirmedOrder": "Its held lines are allocations now; only with `Prefer: wait`.",
+    "ExtendedOrder": "Its held lines are held until then; only with `Prefer: wait`.",
+    "ReleasedOrder": "Its held lines are given up; only with `Prefer: wait`.",
     "BatchOnAnotherDay": "The batch arrives on this day; only with `Prefer: wait`.",
     "WrittenOffPieces": "The pieces are off the books; only with `Prefer: wait`.",
     "DeallocatedLine": "The line is given up; only with `Prefer: wait`.",
@@ -111,8 +116,8 @@ def _operation(route: Route) -> Json:
     if route.command:
         parameters += [_KEY, _PREFER]
         made["description"] = contract.schema(route.command)["description"]
-        if route.method != "delete":
-            content = _content(route.command, names)
+        content = _content(route.command, names)
+        if content["schema"]["properties"]:
             made["requestBody"] = {
                 "required": True,
                 "content": {"application/json": _or_many(content) if route.bulk else content},

@@ -26,6 +26,12 @@ REFUSALS = {
     "batchref taken": "There is a batch with this reference already.",
     "dropped": "Nobody could decide the command, and an operator dropped it.",
     "quantity differs": "The order has a line of this sku already, with another quantity.",
+    "reserved": "The line is held by a reservation: confirm the order instead.",
+    "no reservation": "Nothing is held for the order: it was never reserved, or is over.",
+    "extended already": "A reservation can be extended once.",
+    "not allocated": "The line waits or is only held: no goods of it can have left.",
+    "another batch": "The line is promised stock of another batch.",
+    "dispatched": "The line's goods have left: it can't be given up any more.",
     "quantity too large": "The batch has fewer pieces than that.",
 }
 """The rules' reasons to refuse a command, each with a sentence."""

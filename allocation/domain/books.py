@@ -2,17 +2,18 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class OrderLine:
-    """`qty` pieces of `sku` that the order `orderid` wants."""
+    """`qty` pieces of `sku` that the order `orderid` wants, for some `customer` or other."""
 
     orderid: str
     sku: str
     qty: int
+    customer: str | None = None
 
 
 class Batch:
@@ -39,17 +40,26 @@ class Allocation:
     `age` is the product's version when the line came: the lower, the older. `promised_at` is the
     sequence of the event that promised the stock, and `eta` the day that was promised, None for the
     shelf. `told` says whether OutOfStock was recorded for the present wait.
+
+    A line with `expires_at` is held until then, which can be `extended` once. What was `dispatched`
+    keeps its batchref, and holds nothing of the batch any more.
     """
 
-    def __init__(self, orderid: str, sku: str, qty: int, age: int) -> None:
+    def __init__(
+        self, orderid: str, sku: str, qty: int, age: int, customer: str | None = None
+    ) -> None:
         self.orderid = orderid
         self.sku = sku
         self.qty = qty
         self.age = age
+        self.customer = customer
         self.batchref: str | None = None
         self.promised_at: int | None = None
         self.eta: date | None = None
         self.told = False
+        self.expires_at: datetime | None = None
+        self.extended = False
+        self.dispatched = False
 
 
 class Books(Protocol):
@@ -75,7 +85,10 @@ class Books(Protocol):
         ...
 
     def promised(self, batchref: str) -> Iterator[Allocation]:
-        """The lines that were promised stock of this batch, the most recent first."""
+        """The lines that hold stock of this batch: first the reservations, the most recent first.
+
+        Then the allocations, the most recent first.
+        """
         ...
 
     def promised_another_day(self, batch: Batch, limit: int) -> Sequence[Allocation]:
@@ -117,12 +130,16 @@ class MemoryBooks:
         return sorted(untold, key=lambda line: line.age)[:limit]
 
     def promised(self, batchref: str) -> Iterator[Allocation]:
-        lines = (line for line in self.lines.values() if line.batchref == batchref)
-        return iter(sorted(lines, key=lambda line: -(line.promised_at or 0)))
+        return iter(
+            sorted(
+                self._holding(batchref),
+                key=lambda line: (line.expires_at is None, -(line.promised_at or 0)),
+            )
+        )
 
     def promised_another_day(self, batch: Batch, limit: int) -> Sequence[Allocation]:
-        lines = reversed(list(self.promised(batch.batchref)))
-        return [line for line in lines if line.eta != batch.eta][:limit]
+        lines = (line for line in self._holding(batch.batchref) if line.eta != batch.eta)
+        return sorted(lines, key=lambda line: line.promised_at or 0)[:limit]
 
     def add_batch(self, batch: Batch) -> None:
         self.batches[batch.batchref] = batch
@@ -132,6 +149,13 @@ class MemoryBooks:
 
     def remove_line(self, line: Allocation) -> None:
         del self.lines[line.orderid]
+
+    def _holding(self, batchref: str) -> Iterable[Allocation]:
+        return (
+            line
+            for line in self.lines.values()
+            if line.batchref == batchref and not line.dispatched
+        )
 
     def _waiting(self) -> Iterable[Allocation]:
         return (line for line in self.lines.values() if line.batchref is None)

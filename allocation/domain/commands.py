@@ -1,7 +1,7 @@
 """What callers may ask, each an imperative; the shapes are held by the contract's JSON Schema."""
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +16,71 @@ class CreateBatch:
 
 @dataclass(frozen=True, slots=True)
 class Allocate:
-    """Promise stock to one order line."""
+    """Promise stock to one order line.
+
+    `customer` is opaque: it travels with the line to whoever listens.
+    """
 
     orderid: str
     sku: str
     qty: int
+    customer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Hold stock for one order line, as `Allocate` does, but for `ttl` seconds.
+
+    `customer` is opaque: it travels with the line to whoever listens.
+    """
+
+    orderid: str
+    sku: str
+    qty: int
+    ttl: int
+    customer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Make every held line of the order an allocation."""
+
+    orderid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """Hold the order's held lines for `ttl` seconds from now on; once for each line."""
+
+    orderid: str
+    ttl: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Give up every held line of the order."""
+
+    orderid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """Give up the lines of the order that are held until `expires_at`: its time has come."""
+
+    orderid: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Take an allocated line's goods off the books: the warehouse has shipped them.
+
+    `batchref`: the batch that they came from, if the sender knows it.
+    """
+
+    orderid: str
+    sku: str
+    batchref: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +140,17 @@ class Malformed:
     body: str
 
 
-FollowUp = AllocateWaiting | ReviewPromises
+FollowUp = AllocateWaiting | ReviewPromises | Expire
 """What a decision may leave to be done."""
 
 Command = (
     CreateBatch
     | Allocate
+    | Reserve
+    | Confirm
+    | Extend
+    | Release
+    | Dispatch
     | Deallocate
     | ChangeBatchQuantity
     | ChangeBatchEta

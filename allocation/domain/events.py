@@ -1,7 +1,7 @@
 """What happened to a product, in the past tense."""
 
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,44 @@ class Allocated(Event):
     qty: int
     batchref: str
     eta: date | None = None
+    customer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved(Event):
+    """`qty` pieces of this batch are held for the order line until then."""
+
+    orderid: str
+    sku: str
+    qty: int
+    batchref: str
+    eta: date | None
+    expires_at: datetime
+    customer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationReleased(Event):
+    """The order line is held no more; no `batchref`: it was still waiting.
+
+    `reason` is `released` by the caller, `expired`, or `moved`: it goes to another batch, or waits.
+    """
+
+    orderid: str
+    sku: str
+    qty: int
+    batchref: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatched(Event):
+    """The order line's goods have left: they are off the batch's books."""
+
+    orderid: str
+    sku: str
+    qty: int
+    batchref: str
 
 
 @dataclass(frozen=True, slots=True)

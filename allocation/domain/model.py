@@ -2,19 +2,22 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import date
+from datetime import date, datetime
 
 from allocation.domain.books import Allocation, Batch, Books, MemoryBooks, OrderLine
-from allocation.domain.commands import AllocateWaiting, FollowUp, ReviewPromises
+from allocation.domain.commands import AllocateWaiting, Expire, FollowUp, ReviewPromises
 from allocation.domain.events import (
     Allocated,
     BatchCreated,
     BatchEtaChanged,
     BatchQuantityChanged,
     Deallocated,
+    Dispatched,
     Event,
     OutOfStock,
     PromiseChanged,
+    ReservationReleased,
+    Reserved,
     WrittenOff,
 )
 from allocation.domain.outcomes import Outcome, Refused, Succeeded
@@ -67,12 +70,93 @@ class Product:
     def allocate(self, line: OrderLine) -> Outcome:
         """Promise `line` stock from the batch that arrives first, or let it wait its turn."""
         known = self._books.line(line.orderid)
+        if known is not None and known.expires_at is not None:
+            return Refused("reserved", field="orderid", orderid=line.orderid, sku=self.sku)
+        return self._again(known, line) if known else self._take(line, expires_at=None)
+
+    def reserve(self, line: OrderLine, expires_at: datetime) -> Outcome:
+        """Hold stock for `line` until then, as `allocate` would promise it."""
+        known = self._books.line(line.orderid)
         if known is not None:
-            if known.qty != line.qty:
-                return Refused("quantity differs", field="qty", qty=line.qty, known_qty=known.qty)
-            return self._answer(known)
+            return self._again(known, line)
+        self._follow_ups[Expire(line.orderid, expires_at)] = None
+        return self._take(line, expires_at)
+
+    def confirm(self, orderid: str) -> bool:
+        """Make the order's held line an allocation; False when it holds none here."""
+        line = self._held(orderid)
+        if line is None:
+            return False
         self.version += 1
-        allocation = Allocation(line.orderid, self.sku, line.qty, age=self.version)
+        line.expires_at = None
+        if line.batchref is not None:
+            self._record_promise(line, line.batchref)
+        return True
+
+    def can_extend(self, orderid: str) -> bool:
+        """Whether the order's line may be held for longer: it never was. True without one."""
+        line = self._held(orderid)
+        return line is None or not line.extended
+
+    def extend(self, orderid: str, expires_at: datetime) -> bool:
+        """Hold the order's held line until then; False when there is none here."""
+        line = self._held(orderid)
+        if line is None:
+            return False
+        self.version += 1
+        line.expires_at = expires_at
+        line.extended = True
+        self._follow_ups[Expire(orderid, expires_at)] = None
+        if line.batchref is not None:
+            self._record_promise(line, line.batchref)
+        return True
+
+    def release(self, orderid: str) -> bool:
+        """Give up the order's held line; False when it holds none here."""
+        line = self._held(orderid)
+        if line is None:
+            return False
+        self._give_up(line, "released")
+        return True
+
+    def expire(self, orderid: str, expires_at: datetime) -> bool:
+        """Give up the order's line if it is held until then, and no longer; whether it was."""
+        line = self._held(orderid)
+        if line is None or line.expires_at != expires_at:
+            return False
+        self._give_up(line, "expired")
+        return True
+
+    def dispatch(self, orderid: str, batchref: str | None) -> Outcome:
+        """Take the goods of an allocated line off its batch's books: they have left."""
+        line = self._books.line(orderid)
+        if line is None:
+            return self._unknown_line(orderid)
+        if line.batchref is None or line.expires_at is not None:
+            return Refused("not allocated", field="orderid", orderid=orderid, sku=self.sku)
+        if batchref not in (None, line.batchref):
+            known = line.batchref
+            return Refused("another batch", field="batchref", batchref=batchref, known=known)
+        if not line.dispatched:
+            self.version += 1
+            batch = self._known_batch(line.batchref)
+            batch.purchased -= line.qty
+            batch.allocated -= line.qty
+            line.dispatched = True
+            self._record(Dispatched(orderid, self.sku, line.qty, batch.batchref))
+        return Succeeded(status="dispatched", batchref=line.batchref)
+
+    def _again(self, known: Allocation, line: OrderLine) -> Outcome:
+        if known.qty != line.qty:
+            return Refused("quantity differs", field="qty", qty=line.qty, known_qty=known.qty)
+        return self._answer(known)
+
+    def _take(self, line: OrderLine, expires_at: datetime | None) -> Outcome:
+        self.version += 1
+        allocation = Allocation(
+            line.orderid, self.sku, line.qty, age=self.version, customer=line.customer
+        )
+        allocation.expires_at = expires_at
         batches, all_served = self._serve_waiting()
         batch = _first_fit(batches, line.qty)
         if all_served and batch is not None:
@@ -86,10 +170,10 @@ class Product:
         """Give up the order's line, wherever it stands."""
         line = self._books.line(orderid)
         if line is None:
-            return Refused("unknown order line", field="orderid", orderid=orderid, sku=self.sku)
-        self.version += 1
-        self._release(line)
-        self._books.remove_line(line)
+            return self._unknown_line(orderid)
+        if line.dispatched:
+            return Refused("dispatched", field="orderid", orderid=orderid, sku=self.sku)
+        self._give_up(line, "released")
         return Succeeded(status="deallocated")
 
     def change_batch_quantity(self, batchref: str, qty: int) -> Outcome:
@@ -205,15 +289,35 @@ class Product:
         line.told = True
 
     def _promise(self, line: Allocation, batch: Batch) -> None:
-        self._record(Allocated(line.orderid, self.sku, line.qty, batch.batchref, batch.eta))
         batch.allocated += line.qty
-        line.batchref, line.eta = batch.batchref, batch.eta
-        line.promised_at = self.sequence
+        line.eta = batch.eta
         line.told = False
+        self._record_promise(line, batch.batchref)
 
-    def _release(self, line: Allocation) -> None:
+    def _record_promise(self, line: Allocation, batchref: str) -> None:
+        name = (line.orderid, self.sku, line.qty, batchref, line.eta)
+        if line.expires_at is None:
+            self._record(Allocated(*name, line.customer))
+        else:
+            self._record(Reserved(*name, line.expires_at, line.customer))
+        line.batchref, line.promised_at = batchref, self.sequence
+
+    def _held(self, orderid: str) -> Allocation | None:
+        line = self._books.line(orderid)
+        return None if line is None or line.expires_at is None else line
+
+    def _give_up(self, line: Allocation, reason: str) -> None:
+        self.version += 1
+        self._release(line, reason)
+        self._books.remove_line(line)
+
+    def _release(self, line: Allocation, reason: str = "moved") -> None:
         """Free what the line holds; it waits again, with the age it had."""
-        self._record(Deallocated(line.orderid, self.sku, line.qty, line.batchref))
+        name = (line.orderid, self.sku, line.qty, line.batchref)
+        if line.expires_at is None:
+            self._record(Deallocated(*name))
+        else:
+            self._record(ReservationReleased(*name, reason))
         if line.batchref is None:
             return
         self._known_batch(line.batchref).allocated -= line.qty
@@ -221,12 +325,19 @@ class Product:
         self._serve_waiting_next()
 
     def _answer(self, line: Allocation) -> Outcome:
+        held = {"expires_at": line.expires_at.isoformat()} if line.expires_at else {}
         if line.batchref is None:
-            return Succeeded(status="waiting", batchref=None, eta=None)
+            return Succeeded(status="waiting", batchref=None, eta=None, **held)
         eta = self._known_batch(line.batchref).eta
         return Succeeded(
-            status="allocated", batchref=line.batchref, eta=eta.isoformat() if eta else None
+            status=_status(line),
+            batchref=line.batchref,
+            eta=eta.isoformat() if eta else None,
+            **held,
         )
+
+    def _unknown_line(self, orderid: str) -> Refused:
+        return Refused("unknown order line", field="orderid", orderid=orderid, sku=self.sku)
 
     def _known_batch(self, batchref: str) -> Batch:
         batch = self._books.batch(batchref)
@@ -236,6 +347,12 @@ class Product:
     def _record(self, event: Event) -> None:
         self.sequence += 1
         self._events.append(replace(event, sequence=self.sequence))
+
+
+def _status(line: Allocation) -> str:
+    if line.dispatched:
+        return "dispatched"
+    return "allocated" if line.expires_at is None else "reserved"
 
 
 def _day(eta: date | None) -> date:

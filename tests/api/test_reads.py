@@ -43,8 +43,16 @@ def test_an_order_shows_every_line(client: FlaskClient, idle_worker: Worker) -> 
                 "status": "allocated",
                 "batchref": "shipment",
                 "eta": "2030-01-31",
+                "expires_at": None,
             },
-            {"sku": "SOFA", "qty": 2, "status": "waiting", "batchref": None, "eta": None},
+            {
+                "sku": "SOFA",
+                "qty": 2,
+                "status": "waiting",
+                "batchref": None,
+                "eta": None,
+                "expires_at": None,
+            },
         ],
     }
 

@@ -16,9 +16,12 @@ from allocation.domain.events import (
     BatchEtaChanged,
     BatchQuantityChanged,
     Deallocated,
+    Dispatched,
     Event,
     OutOfStock,
     PromiseChanged,
+    ReservationReleased,
+    Reserved,
     WrittenOff,
 )
 
@@ -127,6 +130,10 @@ EVENTS: list[Event] = [
     Deallocated("o", "LAMP", 1, "b", sequence=4),
     Deallocated("o", "LAMP", 1, None, sequence=4),
     OutOfStock("o", "LAMP", 1, sequence=5),
+    Allocated("o", "LAMP", 1, "b", customer="c", sequence=6),
+    Reserved("o", "LAMP", 1, "b", None, datetime(2030, 1, 1, tzinfo=UTC), sequence=6),
+    ReservationReleased("o", "LAMP", 1, None, "expired", sequence=6),
+    Dispatched("o", "LAMP", 1, "b", sequence=6),
     PromiseChanged("o", "LAMP", 1, "b", None, date(2030, 1, 31), sequence=6),
 ]
 

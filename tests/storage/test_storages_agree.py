@@ -1,7 +1,7 @@
 """The same commands give the same events and outcomes on every storage, however it loads them."""
 
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, delete
 
 from allocation.adapters import books, database, migrations, tables
+from allocation.adapters.memory import MemoryUnitOfWork
+from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
 from allocation.domain import model
 from allocation.domain.commands import (
     Allocate,
@@ -18,8 +20,14 @@ from allocation.domain.commands import (
     ChangeBatchEta,
     ChangeBatchQuantity,
     Command,
+    Confirm,
     CreateBatch,
     Deallocate,
+    Dispatch,
+    Expire,
+    Extend,
+    Release,
+    Reserve,
     ReviewPromises,
     WriteOff,
 )
@@ -33,6 +41,12 @@ skus = st.sampled_from(["LAMP", "CHAIR"])
 quantities = st.integers(min_value=1, max_value=9)
 etas = st.none() | st.dates(date(2030, 1, 1), date(2030, 1, 9))
 group_sizes = st.integers(min_value=1, max_value=10)
+
+
+def moment(second: int) -> datetime:
+    return datetime(2030, 1, 1, 0, 0, second, tzinfo=UTC)
+
+
 one_command: st.SearchStrategy[Command] = st.one_of(
     st.builds(CreateBatch, refs, skus, quantities, etas),
     st.builds(Allocate, orders, skus, quantities),
@@ -42,7 +56,22 @@ one_command: st.SearchStrategy[Command] = st.one_of(
     st.builds(WriteOff, refs, quantities, st.just("water damage")),
     st.builds(AllocateWaiting, skus),
     st.builds(ReviewPromises, refs),
+    st.builds(Reserve, orders, skus, quantities, st.integers(1, 3), st.none() | st.just("c")),
+    st.builds(Confirm, orders),
+    st.builds(Extend, orders, st.integers(1, 3)),
+    st.builds(Release, orders),
+    st.builds(Expire, orders, st.integers(1, 3).map(moment)),
+    st.builds(Dispatch, orders, skus),
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def same_clock() -> Any:
+    """One time for all storages; it stands still, so that a guess may hit when something ends."""
+    with pytest.MonkeyPatch.context() as patch:
+        for unit_of_work in (SqlUnitOfWork, MemoryUnitOfWork):
+            patch.setattr(unit_of_work, "now", lambda _self: moment(0))
+        yield
 
 
 def play(storage: Storage, commands: list[Command], together: int = 1) -> tuple[list[Any], ...]:

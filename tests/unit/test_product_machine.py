@@ -1,7 +1,7 @@
 """Random commands against a Product: what must hold after every one of them."""
 
 from collections import Counter
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -11,13 +11,22 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from allocation.domain import model
 from allocation.domain.books import MemoryBooks, OrderLine
-from allocation.domain.commands import AllocateWaiting, FollowUp, ReviewPromises
-from allocation.domain.events import Allocated, Deallocated, Event, OutOfStock, PromiseChanged
+from allocation.domain.commands import AllocateWaiting, Expire, FollowUp, ReviewPromises
+from allocation.domain.events import (
+    Allocated,
+    Deallocated,
+    Event,
+    OutOfStock,
+    PromiseChanged,
+    ReservationReleased,
+    Reserved,
+)
 from allocation.domain.model import Product
 
 ORDERS = st.sampled_from([f"order-{number}" for number in range(12)])
 BATCHES = st.sampled_from([f"batch-{number}" for number in range(6)])
 QUANTITIES = st.integers(min_value=1, max_value=12)
+MOMENTS = st.sampled_from([datetime(2030, 1, day, tzinfo=UTC) for day in (1, 2)])
 ETAS = st.sampled_from([None, date(2030, 1, 1), date(2030, 2, 1)])
 
 
@@ -77,6 +86,23 @@ class ProductMachine(RuleBasedStateMachine):
         if self.kept.books.batch(batchref) is not None:
             self.do("change_batch_eta", batchref, eta)
 
+    @rule(orderid=ORDERS, qty=QUANTITIES, until=MOMENTS)
+    def reserve(self, orderid: str, qty: int, until: datetime) -> None:
+        self.do("reserve", OrderLine(orderid, "LAMP", qty), until)
+
+    @rule(orderid=ORDERS, what=st.sampled_from(["confirm", "release"]))
+    def end_a_reservation(self, orderid: str, what: str) -> None:
+        self.do(what, orderid)
+
+    @rule(orderid=ORDERS, until=MOMENTS)
+    def extend(self, orderid: str, until: datetime) -> None:
+        if self.kept.product.can_extend(orderid):
+            self.do("extend", orderid, until)
+
+    @rule(orderid=ORDERS)
+    def dispatch(self, orderid: str) -> None:
+        self.do("dispatch", orderid, None)
+
     @precondition(lambda self: self.due)
     @rule(data=st.data())
     def follow_up(self, data: st.DataObject) -> None:
@@ -87,12 +113,15 @@ class ProductMachine(RuleBasedStateMachine):
                 self.do("allocate_waiting")
             case ReviewPromises(batchref):
                 self.do("review_promises", batchref)
+            case Expire(orderid, until):
+                self.do("expire", orderid, until)
 
     @invariant()
     def batches_promise_what_their_lines_hold_and_no_more_than_they_have(self) -> None:
         held: Counter[str | None] = Counter()
         for line in self.kept.books.lines.values():
-            held[line.batchref] += line.qty
+            if not line.dispatched:
+                held[line.batchref] += line.qty
         for batch in self.kept.books.batches.values():
             assert batch.allocated == held[batch.batchref]
             assert 0 <= batch.allocated <= batch.purchased
@@ -100,15 +129,32 @@ class ProductMachine(RuleBasedStateMachine):
     @invariant()
     def every_line_is_either_allocated_or_waiting_as_its_events_say(self) -> None:
         told: dict[str, str | None] = {}
+        firm: set[str] = set()
         for event in self.events:
             match event:
                 case Allocated(orderid=orderid, batchref=batchref):
                     told[orderid] = batchref
-                case Deallocated(orderid=orderid) | OutOfStock(orderid=orderid):
+                    firm.add(orderid)
+                case Reserved(orderid=orderid, batchref=batchref):
+                    told[orderid] = batchref
+                    firm.discard(orderid)
+                case (
+                    Deallocated(orderid=orderid)
+                    | OutOfStock(orderid=orderid)
+                    | ReservationReleased(orderid=orderid)
+                ):
                     told[orderid] = None
         for line in self.kept.books.lines.values():
             assert told.get(line.orderid) == line.batchref
             assert (line.batchref is None) == (line.promised_at is None)
+            if line.batchref is not None:
+                assert (line.expires_at is None) == (line.orderid in firm)
+
+    @invariant()
+    def every_reservation_will_end(self) -> None:
+        for line in self.kept.books.lines.values():
+            if line.expires_at is not None:
+                assert Expire(line.orderid, line.expires_at) in self.due
 
     @invariant()
     def every_line_knows_the_day_of_its_batch_as_it_was_told(self) -> None:
@@ -117,11 +163,12 @@ class ProductMachine(RuleBasedStateMachine):
             match event:
                 case (
                     Allocated(orderid=orderid, eta=eta)
+                    | Reserved(orderid=orderid, eta=eta)
                     | PromiseChanged(orderid=orderid, new_eta=eta)
                 ):
                     told[orderid] = eta
         for line in self.kept.books.lines.values():
-            if line.batchref is None:
+            if line.batchref is None or line.dispatched:
                 continue
             assert told[line.orderid] == line.eta
             if ReviewPromises(line.batchref) not in self.due:
