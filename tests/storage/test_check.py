@@ -12,8 +12,13 @@ from allocation.domain.commands import (
     ChangeBatchEta,
     ChangeBatchQuantity,
     Command,
+    Confirm,
     CreateBatch,
     Deallocate,
+    Dispatch,
+    Extend,
+    Release,
+    Reserve,
     WriteOff,
 )
 from allocation.handlers import accept, decide
@@ -76,6 +81,17 @@ def test_books_with_a_whole_life_hold(sql: Storage) -> None:
         ChangeBatchEta("b2", date(2030, 2, 1)),
         WriteOff("b1", 2, "water damage"),
         ChangeBatchEta("b1", None),
+        Reserve("o3", "LAMP", 2, 900, "customer-7"),
+        Reserve("o4", "LAMP", 900, 900),
+        Extend("o3", 900),
+        Confirm("o3"),
+        Dispatch("o3", "LAMP"),
+        Release("o4"),
+        Reserve("o5", "LAMP", 1, 900),
+        WriteOff("b2", 7, "stolen"),
+        AllocateWaiting("LAMP"),
+        Deallocate("o5", "LAMP"),
+        Allocate("o5", "LAMP", 1),
     ]
 
     for number, command in enumerate(life, start=1):
@@ -139,6 +155,16 @@ def test_books_with_a_whole_life_hold(sql: Storage) -> None:
             "o1 LAMP",
         ),
         ("UPDATE batches SET eta = '2030-01-01'", "each line was told the day", "b1"),
+        (
+            "UPDATE allocations SET expires_at = '2030-01-01' WHERE orderid = 'o1'",
+            "each reservation will end",
+            "o1",
+        ),
+        (
+            "UPDATE allocations SET expires_at = '2030-01-01' WHERE orderid = 'o1'",
+            "each promise was told as the books have it",
+            "o1 LAMP",
+        ),
         (
             "UPDATE allocations SET orderid = 'o9' WHERE orderid = 'o1'",
             "each promise was told as the books have it",
