@@ -49,6 +49,6 @@ def counts(connection: Connection) -> dict[str, int]:
     """How many commands there are by status, and how many rows of the outbox wait to be sent."""
     by_status = select(commands.c.status, func.count()).group_by(commands.c.status)
     found = dict.fromkeys(("pending", "succeeded", "rejected", "failed"), 0)
-    found |= dict(connection.execute(by_status).tuples().all())
+    found |= dict(connection.execute(by_status).all())
     unsent = select(func.count()).select_from(outbox).where(is_unsent)
     return found | {"unsent": connection.scalar(unsent) or 0}

@@ -1,14 +1,14 @@
 """One function per command: load the product, call it once; `decide` commits what came of it."""
 
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from allocation.domain import commands
 from allocation.domain.books import OrderLine
 from allocation.domain.commands import Command, FollowUp
-from allocation.domain.outcomes import Outcome, Refused, Succeeded
+from allocation.domain.outcomes import Outcome, Plain, Refused, Succeeded
 from allocation.unit_of_work import Message, UnitOfWork
 
 
@@ -36,6 +36,42 @@ def reserve(command: commands.Reserve, uow: UnitOfWork) -> Outcome:
     if product is None:
         return Refused("unknown sku", field="sku", sku=command.sku)
     return product.reserve(_line(command), uow.now() + timedelta(seconds=command.ttl))
+
+
+def allocate_order(command: commands.AllocateOrder, uow: UnitOfWork) -> Outcome:
+    """Promise stock to every line of an order, or hold it: each for itself, or all of them."""
+    if len({line.sku for line in command.lines}) < len(command.lines):
+        return Refused("sku twice", field="lines", orderid=command.orderid)
+    wanted = [
+        OrderLine(command.orderid, line.sku, line.qty, command.customer)
+        for line in sorted(command.lines, key=lambda line: line.sku)
+    ]
+    if command.all_or_nothing:
+        for line in wanted:
+            product = uow.products.get(line.sku)
+            if product is None:
+                return Refused("unknown sku", field="lines", sku=line.sku)
+            if refused := product.cannot_promise(line, hold=command.ttl is not None):
+                return refused
+    expires_at = uow.now() + timedelta(seconds=command.ttl) if command.ttl is not None else None
+    return Succeeded(
+        status="decided", lines=[_one_of_order(line, expires_at, uow) for line in wanted]
+    )
+
+
+def _one_of_order(
+    line: OrderLine, expires_at: datetime | None, uow: UnitOfWork
+) -> dict[str, Plain]:
+    """What became of one line of an order, with the rule's reason where it was refused."""
+    product = uow.products.get(line.sku)
+    told: dict[str, Plain] = {"sku": line.sku, "qty": line.qty}
+    if product is None:
+        return told | {"status": "rejected", "reason": "unknown sku"}
+    outcome = product.reserve(line, expires_at) if expires_at else product.allocate(line)
+    if isinstance(outcome, Refused):
+        return told | {"status": "rejected", "reason": outcome.reason}
+    facts = outcome.facts.items()
+    return told | {name: fact for name, fact in facts if isinstance(fact, str | int | None)}
 
 
 def confirm(command: commands.Confirm, uow: UnitOfWork) -> Outcome:
@@ -137,6 +173,7 @@ def refuse_malformed(command: commands.Malformed, uow: UnitOfWork) -> Outcome:
 HANDLERS: dict[type[Command], Callable[[Any, UnitOfWork], Outcome]] = {
     commands.CreateBatch: create_batch,
     commands.Allocate: allocate,
+    commands.AllocateOrder: allocate_order,
     commands.Reserve: reserve,
     commands.Confirm: confirm,
     commands.Extend: extend,

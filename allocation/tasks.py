@@ -107,6 +107,18 @@ def allocate(*, orderid: str, sku: str, qty: int, customer: str | None = None) -
     """Promise stock to one order line."""
 
 
+@app.task(base=CommandTask, name="allocation.allocate_order")
+def allocate_order(
+    *,
+    orderid: str,
+    lines: list[dict[str, Any]],
+    all_or_nothing: bool = False,
+    ttl: int | None = None,
+    customer: str | None = None,
+) -> None:
+    """Promise stock to every line ({sku, qty}) of an order, or hold it for `ttl` seconds."""
+
+
 @app.task(base=CommandTask, name="allocation.reserve")
 def reserve(*, orderid: str, sku: str, qty: int, ttl: int, customer: str | None = None) -> None:
     """Hold stock for one order line, for `ttl` seconds."""

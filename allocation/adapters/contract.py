@@ -13,7 +13,7 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 import jsonschema_rs
 
 from allocation.domain import commands, events
-from allocation.domain.commands import Command, Malformed
+from allocation.domain.commands import Command, Malformed, Wanted
 from allocation.domain.events import Event
 
 Json = dict[str, Any]
@@ -21,6 +21,7 @@ Json = dict[str, Any]
 COMMANDS: dict[str, type[Command]] = {
     "allocation.create_batch": commands.CreateBatch,
     "allocation.allocate": commands.Allocate,
+    "allocation.allocate_order": commands.AllocateOrder,
     "allocation.reserve": commands.Reserve,
     "allocation.confirm": commands.Confirm,
     "allocation.extend": commands.Extend,
@@ -133,13 +134,15 @@ def read_command(name: str, body: Any) -> Command | list[Violation]:
         return broken
     fields = dict(body)
     for whole in ("qty", "ttl"):
-        if whole in fields:
+        if fields.get(whole) is not None:
             fields[whole] = int(fields[whole])  # JSON Schema takes 3.0 for an integer: so do we
     if fields.get("eta") is not None:
         try:
             fields["eta"] = date.fromisoformat(fields["eta"])
         except ValueError as error:  # the year 0000 is a date to JSON Schema and to nobody else
             return [Violation("eta", str(error))]
+    if "lines" in fields:
+        fields["lines"] = tuple(Wanted(each["sku"], int(each["qty"])) for each in fields["lines"])
     if "expires_at" in fields:
         fields["expires_at"] = datetime.fromisoformat(fields["expires_at"]).astimezone(UTC)
     return kind(**fields)
@@ -205,15 +208,22 @@ def _malformed(name: str, body: object, violation: Violation) -> Malformed:
 
 def _json(record: Command | Event) -> Json:
     """The fields as JSON; `asdict` would copy each value deeply, and they are plain."""
-    return {
-        name: value.isoformat() if isinstance(value := getattr(record, name), date) else value
-        for name in record.__dataclass_fields__
-    }
+    return {name: _value(getattr(record, name)) for name in record.__dataclass_fields__}
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, tuple):
+        return [{"sku": line.sku, "qty": line.qty} for line in value]
+    return value
 
 
 def _field(name: str, body: object, error: jsonschema_rs.ValidationError) -> str:
-    if error.instance_path:
-        return str(error.instance_path[-1])
+    if path := error.instance_path:
+        # Of a list's element the whole way to it: else nobody knows which.
+        in_list = any(isinstance(step, int) for step in path)
+        return ".".join(map(str, path)) if in_list else str(path[-1])
     if not isinstance(body, Mapping):
         return "body"
     if error.kind.name == "required":

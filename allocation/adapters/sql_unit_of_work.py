@@ -14,7 +14,7 @@ from allocation.adapters.books import Skus, SqlBooks
 from allocation.adapters.database import among, is_postgresql, translated
 from allocation.adapters.inbox import NOTIFY_CHANNEL, SqlInbox, SqlOutbox
 from allocation.adapters.rows import Writes
-from allocation.domain.commands import Command
+from allocation.domain.commands import AllocateOrder, Command
 from allocation.domain.model import Product
 
 
@@ -36,9 +36,10 @@ class SqlProducts:
         named = [(_field(command, "batchref"), _field(command, "sku")) for command in commands]
         self._find({batchref for batchref, sku in named if batchref and not sku})
         asked = {
-            (orderid, _field(command, "sku"))
+            (orderid, sku)
             for command in commands
             if (orderid := _field(command, "orderid"))
+            for sku in _skus_in(command)
         }
         self._find_orders({orderid for orderid, sku in asked if sku is None})
         lines = {(orderid, sku) for orderid, sku in asked if sku is not None}
@@ -155,6 +156,13 @@ def _locked(dialect: str) -> Select[Any]:
 
 def _row(product: Product) -> dict[str, object]:
     return {"sku": product.sku, "version": product.version, "sequence": product.sequence}
+
+
+def _skus_in(command: Command) -> list[str | None]:
+    """The skus of the order lines that a command names; None: all that its order has."""
+    if isinstance(command, AllocateOrder):
+        return [line.sku for line in command.lines]
+    return [_field(command, "sku")]
 
 
 def _field(command: Command, name: str) -> str | None:

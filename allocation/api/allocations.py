@@ -11,6 +11,7 @@ from allocation.api.reading import snapshot
 def blueprint() -> Blueprint:
     made = Blueprint("allocations", __name__)
     made.post("/v1/allocations")(allocate)
+    made.post("/v1/orders")(allocate_order)
     made.delete("/v1/allocations/<orderid>/<sku>")(deallocate)
     made.get("/v1/allocations/<orderid>")(show)
     return made
@@ -21,6 +22,10 @@ def allocate() -> Response:
     if bulk.asked(body):
         return bulk.answer(body)
     return accepting.answer(bodies.parse("allocation.allocate", body))
+
+
+def allocate_order() -> Response:
+    return accepting.answer(bodies.command("allocation.allocate_order"))
 
 
 def deallocate(orderid: str, sku: str) -> Response:

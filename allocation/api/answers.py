@@ -79,6 +79,27 @@ def schemas() -> dict[str, Json]:
             ttl=field("ttl", "allocation.reserve"),
         ),
         "WaitingReservation": _object(**waiting, ttl=field("ttl", "allocation.reserve")),
+        "DecidedOrder": _object(
+            orderid=orderid,
+            status=_one_of("decided"),
+            lines=_list(
+                {
+                    "type": "object",
+                    "properties": {
+                        "sku": sku,
+                        "qty": qty,
+                        "status": _one_of(
+                            "allocated", "reserved", "waiting", "dispatched", "rejected"
+                        ),
+                        **standing,
+                        "expires_at": until,
+                        "reason": {"type": "string", "description": "Why it was rejected."},
+                    },
+                    "required": ["sku", "qty", "status"],
+                },
+                "By sku: what became of each.",
+            ),
+        ),
         "ConfirmedOrder": _object(**of_order, status=_one_of("confirmed")),
         "ExtendedOrder": _object(**of_order, status=_one_of("extended"), expires_at=until),
         "ReleasedOrder": _object(**of_order, status=_one_of("released")),

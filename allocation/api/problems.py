@@ -26,6 +26,8 @@ REFUSALS = {
     "batchref taken": "There is a batch with this reference already.",
     "dropped": "Nobody could decide the command, and an operator dropped it.",
     "quantity differs": "The order has a line of this sku already, with another quantity.",
+    "not all in stock": "One of the lines can't be served at once: none of them was taken.",
+    "sku twice": "The order names a sku in two of its lines.",
     "reserved": "The line is held by a reservation: confirm the order instead.",
     "no reservation": "Nothing is held for the order: it was never reserved, or is over.",
     "extended already": "A reservation can be extended once.",

@@ -80,6 +80,14 @@ ROUTES = (
     ),
     Route(
         "post",
+        "/v1/orders",
+        "Ask for stock for a whole order",
+        {200: "DecidedOrder", 202: "Pending"},
+        _BODY,
+        command="allocation.allocate_order",
+    ),
+    Route(
+        "post",
         "/v1/reservations",
         "Hold stock for an order line, for a while",
         {200: "WaitingReservation", 201: "ReservedLine", 202: "Pending"},

@@ -42,6 +42,28 @@ class Reserve:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """One line of an order: `qty` pieces of `sku`."""
+
+    sku: str
+    qty: int
+
+
+@dataclass(frozen=True, slots=True)
+class AllocateOrder:
+    """Promise stock to every line of an order, or hold it for `ttl` seconds.
+
+    Each line for itself; or, `all_or_nothing`, only if all of them can be served at once.
+    """
+
+    orderid: str
+    lines: tuple[Wanted, ...]
+    all_or_nothing: bool = False
+    ttl: int | None = None
+    customer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Confirm:
     """Make every held line of the order an allocation."""
 
@@ -146,6 +168,7 @@ FollowUp = AllocateWaiting | ReviewPromises | Expire
 Command = (
     CreateBatch
     | Allocate
+    | AllocateOrder
     | Reserve
     | Confirm
     | Extend

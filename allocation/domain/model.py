@@ -146,6 +146,25 @@ class Product:
             self._record(Dispatched(orderid, self.sku, line.qty, batch.batchref))
         return Succeeded(status="dispatched", batchref=line.batchref)
 
+    def cannot_promise(self, line: OrderLine, *, hold: bool) -> Refused | None:
+        """Why `line` would not be promised, or held, at once; older lines are served before."""
+        known = self._books.line(line.orderid)
+        if known is None:
+            before = self.sequence
+            batches, all_served = self._serve_waiting()
+            self.version += self.sequence > before
+            if all_served and _first_fit(batches, line.qty) is not None:
+                return None
+        elif known.expires_at is not None and not hold:
+            return Refused("reserved", field="orderid", orderid=line.orderid, sku=self.sku)
+        else:
+            again = self._again(known, line)
+            if isinstance(again, Refused):
+                return again
+            if known.batchref is not None:
+                return None
+        return Refused("not all in stock", field="lines", orderid=line.orderid, sku=self.sku)
+
     def _again(self, known: Allocation, line: OrderLine) -> Outcome:
         if known.qty != line.qty:
             return Refused("quantity differs", field="qty", qty=line.qty, known_qty=known.qty)

@@ -1,9 +1,10 @@
 """How a command ended: an expected outcome is a value; an exception: nobody could decide."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-Fact = str | int | None
+Plain = str | int | None
+Fact = Plain | Sequence[Mapping[str, Plain]]
 
 
 @dataclass(frozen=True, slots=True, init=False)

@@ -3,7 +3,6 @@
 import multiprocessing
 import multiprocessing.synchronize
 import random
-from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine, func, select
@@ -13,12 +12,17 @@ from allocation.adapters import database, tables
 from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import (
     Allocate,
+    AllocateOrder,
     AllocateWaiting,
     ChangeBatchQuantity,
     Command,
+    Confirm,
     CreateBatch,
+    Deallocate,
+    Release,
+    Wanted,
 )
-from allocation.handlers import decide
+from allocation.handlers import decide, decide_together
 from allocation.unit_of_work import ConcurrentUpdate, Message
 from tests.storage.conftest import message
 
@@ -48,14 +52,15 @@ def storm(url: str, seed: int, commands: int = COMMANDS) -> None:
 
 def serve_all(engine: Engine) -> None:
     """Decide every follow-up that is pending, as the worker would."""
-    pending = select(tables.commands.c.id).where(tables.commands.c.status == "pending")
+    sku = tables.commands.c.body["sku"].as_string()
+    pending = select(tables.commands.c.id, sku).where(tables.commands.c.status == "pending")
     while True:
         with engine.connect() as connection:
-            ids: list[UUID] = list(connection.scalars(pending))
-        if not ids:
+            rows = connection.execute(pending).all()
+        if not rows:
             return
-        for command_id in ids:
-            follow_up = Message(command_id, AllocateWaiting("LAMP"), correlation_id=command_id)
+        for command_id, sku in rows:
+            follow_up = Message(command_id, AllocateWaiting(sku), correlation_id=command_id)
             decide(follow_up, SqlUnitOfWork(engine))
 
 
@@ -84,6 +89,58 @@ def test_eight_processes_at_one_sku_oversell_nothing_and_lose_no_line(database_u
         lines = select(func.count()).select_from(tables.allocations)
         assert connection.scalar(lines) == connection.scalar(allocates)
         assert (connection.scalar(allocates) or 0) > 1700
+    engine.dispose()
+
+
+SKUS = [f"SKU-{number}" for number in range(6)]
+
+
+def order_storm(url: str, seed: int) -> None:
+    """One process's share: orders over several skus at once, in any order, kept or given up."""
+    chance = random.Random(seed)
+    engine = database.engine(url)
+    for number in range(40):
+        orderid = f"order-{chance.randrange(60)}"
+        lines = tuple(Wanted(sku, 1) for sku in chance.sample(SKUS, chance.randint(2, 5)))
+        more, other = f"more-{seed}-{number}", f"order-{chance.randrange(60)}"
+        group: list[Command] = [
+            AllocateOrder(orderid, lines, chance.random() < 0.5, ttl=900),
+            Confirm(other) if chance.random() < 0.5 else Release(other),
+            AllocateOrder(more, lines[::-1], ttl=None),
+            Deallocate(more, lines[0].sku),
+        ]
+        chance.shuffle(group)
+        messages = [
+            message(command, seed * 1_000_000 + number * 10 + place)
+            for place, command in enumerate(group)
+        ]
+        decide_together(messages, SqlUnitOfWork(engine))
+    engine.dispose()
+
+
+@pytest.mark.timeout(400)
+def test_a_storm_of_overlapping_orders_meets_no_deadlock(database_url: str) -> None:
+    """Eight processes, whose groups of commands want the same skus in every order.
+
+    One that met a deadlock would end with an error.
+    """
+    engine = database.engine(database_url)
+    for number, sku in enumerate(SKUS, start=1):
+        decide(message(CreateBatch(f"batch-{sku}", sku, 300), number), SqlUnitOfWork(engine))
+    spawn = multiprocessing.get_context("spawn")
+    processes = [
+        spawn.Process(target=order_storm, args=(database_url, seed))
+        for seed in range(1, PROCESSES + 1)
+    ]
+
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    serve_all(engine)
+
+    assert [process.exitcode for process in processes] == [0] * PROCESSES
+    assert [proof.promise for proof in check.prove(engine) if not proof.holds] == []
     engine.dispose()
 
 

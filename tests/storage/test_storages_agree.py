@@ -16,6 +16,7 @@ from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
 from allocation.domain import model
 from allocation.domain.commands import (
     Allocate,
+    AllocateOrder,
     AllocateWaiting,
     ChangeBatchEta,
     ChangeBatchQuantity,
@@ -29,6 +30,7 @@ from allocation.domain.commands import (
     Release,
     Reserve,
     ReviewPromises,
+    Wanted,
     WriteOff,
 )
 from allocation.handlers import decide_together
@@ -57,6 +59,13 @@ one_command: st.SearchStrategy[Command] = st.one_of(
     st.builds(AllocateWaiting, skus),
     st.builds(ReviewPromises, refs),
     st.builds(Reserve, orders, skus, quantities, st.integers(1, 3), st.none() | st.just("c")),
+    st.builds(
+        AllocateOrder,
+        orders,
+        st.lists(st.builds(Wanted, skus, quantities), min_size=1, max_size=2).map(tuple),
+        st.booleans(),
+        st.none() | st.integers(1, 3),
+    ),
     st.builds(Confirm, orders),
     st.builds(Extend, orders, st.integers(1, 3)),
     st.builds(Release, orders),

@@ -1,0 +1,159 @@
+"""Orders of several lines over several skus, on every storage alike."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from allocation.adapters.memory import MemoryUnitOfWork
+from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
+from allocation.domain.commands import (
+    Allocate,
+    AllocateOrder,
+    ChangeBatchQuantity,
+    Confirm,
+    CreateBatch,
+    Reserve,
+    Wanted,
+)
+from allocation.domain.outcomes import Outcome, Refused, Succeeded
+from allocation.handlers import decide, decide_together
+from tests.storage.conftest import Storage, message
+
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+STOCK = [CreateBatch("chairs", "CHAIR", 5), CreateBatch("lamps", "LAMP", 5)]
+
+
+@pytest.fixture(autouse=True)
+def noon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is noon for every storage."""
+    for unit_of_work in (SqlUnitOfWork, MemoryUnitOfWork):
+        monkeypatch.setattr(unit_of_work, "now", lambda _self: NOON)
+
+
+def decided(storage: Storage, *commands: Any) -> list[Outcome]:
+    """The outcomes of the commands, one after another on stock of two skus."""
+    messages = [message(each, n) for n, each in enumerate([*STOCK, *commands], start=1)]
+    return [decide(each, storage.unit_of_work()) for each in messages][len(STOCK) :]
+
+
+def order(*lines: tuple[str, int], **options: Any) -> AllocateOrder:
+    return AllocateOrder("o1", tuple(Wanted(sku, qty) for sku, qty in lines), **options)
+
+
+def told_of(storage: Storage, orderid: str = "o1") -> list[tuple[str, str]]:
+    """The names and skus of the events about an order."""
+    return [
+        (name.split(".")[1], data["sku"])
+        for name, data in storage.outbox()
+        if data.get("orderid") == orderid and "sequence" in data
+    ]
+
+
+def test_each_line_of_an_order_is_decided_for_itself(storage: Storage) -> None:
+    """One is allocated, one waits, one is refused."""
+    [outcome] = decided(storage, order(("LAMP", 5), ("CHAIR", 6), ("SOFA", 1)))
+
+    assert outcome == Succeeded(
+        status="decided",
+        lines=[
+            {"sku": "CHAIR", "qty": 6, "status": "waiting", "batchref": None, "eta": None},
+            {"sku": "LAMP", "qty": 5, "status": "allocated", "batchref": "lamps", "eta": None},
+            {"sku": "SOFA", "qty": 1, "status": "rejected", "reason": "unknown sku"},
+        ],
+    )
+    assert told_of(storage) == [("out_of_stock", "CHAIR"), ("allocated", "LAMP")]
+
+
+def test_all_or_nothing_takes_all(storage: Storage) -> None:
+    """Every line is allocated."""
+    [outcome] = decided(storage, order(("LAMP", 5), ("CHAIR", 5), all_or_nothing=True))
+
+    assert isinstance(outcome, Succeeded)
+    assert told_of(storage) == [("allocated", "CHAIR"), ("allocated", "LAMP")]
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason", "sku"),
+    [
+        ((("CHAIR", 5), ("LAMP", 6)), "not all in stock", "LAMP"),
+        ((("CHAIR", 5), ("SOFA", 1)), "unknown sku", "SOFA"),
+    ],
+)
+def test_all_or_nothing_takes_nothing(
+    storage: Storage, lines: tuple[tuple[str, int], ...], reason: str, sku: str
+) -> None:
+    """And says which line was missing."""
+    [outcome] = decided(storage, order(*lines, all_or_nothing=True))
+
+    assert isinstance(outcome, Refused)
+    assert (outcome.reason, outcome.facts["sku"]) == (reason, sku)
+    assert told_of(storage) == []
+
+
+def test_all_or_nothing_does_not_overtake_who_waits(storage: Storage) -> None:
+    """What an older line may have is not there for the order."""
+    decided(storage, Allocate("older", "LAMP", 7))
+    bigger = [ChangeBatchQuantity("lamps", 7), order(("LAMP", 1), all_or_nothing=True)]
+
+    outcomes = decide_together(
+        [message(each, n) for n, each in enumerate(bigger, start=50)], storage.unit_of_work()
+    )
+
+    assert isinstance(outcomes[1], Refused)
+    assert ("allocated", "LAMP") in told_of(storage, "older")
+
+
+def test_an_order_that_is_held_is_confirmed_as_one(storage: Storage) -> None:
+    """Both lines have the same end."""
+    held = order(("LAMP", 1), ("CHAIR", 1), ttl=60, all_or_nothing=True, customer="customer-7")
+
+    outcomes = decided(storage, held, Confirm("o1"))
+
+    assert outcomes[1] == Succeeded(status="confirmed", lines=2)
+    ends = [body["expires_at"] for name, body in storage.outbox() if name == "allocation.expire"]
+    assert ends == ["2030-01-01T12:01:00+00:00"]
+
+
+def test_an_order_may_be_repeated_line_by_line(storage: Storage) -> None:
+    """What it has already is not taken again."""
+    lines = (("LAMP", 3), ("CHAIR", 3))
+
+    outcomes = decided(storage, order(*lines), order(*lines, all_or_nothing=True))
+
+    assert outcomes[0] == outcomes[1]
+    assert told_of(storage) == [("allocated", "CHAIR"), ("allocated", "LAMP")]
+
+
+def test_all_or_nothing_refuses_a_line_that_is_there_otherwise(storage: Storage) -> None:
+    """With another quantity, held, or waiting."""
+    outcomes = decided(
+        storage,
+        Allocate("o1", "LAMP", 3),
+        Reserve("o1", "CHAIR", 3, 60),
+        order(("LAMP", 4), all_or_nothing=True),
+        order(("CHAIR", 3), all_or_nothing=True),
+        Allocate("o2", "CHAIR", 3),
+        AllocateOrder("o2", (Wanted("CHAIR", 3),), all_or_nothing=True),
+    )
+
+    reasons = [each.reason for each in outcomes if isinstance(each, Refused)]
+    assert reasons == ["quantity differs", "reserved", "not all in stock"]
+
+
+def test_an_order_names_each_sku_once(storage: Storage) -> None:
+    """Two lines of one sku would be one line."""
+    [outcome] = decided(storage, order(("LAMP", 1), ("LAMP", 2)))
+
+    assert outcome == Refused("sku twice", field="lines", orderid="o1")
+
+
+@pytest.mark.parametrize("sold_first", [True, False])
+def test_what_is_held_gives_way_before_what_is_sold(storage: Storage, sold_first: bool) -> None:
+    """In whatever order they came."""
+    lines: list[Any] = [Allocate("sold", "LAMP", 2), Reserve("held", "LAMP", 2, 60)]
+
+    decided(storage, *(lines if sold_first else lines[::-1]), ChangeBatchQuantity("lamps", 3))
+
+    assert told_of(storage, "held")[-1] == ("reservation_released", "LAMP")
+    assert told_of(storage, "sold") == [("allocated", "LAMP")]
