@@ -27,6 +27,10 @@ Json = dict[str, Any]
 BATCHES_SHOWN = 100
 """Open batches that a product's answer lists at most; its figures count all of them."""
 
+DECISIONS_SHOWN = 100
+"""Decisions that the explanation of a line lists at most."""
+
+_SHOWN = ("qty", "batchref", "eta", "old_eta", "new_eta", "expires_at", "reason")
 _available = batches.c.purchased - batches.c.allocated
 
 
@@ -77,6 +81,43 @@ def order(connection: Connection, orderid: str) -> Json | None:
         for row in connection.execute(statement)
     ]
     return {"orderid": orderid, "lines": lines} if lines else None
+
+
+def explanation(connection: Connection, orderid: str, sku: str) -> Json | None:
+    """Why an order line stands where it does: every decision about it that is kept, oldest first.
+
+    None when the order never had such a line, or nothing of it is kept. At most the last
+    DECISIONS_SHOWN decisions.
+    """
+    # The line itself, if it was not given up.
+    line = connection.execute(
+        select(allocations).where(allocations.c.orderid == orderid, allocations.c.sku == sku)
+    ).first()
+    # What happened to it, with what each choice was made from.
+    rows = connection.execute(
+        select(outbox)
+        .where(outbox.c.orderid == orderid, outbox.c.sku == sku)
+        .order_by(outbox.c.sequence.desc())
+        .limit(DECISIONS_SHOWN)
+    ).all()
+    if line is None and not rows:
+        return None
+    # The commands that began it all, as far as they came in here and are kept.
+    began_with = {row.correlation_id for row in rows}
+    roots = {
+        row.id: row
+        for row in connection.execute(
+            select(commands.c.id, commands.c.name, commands.c.body).where(
+                commands.c.id.in_(began_with)
+            )
+        )
+    }
+    return {
+        "orderid": orderid,
+        "sku": sku,
+        "status": _status(line) if line else "given up",
+        "decisions": [_decision(row, roots.get(row.correlation_id)) for row in reversed(rows)],
+    }
 
 
 def product(connection: Connection, sku: str) -> Json | None:
@@ -205,6 +246,36 @@ def _status(line: Any) -> str:
     if line.dispatched:
         return "dispatched"
     return "allocated" if line.expires_at is None else "reserved"
+
+
+def _decision(row: Any, root: Any) -> Json:
+    data = row.body["data"]
+    made: Json = {
+        "event": row.name,
+        "sequence": row.sequence,
+        "time": row.body["time"],
+        "cause": {"id": row.body["causationid"], "command": row.body["causationtype"]},
+        "began_with": {
+            "id": row.body["correlationid"],
+            "command": root.name if root else None,
+            "body": root.body if root else None,
+        },
+        **{name: data[name] for name in _SHOWN if name in data},
+    }
+    if row.choice:
+        chosen = data.get("batchref")
+        made["candidates"] = row.choice["candidates"]
+        made["considered"] = [
+            each | {"verdict": _verdict(each, data["qty"], chosen)}
+            for each in row.choice["considered"]
+        ]
+    return made
+
+
+def _verdict(candidate: Json, qty: int, chosen: str | None) -> str:
+    if candidate["batchref"] == chosen:
+        return "chosen: the first in the order of preference that fits"
+    return f"passed over: {candidate['free']} free, {qty} wanted"
 
 
 def _batch(row: Any) -> Json:

@@ -194,6 +194,19 @@ def cloud_event(
     return body
 
 
+def choice(event: Event) -> Json | None:
+    """What the event's choice was made from, as JSON; None when it was none."""
+    if event.choice is None:
+        return None
+    return {
+        "candidates": event.choice.candidates,
+        "considered": [
+            {"batchref": each.batchref, "eta": _value(each.eta), "free": each.free}
+            for each in event.choice.considered
+        ],
+    }
+
+
 def event_id(body: Json) -> UUID:
     """The id of a CloudEvent of ours."""
     return UUID(body["id"])
@@ -208,7 +221,8 @@ def _malformed(name: str, body: object, violation: Violation) -> Malformed:
 
 def _json(record: Command | Event) -> Json:
     """The fields as JSON; `asdict` would copy each value deeply, and they are plain."""
-    return {name: _value(getattr(record, name)) for name in record.__dataclass_fields__}
+    names = record.__dataclass_fields__
+    return {name: _value(getattr(record, name)) for name in names if name != "choice"}
 
 
 def _value(value: Any) -> Any:

@@ -71,6 +71,8 @@ class SqlOutbox:
             correlation_id=cause.correlation_id,
             causation_id=cause.id,
             created_at=created_at,
+            orderid=getattr(event, "orderid", None),
+            choice=contract.choice(event),
         )
 
     def add_command(self, message: Message, due_at: datetime | None = None) -> None:
@@ -98,7 +100,7 @@ class SqlOutbox:
         return bool(rows)
 
     def _add(self, **row: object) -> None:
-        self._rows.append({"due_at": None, **row})
+        self._rows.append({"due_at": None, "orderid": None, "choice": None, **row})
 
 
 class SqlInbox:

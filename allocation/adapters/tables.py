@@ -191,6 +191,8 @@ outbox = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("sent_at", UtcDateTime),
     Column("due_at", UtcDateTime),
+    Column("orderid", String(255)),
+    Column("choice", JSON(none_as_null=True)),
     CheckConstraint("kind IN ('command', 'event')", name="kind_known"),
     CheckConstraint("(kind = 'event') = (sequence IS NOT NULL)", name="events_numbered"),
 )
@@ -223,3 +225,11 @@ Index(
     sqlite_where=is_scheduled,
 )
 Index("ix_outbox_sku_sequence", outbox.c.sku, outbox.c.sequence, unique=True)
+is_of_order = outbox.c.orderid.is_not(None)
+Index(
+    "ix_outbox_orderid",
+    outbox.c.orderid,
+    outbox.c.sku,
+    postgresql_where=is_of_order,
+    sqlite_where=is_of_order,
+)

@@ -14,6 +14,7 @@ def blueprint() -> Blueprint:
     made.post("/v1/orders")(allocate_order)
     made.delete("/v1/allocations/<orderid>/<sku>")(deallocate)
     made.get("/v1/allocations/<orderid>")(show)
+    made.get("/v1/allocations/<orderid>/<sku>/explanation")(explain)
     return made
 
 
@@ -31,6 +32,15 @@ def allocate_order() -> Response:
 def deallocate(orderid: str, sku: str) -> Response:
     command = bodies.command_from_path("allocation.deallocate", orderid=orderid, sku=sku)
     return accepting.answer(command)
+
+
+def explain(orderid: str, sku: str) -> Response:
+    bodies.check_ids("allocation.deallocate", orderid=orderid, sku=sku)
+    with snapshot() as connection:
+        explanation = views.explanation(connection, orderid, sku)
+    if explanation is None:
+        raise NotFound("The order has no such line.")
+    return jsonify(explanation)
 
 
 def show(orderid: str) -> Response:

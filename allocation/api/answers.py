@@ -100,6 +100,7 @@ def schemas() -> dict[str, Json]:
                 "By sku: what became of each.",
             ),
         ),
+        "Explanation": _explanation(orderid, sku),
         "ConfirmedOrder": _object(**of_order, status=_one_of("confirmed")),
         "ExtendedOrder": _object(**of_order, status=_one_of("extended"), expires_at=until),
         "ReleasedOrder": _object(**of_order, status=_one_of("released")),
@@ -162,6 +163,39 @@ def _lines(allocated: Json, waiting: Json) -> Json:
         kind["properties"]["customer"] = field("customer", "allocation.allocate")
     closed = [kind | {"additionalProperties": False} for kind in kinds]
     return _list({"oneOf": closed}, "In the order of the request.")
+
+
+def _explanation(orderid: Json, sku: Json) -> Json:
+    cause = _object(id=_uuid("The id of the command that decided it."), command={"type": "string"})
+    began_with = _object(
+        id=_uuid("The id of what began it all."),
+        command={"type": ["string", "null"], "description": "null: it did not begin here."},
+        body={"type": ["object", "null"]},
+    )
+    candidate = _object(
+        batchref={"type": "string"},
+        eta={"type": ["string", "null"], "format": "date"},
+        free=_count("Pieces that were free."),
+        verdict={"type": "string", "description": "Why it was chosen, or passed over."},
+    )
+    decision = _object(
+        event={"type": "string", "description": "The type of the event that told it."},
+        sequence=_count("The event's number."),
+        time={"type": "string", "format": "date-time"},
+        cause=cause,
+        began_with=began_with,
+        qty=_count("Pieces."),
+    )
+    decision["properties"] |= {
+        "candidates": _count("Batches with free pieces; there for a choice only."),
+        "considered": _list(candidate, "By preference; of many the first ones and the last."),
+    }
+    return _object(
+        orderid=orderid,
+        sku=sku,
+        status=_one_of("allocated", "reserved", "waiting", "dispatched", "given up"),
+        decisions=_list(decision, "Those that are kept, oldest first."),
+    )
 
 
 def _problem() -> Json:

@@ -118,6 +118,13 @@ ROUTES = (
         _DELETE,
         command="allocation.release",
     ),
+    Route(
+        "get",
+        "/v1/allocations/{orderid}/{sku}/explanation",
+        "Explain why an order line stands where it does",
+        {200: "Explanation"},
+        _READ,
+    ),
     Route("get", "/v1/allocations/{orderid}", "Show how an order stands", {200: "Order"}, _READ),
     Route("get", "/v1/products/{sku}", "Show a product's stock", {200: "Product"}, _READ),
     Route(

@@ -5,13 +5,36 @@ from datetime import date, datetime
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A batch that might have served a line, with its ETA and free pieces at that moment."""
+
+    batchref: str
+    eta: date | None
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a line was served from, or not: how many open batches there were, by preference.
+
+    `considered` are those up to the one that served, or all where none did; of many only the first
+    ones and the last.
+    """
+
+    candidates: int
+    considered: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """`sequence` numbers the events of one sku from 1 without a gap.
 
-    It is given when the product records the event and does not count in comparisons.
+    It is given when the product records the event and does not count in comparisons, nor does
+    `choice`, which explains the event to people and is not told on the wire.
     """
 
     sequence: int = field(default=0, compare=False, kw_only=True)
+    choice: Choice | None = field(default=None, compare=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

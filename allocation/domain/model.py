@@ -11,6 +11,8 @@ from allocation.domain.events import (
     BatchCreated,
     BatchEtaChanged,
     BatchQuantityChanged,
+    Candidate,
+    Choice,
     Deallocated,
     Dispatched,
     Event,
@@ -21,6 +23,9 @@ from allocation.domain.events import (
     WrittenOff,
 )
 from allocation.domain.outcomes import Outcome, Refused, Succeeded
+
+CONSIDERED = 10
+"""Batches that the explanation of a choice names at most."""
 
 SERVED_AT_ONCE = 500
 """Lines that one command serves, moves or tells at most: it bounds how long it may take."""
@@ -179,9 +184,9 @@ class Product:
         batches, all_served = self._serve_waiting()
         batch = _first_fit(batches, line.qty)
         if all_served and batch is not None:
-            self._promise(allocation, batch)
+            self._promise(allocation, batch, batches)
         elif all_served:
-            self._tell(allocation)
+            self._tell(allocation, batches)
         self._books.add_line(allocation)
         return self._answer(allocation)
 
@@ -237,11 +242,11 @@ class Product:
     def allocate_waiting(self) -> Outcome:
         """Serve the waiting lines that fit, oldest first; tell the others once that they wait."""
         before = self.sequence
-        _, all_served = self._serve_waiting()
+        batches, all_served = self._serve_waiting()
         if all_served:
             untold = self._books.untold(SERVED_AT_ONCE)
             for line in untold:
-                self._tell(line)
+                self._tell(line, batches)
             if len(untold) == SERVED_AT_ONCE:
                 self._serve_waiting_next()
         if self.sequence > before:
@@ -263,7 +268,7 @@ class Product:
                 return batches, True
             batch = _first_fit(batches, line.qty)
             assert batch is not None, f"{line.qty} pieces fit no batch with {largest}"
-            self._promise(line, batch)
+            self._promise(line, batch, batches)
             age = line.age
         self._serve_waiting_next()
         return batches, False
@@ -292,7 +297,7 @@ class Product:
             better = _first_fit(earlier, line.qty) if _day(old) < _day(late.eta) else None
             if better is not None:
                 self._release(line)
-                self._promise(line, better)
+                self._promise(line, better, batches)
             line.eta = (better or late).eta
             if line.eta != old:
                 self._record(self._changed_promise(line, old))
@@ -303,22 +308,26 @@ class Product:
         assert line.batchref is not None
         return PromiseChanged(line.orderid, self.sku, line.qty, line.batchref, old, line.eta)
 
-    def _tell(self, line: Allocation) -> None:
-        self._record(OutOfStock(line.orderid, self.sku, line.qty))
+    def _tell(self, line: Allocation, batches: Iterable[Batch]) -> None:
+        choice = _choice(None, batches)
+        self._record(OutOfStock(line.orderid, self.sku, line.qty, choice=choice))
         line.told = True
 
-    def _promise(self, line: Allocation, batch: Batch) -> None:
+    def _promise(self, line: Allocation, batch: Batch, batches: Iterable[Batch]) -> None:
+        choice = _choice(batch, batches)
         batch.allocated += line.qty
         line.eta = batch.eta
         line.told = False
-        self._record_promise(line, batch.batchref)
+        self._record_promise(line, batch.batchref, choice)
 
-    def _record_promise(self, line: Allocation, batchref: str) -> None:
+    def _record_promise(
+        self, line: Allocation, batchref: str, choice: Choice | None = None
+    ) -> None:
         name = (line.orderid, self.sku, line.qty, batchref, line.eta)
         if line.expires_at is None:
-            self._record(Allocated(*name, line.customer))
+            self._record(Allocated(*name, line.customer, choice=choice))
         else:
-            self._record(Reserved(*name, line.expires_at, line.customer))
+            self._record(Reserved(*name, line.expires_at, line.customer, choice=choice))
         line.batchref, line.promised_at = batchref, self.sequence
 
     def _held(self, orderid: str) -> Allocation | None:
@@ -376,6 +385,20 @@ def _status(line: Allocation) -> str:
 
 def _day(eta: date | None) -> date:
     return eta or date.min
+
+
+def _choice(chosen: Batch | None, batches: Iterable[Batch]) -> Choice:
+    """What there was to choose from, just before, kept small."""
+    candidates = [batch for batch in batches if batch.free > 0]
+    considered = candidates
+    if chosen is not None:
+        considered = candidates[: candidates.index(chosen) + 1]
+    if len(considered) > CONSIDERED:
+        considered = [*considered[: CONSIDERED - 1], considered[-1]]
+    return Choice(
+        len(candidates),
+        tuple(Candidate(batch.batchref, batch.eta, batch.free) for batch in considered),
+    )
 
 
 def _first_fit(batches: Iterable[Batch], qty: int) -> Batch | None:
