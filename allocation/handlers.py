@@ -19,7 +19,7 @@ def create_batch(command: commands.CreateBatch, uow: UnitOfWork) -> Outcome:
     product = uow.products.get(command.sku)
     if product is None:
         product = uow.products.add(command.sku)
-    return product.create_batch(command.batchref, command.qty, command.eta)
+    return product.create_batch(command.batchref, command.qty, command.eta, command.best_before)
 
 
 def allocate(command: commands.Allocate, uow: UnitOfWork) -> Outcome:
@@ -149,6 +149,14 @@ def write_off(command: commands.WriteOff, uow: UnitOfWork) -> Outcome:
     return product.write_off(command.batchref, command.qty, command.reason)
 
 
+def choose_strategy(command: commands.ChooseStrategy, uow: UnitOfWork) -> Outcome:
+    """Have a product's batches serve in another order."""
+    product = uow.products.get(command.sku)
+    if product is None:
+        return Refused("unknown sku", field="sku", sku=command.sku)
+    return product.choose_strategy(command.strategy)
+
+
 def review_promises(command: commands.ReviewPromises, uow: UnitOfWork) -> Outcome:
     """Go on telling the lines of a batch that it comes on another day."""
     product = uow.products.get_by_batchref(command.batchref)
@@ -184,6 +192,7 @@ HANDLERS: dict[type[Command], Callable[[Any, UnitOfWork], Outcome]] = {
     commands.ChangeBatchQuantity: change_batch_quantity,
     commands.ChangeBatchEta: change_batch_eta,
     commands.WriteOff: write_off,
+    commands.ChooseStrategy: choose_strategy,
     commands.AllocateWaiting: allocate_waiting,
     commands.ReviewPromises: review_promises,
     commands.Malformed: refuse_malformed,

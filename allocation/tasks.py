@@ -98,8 +98,10 @@ class CommandTask(Task):
 
 
 @app.task(base=CommandTask, name="allocation.create_batch")
-def create_batch(*, batchref: str, sku: str, qty: int, eta: str | None = None) -> None:
-    """Put `qty` pieces on the books; `eta` is YYYY-MM-DD, or None for stock on the shelf."""
+def create_batch(
+    *, batchref: str, sku: str, qty: int, eta: str | None = None, best_before: str | None = None
+) -> None:
+    """Put `qty` pieces on the books; days are YYYY-MM-DD, no `eta` means on the shelf."""
 
 
 @app.task(base=CommandTask, name="allocation.allocate")
@@ -167,6 +169,11 @@ def change_batch_eta(*, batchref: str, eta: str | None = None) -> None:
 @app.task(base=CommandTask, name="allocation.write_off")
 def write_off(*, batchref: str, qty: int, reason: str) -> None:
     """Take `qty` pieces off a batch's books."""
+
+
+@app.task(base=CommandTask, name="allocation.choose_strategy")
+def choose_strategy(*, sku: str, strategy: str) -> None:
+    """Have a product's batches serve in another order."""
 
 
 @app.task(base=CommandTask, name="allocation.review_promises")

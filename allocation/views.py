@@ -127,8 +127,8 @@ def product(connection: Connection, sku: str) -> Json | None:
     BATCHES_SHOWN of them: a long history of used-up batches costs nothing. `available` and
     `open_batches` count all open ones. Costs grow with open batches and waiting lines.
     """
-    # The product's version, which every decision that changes it counts up.
-    known = connection.execute(select(products.c.version).where(products.c.sku == sku)).first()
+    # The product's version, which every decision that changes it counts up, and its strategy.
+    known = connection.execute(select(products).where(products.c.sku == sku)).first()
     if known is None:
         return None
     # How many batches have free stock, and how much.
@@ -146,16 +146,28 @@ def product(connection: Connection, sku: str) -> Json | None:
     # PostgreSQL would order references by its locale; the rule orders them by their characters.
     batchref = batches.c.batchref
     tie = collate(batchref, "C") if is_postgresql(connection) else batchref
-    # The batches with free stock: the shelf first, then the earliest ETA; ties by reference.
+    by_arrival = (batches.c.eta.is_not(None), batches.c.eta, tie)
+    # As the strategies of the domain sort them.
+    order_by: dict[str, tuple[Any, ...]] = {
+        "earliest_first": by_arrival,
+        "first_to_expire": (
+            batches.c.best_before.is_(None),
+            batches.c.best_before,
+            *by_arrival,
+        ),
+        "fewest_open": (_available, *by_arrival),
+    }
+    # The batches with free stock, in the order in which they serve.
     statement = (
         select(batches)
         .where(batches.c.sku == sku, is_open)
-        .order_by(batches.c.eta.is_not(None), batches.c.eta, tie)
+        .order_by(*order_by[known.strategy])
         .limit(BATCHES_SHOWN)
     )
     return {
         "sku": sku,
         "version": known.version,
+        "strategy": known.strategy,
         "available": int(stock[1]),
         "open_batches": stock[0],
         "waiting": {"lines": queue[0], "qty": int(queue[1])},
@@ -285,6 +297,7 @@ def _batch(row: Any) -> Json:
         "allocated": row.allocated,
         "available": row.purchased - row.allocated,
         "eta": _day(row.eta),
+        "best_before": _day(row.best_before),
     }
 
 

@@ -133,7 +133,7 @@ class SqlBooks:
 
     def know_batch(self, row: Any) -> None:
         """Take a batch as it is stored."""
-        batch = Batch(row.batchref, row.sku, row.purchased, row.eta, row.allocated)
+        batch = Batch(row.batchref, row.sku, row.purchased, row.eta, row.allocated, row.best_before)
         self.batches[row.batchref] = batch
         self.stored_batches[row.batchref] = _numbers(batch)
 

@@ -32,6 +32,7 @@ COMMANDS: dict[str, type[Command]] = {
     "allocation.change_batch_quantity": commands.ChangeBatchQuantity,
     "allocation.change_batch_eta": commands.ChangeBatchEta,
     "allocation.write_off": commands.WriteOff,
+    "allocation.choose_strategy": commands.ChooseStrategy,
     "allocation.allocate_waiting": commands.AllocateWaiting,
     "allocation.review_promises": commands.ReviewPromises,
 }
@@ -39,6 +40,7 @@ COMMAND_NAMES = {kind: name for name, kind in COMMANDS.items()}
 EVENT_TYPES: dict[type[Event], str] = {
     events.BatchCreated: "allocation.batch_created.v1",
     events.BatchQuantityChanged: "allocation.batch_quantity_changed.v1",
+    events.StrategyChosen: "allocation.strategy_chosen.v1",
     events.BatchEtaChanged: "allocation.batch_eta_changed.v1",
     events.WrittenOff: "allocation.written_off.v1",
     events.Allocated: "allocation.allocated.v1",
@@ -52,7 +54,7 @@ EVENT_TYPES: dict[type[Event], str] = {
 SOURCE = "allocation"
 
 # Left out where they say nothing: so a command is the same as it was before they came.
-_CAME_LATER = {"customer"}
+_CAME_LATER = {"customer", "best_before"}
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _PROBLEMS = {
     "required": "is missing",
@@ -136,11 +138,12 @@ def read_command(name: str, body: Any) -> Command | list[Violation]:
     for whole in ("qty", "ttl"):
         if fields.get(whole) is not None:
             fields[whole] = int(fields[whole])  # JSON Schema takes 3.0 for an integer: so do we
-    if fields.get("eta") is not None:
-        try:
-            fields["eta"] = date.fromisoformat(fields["eta"])
-        except ValueError as error:  # the year 0000 is a date to JSON Schema and to nobody else
-            return [Violation("eta", str(error))]
+    for day in ("eta", "best_before"):
+        if fields.get(day) is not None:
+            try:
+                fields[day] = date.fromisoformat(fields[day])
+            except ValueError as error:  # the year 0000 is a date to JSON Schema, to nobody else
+                return [Violation(day, str(error))]
     if "lines" in fields:
         fields["lines"] = tuple(Wanted(each["sku"], int(each["qty"])) for each in fields["lines"])
     if "expires_at" in fields:

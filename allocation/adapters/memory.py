@@ -29,7 +29,7 @@ class _Row:
 class MemoryStore:
     """What is committed: products with their books, commands, and the outbox in order."""
 
-    products: dict[str, tuple[int, int]] = field(default_factory=dict)
+    products: dict[str, tuple[int, int, str]] = field(default_factory=dict)
     batches: dict[str, Batch] = field(default_factory=dict)
     lines: dict[tuple[str, str], Allocation] = field(default_factory=dict)
     commands: dict[UUID, _Row] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class MemoryProducts:
         if sku not in self._store.products:
             return None
         product = Product(sku)
-        product.version, product.sequence = self._store.products[sku]
+        product.version, product.sequence, product.strategy = self._store.products[sku]
         batches = (batch for batch in self._store.batches.values() if batch.sku == sku)
         lines = (line for line in self._store.lines.values() if line.sku == sku)
         return self._with_books(product, MemoryBooks(batches, lines))
@@ -82,7 +82,8 @@ class MemoryProducts:
     def save(self) -> None:
         """Write what became of the products into the store."""
         for product, books in self._open.values():
-            self._store.products[product.sku] = (product.version, product.sequence)
+            state = (product.version, product.sequence, product.strategy)
+            self._store.products[product.sku] = state
             kept = {key: line for key, line in self._store.lines.items() if key[1] != product.sku}
             self._store.lines = kept | {
                 (line.orderid, line.sku): line for line in books.lines.values()

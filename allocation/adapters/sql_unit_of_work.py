@@ -122,6 +122,7 @@ class SqlProducts:
         for row in locked:
             product = Product(row.sku)
             product.version, product.sequence = row.version, row.sequence
+            product.strategy = row.strategy
             product.open(self._books[row.sku])
             self._know(product)
 
@@ -155,7 +156,12 @@ def _locked(dialect: str) -> Select[Any]:
 
 
 def _row(product: Product) -> dict[str, object]:
-    return {"sku": product.sku, "version": product.version, "sequence": product.sequence}
+    return {
+        "sku": product.sku,
+        "version": product.version,
+        "sequence": product.sequence,
+        "strategy": product.strategy,
+    }
 
 
 def _skus_in(command: Command) -> list[str | None]:

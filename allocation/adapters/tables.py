@@ -61,6 +61,7 @@ products = Table(
     Column("sku", String(255), primary_key=True),
     Column("version", BigInteger, nullable=False),
     Column("sequence", BigInteger, nullable=False),
+    Column("strategy", String(30), nullable=False, server_default="earliest_first"),
 )
 
 batches = Table(
@@ -71,6 +72,7 @@ batches = Table(
     Column("purchased", Integer, nullable=False),
     Column("allocated", Integer, nullable=False),
     Column("eta", Date),
+    Column("best_before", Date),
     CheckConstraint("0 <= allocated AND allocated <= purchased", name="books_balance"),
 )
 is_open = batches.c.allocated < batches.c.purchased

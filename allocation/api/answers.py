@@ -35,6 +35,7 @@ def schemas() -> dict[str, Json]:
         "allocated": _count("Pieces that lines are promised."),
         "available": _count("Pieces that are free."),
         "eta": eta,
+        "best_before": field("best_before"),
     }
     allocated = {
         "orderid": orderid,
@@ -101,6 +102,11 @@ def schemas() -> dict[str, Json]:
             ),
         ),
         "Explanation": _explanation(orderid, sku),
+        "ChosenStrategy": _object(
+            sku=sku,
+            strategy=field("strategy", "allocation.choose_strategy"),
+            status=_one_of("changed", "unchanged"),
+        ),
         "ConfirmedOrder": _object(**of_order, status=_one_of("confirmed")),
         "ExtendedOrder": _object(**of_order, status=_one_of("extended"), expires_at=until),
         "ReleasedOrder": _object(**of_order, status=_one_of("released")),
@@ -110,6 +116,7 @@ def schemas() -> dict[str, Json]:
         "Product": _object(
             sku=sku,
             version=_count("Counts the decisions that changed it."),
+            strategy=field("strategy", "allocation.choose_strategy"),
             available=_count("Free pieces of all batches together; a line needs one batch."),
             open_batches=_count("Batches with free pieces."),
             waiting=_object(lines=_count("Lines that wait."), qty=_count("Their pieces.")),

@@ -23,6 +23,7 @@ _GOOD = {
     "ReservedLine": "Stock is held for the line until then; only with `Prefer: wait`.",
     "WaitingReservation": "Nothing can serve the line yet: it waits; only with `Prefer: wait`.",
     "DecidedOrder": "What became of each line; only with `Prefer: wait`.",
+    "ChosenStrategy": "The batches serve in this order; only with `Prefer: wait`.",
     "ConfirmedOrder": "Its held lines are allocations now; only with `Prefer: wait`.",
     "ExtendedOrder": "Its held lines are held until then; only with `Prefer: wait`.",
     "ReleasedOrder": "Its held lines are given up; only with `Prefer: wait`.",

@@ -1,17 +1,22 @@
-"""Products: what is available of a sku, and what waits for it."""
+"""Products: what is available of a sku, what waits for it, and the order in which it serves."""
 
 from flask import Blueprint, Response, jsonify
 from werkzeug.exceptions import NotFound
 
 from allocation import views
-from allocation.api import bodies
+from allocation.api import accepting, bodies
 from allocation.api.reading import snapshot
 
 
 def blueprint() -> Blueprint:
     made = Blueprint("products", __name__)
     made.get("/v1/products/<sku>")(show)
+    made.put("/v1/products/<sku>/strategy")(choose_strategy)
     return made
+
+
+def choose_strategy(sku: str) -> Response:
+    return accepting.answer(bodies.command("allocation.choose_strategy", sku=sku))
 
 
 def show(sku: str) -> Response:

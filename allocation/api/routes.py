@@ -126,6 +126,14 @@ ROUTES = (
         _READ,
     ),
     Route("get", "/v1/allocations/{orderid}", "Show how an order stands", {200: "Order"}, _READ),
+    Route(
+        "put",
+        "/v1/products/{sku}/strategy",
+        "Choose the order in which a product's batches serve",
+        {200: "ChosenStrategy", 202: "Pending"},
+        _BODY,
+        command="allocation.choose_strategy",
+    ),
     Route("get", "/v1/products/{sku}", "Show a product's stock", {200: "Product"}, _READ),
     Route(
         "get",

@@ -17,16 +17,26 @@ class OrderLine:
 
 
 class Batch:
-    """Stock of one sku that came, or will come, together; no `eta` means on the shelf."""
+    """Stock of one sku that came, or will come, together; no `eta` means on the shelf.
+
+    `best_before` is the day until which it is good, if there is one.
+    """
 
     def __init__(
-        self, batchref: str, sku: str, purchased: int, eta: date | None = None, allocated: int = 0
+        self,
+        batchref: str,
+        sku: str,
+        purchased: int,
+        eta: date | None = None,
+        allocated: int = 0,
+        best_before: date | None = None,
     ) -> None:
         self.batchref = batchref
         self.sku = sku
         self.purchased = purchased
         self.allocated = allocated
         self.eta = eta
+        self.best_before = best_before
 
     @property
     def free(self) -> int:

@@ -12,6 +12,7 @@ class CreateBatch:
     sku: str
     qty: int
     eta: date | None = None
+    best_before: date | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,14 @@ class WriteOff:
 
 
 @dataclass(frozen=True, slots=True)
+class ChooseStrategy:
+    """Have a product's batches serve in another order from now on."""
+
+    sku: str
+    strategy: str
+
+
+@dataclass(frozen=True, slots=True)
 class AllocateWaiting:
     """Serve the lines of `sku` that wait, as far as stock fits: the follow-up of freed stock."""
 
@@ -178,6 +187,7 @@ Command = (
     | ChangeBatchQuantity
     | ChangeBatchEta
     | WriteOff
+    | ChooseStrategy
     | FollowUp
     | Malformed
 )

@@ -45,6 +45,15 @@ class BatchCreated(Event):
     sku: str
     qty: int
     eta: date | None = None
+    best_before: date | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyChosen(Event):
+    """The product's batches serve in this order from now on."""
+
+    sku: str
+    strategy: str
 
 
 @dataclass(frozen=True, slots=True)

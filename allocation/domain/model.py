@@ -1,6 +1,6 @@
 """Stock rules: the Product decides which batch serves which line, and records what happened."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import date, datetime
 
@@ -11,7 +11,6 @@ from allocation.domain.events import (
     BatchCreated,
     BatchEtaChanged,
     BatchQuantityChanged,
-    Candidate,
     Choice,
     Deallocated,
     Dispatched,
@@ -20,32 +19,29 @@ from allocation.domain.events import (
     PromiseChanged,
     ReservationReleased,
     Reserved,
+    StrategyChosen,
     WrittenOff,
 )
 from allocation.domain.outcomes import Outcome, Refused, Succeeded
-
-CONSIDERED = 10
-"""Batches that the explanation of a choice names at most."""
+from allocation.domain.preference import EARLIEST_FIRST, STRATEGIES, Strategy, arrival, first_fit
+from allocation.domain.preference import choice as choice_among
 
 SERVED_AT_ONCE = 500
 """Lines that one command serves, moves or tells at most: it bounds how long it may take."""
 
 
-def preference(batch: Batch) -> tuple[date, str]:
-    """Sort key of the batches: the shelf first, then the earliest ETA; ties by reference."""
-    return (_day(batch.eta), batch.batchref)
-
-
 class Product:
     """The batches and order lines of one sku: the consistency boundary.
 
-    `version` counts the decisions that changed it, `sequence` the events that it recorded.
+    `version` counts the decisions that changed it, `sequence` the events that it recorded;
+    `strategy` names the order in which its batches serve.
     """
 
     def __init__(self, sku: str, batches: Iterable[Batch] = ()) -> None:
         self.sku = sku
         self.version = 0
         self.sequence = 0
+        self.strategy = EARLIEST_FIRST
         self.open(MemoryBooks(batches))
 
     def open(self, books: Books) -> None:
@@ -53,6 +49,10 @@ class Product:
         self._books = books
         self._events: list[Event] = []
         self._follow_ups: dict[FollowUp, None] = {}
+
+    @property
+    def _strategy(self) -> Strategy:
+        return STRATEGIES[self.strategy]
 
     def pull_events(self) -> list[Event]:
         """The events recorded since the last call, in order of their sequence."""
@@ -64,13 +64,24 @@ class Product:
         follow_ups, self._follow_ups = self._follow_ups, {}
         return list(follow_ups)
 
-    def create_batch(self, batchref: str, qty: int, eta: date | None = None) -> Outcome:
+    def create_batch(
+        self, batchref: str, qty: int, eta: date | None = None, best_before: date | None = None
+    ) -> Outcome:
         """Put a batch on the books; the caller has seen that no product has this reference."""
         self.version += 1
-        self._books.add_batch(Batch(batchref, self.sku, qty, eta))
-        self._record(BatchCreated(batchref, self.sku, qty, eta))
+        self._books.add_batch(Batch(batchref, self.sku, qty, eta, best_before=best_before))
+        self._record(BatchCreated(batchref, self.sku, qty, eta, best_before))
         self._serve_waiting_next()
         return Succeeded(status="created", batchref=batchref)
+
+    def choose_strategy(self, strategy: str) -> Outcome:
+        """Have the batches serve in this order from now on; what is promised stays."""
+        if strategy == self.strategy:
+            return Succeeded(status="unchanged", strategy=strategy)
+        self.version += 1
+        self.strategy = strategy
+        self._record(StrategyChosen(self.sku, strategy))
+        return Succeeded(status="changed", strategy=strategy)
 
     def allocate(self, line: OrderLine) -> Outcome:
         """Promise `line` stock from the batch that arrives first, or let it wait its turn."""
@@ -158,7 +169,7 @@ class Product:
             before = self.sequence
             batches, all_served = self._serve_waiting()
             self.version += self.sequence > before
-            if all_served and _first_fit(batches, line.qty) is not None:
+            if all_served and first_fit(batches, line.qty) is not None:
                 return None
         elif known.expires_at is not None and not hold:
             return Refused("reserved", field="orderid", orderid=line.orderid, sku=self.sku)
@@ -182,7 +193,7 @@ class Product:
         )
         allocation.expires_at = expires_at
         batches, all_served = self._serve_waiting()
-        batch = _first_fit(batches, line.qty)
+        batch = first_fit(batches, line.qty)
         if all_served and batch is not None:
             self._promise(allocation, batch, batches)
         elif all_served:
@@ -259,16 +270,18 @@ class Product:
         One pass is enough: stock only shrinks meanwhile, so a line that did not fit in its turn
         does not fit later. What is not done is left to a follow-up.
         """
-        batches = sorted(self._books.open_batches(), key=preference)
+        batches = self._strategy.sort(self._books.open_batches())
         age = 0
         for _ in range(SERVED_AT_ONCE):
             largest = max((batch.free for batch in batches), default=0)
             line = self._books.oldest_waiting(at_most=largest, after=age)
             if line is None:
                 return batches, True
-            batch = _first_fit(batches, line.qty)
+            batch = first_fit(batches, line.qty)
             assert batch is not None, f"{line.qty} pieces fit no batch with {largest}"
             self._promise(line, batch, batches)
+            if self._strategy.by_free:
+                batches = self._strategy.sort(batches)
             age = line.age
         self._serve_waiting_next()
         return batches, False
@@ -290,14 +303,16 @@ class Product:
         """Tell at most SERVED_AT_ONCE lines of this batch their new day, or move them."""
         # Whoever waits comes before whoever has a promise.
         batches, all_served = self._serve_waiting()
-        earlier = [batch for batch in batches if _day(batch.eta) < _day(late.eta)]
+        earlier = [batch for batch in batches if arrival(batch.eta) < arrival(late.eta)]
         lines = self._books.promised_another_day(late, SERVED_AT_ONCE) if all_served else []
         for line in lines:
             old = line.eta
-            better = _first_fit(earlier, line.qty) if _day(old) < _day(late.eta) else None
+            better = first_fit(earlier, line.qty) if arrival(old) < arrival(late.eta) else None
             if better is not None:
                 self._release(line)
-                self._promise(line, better, batches)
+                self._promise(line, better, earlier)
+                if self._strategy.by_free:
+                    earlier = self._strategy.sort(earlier)
             line.eta = (better or late).eta
             if line.eta != old:
                 self._record(self._changed_promise(line, old))
@@ -308,13 +323,13 @@ class Product:
         assert line.batchref is not None
         return PromiseChanged(line.orderid, self.sku, line.qty, line.batchref, old, line.eta)
 
-    def _tell(self, line: Allocation, batches: Iterable[Batch]) -> None:
-        choice = _choice(None, batches)
+    def _tell(self, line: Allocation, batches: Sequence[Batch]) -> None:
+        choice = choice_among(None, batches)
         self._record(OutOfStock(line.orderid, self.sku, line.qty, choice=choice))
         line.told = True
 
-    def _promise(self, line: Allocation, batch: Batch, batches: Iterable[Batch]) -> None:
-        choice = _choice(batch, batches)
+    def _promise(self, line: Allocation, batch: Batch, batches: Sequence[Batch]) -> None:
+        choice = choice_among(batch, batches)
         batch.allocated += line.qty
         line.eta = batch.eta
         line.told = False
@@ -381,25 +396,3 @@ def _status(line: Allocation) -> str:
     if line.dispatched:
         return "dispatched"
     return "allocated" if line.expires_at is None else "reserved"
-
-
-def _day(eta: date | None) -> date:
-    return eta or date.min
-
-
-def _choice(chosen: Batch | None, batches: Iterable[Batch]) -> Choice:
-    """What there was to choose from, just before, kept small."""
-    candidates = [batch for batch in batches if batch.free > 0]
-    considered = candidates
-    if chosen is not None:
-        considered = candidates[: candidates.index(chosen) + 1]
-    if len(considered) > CONSIDERED:
-        considered = [*considered[: CONSIDERED - 1], considered[-1]]
-    return Choice(
-        len(candidates),
-        tuple(Candidate(batch.batchref, batch.eta, batch.free) for batch in considered),
-    )
-
-
-def _first_fit(batches: Iterable[Batch], qty: int) -> Batch | None:
-    return next((batch for batch in batches if batch.free >= qty), None)

@@ -198,6 +198,7 @@ def test_a_line_that_comes_twice_in_a_request_is_two_commands(
         "allocated": 1,
         "available": 9,
         "eta": None,
+        "best_before": None,
     }
 
 

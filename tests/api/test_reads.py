@@ -1,5 +1,6 @@
 """GETs show what the books hold, by indexed SQL."""
 
+import itertools
 from collections.abc import Callable
 from datetime import date
 from typing import Any
@@ -11,6 +12,8 @@ from sqlalchemy import Connection, Engine, event, insert
 from allocation import bootstrap, views
 from allocation.adapters import database
 from allocation.adapters.tables import allocations, batches, products
+from allocation.domain.books import Batch
+from allocation.domain.preference import STRATEGIES
 from tests.api.conftest import Serve, Worker
 
 
@@ -77,17 +80,26 @@ def test_a_product_shows_its_open_batches_as_they_serve(
     assert response.json == {
         "sku": "LAMP",
         "version": response.json["version"],
+        "strategy": "earliest_first",
         "available": 18,
         "open_batches": 4,
         "waiting": {"lines": 1, "qty": 7},
         "batches": [
-            {"batchref": "shelf", "qty": 5, "allocated": 2, "available": 3, "eta": None},
+            {
+                "batchref": "shelf",
+                "qty": 5,
+                "allocated": 2,
+                "available": 3,
+                "eta": None,
+                "best_before": None,
+            },
             {
                 "batchref": "B-early",
                 "qty": 5,
                 "allocated": 0,
                 "available": 5,
                 "eta": "2030-01-01",
+                "best_before": None,
             },
             {
                 "batchref": "b-early",
@@ -95,8 +107,16 @@ def test_a_product_shows_its_open_batches_as_they_serve(
                 "allocated": 0,
                 "available": 5,
                 "eta": "2030-01-01",
+                "best_before": None,
             },
-            {"batchref": "late", "qty": 5, "allocated": 0, "available": 5, "eta": "2031-01-01"},
+            {
+                "batchref": "late",
+                "qty": 5,
+                "allocated": 0,
+                "available": 5,
+                "eta": "2031-01-01",
+                "best_before": None,
+            },
         ],
     }
 
@@ -118,7 +138,41 @@ def test_a_batch_shows_itself_even_when_it_is_used_up(
         "allocated": 4,
         "available": 0,
         "eta": "2030-01-31",
+        "best_before": None,
     }
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_product_lists_its_batches_in_the_order_of_its_strategy(
+    strategy: str, client: FlaskClient, idle_worker: Worker
+) -> None:
+    """The same order in which the rules would have them serve."""
+    days = (None, "2030-01-01", "2030-02-01")
+    stock = [
+        {"batchref": f"b{number}", "qty": qty, "eta": eta, "best_before": best_before}
+        for number, (qty, eta, best_before) in enumerate(itertools.product((3, 5), days, days))
+    ]
+    for each in stock:
+        client.post("/v1/batches", json=each | {"sku": "LAMP"})
+    client.put("/v1/products/LAMP/strategy", json={"strategy": strategy})
+    idle_worker.decide_all()
+
+    shown = client.get("/v1/products/LAMP").json
+
+    assert shown is not None
+    assert shown["strategy"] == strategy
+    listed = [
+        Batch(
+            each["batchref"],
+            "LAMP",
+            each["qty"],
+            each["eta"] and date.fromisoformat(each["eta"]),
+            best_before=each["best_before"] and date.fromisoformat(each["best_before"]),
+        )
+        for each in shown["batches"]
+    ]
+    assert len(listed) == len(stock)
+    assert listed == STRATEGIES[strategy].sort(listed[::-1])
 
 
 @pytest.mark.parametrize(

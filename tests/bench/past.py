@@ -9,7 +9,7 @@ from tests.bench.stock import PIECES
 
 SKU = "LAMP"
 
-_PRODUCT = "INSERT INTO products VALUES (%(sku)s, %(past)s, %(past)s)"
+_PRODUCT = "INSERT INTO products (sku, version, sequence) VALUES (%(sku)s, %(past)s, %(past)s)"
 _BATCH = """
     INSERT INTO batches (batchref, sku, purchased, allocated)
     VALUES (%(batchref)s, %(sku)s, %(purchased)s, %(allocated)s)"""

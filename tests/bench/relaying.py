@@ -23,7 +23,7 @@ BATCH: int = getattr(relay, "BATCH", 200)
 """As many messages as the relay sends before it waits for their confirms."""
 
 _PRODUCTS = """
-    INSERT INTO products
+    INSERT INTO products (sku, version, sequence)
     SELECT %(prefix)s || n, %(each)s + 1, %(each)s + 1 FROM generate_series(1, %(skus)s) AS n"""
 _BATCHES = """
     INSERT INTO batches (batchref, sku, purchased, allocated)

@@ -5,7 +5,7 @@ from tests.bench.servers import query
 HOT = "HOT"
 PIECES = 1_000_000_000
 
-_PRODUCTS = "INSERT INTO products SELECT unnest(%(skus)s), 1, 1"
+_PRODUCTS = "INSERT INTO products (sku, version, sequence) SELECT unnest(%(skus)s), 1, 1"
 _BATCHES = """
     INSERT INTO batches (batchref, sku, purchased, allocated)
     SELECT sku || '-batch', sku, %(pieces)s, 0 FROM unnest(%(skus)s) AS sku"""

@@ -22,6 +22,7 @@ from allocation.domain.events import (
     PromiseChanged,
     ReservationReleased,
     Reserved,
+    StrategyChosen,
     WrittenOff,
 )
 
@@ -124,6 +125,8 @@ EVENTS: list[Event] = [
     BatchQuantityChanged("b", "LAMP", 0, sequence=2),
     BatchEtaChanged("b", "LAMP", date(2030, 1, 31), sequence=2),
     BatchEtaChanged("b", "LAMP", None, sequence=2),
+    BatchCreated("b", "LAMP", 1, None, date(2030, 1, 31), sequence=2),
+    StrategyChosen("LAMP", "fewest_open", sequence=2),
     WrittenOff("b", "LAMP", 1, "water damage", sequence=2),
     Allocated("o", "LAMP", 1, "b", sequence=3),
     Allocated("o", "LAMP", 1, "b", date(2030, 1, 31), sequence=3),

@@ -92,7 +92,7 @@ def test_check_ends_with_status_1_where_a_proof_fails(allocation: Run, state_dir
     assert allocation("check").wait() == 0
 
     with sqlite3.connect(state_dir / "allocation.db") as connection:
-        connection.execute("INSERT INTO products VALUES ('LAMP', 1, 5)")
+        connection.execute("INSERT INTO products (sku, version, sequence) VALUES ('LAMP', 1, 5)")
     connection.close()
 
     broken = allocation("check", "--json")

@@ -13,7 +13,7 @@ from allocation.unit_of_work import ConcurrentUpdate
 def test_a_snapshot_that_is_out_of_date_is_a_concurrent_update(sqlite_url: str) -> None:
     """SQLite says busy in several ways; whoever hears any of them may try again."""
     engine = database.engine(sqlite_url)
-    insert = text("INSERT INTO products VALUES (:sku, 1, 0)")
+    insert = text("INSERT INTO products (sku, version, sequence) VALUES (:sku, 1, 0)")
 
     with engine.connect() as early, engine.connect() as late:
         early.execute(text("SELECT * FROM products"))

@@ -20,6 +20,7 @@ from allocation.domain.commands import (
     AllocateWaiting,
     ChangeBatchEta,
     ChangeBatchQuantity,
+    ChooseStrategy,
     Command,
     Confirm,
     CreateBatch,
@@ -33,6 +34,7 @@ from allocation.domain.commands import (
     Wanted,
     WriteOff,
 )
+from allocation.domain.preference import STRATEGIES
 from allocation.handlers import decide_together
 from allocation.unit_of_work import Message
 from tests.storage.conftest import Storage, memory_storage, message, sql_storage
@@ -50,7 +52,8 @@ def moment(second: int) -> datetime:
 
 
 one_command: st.SearchStrategy[Command] = st.one_of(
-    st.builds(CreateBatch, refs, skus, quantities, etas),
+    st.builds(CreateBatch, refs, skus, quantities, etas, etas),
+    st.builds(ChooseStrategy, skus, st.sampled_from(sorted(STRATEGIES))),
     st.builds(Allocate, orders, skus, quantities),
     st.builds(Deallocate, orders, skus),
     st.builds(ChangeBatchQuantity, refs, st.integers(min_value=0, max_value=9)),

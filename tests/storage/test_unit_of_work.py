@@ -35,6 +35,7 @@ def test_stock_outcome_events_and_follow_up_are_saved_together(storage: Storage)
             "sku": "LAMP",
             "qty": 10,
             "eta": None,
+            "best_before": None,
             "sequence": 1,
         },
         "allocation.allocate_waiting": {"sku": "LAMP"},

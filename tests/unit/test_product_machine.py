@@ -22,6 +22,7 @@ from allocation.domain.events import (
     Reserved,
 )
 from allocation.domain.model import Product
+from allocation.domain.preference import STRATEGIES
 
 ORDERS = st.sampled_from([f"order-{number}" for number in range(12)])
 BATCHES = st.sampled_from([f"batch-{number}" for number in range(6)])
@@ -58,10 +59,12 @@ class ProductMachine(RuleBasedStateMachine):
         self.events += self.kept.do(*call)
         self.due |= set(self.kept.product.pull_follow_ups())
 
-    @rule(batchref=BATCHES, qty=QUANTITIES, eta=ETAS)
-    def create_batch(self, batchref: str, qty: int, eta: date | None) -> None:
+    @rule(batchref=BATCHES, qty=QUANTITIES, eta=ETAS, best_before=ETAS)
+    def create_batch(
+        self, batchref: str, qty: int, eta: date | None, best_before: date | None
+    ) -> None:
         if self.kept.books.batch(batchref) is None:
-            self.do("create_batch", batchref, qty, eta)
+            self.do("create_batch", batchref, qty, eta, best_before)
 
     @rule(orderid=ORDERS, qty=QUANTITIES)
     def allocate(self, orderid: str, qty: int) -> None:
@@ -75,6 +78,10 @@ class ProductMachine(RuleBasedStateMachine):
     def change_batch_quantity(self, batchref: str, qty: int) -> None:
         if self.kept.books.batch(batchref) is not None:
             self.do("change_batch_quantity", batchref, qty)
+
+    @rule(strategy=st.sampled_from(sorted(STRATEGIES)))
+    def choose_strategy(self, strategy: str) -> None:
+        self.do("choose_strategy", strategy)
 
     @rule(batchref=BATCHES, qty=QUANTITIES)
     def write_off(self, batchref: str, qty: int) -> None:
