@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +11,6 @@ import pytest
 from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import IntegrityError
 from structlog.testing import capture_logs
-from typer.testing import CliRunner, Result
 
 from tests.faults.gates import Gate
 from tests.waiting import eventually
@@ -21,7 +19,7 @@ from workers import database
 from workers.envelope import Envelope
 from workers.inbox import Inbox
 from workers.warehouse import pick_list, tables
-from workers.warehouse.__main__ import MIGRATIONS, app
+from workers.warehouse.__main__ import MIGRATIONS
 from workers.warehouse.dispatching import NothingToDispatch, dispatch
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -271,74 +269,3 @@ def test_what_was_dispatched_is_open_to_the_first_release(engine: Engine) -> Non
     assert picks(engine) == [("o1", "LAMP", "b1", "open"), ("o2", "LAMP", "b1", "open")]
     with pytest.raises(IntegrityError), engine.begin() as connection:
         connection.execute(text("UPDATE picks SET status = 'dispatched'"))
-
-
-@pytest.fixture
-def embedded(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    """The embedded default: SQLite in a folder of the test's own, with its tables."""
-    monkeypatch.setenv("ALLOCATION_STATE_DIR", str(state_dir))
-    monkeypatch.delenv("WAREHOUSE_DATABASE_URL", raising=False)
-    made = database.engine(f"sqlite:///{state_dir}/warehouse.db")
-    database.upgrade(made, MIGRATIONS, tables.VERSION_TABLE)
-    yield made
-    made.dispose()
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-
-
-def test_the_command_says_what_leaves(embedded: Engine) -> None:
-    """A line each; the pick list shows it."""
-    take(embedded, promised(1), promised(1, sku="CHAIR"))
-
-    ended = run("dispatch", "o1")
-
-    assert (ended.exit_code, ended.stdout) == (
-        0,
-        "Dispatched 3 x CHAIR from the batch b1 for the order o1.\n"
-        "Dispatched 3 x LAMP from the batch b1 for the order o1.\n",
-    )
-    shown = json.loads(run("picks", "--json").stdout)
-    assert [(pick["status"], pick["closed_sequence"]) for pick in shown] == [
-        ("dispatched", None)
-    ] * 2
-
-
-def test_the_command_says_what_it_can_not_dispatch_and_fails(embedded: Engine) -> None:
-    """Whatever the reason is; nothing changes."""
-    take(embedded, promised(1), taken(2), promised(1, sku="CHAIR"))
-    run("dispatch", "o1", "--sku", "CHAIR")
-    before = (pick_list.listed(embedded), told(embedded))
-
-    ends = [
-        run(*command)
-        for command in (
-            ("dispatch", "o1"),
-            ("dispatch", "o1", "--sku", "LAMP"),
-            ("dispatch", "o2"),
-            ("dispatch", "o1", "--sku", "TABLE"),
-        )
-    ]
-
-    assert [(ended.exit_code, ended.stdout) for ended in ends] == [(1, "")] * 4
-    assert [ended.stderr for ended in ends] == [
-        "The pick of 3 x CHAIR for the order o1 was dispatched already.\n"
-        "The pick of 3 x LAMP for the order o1 was cancelled.\n",
-        "The pick of 3 x LAMP for the order o1 was cancelled.\n",
-        "The pick list has nothing for the order o2.\n",
-        "The pick list has nothing for the order o1 and the sku TABLE.\n",
-    ]
-    assert (pick_list.listed(embedded), told(embedded)) == before
-
-
-def test_a_database_that_is_away_is_one_sentence(
-    embedded: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And nothing was dispatched."""
-    monkeypatch.setenv("WAREHOUSE_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
-
-    ended = run("dispatch", "o1")
-
-    assert ended.exit_code == 1
-    assert ended.stderr.startswith("The warehouse's database can't be reached: ")
