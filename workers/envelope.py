@@ -4,10 +4,12 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 from uuid import UUID
 
 _TYPE = re.compile(r"allocation\.[a-z0-9_]+\.v[1-9][0-9]*")
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 # As in the contract; other characters of its pattern harm nobody here.
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}")
 
@@ -114,3 +116,16 @@ def number(data: Mapping[str, Any], name: str) -> int:
     if type(value) is not int or not 1 <= value < 2**31:
         raise Unreadable(f"the field data.{name} is {value!r}, no positive whole number")
     return value
+
+
+def day(data: Mapping[str, Any], name: str) -> date | None:
+    """A field that must be there, as a day YYYY-MM-DD or null. Raises Unreadable."""
+    value = data.get(name)
+    if value is None and name in data:
+        return None
+    try:
+        if isinstance(value, str) and _DAY.fullmatch(value):
+            return date.fromisoformat(value)
+    except ValueError:
+        pass
+    raise Unreadable(f"the field data.{name} is {value!r}, no day")

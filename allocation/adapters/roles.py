@@ -57,7 +57,11 @@ ROLES: Mapping[str, Rights] = {
         write=_named(topology.COMMANDS, topology.EVENTS, *topology.SUBSCRIBERS),
         read=_named(topology.EVENTS),
     ),
-    "warehouse": _subscriber("warehouse.events"),
+    # What it tells us comes in by an exchange of its own.
+    "warehouse": Rights(
+        write=_named("warehouse.events.dead", "allocation.inbound"),
+        read=_named("warehouse.events"),
+    ),
     "notification": _subscriber("notification.events"),
     "flower": Rights(configure=_REMOTE, write=_REMOTE, read=_REMOTE),
     # Whoever works on dead letters and replays events, by hand.

@@ -124,6 +124,15 @@ def test_each_process_does_its_whole_work_with_the_rights_of_its_role(
     picks = ["-m", "workers.warehouse", "picks", "--json"]
     eventually(lambda: "o1" in run(environment, *picks).stdout, what="the pick")
 
+    # Goods that leave.
+    with Connection(users.admin_url) as connection:
+        inbound = Exchange("allocation.inbound", type="topic", durable=True)
+        heard = Queue("heard", inbound, routing_key="#", durable=True)(connection.channel())
+        heard.declare()
+        assert run(environment, "-m", "workers.warehouse", "dispatch", "o1").returncode == 0
+        told = eventually(lambda: heard.get(no_ack=True, accept=None), what="the dispatch told")
+        assert json.loads(told.body)["type"] == "warehouse.dispatched.v1"
+
     # A retry that the broker delays.
     private_postgres.kill()
     command_id = client.send("allocation.allocate", orderid="o2", sku="LAMP", qty=1)
@@ -255,6 +264,7 @@ FORBIDDEN: list[tuple[str, str, Act]] = [
     ("warehouse", "send a command", publish("allocation.commands", "allocation.commands")),
     ("warehouse", "tell an event", publish("allocation.events")),
     ("warehouse", "bury in another's name", publish("notification.events.dead")),
+    ("warehouse", "read what is told to us", get("allocation.inbound")),
     ("warehouse", "bind another queue", bind("notification.events", "allocation.events")),
     ("notification", "read another's events", get("warehouse.events")),
     ("notification", "send a command", publish("allocation.commands", "allocation.commands")),

@@ -1,6 +1,7 @@
 """What the subscribers read of the contract's events."""
 
 import json
+from datetime import date
 from typing import Any
 
 import pytest
@@ -14,15 +15,27 @@ from workers.warehouse import messages as warehouse
 READ: dict[str, tuple[object, object]] = {
     "allocation.allocated.v1": (
         warehouse.Allocated("order-1", "RED-CHAIR", 3, "shipment-77"),
-        notification.Allocated("order-1", "RED-CHAIR", 3, "shipment-77"),
+        notification.Allocated(
+            "order-1", "RED-CHAIR", 3, "shipment-77", notification.Day(date(2030, 1, 31))
+        ),
     ),
     "allocation.batch_created.v1": (None, None),
+    "allocation.batch_eta_changed.v1": (None, None),
     "allocation.batch_quantity_changed.v1": (None, None),
     "allocation.deallocated.v1": (
         warehouse.Deallocated("order-1", "RED-CHAIR", 3, "shipment-77"),
         notification.Deallocated("order-1", "RED-CHAIR", "shipment-77", cancelled=False),
     ),
     "allocation.out_of_stock.v1": (None, notification.OutOfStock("order-1", "RED-CHAIR", 3)),
+    "allocation.promise_changed.v1": (
+        None,
+        notification.PromiseChanged(
+            *("order-1", "RED-CHAIR", 3, "shipment-77"),
+            old=notification.Day(date(2030, 1, 31)),
+            new=notification.Day(date(2030, 2, 15)),
+        ),
+    ),
+    "allocation.written_off.v1": (None, None),
 }
 
 
@@ -133,12 +146,43 @@ def test_a_needed_field_of_another_shape_is_unreadable_and_named(
         parse(from_json(body))
 
 
+@pytest.mark.parametrize("value", ["", "20300131", "2030-02-30", "2030-1-31", 5, False, []])
+def test_a_day_of_another_shape_is_unreadable_and_named(value: object) -> None:
+    """Be it optional or not."""
+    for kind, field in [("allocated", "eta"), ("promise_changed", "old_eta")]:
+        body = event(kind, 1)
+        body["data"][field] = value
+
+        with pytest.raises(Unreadable, match=f"data.{field}"):
+            notification.parse(from_json(body))
+
+
+def test_an_older_allocation_told_no_day() -> None:
+    """That is another thing than stock on the shelf."""
+    body = event("allocated", 1)
+    del body["data"]["eta"]
+
+    on_the_shelf = notification.parse(envelope("allocated", 1, eta=None))
+
+    assert on_the_shelf == notification.Allocated(
+        "order-1", "LAMP", 3, "shipment-77", notification.Day(None)
+    )
+    assert notification.parse(from_json(body)) == notification.Allocated(
+        "order-1", "LAMP", 3, "shipment-77"
+    )
+
+
 NEEDED: list[tuple[Any, str, tuple[str, ...]]] = [
     (warehouse.parse, "allocated", ("orderid", "sku", "qty", "batchref")),
     (warehouse.parse, "deallocated", ("orderid", "sku")),
     (notification.parse, "allocated", ("orderid", "sku", "qty", "batchref")),
     (notification.parse, "deallocated", ("orderid", "sku")),
     (notification.parse, "out_of_stock", ("orderid", "sku", "qty")),
+    (
+        notification.parse,
+        "promise_changed",
+        ("orderid", "sku", "qty", "batchref", "old_eta", "new_eta"),
+    ),
 ]
 
 

@@ -1,10 +1,11 @@
 """A subscriber forgets what came long ago, and no effect comes of it."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -15,6 +16,7 @@ from workers.notification.__main__ import app as notification
 from workers.warehouse import pick_list, tables
 from workers.warehouse.__main__ import MIGRATIONS
 from workers.warehouse.__main__ import app as warehouse
+from workers.warehouse.dispatching import dispatch
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 LIMIT = datetime(2025, 1, 1, tzinfo=UTC)
@@ -77,9 +79,13 @@ def test_what_was_forgotten_and_comes_again_changes_nothing(engine: Engine) -> N
     assert [pick["opened_sequence"] for pick in pick_list.listed(engine)][-3:] == [5, 6, 7]
 
 
-@pytest.mark.parametrize("app", [warehouse, notification], ids=["warehouse", "notification"])
+@pytest.mark.parametrize(
+    ("app", "others"),
+    [(warehouse, {"sent": 0}), (notification, {})],
+    ids=["warehouse", "notification"],
+)
 def test_each_subscriber_has_the_command(
-    app: Typer, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+    app: Typer, others: dict[str, int], state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says how much it dropped, and makes its tables where they are missing."""
     monkeypatch.setenv("ALLOCATION_STATE_DIR", str(state_dir))
@@ -90,7 +96,7 @@ def test_each_subscriber_has_the_command(
 
     assert (shown.exit_code, counted.exit_code) == (0, 0)
     assert shown.stdout.startswith("0 notes of events received before ")
-    assert counted.stdout == '{"dry_run": true, "received": 0}\n'
+    assert json.loads(counted.stdout) == {"dry_run": True, "received": 0} | others
 
 
 def test_the_command_drops_what_the_setting_says(
@@ -106,4 +112,56 @@ def test_the_command_drops_what_the_setting_says(
 
     assert shown.stdout.startswith("4 notes of events received before ")
     assert noted(made) == [("CHAIR", 2), ("LAMP", 4), ("LAMP", 7)]
+    made.dispose()
+
+
+def sent_at(engine: Engine, orderid: str, time: datetime | None) -> None:
+    """Dispatch the order; what tells it was sent at this time, or not yet."""
+    dispatch(engine, orderid, None, LONG_AGO)
+    columns = tables.outbox.c
+    with engine.begin() as connection:
+        connection.execute(
+            update(tables.outbox).where(columns.body.contains(orderid)).values(sent_at=time)
+        )
+
+
+def test_what_the_warehouse_told_long_ago_is_forgotten_and_what_it_has_to_tell_is_kept(
+    engine: Engine,
+) -> None:
+    """However long it has been waiting."""
+    fill(engine)
+    for orderid, time in {
+        "o1": LONG_AGO,
+        "o2": LIMIT - timedelta(seconds=1),
+        "o3": LIMIT,
+        "o4": None,
+    }.items():
+        sent_at(engine, orderid, time)
+
+    counted = retention.past(engine, tables.metadata, LIMIT, retention.SENT)
+    steps = list(retention.drop(engine, tables.metadata, LIMIT, retention.SENT, step=2))
+
+    columns = tables.outbox.c
+    with engine.connect() as connection:
+        left = connection.scalars(select(columns.body).order_by(columns.sent_at)).all()
+    assert (counted, sum(steps)) == (4, 4)
+    assert sorted(json.loads(body)["data"]["orderid"] for body in left) == ["o3", "o4"]
+
+
+def test_the_warehouse_s_command_drops_both(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line each."""
+    monkeypatch.setenv("ALLOCATION_STATE_DIR", str(state_dir))
+    made = database.engine(f"sqlite:///{state_dir}/warehouse.db")
+    database.upgrade(made, MIGRATIONS, tables.VERSION_TABLE)
+    fill(made)
+    sent_at(made, "o3", LONG_AGO)
+
+    shown = CliRunner().invoke(warehouse, ["prune"], catch_exceptions=False)
+
+    assert [line.partition(" before ")[0] for line in shown.stdout.splitlines()] == [
+        "4 notes of events received",
+        "1 event sent",
+    ]
     made.dispose()

@@ -1,35 +1,18 @@
 """Which mails events lead to: rows of the events' own transaction, sent after it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cache
-from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Select, bindparam, delete, select
+from sqlalchemy import Connection
 
 from workers import logs
-from workers.database import among, insert_into
-from workers.envelope import Envelope
-from workers.notification import rules
-from workers.notification.messages import Allocated, Message, OutOfStock, parse
-from workers.notification.tables import mails, moving
+from workers.notification import moves, rules
+from workers.notification.drafts import Drafts
+from workers.notification.messages import Allocated, Message, OutOfStock, PromiseChanged, parse
+from workers.notification.moves import Left, Line, Moving
 from workers.turns import Due
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """The batch that a line had to leave, and the event that told it."""
-
-    batchref: str
-    sequence: int
-
-
-Moving = dict[tuple[str, str], Left]
-"""The lines that are on the move, by orderid and sku."""
 
 
 def apply(connection: Connection, due: Sequence[Due]) -> None:
@@ -37,20 +20,27 @@ def apply(connection: Connection, due: Sequence[Due]) -> None:
     asked = [(each, message) for each in due if (message := parse(each.event)) is not None]
     if not asked:
         return
-    before = _moving(connection, [message for _, message in asked])
+    before = moves.read(connection, {_line(message) for _, message in asked})
     after = dict(before)
-    noted = []
+    drafts = Drafts(
+        connection,
+        {_line(message) for _, message in asked if isinstance(message, PromiseChanged)},
+    )
     for each, message in asked:
-        if mail := _follow(after, each, message):
-            noted.append((each.event, mail))
-    _move(connection, before, after)
-    _note(connection, noted)
+        if mail := _follow(after, drafts, each, message):
+            drafts.note(each.event, _line(message), mail)
+    moves.save(connection, before, after)
+    drafts.save()
 
 
-def _follow(moving: Moving, each: Due, message: Message) -> rules.Mail | None:
+def _line(message: Message) -> Line:
+    return (message.orderid, message.sku)
+
+
+def _follow(moving: Moving, drafts: Drafts, each: Due, message: Message) -> rules.Mail | None:
     if isinstance(message, OutOfStock):
         return rules.out_of_stock(message)
-    line = (message.orderid, message.sku)
+    line = _line(message)
     left = moving.get(line)
     if left is not None and left.sequence < each.event.sequence:
         del moving[line]
@@ -58,6 +48,8 @@ def _follow(moving: Moving, each: Due, message: Message) -> rules.Mail | None:
         left = None
     if isinstance(message, Allocated):
         return rules.allocated(message, left.batchref if left else None)
+    if isinstance(message, PromiseChanged):
+        return _changed_promise(line in moving, left, drafts, each, message)
     if each.late:
         # Where the line went since then has passed by; an old move would only confuse.
         log.warning(
@@ -68,73 +60,23 @@ def _follow(moving: Moving, each: Due, message: Message) -> rules.Mail | None:
     return None
 
 
-def _moving(connection: Connection, messages: Sequence[Message]) -> Moving:
-    """Of at least the lines that the messages are about."""
-    rows = connection.execute(
-        _asked(connection.dialect.name),
-        {
-            "orderids": list({message.orderid for message in messages}),
-            "skus": list({message.sku for message in messages}),
-        },
-    )
-    return {(row.orderid, row.sku): Left(row.batchref, row.sequence) for row in rows}
+def _changed_promise(
+    left_since: bool, left: Left | None, drafts: Drafts, each: Due, message: PromiseChanged
+) -> rules.Mail | None:
+    """The mail about another day; None where the one about the move can tell it.
 
-
-@cache
-def _asked(dialect: str) -> Select[Any]:
-    columns = moving.c
-    return select(moving).where(
-        among(columns.orderid, "orderids", dialect), among(columns.sku, "skus", dialect)
-    )
-
-
-def _move(connection: Connection, before: Moving, after: Moving) -> None:
-    columns = moving.c
-    gone = [line for line in before if after.get(line) != before[line]]
-    come = [line for line in after if after[line] != before.get(line)]
-    if gone:
-        connection.execute(
-            delete(moving).where(
-                columns.orderid == bindparam("order"), columns.sku == bindparam("of")
-            ),
-            [{"order": orderid, "of": sku} for orderid, sku in gone],
+    `left_since`: the line had to leave its batch after this. `left`: it had to before, and no event
+    has told yet where it went.
+    """
+    line, sequence = _line(message), each.event.sequence
+    # A line that moves is told by one event where it is served from, and by the next one of what
+    # other day that is.
+    if drafts.has(line, sequence - 1):
+        drafts.add(line, sequence - 1, rules.old_day(message))
+        return None
+    if left_since or drafts.has_newer(line, sequence):
+        log.warning(
+            "another day was told too late: newer things were mailed", **logs.names(each.event)
         )
-    if come:
-        connection.execute(
-            insert_into(moving, connection.dialect.name),
-            [
-                {
-                    "orderid": line[0],
-                    "sku": line[1],
-                    "batchref": after[line].batchref,
-                    "sequence": after[line].sequence,
-                }
-                for line in come
-            ],
-        )
-
-
-def _note(connection: Connection, noted: Sequence[tuple[Envelope, rules.Mail]]) -> None:
-    if not noted:
-        return
-    rows = []
-    for event, mail in noted:
-        now = datetime.now(UTC)  # each its own: mails are sent in the order of their time
-        rows.append(
-            {
-                "event_id": event.id,
-                "team": mail.team,
-                "subject": mail.subject,
-                "text": mail.text,
-                "status": "pending",
-                "tries": 0,
-                "not_before": now,
-                "created_at": now,
-            }
-        )
-    connection.execute(
-        insert_into(mails, connection.dialect.name).on_conflict_do_nothing(
-            index_elements=["event_id"]
-        ),
-        rows,
-    )
+        return None
+    return rules.promise_changed(message, left.batchref if left else None)

@@ -1,8 +1,16 @@
 """What the notification service understands of the events, and nothing more."""
 
 from dataclasses import dataclass
+from datetime import date
 
-from workers.envelope import Envelope, number, text, version_one
+from workers.envelope import Envelope, day, number, text, version_one
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """When stock is there; no `eta`: it is on the shelf."""
+
+    eta: date | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +24,13 @@ class OutOfStock:
 
 @dataclass(frozen=True, slots=True)
 class Allocated:
-    """The order line is promised stock."""
+    """The order line is promised stock; no `day`: an event of a release that did not tell it."""
 
     orderid: str
     sku: str
     qty: int
     batchref: str
+    day: Day | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +43,27 @@ class Deallocated:
     cancelled: bool
 
 
-Message = OutOfStock | Allocated | Deallocated
+@dataclass(frozen=True, slots=True)
+class PromiseChanged:
+    """The order line comes on another day than it was promised."""
+
+    orderid: str
+    sku: str
+    qty: int
+    batchref: str
+    old: Day
+    new: Day
 
 
-WANTED = ("allocation.out_of_stock", "allocation.allocated", "allocation.deallocated")
+Message = OutOfStock | Allocated | Deallocated | PromiseChanged
+
+
+WANTED = (
+    "allocation.out_of_stock",
+    "allocation.allocated",
+    "allocation.deallocated",
+    "allocation.promise_changed",
+)
 
 
 def parse(event: Envelope) -> Message | None:
@@ -52,6 +78,16 @@ def parse(event: Envelope) -> Message | None:
                 text(data, "sku"),
                 number(data, "qty"),
                 text(data, "batchref"),
+                Day(day(data, "eta")) if "eta" in data else None,
+            )
+        case "allocation.promise_changed":
+            return PromiseChanged(
+                text(data, "orderid"),
+                text(data, "sku"),
+                number(data, "qty"),
+                text(data, "batchref"),
+                old=Day(day(data, "old_eta")),
+                new=Day(day(data, "new_eta")),
             )
         case "allocation.deallocated":
             return Deallocated(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from workers.notification.messages import Allocated, OutOfStock
+from workers.notification.messages import Allocated, Day, OutOfStock, PromiseChanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,35 @@ def allocated(message: Allocated, left: str | None) -> Mail | None:
     """The orders team hears of a line that moved: `left` is the batch that it had to leave."""
     if left is None or left == message.batchref:
         return None
+    return _moved(message, left, f"Now: {_words(message.day)}\n" if message.day else "")
+
+
+def promise_changed(message: PromiseChanged, left: str | None) -> Mail:
+    """The orders team hears of another day, and of the move if the line had to leave a batch."""
+    days = f"Now: {_words(message.new)}\n{old_day(message)}"
+    if left is not None and left != message.batchref:
+        return _moved(message, left, days)
+    return Mail(
+        "orders",
+        f"New day for order {message.orderid}: {_words(message.new)}",
+        f"The order {message.orderid} is promised {message.qty} x {message.sku} from the batch"
+        f" {message.batchref}.\n{days}",
+    )
+
+
+def old_day(message: PromiseChanged) -> str:
+    """The last line of a mail about another day."""
+    return f"Before: {_words(message.old)}\n"
+
+
+def _moved(message: Allocated | PromiseChanged, left: str, days: str) -> Mail:
     return Mail(
         "orders",
         f"Order {message.orderid} moved to batch {message.batchref}",
         f"The order {message.orderid} was promised {message.qty} x {message.sku} from the batch"
-        f" {left},\nwhich can't serve it any more."
-        f" It is served from the batch {message.batchref} now.\n",
+        f" {left}.\nIt is served from the batch {message.batchref} now.\n{days}",
     )
+
+
+def _words(day: Day) -> str:
+    return "on the shelf" if day.eta is None else f"arrives {day.eta}"

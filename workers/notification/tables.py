@@ -36,6 +36,10 @@ mails = Table(
     "mails",
     metadata,
     Column("event_id", Uuid, primary_key=True),
+    # The order line that it is about, and its event's number; null in mails of the first release.
+    Column("orderid", String(255)),
+    Column("sku", String(255)),
+    Column("sequence", BigInteger),
     Column("team", String(10), nullable=False),
     Column("subject", Text, nullable=False),
     Column("text", Text, nullable=False),
@@ -49,3 +53,4 @@ mails = Table(
 )
 pending = mails.c.status == "pending"
 Index("ix_mails_pending", mails.c.not_before, postgresql_where=pending, sqlite_where=pending)
+Index("ix_mails_line", mails.c.orderid, mails.c.sku)

@@ -1,11 +1,13 @@
 """The warehouse: `python -m workers.warehouse` keeps the pick list, `... picks` shows it.
 
-`... prune` forgets events that came long ago.
+`... dispatch ORDERID` says that an order's goods leave. `... prune` forgets what came or was told
+long ago.
 """
 
 import json
 import sys
-from datetime import timedelta
+import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -14,13 +16,15 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from workers import database, logs, retention
 from workers.inbox import Inbox
 from workers.settings import Settings
 from workers.subscriber import Subscriber, stop_signal
-from workers.warehouse import pick_list
+from workers.warehouse import dispatching, pick_list
 from workers.warehouse.messages import parse
+from workers.warehouse.relay import Relay
 from workers.warehouse.tables import VERSION_TABLE, metadata
 
 QUEUE = "warehouse.events"
@@ -39,7 +43,7 @@ def open_database(settings: Settings) -> Engine:
 
 @app.callback(invoke_without_command=True)
 def consume(context: typer.Context) -> None:
-    """Keep the pick list from the events, until stopped."""
+    """Keep the pick list from the events, and tell what was dispatched, until stopped."""
     if context.invoked_subcommand:
         return
     stop = stop_signal()
@@ -49,7 +53,35 @@ def consume(context: typer.Context) -> None:
     database.upgrade_when_there(engine, MIGRATIONS, VERSION_TABLE, stop)
     patience = timedelta(seconds=settings.subscriber_patience)
     inbox = Inbox(engine, metadata, pick_list.apply, patience)
-    Subscriber(settings, QUEUE, parse, inbox).run(stop)
+    relay = Relay(engine, settings)
+    telling = threading.Thread(target=relay.run, args=(stop,), name="relay")
+    telling.start()
+    try:
+        Subscriber(settings, QUEUE, parse, inbox).run(stop)
+    finally:
+        stop.set()
+        telling.join()
+
+
+@app.command()
+def dispatch(
+    orderid: Annotated[str, typer.Argument(help="The order whose goods leave.")],
+    sku: Annotated[str | None, typer.Option(help="Only this sku's.")] = None,
+) -> None:
+    """Mark the order's open picks as dispatched; allocation is told by the warehouse's process."""
+    try:
+        engine = open_database(Settings())
+        leaving = dispatching.dispatch(engine, orderid, sku, datetime.now(UTC))
+    except database.Outage as error:
+        raise _unreachable(error) from error
+    except dispatching.NothingToDispatch as reason:
+        typer.echo(str(reason), err=True)
+        raise typer.Exit(1) from reason
+    for pick in leaving:
+        typer.echo(
+            f"Dispatched {pick.qty} x {pick.sku} from the batch {pick.batchref}"
+            f" for the order {pick.orderid}."
+        )
 
 
 @app.command()
@@ -61,8 +93,7 @@ def picks(
     try:
         rows = pick_list.listed(open_database(Settings()), orderid)
     except database.Outage as error:
-        typer.echo(f"The warehouse's database can't be reached: {error.orig}", err=True)
-        raise typer.Exit(1) from error
+        raise _unreachable(error) from error
     # In a pipe nothing is cut to a width; the table is as wide as what it shows.
     console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else _NO_LIMIT)
     if as_json:
@@ -80,7 +111,7 @@ def picks(
 
 @app.command()
 def prune(dry_run: retention.DryRun = False, as_json: retention.AsJson = False) -> None:
-    """Forget events that came more than SUBSCRIBER_KEEP days ago; their picks stay."""
+    """Forget events that came, or were told, more than SUBSCRIBER_KEEP days ago; picks stay."""
     settings = Settings()
     retention.prune(
         lambda: open_database(settings),
@@ -88,7 +119,13 @@ def prune(dry_run: retention.DryRun = False, as_json: retention.AsJson = False) 
         settings.subscriber_keep,
         dry_run=dry_run,
         as_json=as_json,
+        kinds=(retention.RECEIVED, retention.SENT),
     )
+
+
+def _unreachable(error: DBAPIError) -> typer.Exit:
+    typer.echo(f"The warehouse's database can't be reached: {error.orig}", err=True)
+    return typer.Exit(1)
 
 
 if __name__ == "__main__":

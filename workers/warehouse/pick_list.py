@@ -7,13 +7,13 @@ from functools import cache
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Engine, Select, bindparam, insert, select, update
+from sqlalchemy import Connection, Engine, Row, Select, bindparam, insert, select, update
 
 from workers import logs
 from workers.database import among
 from workers.turns import Due
 from workers.warehouse.messages import Allocated, Deallocated, parse
-from workers.warehouse.rules import Pick, cancel_pick, open_pick
+from workers.warehouse.rules import Pick, cancel_pick, dispatched_pick, open_pick
 from workers.warehouse.tables import picks
 
 log = structlog.get_logger(__name__)
@@ -27,10 +27,13 @@ def apply(connection: Connection, due: Sequence[Due]) -> None:
     if not asked:
         return
     lines = _lines(connection, [message for _, message in asked])
-    open_before = [pick for line in lines.values() for pick in line if pick.closed is None]
+    open_before = [pick for line in lines.values() for pick in line if pick.is_open]
     added = []
     for each, message in asked:
         line = lines[message.orderid, message.sku]
+        if gone := dispatched_pick(line):
+            _warn(each, message, gone)
+            continue
         if isinstance(message, Allocated):
             pick = open_pick(line, message, each.event.sequence)
         else:
@@ -41,14 +44,28 @@ def apply(connection: Connection, due: Sequence[Due]) -> None:
         log.info(
             "pick list",
             batchref=message.batchref,
-            opened=pick is not None and pick.closed is None,
+            opened=pick is not None and pick.is_open,
             late=each.late,
             **logs.names(each.event),
         )
-    cancelled = [pick for pick in open_before if pick.closed is not None]
+    cancelled = [pick for pick in open_before if not pick.is_open]
     now = datetime.now(UTC)
     _cancel(connection, cancelled, now)
     _add(connection, added, now)
+
+
+def _warn(each: Due, message: Allocated | Deallocated, gone: Pick) -> None:
+    """Say that an event crossed the goods on their way; one that was told before them did not."""
+    if each.event.sequence < gone.opened:
+        return
+    log.warning(
+        "a line was promised other stock after its goods were dispatched: nothing more is picked"
+        if isinstance(message, Allocated)
+        else "a line was taken back after its goods were dispatched: the pick stays dispatched",
+        batchref=message.batchref,
+        dispatched_batchref=gone.batchref,
+        **logs.names(each.event),
+    )
 
 
 def _lines(
@@ -63,17 +80,21 @@ def _lines(
             "skus": list({message.sku for message in messages}),
         },
     ):
-        lines[row.orderid, row.sku].append(
-            Pick(
-                row.orderid,
-                row.sku,
-                row.qty,
-                row.batchref,
-                row.opened_sequence,
-                row.closed_sequence,
-            )
-        )
+        lines[row.orderid, row.sku].append(as_pick(row))
     return lines
+
+
+def as_pick(row: Row[Any]) -> Pick:
+    """A row of the table."""
+    return Pick(
+        row.orderid,
+        row.sku,
+        row.qty,
+        row.batchref,
+        row.opened_sequence,
+        row.closed_sequence,
+        dispatched=row.status == "dispatched",
+    )
 
 
 @cache
@@ -107,7 +128,7 @@ def _add(connection: Connection, added: Sequence[Pick], now: datetime) -> None:
                 "orderid": pick.orderid,
                 "qty": pick.qty,
                 "batchref": pick.batchref,
-                "status": "open" if pick.closed is None else "cancelled",
+                "status": pick.status,
                 "opened_at": now,
                 "closed_sequence": pick.closed,
                 "closed_at": None if pick.closed is None else now,

@@ -8,7 +8,10 @@ from workers.warehouse.messages import Allocated, Deallocated
 
 @dataclass(slots=True)
 class Pick:
-    """One walk to the shelf: `opened` and `closed` are the sequences of the events that did it."""
+    """One walk to the shelf: `opened` and `closed` are the sequences of the events that did it.
+
+    One that was dispatched is no longer open, and no event closes it.
+    """
 
     orderid: str
     sku: str
@@ -16,11 +19,32 @@ class Pick:
     batchref: str
     opened: int
     closed: int | None = None
+    dispatched: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Somebody is to walk."""
+        return self.closed is None and not self.dispatched
+
+    @property
+    def status(self) -> str:
+        """As people call it: open, cancelled or dispatched."""
+        if self.dispatched:
+            return "dispatched"
+        return "open" if self.closed is None else "cancelled"
 
     @property
     def newest(self) -> int:
         """The sequence of the last event that is known of it."""
         return max(self.opened, self.closed or 0)
+
+
+def dispatched_pick(picks: Sequence[Pick]) -> Pick | None:
+    """The pick by which the line's goods have left.
+
+    With it the line is done: no event takes it back, and no other goods follow.
+    """
+    return next((pick for pick in picks if pick.dispatched), None)
 
 
 def open_pick(picks: Sequence[Pick], message: Allocated, sequence: int) -> Pick | None:
@@ -32,7 +56,7 @@ def open_pick(picks: Sequence[Pick], message: Allocated, sequence: int) -> Pick 
     if any(pick.newest >= sequence for pick in picks):
         return None
     for pick in picks:
-        if pick.closed is None:
+        if pick.is_open:
             pick.closed = sequence
     return Pick(message.orderid, message.sku, message.qty, message.batchref, opened=sequence)
 
@@ -45,7 +69,7 @@ def cancel_pick(picks: Sequence[Pick], message: Deallocated, sequence: int) -> P
     """
     for pick in picks:
         same = pick.batchref == message.batchref and pick.opened < sequence
-        if same and pick.closed is None:
+        if same and pick.is_open:
             pick.closed = sequence
     if message.batchref is None or any(pick.newest >= sequence for pick in picks):
         return None

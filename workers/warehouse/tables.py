@@ -10,6 +10,8 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
+    Uuid,
 )
 
 from workers import notes
@@ -32,9 +34,22 @@ picks = Table(
     Column("closed_sequence", BigInteger),
     Column("opened_at", DateTime(timezone=True), nullable=False),
     Column("closed_at", DateTime(timezone=True)),
-    CheckConstraint("status IN ('open', 'cancelled')", name="ck_picks_status"),
+    CheckConstraint("status IN ('open', 'cancelled', 'dispatched')", name="ck_picks_status"),
     CheckConstraint(
-        "(status = 'open') = (closed_sequence IS NULL)", name="ck_picks_closed_when_cancelled"
+        "(status = 'cancelled') = (closed_sequence IS NOT NULL)",
+        name="ck_picks_closed_when_cancelled",
     ),
 )
 Index("ix_picks_line", picks.c.orderid, picks.c.sku)
+
+# What the warehouse tells; committed with what it tells of, and kept for a while when it is sent.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("event_id", Uuid, primary_key=True),
+    Column("type", String(255), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("sent_at", DateTime(timezone=True)),
+)
+Index("ix_outbox_sent_at", outbox.c.sent_at, outbox.c.created_at)

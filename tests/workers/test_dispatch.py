@@ -1,0 +1,271 @@
+"""Goods that leave: the picks, the event that tells it, and news that cross them on their way."""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Engine, select, text
+from sqlalchemy.exc import IntegrityError
+from structlog.testing import capture_logs
+
+from tests.faults.gates import Gate
+from tests.waiting import eventually
+from tests.workers.conftest import envelope
+from workers import database
+from workers.envelope import Envelope
+from workers.inbox import Inbox
+from workers.warehouse import pick_list, tables
+from workers.warehouse.__main__ import MIGRATIONS
+from workers.warehouse.dispatching import NothingToDispatch, dispatch
+
+NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
+BACK = "a line was taken back after its goods were dispatched: the pick stays dispatched"
+OTHER = "a line was promised other stock after its goods were dispatched: nothing more is picked"
+
+
+@pytest.fixture
+def engine(worker_engine: Engine) -> Engine:
+    """The warehouse's tables."""
+    database.upgrade(worker_engine, MIGRATIONS, tables.VERSION_TABLE)
+    return worker_engine
+
+
+def take(engine: Engine, *events: Envelope) -> None:
+    """Each by a batch of its own."""
+    inbox = Inbox(engine, tables.metadata, pick_list.apply, timedelta(seconds=60))
+    for event in events:
+        inbox.take([event])
+
+
+def promised(
+    sequence: int, orderid: str = "o1", batchref: str = "b1", sku: str = "LAMP"
+) -> Envelope:
+    return envelope("allocated", sequence, orderid=orderid, batchref=batchref, sku=sku, qty=3)
+
+
+def taken(sequence: int, batchref: str = "b1") -> Envelope:
+    return envelope("deallocated", sequence, orderid="o1", batchref=batchref, qty=3)
+
+
+def picks(engine: Engine) -> list[tuple[str, str, str, str]]:
+    return [
+        (pick["orderid"], pick["sku"], pick["batchref"], pick["status"])
+        for pick in pick_list.listed(engine)
+    ]
+
+
+def told(engine: Engine) -> list[dict[str, Any]]:
+    """The events of the outbox, by sku."""
+    with engine.connect() as connection:
+        bodies = connection.scalars(select(tables.outbox.c.body)).all()
+    return sorted((json.loads(body) for body in bodies), key=lambda event: str(event["subject"]))
+
+
+def lines_told(engine: Engine) -> list[tuple[str, str]]:
+    return [(event["data"]["orderid"], event["data"]["sku"]) for event in told(engine)]
+
+
+def test_open_picks_are_dispatched_and_that_is_told_as_a_cloudevent(engine: Engine) -> None:
+    """In one transaction, with an id that stays."""
+    take(engine, promised(1))
+
+    dispatch(engine, "o1", None, NOW)
+
+    [event] = told(engine)
+    assert picks(engine) == [("o1", "LAMP", "b1", "dispatched")]
+    assert UUID(event.pop("id")).version == 4
+    assert event == {
+        "specversion": "1.0",
+        "source": "warehouse",
+        "type": "warehouse.dispatched.v1",
+        "subject": "LAMP",
+        "time": "2030-01-01T12:00:00.000000+00:00",
+        "datacontenttype": "application/json",
+        "data": {"orderid": "o1", "sku": "LAMP", "qty": 3, "batchref": "b1"},
+    }
+
+
+def test_every_open_pick_of_the_order_leaves_and_no_other(engine: Engine) -> None:
+    """One event each; what was cancelled stays."""
+    take(engine, promised(1), taken(2), promised(3, batchref="b2"), promised(4, "o2"))
+    take(engine, promised(1, sku="CHAIR"))
+
+    dispatch(engine, "o1", None, NOW)
+
+    assert sorted(picks(engine)) == [
+        ("o1", "CHAIR", "b1", "dispatched"),
+        ("o1", "LAMP", "b1", "cancelled"),
+        ("o1", "LAMP", "b2", "dispatched"),
+        ("o2", "LAMP", "b1", "open"),
+    ]
+    assert lines_told(engine) == [("o1", "CHAIR"), ("o1", "LAMP")]
+
+
+def test_one_sku_may_leave_alone(engine: Engine) -> None:
+    """And the rest of the order later."""
+    take(engine, promised(1), promised(1, sku="CHAIR"))
+
+    dispatch(engine, "o1", "LAMP", NOW)
+    first = lines_told(engine)
+    dispatch(engine, "o1", None, NOW)
+
+    assert first == [("o1", "LAMP")]
+    assert lines_told(engine) == [("o1", "CHAIR"), ("o1", "LAMP")]
+
+
+def test_nothing_leaves_twice(engine: Engine) -> None:
+    """The second time is told so, and told to nobody else."""
+    take(engine, promised(1))
+    dispatch(engine, "o1", None, NOW)
+    before = told(engine)
+
+    with pytest.raises(NothingToDispatch, match="was dispatched already"):
+        dispatch(engine, "o1", None, NOW)
+
+    assert told(engine) == before
+
+
+def test_what_was_cancelled_does_not_leave(engine: Engine) -> None:
+    """Its goods are another's."""
+    take(engine, promised(1), taken(2))
+
+    with pytest.raises(NothingToDispatch, match="was cancelled"):
+        dispatch(engine, "o1", "LAMP", NOW)
+
+    assert (picks(engine), told(engine)) == ([("o1", "LAMP", "b1", "cancelled")], [])
+
+
+def test_a_dispatched_pick_is_not_cancelled_by_news_that_crossed_it(engine: Engine) -> None:
+    """Neither taken back nor picked from another batch; the log says so."""
+    take(engine, promised(1))
+    dispatch(engine, "o1", None, NOW)
+
+    with capture_logs() as logs:
+        take(engine, taken(2), promised(3, batchref="b2"), taken(4, "b2"))
+
+    assert picks(engine) == [("o1", "LAMP", "b1", "dispatched")]
+    assert [
+        (line["event"], line["log_level"], line["sequence"], line["dispatched_batchref"])
+        for line in logs
+    ] == [(BACK, "warning", 2, "b1"), (OTHER, "warning", 3, "b1"), (BACK, "warning", 4, "b1")]
+
+
+def test_news_of_before_the_dispatch_that_come_late_are_no_warning(engine: Engine) -> None:
+    """They crossed nothing."""
+    ticks = iter(range(100))
+    impatient = Inbox(
+        engine,
+        tables.metadata,
+        pick_list.apply,
+        timedelta(0),
+        lambda: NOW + timedelta(seconds=next(ticks)),
+    )
+    impatient.take([promised(3, batchref="b2")])
+    impatient.give_up_waiting()
+    dispatch(engine, "o1", None, NOW)
+
+    with capture_logs() as logs:
+        impatient.take([taken(2)])
+        impatient.take([promised(1)])
+
+    assert picks(engine) == [("o1", "LAMP", "b2", "dispatched")]
+    assert logs == []
+
+
+@pytest.fixture
+def postgresql(empty_database_url: str) -> Iterator[Engine]:
+    """The warehouse's tables, where transactions can stand side by side."""
+    made = database.engine(empty_database_url)
+    database.upgrade(made, MIGRATIONS, tables.VERSION_TABLE)
+    yield made
+    made.dispose()
+
+
+def dispatched(engine: Engine) -> str:
+    try:
+        dispatch(engine, "o1", None, NOW)
+    except NothingToDispatch as reason:
+        return str(reason)
+    return "dispatched"
+
+
+def side_by_side(engine: Engine, gate: Gate, *acts: Callable[[], object]) -> list[Any]:
+    """Begin the second act while the first one stands at the gate; what they returned."""
+
+    def blocked() -> bool:
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype <> 'advisory'"
+        with engine.connect() as connection:
+            return connection.execute(text(waits)).scalar_one() > 0
+
+    with ThreadPoolExecutor(2) as pool:
+        with gate.shut():
+            first = pool.submit(acts[0])
+            gate.wait_for_somebody()
+            second = pool.submit(acts[1])
+            eventually(blocked, what="the second one behind the first")
+        return [first.result(), second.result()]
+
+
+def test_what_is_being_cancelled_is_not_dispatched(postgresql: Engine) -> None:
+    """The dispatch waits, and sees it."""
+    take(postgresql, promised(1))
+    gate = Gate(postgresql, "picks", event="UPDATE", when="NEW.status = 'cancelled'")
+
+    ends = side_by_side(
+        postgresql, gate, lambda: take(postgresql, taken(2)), lambda: dispatched(postgresql)
+    )
+
+    assert ends == [None, "The pick of 3 x LAMP for the order o1 was cancelled."]
+    assert (picks(postgresql), told(postgresql)) == ([("o1", "LAMP", "b1", "cancelled")], [])
+
+
+def test_what_is_being_dispatched_is_not_cancelled(postgresql: Engine) -> None:
+    """The event waits, and sees it."""
+    take(postgresql, promised(1))
+    gate = Gate(postgresql, "picks", event="UPDATE", when="NEW.status = 'dispatched'")
+
+    ends = side_by_side(
+        postgresql, gate, lambda: dispatched(postgresql), lambda: take(postgresql, taken(2))
+    )
+
+    assert ends == ["dispatched", None]
+    assert picks(postgresql) == [("o1", "LAMP", "b1", "dispatched")]
+    assert lines_told(postgresql) == [("o1", "LAMP")]
+
+
+def test_two_who_dispatch_at_once_tell_it_once(postgresql: Engine) -> None:
+    """The other one hears that it has left."""
+    take(postgresql, promised(1))
+    gate = Gate(postgresql, "picks", event="UPDATE")
+
+    ends = side_by_side(postgresql, gate, *[lambda: dispatched(postgresql)] * 2)
+
+    assert ends == ["dispatched", "The pick of 3 x LAMP for the order o1 was dispatched already."]
+    assert lines_told(postgresql) == [("o1", "LAMP")]
+
+
+def test_the_tables_know_each_status_and_no_other(engine: Engine) -> None:
+    """A pick that is not cancelled was closed by no event."""
+    take(engine, promised(1))
+
+    for wrong in ("status = 'lost'", "status = 'cancelled'", "closed_sequence = 2"):
+        with pytest.raises(IntegrityError), engine.begin() as connection:
+            connection.execute(text(f"UPDATE picks SET {wrong}"))
+
+    assert picks(engine) == [("o1", "LAMP", "b1", "open")]
+
+
+def test_what_was_dispatched_is_open_to_the_first_release(engine: Engine) -> None:
+    """It knows no such status; people can see what is there."""
+    take(engine, promised(1), promised(2, "o2"))
+    dispatch(engine, "o1", None, NOW)
+
+    database.downgrade(engine, MIGRATIONS, tables.VERSION_TABLE, "0002")
+
+    assert picks(engine) == [("o1", "LAMP", "b1", "open"), ("o2", "LAMP", "b1", "open")]
+    with pytest.raises(IntegrityError), engine.begin() as connection:
+        connection.execute(text("UPDATE picks SET status = 'dispatched'"))

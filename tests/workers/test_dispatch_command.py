@@ -1,0 +1,85 @@
+"""`python -m workers.warehouse dispatch`: what it says, and how it ends."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+from typer.testing import CliRunner, Result
+
+from tests.workers.test_dispatch import promised, take, taken, told
+from workers import database
+from workers.warehouse import pick_list, tables
+from workers.warehouse.__main__ import MIGRATIONS, app
+
+
+@pytest.fixture
+def embedded(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """The embedded default: SQLite in a folder of the test's own, with its tables."""
+    monkeypatch.setenv("ALLOCATION_STATE_DIR", str(state_dir))
+    monkeypatch.delenv("WAREHOUSE_DATABASE_URL", raising=False)
+    made = database.engine(f"sqlite:///{state_dir}/warehouse.db")
+    database.upgrade(made, MIGRATIONS, tables.VERSION_TABLE)
+    yield made
+    made.dispose()
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+def test_the_command_says_what_leaves(embedded: Engine) -> None:
+    """A line each; the pick list shows it."""
+    take(embedded, promised(1), promised(1, sku="CHAIR"))
+
+    ended = run("dispatch", "o1")
+
+    assert (ended.exit_code, ended.stdout) == (
+        0,
+        "Dispatched 3 x CHAIR from the batch b1 for the order o1.\n"
+        "Dispatched 3 x LAMP from the batch b1 for the order o1.\n",
+    )
+    shown = json.loads(run("picks", "--json").stdout)
+    assert [(pick["status"], pick["closed_sequence"]) for pick in shown] == [
+        ("dispatched", None)
+    ] * 2
+
+
+def test_the_command_says_what_it_can_not_dispatch_and_fails(embedded: Engine) -> None:
+    """Whatever the reason is; nothing changes."""
+    take(embedded, promised(1), taken(2), promised(1, sku="CHAIR"))
+    run("dispatch", "o1", "--sku", "CHAIR")
+    before = (pick_list.listed(embedded), told(embedded))
+
+    ends = [
+        run(*command)
+        for command in (
+            ("dispatch", "o1"),
+            ("dispatch", "o1", "--sku", "LAMP"),
+            ("dispatch", "o2"),
+            ("dispatch", "o1", "--sku", "TABLE"),
+        )
+    ]
+
+    assert [(ended.exit_code, ended.stdout) for ended in ends] == [(1, "")] * 4
+    assert [ended.stderr for ended in ends] == [
+        "The pick of 3 x CHAIR for the order o1 was dispatched already.\n"
+        "The pick of 3 x LAMP for the order o1 was cancelled.\n",
+        "The pick of 3 x LAMP for the order o1 was cancelled.\n",
+        "The pick list has nothing for the order o2.\n",
+        "The pick list has nothing for the order o1 and the sku TABLE.\n",
+    ]
+    assert (pick_list.listed(embedded), told(embedded)) == before
+
+
+def test_a_database_that_is_away_is_one_sentence(
+    embedded: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing was dispatched."""
+    monkeypatch.setenv("WAREHOUSE_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+
+    ended = run("dispatch", "o1")
+
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith("The warehouse's database can't be reached: ")

@@ -1,0 +1,70 @@
+"""Goods that leave: their picks are done, and the event that tells it is in the outbox."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID, uuid4
+
+from sqlalchemy import Engine, bindparam, select, update
+
+from workers.notes import Notes
+from workers.warehouse import outbox
+from workers.warehouse.outbox import Event
+from workers.warehouse.pick_list import as_pick
+from workers.warehouse.rules import Pick
+from workers.warehouse.tables import metadata, picks
+
+DISPATCHED = "warehouse.dispatched.v1"
+
+
+class NothingToDispatch(Exception):
+    """No pick that was asked for is open; the text says what became of them, a line each."""
+
+
+def dispatch(engine: Engine, orderid: str, sku: str | None, now: datetime) -> Sequence[Pick]:
+    """Mark the order's open picks as dispatched, of one sku or all, and have that told.
+
+    One transaction. Returns the picks; raises NothingToDispatch where none is open.
+    """
+    asked = picks.c.orderid == orderid
+    if sku is not None:
+        asked &= picks.c.sku == sku
+    with engine.begin() as connection:
+        skus = connection.scalars(select(picks.c.sku).where(asked).distinct()).all()
+        # The events of these skus wait: none of them closes a pick meanwhile.
+        Notes(connection, metadata).lock(skus)
+        query = select(picks).where(asked).order_by(picks.c.sku, picks.c.opened_sequence)
+        known = [as_pick(row) for row in connection.execute(query)]
+        leaving = [pick for pick in known if pick.is_open]
+        if not leaving:
+            raise NothingToDispatch(_why(known, orderid, sku))
+        connection.execute(
+            update(picks)
+            .where(picks.c.sku == bindparam("of"), picks.c.opened_sequence == bindparam("opened"))
+            .values(status="dispatched", closed_at=now),
+            [{"of": pick.sku, "opened": pick.opened} for pick in leaving],
+        )
+        outbox.add(connection, [_event(pick, uuid4(), now) for pick in leaving], now)
+    return leaving
+
+
+def _why(known: Sequence[Pick], orderid: str, sku: str | None) -> str:
+    if not known:
+        return f"The pick list has nothing for the order {orderid}" + (
+            "." if sku is None else f" and the sku {sku}."
+        )
+    newest = {pick.sku: pick for pick in known}
+    return "\n".join(
+        f"The pick of {pick.qty} x {pick.sku} for the order {orderid} "
+        + ("was dispatched already." if pick.dispatched else "was cancelled.")
+        for pick in newest.values()
+    )
+
+
+def _event(pick: Pick, event_id: UUID, now: datetime) -> Event:
+    data = {
+        "orderid": pick.orderid,
+        "sku": pick.sku,
+        "qty": pick.qty,
+        "batchref": pick.batchref,
+    }
+    return Event(event_id, DISPATCHED, subject=pick.sku, time=now, data=data)

@@ -1,0 +1,91 @@
+"""Sends what the outbox holds to the broker, and marks it once the broker has it."""
+
+import threading
+
+import structlog
+from amqp.exceptions import AMQPError, ChannelError, MessageNacked
+from kombu import Producer
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from workers import backoff
+from workers.broker import connect
+from workers.dead_letters import CONFIRM_TIMEOUT
+from workers.settings import Settings
+from workers.warehouse import outbox
+
+log = structlog.get_logger(__name__)
+
+EXCHANGE = "allocation.inbound"
+"""A topic; the routing key is the event's type."""
+
+_OUTAGES = (OSError, AMQPError, MessageNacked)
+"""What is raised while the broker is away, or does not take a message."""
+
+
+class Relay:
+    """Any number may run side by side: a row is in the hands of one.
+
+    Whoever dies between the broker's yes and the mark leaves the row to be sent again, with the
+    same id.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine = engine
+        self._settings = settings
+
+    def run(self, stop: threading.Event, every: float = 0.2) -> None:
+        """Send until `stop` is set, looking for more every `every` seconds; outlives outages."""
+        failures = 0
+        while not stop.is_set():
+            try:
+                if not outbox.is_empty(self._engine):
+                    self._send_all(stop)
+                failures = 0
+                wait = every
+            except (DBAPIError, *_OUTAGES) as error:
+                failures += 1
+                wait = backoff.pause(failures)
+                hint = (
+                    f"; if {EXCHANGE} or its queue is missing, run `allocation topology`"
+                    if isinstance(error, ChannelError)
+                    else ""
+                )
+                log.warning(
+                    f"what was dispatched can't be told{hint}",
+                    error=str(error) or repr(error),
+                    retry_in_seconds=round(wait, 1),
+                )
+            stop.wait(wait)
+
+    def _send_all(self, stop: threading.Event) -> None:
+        # No connection lies idle: nobody would answer the broker's signs of life.
+        connection = connect(self._settings.allocation_broker_url, self._settings.broker_transport)
+        try:
+            producer = connection.Producer(connection.channel())
+            while not stop.is_set() and self._send_one(producer):
+                pass
+        except _OUTAGES:
+            connection.collect()  # without a goodbye, which may have no answer
+            raise
+        finally:
+            connection.release()
+
+    def _send_one(self, producer: Producer) -> bool:
+        """Send the oldest row; False when there is none."""
+        with outbox.oldest(self._engine) as row:
+            if row is None:
+                return False
+            producer.publish(
+                row.body,
+                exchange=EXCHANGE,
+                routing_key=row.type,
+                content_type="application/cloudevents+json",
+                content_encoding="utf-8",
+                message_id=str(row.event_id),
+                delivery_mode=2,
+                mandatory=True,
+                confirm_timeout=CONFIRM_TIMEOUT,
+            )
+        log.info("told", event_id=str(row.event_id), type=row.type)
+        return True
