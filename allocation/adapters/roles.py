@@ -41,7 +41,7 @@ def _named(*names: str) -> str:
     return _either(*(name.replace(".", r"\.") for name in names))
 
 
-def _subscriber(queue: str) -> Rights:
+def _consumer(queue: str) -> Rights:
     return Rights(write=_named(f"{queue}.dead"), read=_named(queue))
 
 
@@ -57,8 +57,9 @@ ROLES: Mapping[str, Rights] = {
         write=_named(topology.COMMANDS, topology.EVENTS, *topology.SUBSCRIBERS),
         read=_named(topology.EVENTS),
     ),
-    "warehouse": _subscriber("warehouse.events"),
-    "notification": _subscriber("notification.events"),
+    "inbound": _consumer(topology.INBOUND),
+    "warehouse": _consumer("warehouse.events"),
+    "notification": _consumer("notification.events"),
     "flower": Rights(configure=_REMOTE, write=_REMOTE, read=_REMOTE),
     # Whoever works on dead letters and replays events, by hand.
     "operator": Rights(write=".*", read=".*"),

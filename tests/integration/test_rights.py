@@ -15,11 +15,13 @@ import pytest
 from amqp.exceptions import AccessRefused
 from kombu import Connection, Exchange, Queue
 
-from allocation.adapters import roles, topology
+from allocation.adapters import contract, roles, topology
 from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, CreateBatch
 from allocation.handlers import accept
 from tests.integration.conftest import BareClient, Service
+from tests.integration.test_inbound import command_id as inbound_command
+from tests.integration.test_inbound import tell
 from tests.integration.test_relay import unsent
 from tests.servers.ports import free_ports
 from tests.servers.postgres import PrivatePostgres
@@ -32,6 +34,7 @@ from tests.waiting import eventually
 PROGRAMS = {
     "worker": (["-m", "celery", "-A", "allocation", "worker", "-c1"], " ready"),
     "relay": (["-m", "allocation.cli", "relay"], "ready: relaying"),
+    "inbound": (["-m", "allocation.cli", "inbound"], "ready: consuming"),
     "warehouse": (["-m", "workers.warehouse"], "ready: consuming"),
     "notification": (["-m", "workers.notification"], "ready: consuming"),
 }
@@ -120,6 +123,9 @@ def test_each_process_does_its_whole_work_with_the_rights_of_its_role(
     allocate = message(Allocate("o1", "LAMP", 4), 2)
     accept(allocate, SqlUnitOfWork(service.engine))
     assert service.outcome(str(allocate.id))[1]["batchref"] == "b1"
+    told = contract.example("batch.quantity_changed.v1") | {"data": {"batchref": "b1", "qty": 9}}
+    tell(users.admin_url, [told])
+    assert service.outcome(inbound_command(told))[0] == "succeeded"
     eventually(lambda: unsent(service) == 0, what="everything told")
     picks = ["-m", "workers.warehouse", "picks", "--json"]
     eventually(lambda: "o1" in run(environment, *picks).stdout, what="the pick")
@@ -134,7 +140,8 @@ def test_each_process_does_its_whole_work_with_the_rights_of_its_role(
     # Dead letters of each queue, with their reasons.
     client.send_raw(b"nonsense")
     with Connection(users.admin_url) as connection:
-        connection.Producer().publish("nonsense", exchange="allocation.events", routing_key="")
+        for exchange in ("allocation.events", "allocation.inbound"):
+            connection.Producer().publish("nonsense", exchange=exchange, routing_key="")
         for name in topology.dead_queues():
             dead = Queue(name)(connection.channel())
             letter = eventually(dead.get, within=30, what=f"a letter in {name}")
@@ -259,6 +266,12 @@ FORBIDDEN: list[tuple[str, str, Act]] = [
     ("notification", "read another's events", get("warehouse.events")),
     ("notification", "send a command", publish("allocation.commands", "allocation.commands")),
     ("notification", "tell an event", publish("allocation.events")),
+    ("inbound", "read the commands", get("allocation.commands")),
+    ("inbound", "send a command", publish("allocation.commands", "allocation.commands")),
+    ("inbound", "tell an event", publish("allocation.events")),
+    ("inbound", "tell itself something", publish("allocation.inbound")),
+    ("inbound", "purge dead letters", purge("allocation.inbound.dead")),
+    ("relay", "read what others tell", get("allocation.inbound")),
     ("relay", "read the commands", get("allocation.commands")),
     ("relay", "read events", get("warehouse.events")),
     ("relay", "purge events", purge("warehouse.events")),
