@@ -148,7 +148,7 @@ class Inbound:
                     self._part(asked, error)
                     return
                 seconds = lifecycle.pause(failures)
-                log.warning("events wait", error=repr(error), seconds=round(seconds, 1))
+                log.warning("events wait", error=repr(error)[:500], seconds=round(seconds, 1))
                 self._stop.wait(seconds)
                 lifecycle.beat(self._connection, NAME)
             except (CommandConflict, DBAPIError) as error:

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 from uuid import UUID, uuid5
 
 from kombu.message import Message as Delivered
@@ -23,8 +23,6 @@ _CHARSETS = ("", "charset=utf-8")
 _ENCODINGS = ("", "utf-8", "binary")  # the last is what kombu calls none
 _ENVELOPE = ("specversion", "id", "source", "type")
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}")
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ class UnknownType(Inadmissible):
     reason = "unknown type"
 
 
-class Malformed(Inadmissible):
+class MalformedData(Inadmissible):
     """It is an event of a type that is known, and breaks that type's contract."""
 
     reason = "malformed"
@@ -73,7 +71,7 @@ def read(message: Delivered) -> Message:
     )
 
 
-def _event(message: Delivered) -> Json:
+def _event(message: Delivered) -> contract.Json:
     _check_properties(message)
     body = message.body or b""
     try:
@@ -110,7 +108,7 @@ def _check_properties(message: Delivered) -> None:
         raise Inadmissible(f"the body has {len(message.body)} bytes, more than {LARGEST_BODY}")
 
 
-def _command(event: Json) -> Command:
+def _command(event: contract.Json) -> Command:
     kind, data = event["type"], event["data"]
     meaning = TYPES.get(kind)
     if meaning is None:
@@ -127,8 +125,8 @@ def _command(event: Json) -> Command:
     return command
 
 
-def _malformed(broken: Sequence[contract.Violation]) -> Malformed:
-    return Malformed("; ".join(f"the field {each.field}: {each.problem}" for each in broken))
+def _malformed(broken: Sequence[contract.Violation]) -> MalformedData:
+    return MalformedData("; ".join(f"the field {each.field}: {each.problem}" for each in broken))
 
 
 def _uuid(text: object) -> UUID | None:
@@ -138,7 +136,7 @@ def _uuid(text: object) -> UUID | None:
         return None
 
 
-def _shown(event: Json, name: str) -> str:
+def _shown(event: contract.Json, name: str) -> str:
     return ascii(event[name])[:300] if name in event else "missing"
 
 

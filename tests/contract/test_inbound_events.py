@@ -139,7 +139,7 @@ READ: dict[str, Callable[[], Delivered]] = {
     ),
     "with an encoding": lambda: delivered(event(), content_encoding="UTF-8"),
     "as a dead letter": lambda: delivered(event(), content_encoding="binary"),
-    "with unknown attributes": lambda: delivered(event(partition=[[1]], dataschema=None)),
+    "with unknown attributes": lambda: delivered(event(partition="\ud800", dataschema=None)),
     "with unknown data": lambda: delivered(
         quantity("shipment-77", 5) | {"data": event()["data"] | {"by": {"who": "\ud800"}}}
     ),

@@ -162,7 +162,10 @@ def test_one_id_that_says_two_things_keeps_the_first_and_harms_no_other(service:
     assert handed_over(service) == 59
 
 
-def test_killed_in_the_middle_of_a_burst_it_loses_and_doubles_nothing(service: Service) -> None:
+@pytest.mark.parametrize(("by", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 0)])
+def test_ended_in_the_middle_of_a_burst_it_loses_and_doubles_nothing(
+    service: Service, by: int, status: int
+) -> None:
     """Three times, wherever it is just then."""
     tell(service.broker_url, [counted(number) for number in range(3000)])
 
@@ -170,7 +173,7 @@ def test_killed_in_the_middle_of_a_burst_it_loses_and_doubles_nothing(service: S
         before = handed_over(service)
         running = service.inbound()
         eventually(lambda before=before: handed_over(service) > before, what="work")  # type: ignore[misc]
-        running.kill()
+        assert running.stop(by=by) == status
     service.inbound()
 
     eventually(lambda: len(accepted(service)) == 3000, within=30, what="all accepted")
