@@ -239,7 +239,9 @@ def _value(value: Any) -> Any:
 def _field(name: str, body: object, error: jsonschema_rs.ValidationError) -> str:
     path = error.instance_path
     if any(isinstance(step, int) for step in path):
-        return ".".join(map(str, path))  # of a list's element the whole way: else nobody knows which
+        return ".".join(
+            map(str, path)
+        )  # of a list's element the whole way: else nobody knows which
     if error.kind.name == "required":
         return str(error.kind.as_dict()["property"])
     if path:

@@ -36,6 +36,10 @@ class Meaning:
 # Each has a JSON Schema and an example in contract/inbound.
 TYPES: Mapping[str, Meaning] = {
     "batch.quantity_changed.v1": Meaning("allocation.change_batch_quantity", ("batchref", "qty")),
+    "shipment.delayed.v1": Meaning("allocation.change_batch_eta", ("batchref", "eta")),
+    "shipment.arrived.v1": Meaning("allocation.change_batch_eta", ("batchref",)),
+    "stock.damaged.v1": Meaning("allocation.write_off", ("batchref", "qty", "reason")),
+    "warehouse.dispatched.v1": Meaning("allocation.dispatch", ("orderid", "sku", "batchref")),
 }
 
 

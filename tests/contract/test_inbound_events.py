@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import date
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -10,7 +11,13 @@ from kombu.message import Message as Delivered
 
 from allocation.adapters import contract, inbound_events
 from allocation.adapters.inbound_events import LARGEST_BODY, Inadmissible, read
-from allocation.domain.commands import ChangeBatchQuantity, Command
+from allocation.domain.commands import (
+    ChangeBatchEta,
+    ChangeBatchQuantity,
+    Command,
+    Dispatch,
+    WriteOff,
+)
 from allocation.unit_of_work import Message
 
 QUANTITY = "batch.quantity_changed.v1"
@@ -18,6 +25,10 @@ JSON = {"content_type": "application/cloudevents+json"}
 
 COMMANDS: dict[str, Command] = {
     QUANTITY: ChangeBatchQuantity("shipment-77", 5),
+    "shipment.delayed.v1": ChangeBatchEta("shipment-77", date(2030, 2, 15)),
+    "shipment.arrived.v1": ChangeBatchEta("shipment-77"),
+    "stock.damaged.v1": WriteOff("shipment-77", 2, "water damage"),
+    "warehouse.dispatched.v1": Dispatch("order-1", "RED-CHAIR", "shipment-77"),
 }
 
 
@@ -110,6 +121,24 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str, str]] = {
     "negative": (quantity("b", -1), {}, "malformed", "the field qty: the value is less than"),
     "text for a number": (quantity("b", "5"), {}, "malformed", "the field qty: the value is not"),
     "slash": (quantity("a/b", 5), {}, "malformed", "the field batchref: has a control character"),
+    "delayed until when": (
+        event("shipment.delayed.v1", data={"batchref": "b"}),
+        {},
+        "malformed",
+        "the field eta: is missing",
+    ),
+    "delayed for ever": (
+        event("shipment.delayed.v1", data={"batchref": "b", "eta": None}),
+        {},
+        "malformed",
+        "the field eta: the value is not",
+    ),
+    "no day": (
+        event("shipment.delayed.v1", data={"batchref": "b", "eta": "2030-02-30"}),
+        {},
+        "malformed",
+        "the field eta: the value is not",
+    ),
     "surrogate": (quantity("\ud800", 5), {}, "malformed", "the field batchref: has a character"),
 }
 
@@ -177,3 +206,10 @@ def test_a_correlation_id_is_carried_on_when_it_is_one_of_ours() -> None:
 
     assert carried == Message(ignored[0].id, COMMANDS[QUANTITY], correlation_id=given)
     assert [message.correlation_id for message in ignored] == [carried.id] * 3
+
+
+def test_what_arrived_has_no_other_day_whatever_else_is_said() -> None:
+    """A type's fields are its own: to another type's it pays no heed."""
+    told = event("shipment.arrived.v1", data={"batchref": "b1", "eta": "2030-02-15"})
+
+    assert read(delivered(told)).command == ChangeBatchEta("b1")

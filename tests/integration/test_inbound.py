@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Iterable
+from datetime import date
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,8 +19,8 @@ from allocation.adapters import database, inbound_events, topology
 from allocation.adapters.dead_letters import DeadLetter
 from allocation.adapters.migrations import upgrade
 from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
-from allocation.adapters.tables import batches, commands, outbox
-from allocation.domain.commands import CreateBatch
+from allocation.adapters.tables import allocations, batches, commands, outbox
+from allocation.domain.commands import Allocate, CreateBatch
 from allocation.handlers import decide
 from tests.contract.test_inbound_events import JSON, REFUSED, event
 from tests.faults.gates import Gate
@@ -116,6 +117,26 @@ def test_a_counted_batch_has_the_counted_quantity(
     assert [row.body["data"]["qty"] for row in events] == [7, 8]
     assert [str(row.causation_id) for row in events] == [command_id(told), command_id(counted(8))]
     assert events[0].correlation_id == correlation
+
+
+def test_the_example_of_each_type_is_decided(
+    service: Service, celery_setup: CeleryTestSetup
+) -> None:
+    """One shipment's life: counted, late, there, damaged, and its only line shipped."""
+    create = CreateBatch("shipment-77", "RED-CHAIR", 10, date(2030, 1, 1))
+    decide(message(create, 1), SqlUnitOfWork(service.engine))
+    decide(message(Allocate("order-1", "RED-CHAIR", 1), 2), SqlUnitOfWork(service.engine))
+    service.relay()
+    service.inbound()
+
+    for kind in inbound_events.TYPES:
+        tell(service.broker_url, [event(kind)])
+        assert service.outcome(command_id(event(kind)))[0] == "succeeded", kind
+
+    with service.engine.connect() as connection:
+        batch = connection.execute(select(batches.c.purchased, batches.c.eta)).one()
+        assert connection.scalar(select(allocations.c.dispatched))
+    assert batch == (5 - 2 - 1, None)
 
 
 def test_what_is_no_event_is_set_aside_with_the_reason_and_the_others_go_on(
