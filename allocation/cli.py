@@ -9,7 +9,7 @@ import typer
 from pydantic import ValidationError
 from rich.table import Table
 
-from allocation import bootstrap, check, demo, logs, relay, supervisor
+from allocation import bootstrap, check, demo, inbound, lifecycle, logs, relay, supervisor
 from allocation.adapters import roles, topology
 from allocation.tools import dead, keys
 from allocation.tools.import_batches import import_batches
@@ -34,7 +34,7 @@ app.command()(replay)
 
 @app.command()
 def up() -> None:
-    """Run everything on this machine: api, worker, relay, warehouse, notification, flower."""
+    """Run everything on this machine: api, worker, relay, inbound, subscribers, flower."""
     settings = bootstrap.settings()
     _migrate()
     _topology()
@@ -78,7 +78,14 @@ def api() -> None:
 def run_relay() -> None:
     """Send what the outbox holds to the broker, until stopped."""
     logs.configure(bootstrap.settings())
-    relay.run(relay.stop_signal())
+    relay.run(lifecycle.stop_signal())
+
+
+@app.command("inbound")
+def run_inbound() -> None:
+    """Accept what other systems tell as events, until stopped."""
+    logs.configure(bootstrap.settings())
+    inbound.run(lifecycle.stop_signal())
 
 
 @app.command()

@@ -63,7 +63,7 @@ class Demo:
     @contextmanager
     def _service(self) -> Iterator[None]:
         self._begin("start the service")
-        self._say("Starting api, worker, relay, warehouse, notification and Flower ...")
+        self._say("Starting api, worker, relay, inbound, warehouse, notification and Flower ...")
         with self._log.open("wb") as log:
             up = subprocess.Popen(
                 [sys.executable, "-m", "allocation.cli", "up"],

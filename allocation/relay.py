@@ -1,10 +1,7 @@
 """The relay: sends what the outbox holds to the broker, and marks it once the broker has it."""
 
-import _thread
 import json
 import logging
-import random
-import signal
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -14,7 +11,7 @@ import structlog
 from kombu import Connection
 from sqlalchemy.exc import DBAPIError
 
-from allocation import bootstrap, health
+from allocation import bootstrap, health, lifecycle
 from allocation.adapters import topology
 from allocation.adapters.outbox_reader import DUE_AT_ONCE, OutboxReader, only_reader
 from allocation.adapters.publisher import Outgoing, Publisher, publisher
@@ -26,19 +23,6 @@ BATCH = 500
 POLL = 0.5  # seconds between two looks: wake-up calls may get lost, and nobody calls what is due
 MARK_EVERY = 0.05  # seconds
 BEAT = 1.0  # seconds between two signs of life
-LONGEST_PAUSE = 5.0  # seconds between two tries while something is down
-
-
-def stop_signal() -> threading.Event:
-    """Set by SIGTERM and SIGINT from now on.
-
-    By a thread of its own: the signal may come while the main thread holds the event's lock, and
-    to wait for that in the handler would be for ever.
-    """
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: _thread.start_new_thread(stop.set, ()))
-    return stop
 
 
 def run(stop: threading.Event) -> None:
@@ -62,7 +46,7 @@ def run(stop: threading.Event) -> None:
         except outages as error:
             connection.collect()  # without a goodbye, which may have no answer
             failures += 1
-            pause = random.uniform(0.5, 1) * min(LONGEST_PAUSE, 0.2 * 2**failures)  # noqa: S311 - jitter needs no secrecy
+            pause = lifecycle.pause(failures)
             missing = str(getattr(error, "reply_code", "")) == "404"
             log.log(
                 logging.ERROR if missing else logging.WARNING,
@@ -86,7 +70,7 @@ def _relay(
         if time.monotonic() - looked > POLL and reader.accept_due() < DUE_AT_ONCE:
             looked = time.monotonic()
         if time.monotonic() - beaten > BEAT:
-            _beat(connection)
+            lifecycle.beat(connection, "relay")
             beaten = time.monotonic()
         if flight.send() == BATCH:
             refused = flight.mark(most=BATCH)
@@ -199,14 +183,3 @@ def outgoing(row: Any) -> Outgoing:
         headers=task.headers,
         properties=task.properties,
     )
-
-
-def _beat(connection: Connection) -> None:
-    """Tell the container's health check, and the broker, that the relay lives."""
-    health.beat(bootstrap.settings(), "relay")
-    if connection.heartbeat:
-        connection.heartbeat_check()
-        try:
-            connection.drain_events(timeout=0.001)
-        except TimeoutError:
-            pass

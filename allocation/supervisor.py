@@ -54,6 +54,7 @@ def processes(settings: Settings) -> dict[str, list[str]]:
         "api": [python, "-m", "allocation.cli", "api"],
         "worker": [*celery, "worker", "--without-gossip", "--without-mingle"],
         "relay": [python, "-m", "allocation.cli", "relay"],
+        "inbound": [python, "-m", "allocation.cli", "inbound"],
         "warehouse": [python, "-m", "workers.warehouse"],
         "notification": [python, "-m", "workers.notification"],
         "flower": [*celery, "flower", "--address=127.0.0.1", f"--port={settings.flower_port}"],

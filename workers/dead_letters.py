@@ -41,7 +41,7 @@ class DeadLetters:
             headers["x-compression"] = compression
         try:
             self._publish(
-                message.body,
+                message.body or b"",  # an empty one comes as text, which `binary` can't encode
                 message.content_type,
                 message.content_encoding or "binary",
                 headers,

@@ -76,7 +76,10 @@ class UnknownFields(Exception):
 
 
 def schema(name: str) -> Json:
-    """The JSON Schema of a command (`allocation.allocate`) or event (`allocation.allocated.v1`)."""
+    """The JSON Schema of a command (`allocation.allocate`) or event (`allocation.allocated.v1`).
+
+    The events of other systems have theirs, too (`batch.quantity_changed.v1`).
+    """
     return dict(_read(name, "schema"))
 
 
@@ -237,14 +240,17 @@ def _value(value: Any) -> Any:
 
 
 def _field(name: str, body: object, error: jsonschema_rs.ValidationError) -> str:
-    if path := error.instance_path:
-        # Of a list's element the whole way to it: else nobody knows which.
-        in_list = any(isinstance(step, int) for step in path)
-        return ".".join(map(str, path)) if in_list else str(path[-1])
-    if not isinstance(body, Mapping):
-        return "body"
+    path = error.instance_path
+    if any(isinstance(step, int) for step in path):
+        return ".".join(
+            map(str, path)
+        )  # of a list's element the whole way: else nobody knows which
     if error.kind.name == "required":
         return str(error.kind.as_dict()["property"])
+    if path:
+        return str(path[-1])
+    if not isinstance(body, Mapping):
+        return "body"
     known = _read(name, "schema")["properties"]
     unknown = next((str(field) for field in body if field not in known), "body")
     return unknown[:100] if unknown.isprintable() else ascii(unknown[:100])
@@ -259,13 +265,10 @@ def _validator(name: str) -> jsonschema_rs.Validator:
 
 @cache
 def _read(name: str, what: str) -> Any:
-    kind, stem = (
-        ("commands", name.removeprefix("allocation."))
-        if name in COMMANDS
-        else (
-            "events",
-            name,
-        )
-    )
-    file = files("allocation") / "contract" / kind / f"{stem}.{what}.json"
+    folder, stem = "inbound", name
+    if name in COMMANDS:
+        folder, stem = "commands", name.removeprefix("allocation.")
+    elif name in EVENT_TYPES.values():
+        folder = "events"
+    file = files("allocation") / "contract" / folder / f"{stem}.{what}.json"
     return json.loads(file.read_text("utf-8"))

@@ -172,7 +172,7 @@ def _publish(
     kept = ("correlation_id", "message_id", "reply_to", "type", "app_id")
     properties = {name: message.properties[name] for name in kept if name in message.properties}
     producer.publish(
-        message.body,
+        message.body or b"",  # py-amqp gives an empty one as text, which `binary` can't encode
         exchange=exchange,
         routing_key=routing_key,
         content_type=message.content_type,

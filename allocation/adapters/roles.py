@@ -41,8 +41,8 @@ def _named(*names: str) -> str:
     return _either(*(name.replace(".", r"\.") for name in names))
 
 
-def _subscriber(queue: str) -> Rights:
-    return Rights(write=_named(f"{queue}.dead"), read=_named(queue))
+def _consumer(queue: str, *written: str) -> Rights:
+    return Rights(write=_named(f"{queue}.dead", *written), read=_named(queue))
 
 
 ROLES: Mapping[str, Rights] = {
@@ -57,12 +57,10 @@ ROLES: Mapping[str, Rights] = {
         write=_named(topology.COMMANDS, topology.EVENTS, *topology.SUBSCRIBERS),
         read=_named(topology.EVENTS),
     ),
+    "inbound": _consumer(topology.INBOUND),
     # What it tells us comes in by an exchange of its own.
-    "warehouse": Rights(
-        write=_named("warehouse.events.dead", "allocation.inbound"),
-        read=_named("warehouse.events"),
-    ),
-    "notification": _subscriber("notification.events"),
+    "warehouse": _consumer("warehouse.events", topology.INBOUND),
+    "notification": _consumer("notification.events"),
     "flower": Rights(configure=_REMOTE, write=_REMOTE, read=_REMOTE),
     # Whoever works on dead letters and replays events, by hand.
     "operator": Rights(write=".*", read=".*"),

@@ -12,6 +12,8 @@ COMMANDS = "allocation.commands"
 DEAD = "allocation.dead"
 EVENTS = "allocation.events"
 SUBSCRIBERS = ("warehouse.events", "notification.events")
+INBOUND = "allocation.inbound"
+INBOUND_DEAD = "allocation.inbound.dead"
 
 # Replicated and on disk.
 _QUORUM = {"x-queue-type": "quorum"}
@@ -74,9 +76,23 @@ def events_exchange() -> Exchange:
     return Exchange(EVENTS, type="fanout", durable=True)
 
 
+def inbound_queue(*, declared: bool = False) -> Queue:
+    """The queue of what other systems tell us; `declared` already, it is only used."""
+    return Queue(
+        INBOUND,
+        # A topic, whose key is the event's type: others may bind queues of their own to some types.
+        exchange=Exchange(INBOUND, type="topic", durable=True),
+        # Whatever the key is: what can't be understood is to be seen among the dead letters.
+        routing_key="#",
+        durable=True,
+        queue_arguments=_lasting(INBOUND_DEAD),
+        no_declare=declared,
+    )
+
+
 def queues() -> list[Queue]:
     """Every queue of this system, each dead-letter queue before the queue that needs it."""
-    declared = [_dead(DEAD), commands_queue()]
+    declared = [_dead(DEAD), commands_queue(), _dead(INBOUND_DEAD), inbound_queue()]
     for name in SUBSCRIBERS:
         declared += [
             _dead(f"{name}.dead"),
@@ -146,7 +162,7 @@ def names() -> list[str]:
 
 def dead_queues() -> dict[str, str]:
     """Each dead-letter queue, and the queue whose letters it takes."""
-    return {DEAD: COMMANDS} | {f"{name}.dead": name for name in SUBSCRIBERS}
+    return {DEAD: COMMANDS, INBOUND_DEAD: INBOUND} | {f"{name}.dead": name for name in SUBSCRIBERS}
 
 
 def depth(connection: Connection, name: str) -> int | None:

@@ -18,7 +18,7 @@ from allocation.tools.terminal import AsJson, console, fail, print_table, reachi
 
 app = typer.Typer(
     name="dead",
-    help="Dead letters: what could not be understood or decided, of commands and subscribers.",
+    help="Dead letters: what could not be understood or decided, by whichever process.",
     no_args_is_help=True,
 )
 

@@ -8,7 +8,7 @@ from uuid import UUID
 import jsonschema_rs
 import pytest
 
-from allocation.adapters import contract
+from allocation.adapters import contract, inbound_events
 from allocation.domain.commands import Command, CreateBatch, Malformed
 from allocation.domain.events import (
     Allocated,
@@ -27,11 +27,11 @@ from allocation.domain.events import (
 )
 
 FOLDER = Path(contract.__file__).parents[1] / "contract"
-NAMES = [*contract.COMMANDS, *contract.EVENT_TYPES.values()]
+NAMES = [*contract.COMMANDS, *contract.EVENT_TYPES.values(), *inbound_events.TYPES]
 
 
 def definitions(name: str) -> dict[str, object]:
-    """The fields of a command, or of an event's data."""
+    """The fields of a command, or of the data of an event, ours or another system's."""
     properties = contract.schema(name)["properties"]
     return dict(properties if name in contract.COMMANDS else properties["data"]["properties"])
 
@@ -48,6 +48,7 @@ def test_there_is_a_schema_and_an_example_for_every_command_and_event_and_no_oth
     """Nothing is promised that is not there."""
     commands = {path.name for path in (FOLDER / "commands").iterdir()}
     events = {path.name for path in (FOLDER / "events").iterdir()}
+    inbound = {path.name for path in (FOLDER / "inbound").iterdir()}
 
     kinds = ("schema", "example")
     stems = [name.removeprefix("allocation.") for name in contract.COMMANDS]
@@ -55,6 +56,7 @@ def test_there_is_a_schema_and_an_example_for_every_command_and_event_and_no_oth
     assert events == {
         f"{name}.{kind}.json" for name in contract.EVENT_TYPES.values() for kind in kinds
     }
+    assert inbound == {f"{name}.{kind}.json" for name in inbound_events.TYPES for kind in kinds}
 
 
 @pytest.mark.parametrize("field", ["orderid", "sku"])

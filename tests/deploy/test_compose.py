@@ -103,6 +103,7 @@ def test_no_service_has_a_password_that_it_does_not_need() -> None:
         "api": allocation | {"ALLOCATION_API_KEY"},
         "allocation-worker": allocation | of_broker("WORKER"),
         "relay": allocation | of_broker("RELAY"),
+        "inbound": allocation | of_broker("INBOUND"),
         "warehouse": {"WAREHOUSE_DATABASE_PASSWORD"} | of_broker("WAREHOUSE"),
         "notification": {"NOTIFICATION_DATABASE_PASSWORD"} | of_broker("NOTIFICATION"),
         "flower": {"FLOWER_PASSWORD"} | of_broker("FLOWER"),
@@ -142,6 +143,7 @@ def test_whatever_stays_up_is_checked_restarted_limited_and_stopped_in_time() ->
         "api",
         "allocation-worker",
         "relay",
+        "inbound",
         "warehouse",
         "notification",
         "flower",
@@ -155,7 +157,7 @@ def test_whatever_stays_up_is_checked_restarted_limited_and_stopped_in_time() ->
             "allocation.health",
             process,
         ]
-        assert process in CHECKS or process in ("relay", "warehouse", "notification")
+        assert process in CHECKS or process in ("relay", "inbound", "warehouse", "notification")
         assert (service["restart"], service["read_only"]) == ("unless-stopped", True)
         assert service["mem_limit"]
         assert service["logging"]["options"]["max-size"]

@@ -89,6 +89,7 @@ def house(
             "ready",
         ),
         "relay": ([python, "-m", "allocation.cli", "relay"], "ready: relaying"),
+        "inbound": ([python, "-m", "allocation.cli", "inbound"], "ready: consuming"),
         "warehouse": ([python, "-m", "workers.warehouse"], "ready: consuming"),
         "notification": ([python, "-m", "workers.notification"], "ready: consuming"),
     }

@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid5
 
 import pytest
 from kombu import Connection, Exchange, Queue
+from sqlalchemy import text
 
 from allocation import check
 from tests.e2e.conftest import House
@@ -57,7 +59,7 @@ def test_a_smaller_batch_moves_the_order_and_everybody_hears_of_it(
     allocated = [event for event in told if event["type"] == "allocation.allocated.v1"]
     assert [event["data"] for event in moved] == [order | {"batchref": "early"}]
     assert [event["data"] for event in allocated if event["sequence"] > moved[0]["sequence"]] == [
-        order | {"batchref": "later"}
+        order | {"batchref": "later", "eta": "2030-02-01", "customer": None}
     ]
     eventually(lambda: picks(house) == [("early", "cancelled"), ("later", "open")], what="picks")
     eventually(lambda: subjects(house) == ["Order order-1 moved to batch later"], what="the mail")
@@ -124,6 +126,45 @@ def test_the_lines_of_the_readme_do_what_it_says(
     assert (status, command["status"]) == (200, "succeeded")
     assert "allocation.batch_created.v1 RED-CHAIR 1" in heard
     assert "allocation.allocated.v1 RED-CHAIR 2" in heard
+
+
+def test_the_readmes_lines_for_systems_without_celery_change_a_batch(
+    house: House, broker_url: str, processes: Any, tmp_path: Path
+) -> None:
+    """Run twice they have one effect."""
+    address = '"127.0.0.1:5672", "guest", "guest"'
+    telling = python_block("basic_publish")
+    assert address in telling
+    broker = Connection(broker_url)
+    private = (
+        f'"{broker.hostname}:{broker.port}", "{broker.userid}", "{broker.password}",'
+        f' virtual_host="{broker.virtual_host}"'
+    )
+    (tmp_path / "tell.py").write_text(telling.replace(address, private))
+    batch = {"batchref": "shipment-77", "sku": "RED-CHAIR", "qty": 100}
+    assert house.do("POST", "/v1/batches", batch)[0] == 201
+
+    for _ in range(2):
+        teller = processes(["python", str(tmp_path / "tell.py")], name="tell", cwd=tmp_path)
+        assert teller.wait(30) == 0, teller.logs()
+
+    def counted() -> bool:
+        return house.ask("GET", "/v1/batches/shipment-77")[1]["qty"] == 5
+
+    eventually(counted, what="the counted quantity")
+    command_id = uuid5(
+        UUID("5f0f3c0e-6a4e-4f5c-9d0e-0d8f6c1b7a52"),
+        '["https://wms.example.com/site-1", "count-2029-12-01-17"]',
+    )
+    status, command = house.ask("GET", f"/v1/commands/{command_id}")
+    assert (status, command["status"]) == (200, "succeeded")
+    inbound = house.processes["inbound"]
+    eventually(lambda: inbound.logs().count("events were accepted") == 2, what="the repeat")
+    changed = text(
+        "SELECT count(*) FROM outbox WHERE name = 'allocation.batch_quantity_changed.v1'"
+    )
+    with house.engine.connect() as connection:
+        assert connection.scalar(changed) == 1
 
 
 def test_bad_input_over_http_is_answered_and_harms_nothing(house: House) -> None:

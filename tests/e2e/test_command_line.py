@@ -61,6 +61,7 @@ def test_up_starts_everything_and_stops_it_cleanly(allocation: Run) -> None:
     for line in (
         "api .*ready at",
         "relay .*ready: relaying",
+        "inbound .*ready: consuming",
         "worker .*ready",
         "warehouse .*ready: consuming",
         "notification .*ready: consuming",
@@ -69,7 +70,7 @@ def test_up_starts_everything_and_stops_it_cleanly(allocation: Run) -> None:
         up.wait_for_log(line, within=40)
 
     assert up.stop(by=signal.SIGINT, within=40) == 0
-    names = ("api", "worker", "relay", "warehouse", "notification", "flower")
+    names = ("api", "worker", "relay", "inbound", "warehouse", "notification", "flower")
     for name in names:
         up_log = up.logs()
         assert f"{name} stopped (rc=0)" in up_log

@@ -12,7 +12,9 @@ from tests.faults.history import Letter, dead_letters
 from tests.faults.load import Load
 from tests.faults.system import System
 
-MUST_SUCCEED = ("allocation.create_batch", "allocation.allocate")
+_TAKING = ("allocation.allocate", "allocation.reserve")
+_UNSENT = "SELECT 1 AS one FROM outbox WHERE sent_at IS NULL AND due_at IS NULL"
+MUST_SUCCEED = ("allocation.create_batch", "allocation.allocate", "allocation.reserve")
 """Every load is made so that no rule refuses these."""
 
 
@@ -67,9 +69,9 @@ def read(system: System) -> Books:
         batches=_rows(
             system.engine,
             "SELECT b.*, (SELECT coalesce(sum(qty), 0) FROM allocations a"
-            " WHERE a.batchref = b.batchref) AS of_lines FROM batches b",
+            " WHERE a.batchref = b.batchref AND NOT a.dispatched) AS of_lines FROM batches b",
         ),
-        unsent=len(_rows(system.engine, "SELECT 1 AS one FROM outbox WHERE sent_at IS NULL")),
+        unsent=len(_rows(system.engine, _UNSENT)),
         proofs=list(check.prove(system.engine)),
     )
 
@@ -108,22 +110,28 @@ def _lines(books: Books, load: Load, failed: set[str]) -> Iterator[Breach]:
         for row in books.commands.values()
         if row.name == "allocation.deallocate" and row.status == "succeeded"
     }
+    released = {
+        row.body["orderid"]
+        for row in books.commands.values()
+        if row.name == "allocation.release" and row.status == "succeeded"
+    }
     for key, sent in load.confirmed().items():
         row = books.commands.get(str(key))
-        if sent.name != "allocation.allocate" or str(key) in failed or row is None:
+        if sent.name not in _TAKING or str(key) in failed or row is None:
             continue
         line = (sent.body["orderid"], sent.body["sku"])
         held = books.lines.get(line)
-        if row.status == "succeeded" and held is None and line not in given_up:
+        is_gone = line in given_up or line[0] in released
+        if row.status == "succeeded" and held is None and not is_gone:
             yield Breach("I2", line[0], "its line is missing")
-        if held is not None and line in given_up:
+        if held is not None and is_gone:
             yield Breach("I2", line[0], "its line was given up, and is on the books again")
         if held is not None and held.qty != sent.body["qty"]:
             yield Breach("I2", line[0], f"asked for {sent.body['qty']}, holds {held.qty}")
     asked = {
         (row.body.get("orderid"), row.body.get("sku"))
         for row in books.commands.values()
-        if row.name == "allocation.allocate"
+        if row.name in _TAKING
     }
     for line in books.lines.keys() - asked:
         yield Breach("I2", line[0], "nobody asked for this line")
@@ -170,17 +178,27 @@ def replayed(
     open_picks: dict[tuple[str, str], tuple[str, int]] = {}
     moving: dict[tuple[str, str], str] = {}
     mails: dict[str, str] = {}
+    mailed: dict[str, tuple[int, tuple[str, str]]] = {}
     lines: dict[tuple[str, str], str] = {}
     for event in events:
         kind, data, sequence = event["type"].split(".")[1], event["data"], event["sequence"]
         line = (data.get("orderid"), data["sku"])
-        if kind == "allocated":
+        if kind == "reserved":
+            lines[line] = data["batchref"]
+        elif kind == "reservation_released":
+            lines.pop(line, None)
+        elif kind == "promise_changed":
+            # The mail of a move that was told just before says it all.
+            if mailed.get(data["sku"]) != (sequence - 1, line):
+                mails[event["id"]] = "orders"
+        elif kind == "allocated":
             picks[data["sku"], sequence] = (data["orderid"], data["qty"], data["batchref"], None)
             open_picks[line] = (data["sku"], sequence)
             lines[line] = data["batchref"]
             left = moving.pop(line, None)
             if left not in (None, data["batchref"]):
                 mails[event["id"]] = "orders"
+                mailed[data["sku"]] = (sequence, line)
         elif kind == "deallocated":
             moving.pop(line, None)
             lines.pop(line, None)

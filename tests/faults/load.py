@@ -160,6 +160,7 @@ class Load:
         self._orders = 0
         self._batches: list[str] = []
         self._lines: list[tuple[str, str]] = []
+        self._held: list[str] = []
         self._probes = 0
 
     @property
@@ -279,13 +280,21 @@ class Load:
                 return self._new_batch(sku)
             self._orders += 1
             line = (f"order-{self._orders}", sku)
-            self._lines.append(line)
-            return "allocation.allocate", {
+            body = {
                 "orderid": line[0],
                 "sku": sku,
                 # Some want more than there ever is: they wait, and people hear of it.
                 "qty": 50_000 if chance.random() < 0.04 else chance.randint(1, 3),
             }
+            if chance.random() < 0.1:
+                self._held.append(line[0])
+                # Longer than any of this takes.
+                return "allocation.reserve", body | {"ttl": 7200}
+            self._lines.append(line)
+            return "allocation.allocate", body
+        if self._held and chance.random() < 0.2:
+            orderid = self._held.pop(chance.randrange(len(self._held)))
+            return chance.choice(["allocation.confirm", "allocation.release"]), {"orderid": orderid}
         if kind < 0.82:
             orderid, sku = self._lines.pop(chance.randrange(len(self._lines)))
             return "allocation.deallocate", {"orderid": orderid, "sku": sku}

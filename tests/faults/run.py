@@ -100,7 +100,10 @@ class Run:
                 return connection.scalar(text(statement)) or 0
 
             yield "pending", count("SELECT count(*) FROM commands WHERE status = 'pending'")
-            yield "unsent", count("SELECT count(*) FROM outbox WHERE sent_at IS NULL")
+            yield (
+                "unsent",
+                count("SELECT count(*) FROM outbox WHERE sent_at IS NULL AND due_at IS NULL"),
+            )
             events = count("SELECT count(*) FROM outbox WHERE kind = 'event'")
         for name in ("warehouse", "notification"):
             with getattr(self.system, name).connect() as connection:

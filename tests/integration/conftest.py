@@ -33,6 +33,13 @@ class Service:
         command = [sys.executable, "-m", "allocation.cli", "relay"]
         return self.start_process(command, name=name, env=self.environment)
 
+    def inbound(self, name: str = "inbound") -> Process:
+        """Start the inbound adapter, and wait until it consumes."""
+        command = [sys.executable, "-m", "allocation.cli", "inbound"]
+        process = self.start_process(command, name=name, env=self.environment)
+        process.wait_for_log("ready: consuming")
+        return process
+
     def outcome(self, command_id: str, within: float = 15) -> tuple[str, dict[str, Any]]:
         """Status and outcome of a command, once it has one."""
         query = select(commands).where(commands.c.id == command_id, commands.c.status != "pending")
@@ -49,10 +56,10 @@ class Service:
         with Connection(self.broker_url) as connection:
             return topology.depth(connection, queue)
 
-    def dead_letters(self) -> list[DeadLetter]:
-        """The commands' dead letters; they stay where they are."""
+    def dead_letters(self, queue: str = topology.DEAD) -> list[DeadLetter]:
+        """The dead letters of the queue, by default the commands'; they stay where they are."""
         with Connection(self.broker_url) as connection:
-            return list(dead_letters.taken(connection, topology.DEAD, 1000))
+            return list(dead_letters.taken(connection, queue, 1000))
 
     def messages(self, queue: str) -> list[Any]:
         """The messages of a queue, which they leave."""

@@ -34,23 +34,24 @@ def test_a_process_that_never_lived_is_unhealthy(
     assert healthy("relay") == (1, "relay has given no sign of life yet\n")
 
 
-def test_a_relay_that_works_is_healthy_and_one_that_hangs_is_not(
-    service: Service, healthy: Callable[[str], tuple[int, str]]
+@pytest.mark.parametrize("name", ["relay", "inbound"])
+def test_a_process_that_works_is_healthy_and_one_that_hangs_is_not(
+    service: Service, healthy: Callable[[str], tuple[int, str]], name: str
 ) -> None:
     """Its sign of life grows old."""
-    relay = service.relay()
-    relay.wait_for_log("ready: relaying")
-    assert healthy("relay") == (0, "")
+    process: Process = getattr(service, name)()
+    process.wait_for_log("ready: ")
+    assert healthy(name) == (0, "")
 
-    relay.send(signal.SIGSTOP)
-    sign = f"{service.environment['ALLOCATION_STATE_DIR']}/alive/relay"
+    process.send(signal.SIGSTOP)
+    sign = f"{service.environment['ALLOCATION_STATE_DIR']}/alive/{name}"
     hour_ago = os.stat(sign).st_mtime - 3600
     os.utime(sign, (hour_ago, hour_ago))
 
-    status, said = healthy("relay")
-    assert (status, said.startswith("relay gave its last sign of life 36")) == (1, True)
-    relay.send(signal.SIGCONT)
-    eventually(lambda: healthy("relay")[0] == 0, what="a healthy relay again")
+    status, said = healthy(name)
+    assert (status, said.startswith(f"{name} gave its last sign of life 36")) == (1, True)
+    process.send(signal.SIGCONT)
+    eventually(lambda: healthy(name)[0] == 0, what="a healthy process again")
 
 
 def test_an_api_that_cannot_be_reached_is_unhealthy(

@@ -14,12 +14,16 @@ from urllib.parse import urlsplit
 import pytest
 from amqp.exceptions import AccessRefused
 from kombu import Connection, Exchange, Queue
+from sqlalchemy import select
 
-from allocation.adapters import roles, topology
+from allocation.adapters import contract, roles, topology
 from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
+from allocation.adapters.tables import allocations
 from allocation.domain.commands import Allocate, CreateBatch
 from allocation.handlers import accept
 from tests.integration.conftest import BareClient, Service
+from tests.integration.test_inbound import command_id as inbound_command
+from tests.integration.test_inbound import tell
 from tests.integration.test_relay import unsent
 from tests.servers.ports import free_ports
 from tests.servers.postgres import PrivatePostgres
@@ -29,9 +33,18 @@ from tests.servers.vhosts import Vhosts
 from tests.storage.conftest import message
 from tests.waiting import eventually
 
+
+def dispatched(service: Service) -> list[str]:
+    """The orders whose goods are off the books."""
+    with service.engine.connect() as connection:
+        query = select(allocations.c.orderid).where(allocations.c.dispatched)
+        return list(connection.scalars(query))
+
+
 PROGRAMS = {
     "worker": (["-m", "celery", "-A", "allocation", "worker", "-c1"], " ready"),
     "relay": (["-m", "allocation.cli", "relay"], "ready: relaying"),
+    "inbound": (["-m", "allocation.cli", "inbound"], "ready: consuming"),
     "warehouse": (["-m", "workers.warehouse"], "ready: consuming"),
     "notification": (["-m", "workers.notification"], "ready: consuming"),
 }
@@ -120,30 +133,30 @@ def test_each_process_does_its_whole_work_with_the_rights_of_its_role(
     allocate = message(Allocate("o1", "LAMP", 4), 2)
     accept(allocate, SqlUnitOfWork(service.engine))
     assert service.outcome(str(allocate.id))[1]["batchref"] == "b1"
+    told = contract.example("batch.quantity_changed.v1") | {"data": {"batchref": "b1", "qty": 9}}
+    tell(users.admin_url, [told])
+    assert service.outcome(inbound_command(told))[0] == "succeeded"
     eventually(lambda: unsent(service) == 0, what="everything told")
     picks = ["-m", "workers.warehouse", "picks", "--json"]
     eventually(lambda: "o1" in run(environment, *picks).stdout, what="the pick")
 
-    # Goods that leave.
-    with Connection(users.admin_url) as connection:
-        inbound = Exchange("allocation.inbound", type="topic", durable=True)
-        heard = Queue("heard", inbound, routing_key="#", durable=True)(connection.channel())
-        heard.declare()
-        assert run(environment, "-m", "workers.warehouse", "dispatch", "o1").returncode == 0
-        told = eventually(lambda: heard.get(no_ack=True, accept=None), what="the dispatch told")
-        assert json.loads(told.body)["type"] == "warehouse.dispatched.v1"
+    # Goods that leave: the warehouse tells it, and it comes back as a command.
+    assert run(environment, "-m", "workers.warehouse", "dispatch", "o1").returncode == 0
+    eventually(lambda: dispatched(service) == ["o1"], what="the goods off the books")
 
     # A retry that the broker delays.
     private_postgres.kill()
     command_id = client.send("allocation.allocate", orderid="o2", sku="LAMP", qty=1)
     started["worker"].wait_for_log(f"retry.*{command_id}")
     private_postgres.start()
+    service.engine.dispose()  # its connections were to the server that was killed
     assert service.outcome(command_id, within=40)[0] == "succeeded"
 
     # Dead letters of each queue, with their reasons.
     client.send_raw(b"nonsense")
     with Connection(users.admin_url) as connection:
-        connection.Producer().publish("nonsense", exchange="allocation.events", routing_key="")
+        for exchange in ("allocation.events", "allocation.inbound"):
+            connection.Producer().publish("nonsense", exchange=exchange, routing_key="")
         for name in topology.dead_queues():
             dead = Queue(name)(connection.channel())
             letter = eventually(dead.get, within=30, what=f"a letter in {name}")
@@ -269,6 +282,12 @@ FORBIDDEN: list[tuple[str, str, Act]] = [
     ("notification", "read another's events", get("warehouse.events")),
     ("notification", "send a command", publish("allocation.commands", "allocation.commands")),
     ("notification", "tell an event", publish("allocation.events")),
+    ("inbound", "read the commands", get("allocation.commands")),
+    ("inbound", "send a command", publish("allocation.commands", "allocation.commands")),
+    ("inbound", "tell an event", publish("allocation.events")),
+    ("inbound", "tell itself something", publish("allocation.inbound")),
+    ("inbound", "purge dead letters", purge("allocation.inbound.dead")),
+    ("relay", "read what others tell", get("allocation.inbound")),
     ("relay", "read the commands", get("allocation.commands")),
     ("relay", "read events", get("warehouse.events")),
     ("relay", "purge events", purge("warehouse.events")),

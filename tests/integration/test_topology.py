@@ -60,10 +60,10 @@ def test_queues_that_are_worked_on_are_limited_and_dead_letters_are_not(
 
     found = arguments(rabbitmq, broker_url)
 
-    for name in (topology.COMMANDS, *topology.SUBSCRIBERS):
+    for name in (topology.COMMANDS, topology.INBOUND, *topology.SUBSCRIBERS):
         assert found[name]["x-overflow"] == "reject-publish"
         assert found[name]["x-max-length"] == 2_000_000
-    for name in (topology.DEAD, *(f"{name}.dead" for name in topology.SUBSCRIBERS)):
+    for name in topology.dead_queues():
         assert found[name] == {"x-queue-type": "quorum", "x-delivery-limit": 2_000_000_000}
 
 

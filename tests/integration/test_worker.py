@@ -19,6 +19,7 @@ pytestmark = pytest.mark.long
 GOOD_BODY = b'[[], {"orderid": "o", "sku": "LAMP", "qty": 1}, {}]'
 RAW: dict[str, tuple[bytes, dict[str, Any]]] = {
     "bytes that are no text": (b"\xff\xfe\x00", {"headers": celery_headers()}),
+    "nothing at all": (b"", {"content_encoding": "binary"}),
     "malformed JSON": (b'[[], {"sku": ', {"headers": celery_headers()}),
     "JSON of another shape": (b'{"a": 1}', {"headers": celery_headers()}),
     "no headers at all": (GOOD_BODY, {"headers": {}}),

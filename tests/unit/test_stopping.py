@@ -1,4 +1,4 @@
-"""SIGTERM stops relay and subscribers, whatever their main thread is doing just then."""
+"""SIGTERM stops relay, inbound and subscribers, whatever their main thread is doing just then."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ assert stop.wait(10)
 """
 
 
-@pytest.mark.parametrize("module", ["allocation.relay", "workers.subscriber"])
+@pytest.mark.parametrize("module", ["allocation.lifecycle", "workers.subscriber"])
 def test_a_signal_while_the_main_thread_holds_the_events_lock_stops_it(module: str) -> None:
     program = [sys.executable, "-c", _PROGRAM.format(module=module)]
 

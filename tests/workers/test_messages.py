@@ -26,6 +26,13 @@ READ: dict[str, tuple[object, object]] = {
         warehouse.Deallocated("order-1", "RED-CHAIR", 3, "shipment-77"),
         notification.Deallocated("order-1", "RED-CHAIR", "shipment-77", cancelled=False),
     ),
+    "allocation.dispatched.v1": (
+        warehouse.Dispatched("order-1", "RED-CHAIR", 3, "shipment-77"),
+        None,
+    ),
+    "allocation.reservation_released.v1": (None, None),
+    "allocation.reserved.v1": (None, None),
+    "allocation.strategy_chosen.v1": (None, None),
     "allocation.out_of_stock.v1": (None, notification.OutOfStock("order-1", "RED-CHAIR", 3)),
     "allocation.promise_changed.v1": (
         None,

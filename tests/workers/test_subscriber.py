@@ -26,6 +26,7 @@ def test_bad_messages_go_to_the_dead_letters_with_the_reason_and_the_good_ones_p
     bad: list[tuple[Any, dict[str, Any], str]] = [
         (b"\xff\xfe", {}, "not JSON"),
         (b"{", {}, "not JSON"),
+        (b"", {"content_encoding": "binary"}, "not JSON"),
         (b"[]", {}, "not a JSON object"),
         (good, {"content_type": "text/plain"}, "content type"),
         (pickle.dumps(good), {"content_type": "application/x-python-serialize"}, "content type"),

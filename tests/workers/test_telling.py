@@ -255,7 +255,11 @@ def test_what_no_queue_takes_waits_and_the_log_says_what_to_do(
 ) -> None:
     """It goes out once there is one."""
     with Connection(telling.broker_url) as connection, connection.channel() as channel:
-        HEARD(channel).delete() if missing == "queue" else INBOUND(channel).delete()
+        if missing == "exchange":
+            INBOUND(channel).delete()
+        else:
+            HEARD(channel).delete()
+            Queue("allocation.inbound")(channel).delete()
     process = telling.start()
 
     told = tell(telling.engine, 1)

@@ -25,15 +25,34 @@ class Deallocated:
     batchref: str | None
 
 
-WANTED = ("allocation.allocated", "allocation.deallocated")
+@dataclass(frozen=True, slots=True)
+class Dispatched:
+    """Allocation has taken the goods off its books, as the warehouse told it."""
+
+    orderid: str
+    sku: str
+    qty: int
+    batchref: str
 
 
-def parse(event: Envelope) -> Allocated | Deallocated | None:
+Message = Allocated | Deallocated | Dispatched
+
+WANTED = ("allocation.allocated", "allocation.deallocated", "allocation.dispatched")
+
+
+def parse(event: Envelope) -> Message | None:
     """The event in the warehouse's words; None when it does not concern it. Raises Unreadable."""
     data = event.data
     match version_one(event, WANTED):
         case "allocation.allocated":
             return Allocated(
+                text(data, "orderid"),
+                text(data, "sku"),
+                number(data, "qty"),
+                text(data, "batchref"),
+            )
+        case "allocation.dispatched":
+            return Dispatched(
                 text(data, "orderid"),
                 text(data, "sku"),
                 number(data, "qty"),

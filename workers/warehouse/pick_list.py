@@ -12,8 +12,14 @@ from sqlalchemy import Connection, Engine, Row, Select, bindparam, insert, selec
 from workers import logs
 from workers.database import among
 from workers.turns import Due
-from workers.warehouse.messages import Allocated, Deallocated, parse
-from workers.warehouse.rules import Pick, cancel_pick, dispatched_pick, open_pick
+from workers.warehouse.messages import Allocated, Deallocated, Dispatched, Message, parse
+from workers.warehouse.rules import (
+    Pick,
+    cancel_pick,
+    dispatch_pick,
+    dispatched_pick,
+    open_pick,
+)
 from workers.warehouse.tables import picks
 
 log = structlog.get_logger(__name__)
@@ -32,9 +38,12 @@ def apply(connection: Connection, due: Sequence[Due]) -> None:
     for each, message in asked:
         line = lines[message.orderid, message.sku]
         if gone := dispatched_pick(line):
-            _warn(each, message, gone)
+            if not isinstance(message, Dispatched):
+                _warn(each, message, gone)
             continue
-        if isinstance(message, Allocated):
+        if isinstance(message, Dispatched):
+            pick = dispatch_pick(line, message, each.event.sequence)
+        elif isinstance(message, Allocated):
             pick = open_pick(line, message, each.event.sequence)
         else:
             pick = cancel_pick(line, message, each.event.sequence)
@@ -48,9 +57,8 @@ def apply(connection: Connection, due: Sequence[Due]) -> None:
             late=each.late,
             **logs.names(each.event),
         )
-    cancelled = [pick for pick in open_before if not pick.is_open]
     now = datetime.now(UTC)
-    _cancel(connection, cancelled, now)
+    _close(connection, [pick for pick in open_before if not pick.is_open], now)
     _add(connection, added, now)
 
 
@@ -69,7 +77,7 @@ def _warn(each: Due, message: Allocated | Deallocated, gone: Pick) -> None:
 
 
 def _lines(
-    connection: Connection, messages: Sequence[Allocated | Deallocated]
+    connection: Connection, messages: Sequence[Message]
 ) -> dict[tuple[str, str], list[Pick]]:
     """The picks that are known, of at least the order lines that the messages are about."""
     lines: defaultdict[tuple[str, str], list[Pick]] = defaultdict(list)
@@ -105,14 +113,17 @@ def _asked(dialect: str) -> Select[Any]:
     )
 
 
-def _cancel(connection: Connection, closed: Sequence[Pick], now: datetime) -> None:
+def _close(connection: Connection, closed: Sequence[Pick], now: datetime) -> None:
     if not closed:
         return
     connection.execute(
         update(picks)
         .where(picks.c.sku == bindparam("of"), picks.c.opened_sequence == bindparam("opened"))
-        .values(status="cancelled", closed_sequence=bindparam("closed"), closed_at=now),
-        [{"of": pick.sku, "opened": pick.opened, "closed": pick.closed} for pick in closed],
+        .values(status=bindparam("to"), closed_sequence=bindparam("closed"), closed_at=now),
+        [
+            {"of": pick.sku, "opened": pick.opened, "closed": pick.closed, "to": pick.status}
+            for pick in closed
+        ],
     )
 
 
@@ -131,7 +142,7 @@ def _add(connection: Connection, added: Sequence[Pick], now: datetime) -> None:
                 "status": pick.status,
                 "opened_at": now,
                 "closed_sequence": pick.closed,
-                "closed_at": None if pick.closed is None else now,
+                "closed_at": None if pick.is_open else now,
             }
             for pick in added
         ],

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workers.warehouse.messages import Allocated, Deallocated
+from workers.warehouse.messages import Allocated, Deallocated, Dispatched
 
 
 @dataclass(slots=True)
@@ -45,6 +45,20 @@ def dispatched_pick(picks: Sequence[Pick]) -> Pick | None:
     With it the line is done: no event takes it back, and no other goods follow.
     """
     return next((pick for pick in picks if pick.dispatched), None)
+
+
+def dispatch_pick(picks: Sequence[Pick], message: Dispatched, sequence: int) -> Pick | None:
+    """Note that the goods have left; only a warehouse that was rebuilt does not know it yet.
+
+    Where their pick was never heard of, it is returned, dispatched.
+    """
+    for pick in picks:
+        if pick.is_open and pick.batchref == message.batchref:
+            pick.dispatched = True
+            return None
+    return Pick(
+        *(message.orderid, message.sku, message.qty, message.batchref, sequence), dispatched=True
+    )
 
 
 def open_pick(picks: Sequence[Pick], message: Allocated, sequence: int) -> Pick | None:
