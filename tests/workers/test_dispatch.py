@@ -269,3 +269,36 @@ def test_what_was_dispatched_is_open_to_the_first_release(engine: Engine) -> Non
     assert picks(engine) == [("o1", "LAMP", "b1", "open"), ("o2", "LAMP", "b1", "open")]
     with pytest.raises(IntegrityError), engine.begin() as connection:
         connection.execute(text("UPDATE picks SET status = 'dispatched'"))
+
+
+def gone(sequence: int) -> Envelope:
+    return envelope("dispatched", sequence, orderid="o1", batchref="b1", qty=3)
+
+
+def test_a_warehouse_that_was_rebuilt_hears_what_had_left(engine: Engine) -> None:
+    """From allocation, which heard it from the warehouse; it tells nothing anew."""
+    take(engine, promised(1), gone(2))
+
+    assert picks(engine) == [("o1", "LAMP", "b1", "dispatched")]
+    assert told(engine) == []
+
+
+def test_what_left_is_not_picked_when_its_promise_comes_late(engine: Engine) -> None:
+    """The goods are known before the reason to pick them."""
+    impatient = Inbox(engine, tables.metadata, pick_list.apply, timedelta(0))
+    impatient.take([gone(2)])
+    impatient.give_up_waiting()
+    impatient.take([promised(1)])
+
+    assert picks(engine) == [("o1", "LAMP", "b1", "dispatched")]
+
+
+def test_that_allocation_heard_of_it_changes_nothing(engine: Engine) -> None:
+    """It is told to the one who said so."""
+    take(engine, promised(1))
+    dispatch(engine, "o1", None, NOW)
+    before = picks(engine), told(engine)
+
+    take(engine, gone(2))
+
+    assert (picks(engine), told(engine)) == before
