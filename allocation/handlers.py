@@ -8,7 +8,7 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 from allocation.domain import commands
 from allocation.domain.books import OrderLine
 from allocation.domain.commands import Command, FollowUp
-from allocation.domain.outcomes import Outcome, Plain, Refused, Succeeded
+from allocation.domain.outcomes import Fact, Outcome, Refused, Succeeded
 from allocation.unit_of_work import Message, UnitOfWork
 
 
@@ -43,7 +43,7 @@ def allocate_order(command: commands.AllocateOrder, uow: UnitOfWork) -> Outcome:
     if len({line.sku for line in command.lines}) < len(command.lines):
         return Refused("sku twice", field="lines", orderid=command.orderid)
     wanted = [
-        OrderLine(command.orderid, line.sku, line.qty, command.customer)
+        OrderLine(command.orderid, line.sku, line.qty, command.customer, line.split)
         for line in sorted(command.lines, key=lambda line: line.sku)
     ]
     if command.all_or_nothing:
@@ -59,19 +59,16 @@ def allocate_order(command: commands.AllocateOrder, uow: UnitOfWork) -> Outcome:
     )
 
 
-def _one_of_order(
-    line: OrderLine, expires_at: datetime | None, uow: UnitOfWork
-) -> dict[str, Plain]:
+def _one_of_order(line: OrderLine, expires_at: datetime | None, uow: UnitOfWork) -> dict[str, Fact]:
     """What became of one line of an order, with the rule's reason where it was refused."""
     product = uow.products.get(line.sku)
-    told: dict[str, Plain] = {"sku": line.sku, "qty": line.qty}
+    told: dict[str, Fact] = {"sku": line.sku, "qty": line.qty}
     if product is None:
         return told | {"status": "rejected", "reason": "unknown sku"}
     outcome = product.reserve(line, expires_at) if expires_at else product.allocate(line)
     if isinstance(outcome, Refused):
         return told | {"status": "rejected", "reason": outcome.reason}
-    facts = outcome.facts.items()
-    return told | {name: fact for name, fact in facts if isinstance(fact, str | int | None)}
+    return told | dict(outcome.facts)
 
 
 def confirm(command: commands.Confirm, uow: UnitOfWork) -> Outcome:
@@ -267,7 +264,7 @@ def drop(command_id: UUID, uow: UnitOfWork) -> bool:
 
 
 def _line(command: commands.Allocate | commands.Reserve) -> OrderLine:
-    return OrderLine(command.orderid, command.sku, command.qty, command.customer)
+    return OrderLine(command.orderid, command.sku, command.qty, command.customer, command.split)
 
 
 def _of_lines(status: str, orderid: str, lines: int, **facts: str) -> Outcome:

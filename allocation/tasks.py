@@ -105,8 +105,10 @@ def create_batch(
 
 
 @app.task(base=CommandTask, name="allocation.allocate")
-def allocate(*, orderid: str, sku: str, qty: int, customer: str | None = None) -> None:
-    """Promise stock to one order line."""
+def allocate(
+    *, orderid: str, sku: str, qty: int, customer: str | None = None, split: bool = False
+) -> None:
+    """Promise stock to one order line; `split`: of several batches, if need be."""
 
 
 @app.task(base=CommandTask, name="allocation.allocate_order")
@@ -118,11 +120,13 @@ def allocate_order(
     ttl: int | None = None,
     customer: str | None = None,
 ) -> None:
-    """Promise stock to every line ({sku, qty}) of an order, or hold it for `ttl` seconds."""
+    """Promise stock to every line ({sku, qty, split?}) of an order, or hold it `ttl` seconds."""
 
 
 @app.task(base=CommandTask, name="allocation.reserve")
-def reserve(*, orderid: str, sku: str, qty: int, ttl: int, customer: str | None = None) -> None:
+def reserve(
+    *, orderid: str, sku: str, qty: int, ttl: int, customer: str | None = None, split: bool = False
+) -> None:
     """Hold stock for one order line, for `ttl` seconds."""
 
 

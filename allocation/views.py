@@ -30,7 +30,7 @@ BATCHES_SHOWN = 100
 DECISIONS_SHOWN = 100
 """Decisions that the explanation of a line lists at most."""
 
-_SHOWN = ("qty", "batchref", "eta", "old_eta", "new_eta", "expires_at", "reason")
+_SHOWN = ("part", "qty", "batchref", "eta", "old_eta", "new_eta", "expires_at", "reason")
 _available = batches.c.purchased - batches.c.allocated
 
 
@@ -67,7 +67,7 @@ def order(connection: Connection, orderid: str) -> Json | None:
         select(allocations, batches.c.eta.label("batch_eta"))
         .outerjoin(batches, batches.c.batchref == allocations.c.batchref)
         .where(allocations.c.orderid == orderid)
-        .order_by(allocations.c.sku)
+        .order_by(allocations.c.sku, allocations.c.part)
     )
     lines = [
         {
@@ -89,10 +89,10 @@ def explanation(connection: Connection, orderid: str, sku: str) -> Json | None:
     None when the order never had such a line, or nothing of it is kept. At most the last
     DECISIONS_SHOWN decisions.
     """
-    # The line itself, if it was not given up.
-    line = connection.execute(
+    # The line itself, if it was not given up: in parts, where several batches serve it.
+    parts = connection.execute(
         select(allocations).where(allocations.c.orderid == orderid, allocations.c.sku == sku)
-    ).first()
+    ).all()
     # What happened to it, with what each choice was made from.
     rows = connection.execute(
         select(outbox)
@@ -100,8 +100,9 @@ def explanation(connection: Connection, orderid: str, sku: str) -> Json | None:
         .order_by(outbox.c.sequence.desc())
         .limit(DECISIONS_SHOWN)
     ).all()
-    if line is None and not rows:
+    if not parts and not rows:
         return None
+    statuses = {_status(part) for part in parts}
     # The commands that began it all, as far as they came in here and are kept.
     began_with = {row.correlation_id for row in rows}
     roots = {
@@ -115,7 +116,7 @@ def explanation(connection: Connection, orderid: str, sku: str) -> Json | None:
     return {
         "orderid": orderid,
         "sku": sku,
-        "status": _status(line) if line else "given up",
+        "status": ("in parts" if len(statuses) > 1 else min(statuses, default="given up")),
         "decisions": [_decision(row, roots.get(row.correlation_id)) for row in reversed(rows)],
     }
 

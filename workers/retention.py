@@ -44,7 +44,7 @@ def _old_notes(metadata: MetaData, limit: datetime) -> ColumnElement[bool]:
 
 def _old_tellings(metadata: MetaData, limit: datetime) -> ColumnElement[bool]:
     """What was sent; what was not has no time."""
-    return metadata.tables["outbox"].c.sent_at < limit
+    return metadata.tables["outgoing"].c.sent_at < limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ RECEIVED = Kind(
     many="notes of events received",
 )
 SENT = Kind(
-    *("sent", "outbox", "sent_at", _old_tellings),
+    *("sent", "outgoing", "sent_at", _old_tellings),
     one="event sent",
     many="events sent",
 )

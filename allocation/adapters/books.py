@@ -43,11 +43,13 @@ class SqlBooks:
         self._sku = sku
         self._skus = skus
         self.batches: dict[str, Batch] = {}
-        self.lines: dict[str, Allocation | None] = {}
-        """Every line that was asked for; None where there is none."""
+        self.lines: dict[str, dict[int, Allocation | None]] = {}
+        """The parts of lines, by order, as far as they are known; None where one was removed."""
+        self.complete: set[str] = set()
+        """The orders whose parts are all known."""
         self.stored_batches: dict[str, tuple[Any, ...]] = {}
-        self.stored_lines: dict[str, tuple[Any, ...]] = {}
-        # No waiting line wants fewer pieces: with less free stock there is nothing to ask.
+        self.stored_lines: dict[tuple[str, int], tuple[Any, ...]] = {}
+        # No waiting line needs fewer pieces: with less free stock there is nothing to ask.
         self.least_wanted = 0
         self._waiting: list[Allocation] = []
 
@@ -63,22 +65,23 @@ class SqlBooks:
                 self.know_batch(row)
         return self.batches.get(batchref)
 
-    def line(self, orderid: str) -> Allocation | None:
-        if orderid not in self.lines:
-            self.lines[orderid] = None
+    def parts(self, orderid: str) -> Sequence[Allocation]:
+        if orderid not in self.complete:
+            self.complete.add(orderid)
             self._fetch(select(tables.allocations).where(_LINE.orderid == orderid))
-        return self.lines[orderid]
+        known = self.lines.get(orderid, {})
+        return [line for _, line in sorted(known.items()) if line is not None]
 
     def oldest_waiting(self, at_most: int, after: int) -> Allocation | None:
         if at_most < max(1, self.least_wanted):
             return None
         if after == 0:
             self._waiting = []
-        fitting = [line for line in self._waiting if line.age > after and line.qty <= at_most]
+        fitting = [line for line in self._waiting if line.age > after and line.needs <= at_most]
         if not fitting:
             fitting = self._fetch(
                 select(tables.allocations)
-                .where(tables.waits, _LINE.qty <= at_most, _LINE.age > after)
+                .where(tables.waits, tables.needs <= at_most, _LINE.age > after)
                 .order_by(_LINE.age)
                 .limit(CHUNK)
             )
@@ -124,12 +127,12 @@ class SqlBooks:
         self._skus[batch.batchref] = self._sku
 
     def add_line(self, line: Allocation) -> None:
-        self.lines[line.orderid] = line
+        self.lines.setdefault(line.orderid, {})[line.part] = line
         if line.batchref is None:
-            self.least_wanted = min(self.least_wanted, line.qty)
+            self.least_wanted = min(self.least_wanted, line.needs)
 
     def remove_line(self, line: Allocation) -> None:
-        self.lines[line.orderid] = None
+        self.lines[line.orderid][line.part] = None
 
     def know_batch(self, row: Any) -> None:
         """Take a batch as it is stored."""
@@ -139,16 +142,34 @@ class SqlBooks:
 
     def know_line(self, row: Any) -> Allocation:
         """Take a line as it is stored; one that was taken before stays the same object."""
-        known = self.lines.get(row.orderid)
-        if known is not None:
+        parts = self.lines.setdefault(row.orderid, {})
+        if known := parts.get(row.part):
             return known
-        line = Allocation(row.orderid, row.sku, row.qty, row.age, row.customer)
+        line = Allocation(
+            row.orderid,
+            row.sku,
+            row.qty,
+            row.age,
+            row.customer,
+            row.smallest_part is not None,
+            row.part,
+        )
         line.batchref, line.promised_at, line.eta = row.batchref, row.promised_at, row.eta
         line.told, line.dispatched = row.told, row.dispatched
         line.expires_at, line.extended = row.expires_at, row.extended
-        self.lines[row.orderid] = line
-        self.stored_lines[row.orderid] = _state(line)
+        parts[row.part] = line
+        self.stored_lines[row.orderid, row.part] = _state(line)
         return line
+
+    def holds(self, orderid: str) -> bool:
+        """Whether a part of the order's line is known to be there."""
+        return any(self.lines.get(orderid, {}).values())
+
+    def known_parts(self) -> Iterator[tuple[tuple[str, int], Allocation | None]]:
+        """Every part of a line that is known, by order and part."""
+        for orderid, parts in self.lines.items():
+            for part, line in parts.items():
+                yield (orderid, part), line
 
     def _fetch(self, query: Select[Any]) -> list[Allocation]:
         changes = Writes(self._connection)
@@ -173,18 +194,18 @@ def write(books: Collection[SqlBooks], changes: Writes) -> None:
                     {"batchref": ref, "purchased": purchased, "allocated": allocated, "eta": eta}
                 )
             each.stored_batches[ref] = state
-        for orderid, line in each.lines.items():
-            before = each.stored_lines.get(orderid)
+        for key, line in each.known_parts():
+            before = each.stored_lines.get(key)
             if line is None:
                 if before is not None:
-                    gone.append({"orderid": orderid, "sku": each._sku})
-                    del each.stored_lines[orderid]
+                    gone.append({"orderid": key[0], "sku": each._sku, "part": key[1]})
+                    del each.stored_lines[key]
             elif before is None:
                 new_lines.append(dict(vars(line)))
-                each.stored_lines[orderid] = _state(line)
+                each.stored_lines[key] = _state(line)
             elif before != (state := _state(line)):
                 changed_lines.append(dict(vars(line)))
-                each.stored_lines[orderid] = state
+                each.stored_lines[key] = state
     changes.add(tables.batches, new_batches)
     changes.add(tables.allocations, new_lines)
     changes.change(tables.allocations, changed_lines)
@@ -211,7 +232,7 @@ def load(
             made[row.sku].know_batch(row)
 
     for orderid, sku in lines:
-        made[sku].lines[orderid] = None
+        made[sku].complete.add(orderid)
     for row in _stored_lines(connection, lines):
         made[row.sku].know_line(row)
     return made
@@ -227,7 +248,7 @@ def _stock(dialect: str) -> Select[Any]:
     A product without an open batch is one row without a batch.
     """
     products = tables.products.c
-    least = select(func.min(_LINE.qty)).where(_LINE.sku == products.sku, tables.waits)
+    least = select(func.min(tables.needs)).where(_LINE.sku == products.sku, tables.waits)
     asked = (
         select(products.sku.label("product"), least.scalar_subquery().label("least"))
         .where(among(products.sku, "skus", dialect))

@@ -54,7 +54,7 @@ EVENT_TYPES: dict[type[Event], str] = {
 SOURCE = "allocation"
 
 # Left out where they say nothing: so a command is the same as it was before they came.
-_CAME_LATER = {"customer", "best_before"}
+_CAME_LATER = {"customer", "best_before", "split"}
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _PROBLEMS = {
     "required": "is missing",
@@ -148,7 +148,10 @@ def read_command(name: str, body: Any) -> Command | list[Violation]:
             except ValueError as error:  # the year 0000 is a date to JSON Schema, to nobody else
                 return [Violation(day, str(error))]
     if "lines" in fields:
-        fields["lines"] = tuple(Wanted(each["sku"], int(each["qty"])) for each in fields["lines"])
+        fields["lines"] = tuple(
+            Wanted(each["sku"], int(each["qty"]), each.get("split", False))
+            for each in fields["lines"]
+        )
     if "expires_at" in fields:
         fields["expires_at"] = datetime.fromisoformat(fields["expires_at"]).astimezone(UTC)
     return kind(**fields)
@@ -165,7 +168,7 @@ def command_body(command: Command) -> Json:
         return {"malformed": command.body}
     body = _json(command)
     for name in _CAME_LATER & body.keys():
-        if body[name] is None:
+        if not body[name]:
             del body[name]
     return body
 
@@ -180,6 +183,8 @@ def cloud_event(
     """
     data = _json(event)
     sequence = data.pop("sequence")
+    if not data.get("part"):  # the line is whole
+        data.pop("part", None)
     kind = EVENT_TYPES[type(event)]
     body = {
         "specversion": "1.0",
@@ -235,20 +240,21 @@ def _value(value: Any) -> Any:
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, tuple):
-        return [{"sku": line.sku, "qty": line.qty} for line in value]
+        return [
+            {"sku": line.sku, "qty": line.qty} | ({"split": True} if line.split else {})
+            for line in value
+        ]
     return value
 
 
 def _field(name: str, body: object, error: jsonschema_rs.ValidationError) -> str:
-    path = error.instance_path
-    if any(isinstance(step, int) for step in path):
-        return ".".join(
-            map(str, path)
-        )  # of a list's element the whole way: else nobody knows which
+    path = [str(step) for step in error.instance_path]
     if error.kind.name == "required":
-        return str(error.kind.as_dict()["property"])
+        path.append(str(error.kind.as_dict()["property"]))
+    if any(isinstance(step, int) for step in error.instance_path):
+        return ".".join(path)  # the whole way to a list's element: else nobody knows which
     if path:
-        return str(path[-1])
+        return path[-1]
     if not isinstance(body, Mapping):
         return "body"
     known = _read(name, "schema")["properties"]

@@ -31,7 +31,7 @@ class MemoryStore:
 
     products: dict[str, tuple[int, int, str]] = field(default_factory=dict)
     batches: dict[str, Batch] = field(default_factory=dict)
-    lines: dict[tuple[str, str], Allocation] = field(default_factory=dict)
+    lines: dict[tuple[str, str, int], Allocation] = field(default_factory=dict)
     commands: dict[UUID, _Row] = field(default_factory=dict)
     outbox: list[Message | contract.Json] = field(default_factory=list)
     scheduled: dict[Message, datetime] = field(default_factory=dict)
@@ -71,8 +71,8 @@ class MemoryProducts:
         return None if batch is None else self.get(batch.sku)
 
     def of_order(self, orderid: str) -> list[Product]:
-        stored = {sku for known, sku in self._store.lines if known == orderid}
-        brought = {sku for sku, (_, its) in self._open.items() if orderid in its.lines}
+        stored = {sku for known, sku, _ in self._store.lines if known == orderid}
+        brought = {sku for sku, (_, its) in self._open.items() if its.parts(orderid)}
         products = [self.get(sku) for sku in sorted(stored | brought)]
         return [product for product in products if product is not None]
 
@@ -86,7 +86,7 @@ class MemoryProducts:
             self._store.products[product.sku] = state
             kept = {key: line for key, line in self._store.lines.items() if key[1] != product.sku}
             self._store.lines = kept | {
-                (line.orderid, line.sku): line for line in books.lines.values()
+                (line.orderid, line.sku, line.part): line for line in books.lines.values()
             }
             self._store.batches |= books.batches
 

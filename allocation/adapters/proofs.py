@@ -32,6 +32,7 @@ from allocation.adapters.tables import (
     batches,
     commands,
     is_scheduled,
+    needs,
     outbox,
     products,
     promised,
@@ -124,10 +125,16 @@ def lines_where_their_last_event_left_them() -> Finds:
         ),
     ).subquery()
     orderid = outbox.c.body["data", "orderid"].as_string()
+    part = func.coalesce(outbox.c.body["data", "part"].as_integer(), 0)
     last = (
-        select(outbox.c.sku, orderid.label("orderid"), func.max(outbox.c.sequence).label("number"))
+        select(
+            outbox.c.sku,
+            orderid.label("orderid"),
+            part.label("part"),
+            func.max(outbox.c.sequence).label("number"),
+        )
         .join(others, and_(others.c.sku == outbox.c.sku, others.c.sequence == outbox.c.sequence))
-        .group_by(outbox.c.sku, orderid)
+        .group_by(outbox.c.sku, orderid, part)
         .subquery()
     )
     event = aliased(outbox)
@@ -146,11 +153,16 @@ def lines_where_their_last_event_left_them() -> Finds:
         .join(event, and_(event.c.sku == last.c.sku, event.c.sequence == last.c.number))
         .outerjoin(
             allocations,
-            and_(allocations.c.orderid == last.c.orderid, allocations.c.sku == last.c.sku),
+            and_(
+                allocations.c.orderid == last.c.orderid,
+                allocations.c.sku == last.c.sku,
+                allocations.c.part == last.c.part,
+            ),
         )
         .where(
             or_(
-                and_(allocations.c.orderid.is_(None), ~given_up),
+                # A further part that lost its stock waits as one with the rest of its line.
+                and_(allocations.c.orderid.is_(None), ~given_up, last.c.part == 0),
                 # Also whoever gave a line up may wait for it again, not told yet.
                 and_(allocations.c.batchref.is_(None), event.c.name.in_([_ALLOCATED, _RESERVED])),
                 allocations.c.promised_at < event.c.sequence,
@@ -259,7 +271,7 @@ def nothing_waits_beside_its_stock() -> Finds:
         .subquery()
     )
     smallest = (
-        select(allocations.c.sku, func.min(allocations.c.qty).label("qty"))
+        select(allocations.c.sku, func.min(needs).label("qty"))
         .where(allocations.c.batchref.is_(None))
         .group_by(allocations.c.sku)
         .subquery()

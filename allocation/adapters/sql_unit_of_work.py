@@ -69,7 +69,7 @@ class SqlProducts:
             skus = self._orders[orderid]
             self._lock(skus - self._books.keys(), {(orderid, sku) for sku in skus})
         # One of this unit of work may have brought a line.
-        brought = {sku for sku, its in self._books.items() if its.lines.get(orderid) is not None}
+        brought = {sku for sku, its in self._books.items() if its.holds(orderid)}
         products = [self.get(sku) for sku in sorted(self._orders[orderid] | brought)]
         return [product for product in products if product is not None]
 

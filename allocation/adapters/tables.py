@@ -15,6 +15,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    SmallInteger,
     String,
     Table,
     Text,
@@ -22,7 +23,9 @@ from sqlalchemy import (
     Uuid,
     and_,
     false,
+    func,
     literal_column,
+    text,
     type_coerce,
 )
 
@@ -90,7 +93,14 @@ allocations = Table(
     metadata,
     Column("orderid", String(255), primary_key=True),
     Column("sku", ForeignKey("products.sku"), primary_key=True),
+    Column(
+        *("part", SmallInteger),
+        primary_key=True,
+        autoincrement=False,
+        server_default=text("0"),
+    ),
     Column("qty", Integer, nullable=False),
+    Column("smallest_part", Integer),
     Column("age", BigInteger, nullable=False),
     Column("batchref", ForeignKey("batches.batchref")),
     Column("promised_at", BigInteger),
@@ -103,6 +113,8 @@ allocations = Table(
     CheckConstraint("qty >= 1", name="qty_positive"),
     CheckConstraint("(batchref IS NULL) = (promised_at IS NULL)", name="allocated_or_waiting"),
 )
+needs = func.coalesce(allocations.c.smallest_part, allocations.c.qty)
+"""The fewest pieces that serve a line, or a part of it."""
 waits = allocations.c.batchref.is_(None)
 untold = and_(waits, ~allocations.c.told)
 promised = and_(allocations.c.batchref.is_not(None), ~allocations.c.dispatched)
@@ -110,7 +122,7 @@ held = and_(allocations.c.batchref.is_not(None), allocations.c.expires_at.is_not
 Index(
     "ix_allocations_waiting",
     allocations.c.sku,
-    allocations.c.qty,
+    needs,
     allocations.c.age,
     postgresql_where=waits,
     sqlite_where=waits,

@@ -53,6 +53,23 @@ def schemas() -> dict[str, Json]:
         "batchref": nothing,
         "eta": nothing,
     }
+    part = {
+        "type": "object",
+        "properties": {
+            "qty": qty,
+            "status": _one_of("allocated", "reserved", "waiting", "dispatched"),
+            **standing,
+            "expires_at": until,
+        },
+        "required": ["qty", "status", "batchref", "eta"],
+    }
+    in_parts = {
+        "orderid": orderid,
+        "sku": sku,
+        "qty": qty,
+        "status": _one_of("allocated", "reserved", "waiting", "dispatched", "in parts"),
+        "parts": _list(part, "One for each batch that serves the line, and one for what waits."),
+    }
     of_order = {"orderid": orderid, "lines": _count("Lines that were held.")}
     return {
         "Pending": _object(id=_uuid("The command's id."), status=_one_of("pending")),
@@ -72,17 +89,18 @@ def schemas() -> dict[str, Json]:
             status=_one_of("written off"),
             left=_count("Pieces that the batch has now."),
         ),
-        "AllocatedLine": _object(**allocated),
-        "WaitingLine": _object(**waiting),
-        "Lines": _object(lines=_lines(allocated, waiting)),
-        "ReservedLine": _object(
-            **allocated | {"status": _one_of("reserved", "allocated", "dispatched")},
-            ttl=field("ttl", "allocation.reserve"),
+        "AllocatedLine": _line_answer(allocated, in_parts),
+        "WaitingLine": _line_answer(waiting, in_parts),
+        "Lines": _object(lines=_lines(allocated, waiting, in_parts)),
+        "ReservedLine": _line_answer(
+            allocated | {"status": _one_of("reserved", "allocated", "dispatched")}, in_parts
         ),
-        "WaitingReservation": _object(**waiting, ttl=field("ttl", "allocation.reserve")),
-        "DecidedOrder": _object(
+        "WaitingReservation": _line_answer(waiting, in_parts),
+        "DecidedOrder": _order_answer(
             orderid=orderid,
             status=_one_of("decided"),
+            all_or_nothing=field("all_or_nothing", "allocation.allocate_order"),
+            ttl=field("ttl", "allocation.allocate_order"),
             lines=_list(
                 {
                     "type": "object",
@@ -90,9 +108,11 @@ def schemas() -> dict[str, Json]:
                         "sku": sku,
                         "qty": qty,
                         "status": _one_of(
-                            "allocated", "reserved", "waiting", "dispatched", "rejected"
+                            *("allocated", "reserved", "waiting", "dispatched"),
+                            *("in parts", "rejected"),
                         ),
                         **standing,
+                        "parts": _list(part, "Where several batches serve it."),
                         "expires_at": until,
                         "reason": {"type": "string", "description": "Why it was rejected."},
                     },
@@ -108,7 +128,12 @@ def schemas() -> dict[str, Json]:
             status=_one_of("changed", "unchanged"),
         ),
         "ConfirmedOrder": _object(**of_order, status=_one_of("confirmed")),
-        "ExtendedOrder": _object(**of_order, status=_one_of("extended"), expires_at=until),
+        "ExtendedOrder": _object(
+            **of_order,
+            ttl=field("ttl", "allocation.extend"),
+            status=_one_of("extended"),
+            expires_at=until,
+        ),
         "ReleasedOrder": _object(**of_order, status=_one_of("released")),
         "DeallocatedLine": _object(orderid=orderid, sku=sku, status=_one_of("deallocated")),
         "Batch": _object(sku=sku, batchref=batchref, **figures),
@@ -152,7 +177,7 @@ def schemas() -> dict[str, Json]:
     }
 
 
-def _lines(allocated: Json, waiting: Json) -> Json:
+def _lines(allocated: Json, waiting: Json, in_parts: Json) -> Json:
     """One answer a line; each has members of its own and no others."""
     command = {
         "id": _uuid("The command's id."),
@@ -163,11 +188,13 @@ def _lines(allocated: Json, waiting: Json) -> Json:
         _object(status=_one_of("pending"), **command),
         _object(**command, **allocated),
         _object(**command, **waiting),
+        _object(**command, **in_parts),
         _object(status=_one_of("rejected", "failed"), **command, **problem),
         _object(status=_one_of("rejected"), **problem),
     ]
-    for kind in kinds[1:3]:  # there only where the line named one
-        kind["properties"]["customer"] = field("customer", "allocation.allocate")
+    for kind in kinds[1:4]:  # there only where the line named them
+        for name in ("customer", "split"):
+            kind["properties"][name] = field(name, "allocation.allocate")
     closed = [kind | {"additionalProperties": False} for kind in kinds]
     return _list({"oneOf": closed}, "In the order of the request.")
 
@@ -200,7 +227,7 @@ def _explanation(orderid: Json, sku: Json) -> Json:
     return _object(
         orderid=orderid,
         sku=sku,
-        status=_one_of("allocated", "reserved", "waiting", "dispatched", "given up"),
+        status=_one_of(*("allocated", "reserved", "waiting", "dispatched", "in parts", "given up")),
         decisions=_list(decision, "Those that are kept, oldest first."),
     )
 
@@ -223,6 +250,23 @@ def _problem() -> Json:
 
 def _object(**properties: Json) -> Json:
     return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _order_answer(**properties: Json) -> Json:
+    made = _object(**properties)
+    made["properties"]["customer"] = field("customer", "allocation.allocate_order")
+    return made
+
+
+def _line_answer(*kinds: Json) -> Json:
+    """One of these, with what the request said besides, and until when the line is held."""
+    made = [_object(**kind) for kind in kinds]
+    for kind in made:
+        kind["properties"] |= {
+            name: field(name, "allocation.reserve") for name in ("ttl", "customer", "split")
+        }
+        kind["properties"]["expires_at"] = {"type": "string", "format": "date-time"}
+    return {"anyOf": made}
 
 
 def _list(items: Json, description: str) -> Json:

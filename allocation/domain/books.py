@@ -8,12 +8,16 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class OrderLine:
-    """`qty` pieces of `sku` that the order `orderid` wants, for some `customer` or other."""
+    """`qty` pieces of `sku` that the order `orderid` wants, for some `customer` or other.
+
+    `split`: several batches may serve it.
+    """
 
     orderid: str
     sku: str
     qty: int
     customer: str | None = None
+    split: bool = False
 
 
 class Batch:
@@ -47,6 +51,9 @@ class Batch:
 class Allocation:
     """An order line on the books: promised stock of `batchref`, or waiting when that is None.
 
+    One that may be split, as it has a `smallest_part`, has a part for each batch that serves it,
+    and one at most that waits.
+
     `age` is the product's version when the line came: the lower, the older. `promised_at` is the
     sequence of the event that promised the stock, and `eta` the day that was promised, None for the
     shelf. `told` says whether OutOfStock was recorded for the present wait.
@@ -56,13 +63,22 @@ class Allocation:
     """
 
     def __init__(
-        self, orderid: str, sku: str, qty: int, age: int, customer: str | None = None
+        self,
+        orderid: str,
+        sku: str,
+        qty: int,
+        age: int,
+        customer: str | None = None,
+        split: bool = False,
+        part: int = 0,
     ) -> None:
         self.orderid = orderid
         self.sku = sku
         self.qty = qty
         self.age = age
         self.customer = customer
+        self.smallest_part = 1 if split else None
+        self.part = part
         self.batchref: str | None = None
         self.promised_at: int | None = None
         self.eta: date | None = None
@@ -70,6 +86,16 @@ class Allocation:
         self.expires_at: datetime | None = None
         self.extended = False
         self.dispatched = False
+
+    @property
+    def split(self) -> bool:
+        """Whether several batches may serve it."""
+        return self.smallest_part is not None
+
+    @property
+    def needs(self) -> int:
+        """The fewest pieces that serve it, or a part of it."""
+        return self.smallest_part or self.qty
 
 
 class Books(Protocol):
@@ -81,10 +107,12 @@ class Books(Protocol):
 
     def batch(self, batchref: str) -> Batch | None: ...
 
-    def line(self, orderid: str) -> Allocation | None: ...
+    def parts(self, orderid: str) -> Sequence[Allocation]:
+        """All there is of the order's line, by part: mostly one, or none."""
+        ...
 
     def oldest_waiting(self, at_most: int, after: int) -> Allocation | None:
-        """The oldest waiting line with an age above `after` that wants `at_most` pieces or fewer.
+        """The oldest waiting line with an age above `after` that needs `at_most` pieces or fewer.
 
         In one pass `after` only grows and `at_most` only shrinks; a pass begins with `after` 0.
         """
@@ -120,7 +148,7 @@ class MemoryBooks:
 
     def __init__(self, batches: Iterable[Batch] = (), lines: Iterable[Allocation] = ()) -> None:
         self.batches = {batch.batchref: batch for batch in batches}
-        self.lines = {line.orderid: line for line in lines}
+        self.lines = {(line.orderid, line.part): line for line in lines}
 
     def open_batches(self) -> Sequence[Batch]:
         return [batch for batch in self.batches.values() if batch.free > 0]
@@ -128,11 +156,12 @@ class MemoryBooks:
     def batch(self, batchref: str) -> Batch | None:
         return self.batches.get(batchref)
 
-    def line(self, orderid: str) -> Allocation | None:
-        return self.lines.get(orderid)
+    def parts(self, orderid: str) -> Sequence[Allocation]:
+        parts = [line for (known, _), line in self.lines.items() if known == orderid]
+        return sorted(parts, key=lambda line: line.part)
 
     def oldest_waiting(self, at_most: int, after: int) -> Allocation | None:
-        fitting = (line for line in self._waiting() if line.qty <= at_most and line.age > after)
+        fitting = (line for line in self._waiting() if line.needs <= at_most and line.age > after)
         return min(fitting, key=lambda line: line.age, default=None)
 
     def untold(self, limit: int) -> Sequence[Allocation]:
@@ -155,10 +184,10 @@ class MemoryBooks:
         self.batches[batch.batchref] = batch
 
     def add_line(self, line: Allocation) -> None:
-        self.lines[line.orderid] = line
+        self.lines[line.orderid, line.part] = line
 
     def remove_line(self, line: Allocation) -> None:
-        del self.lines[line.orderid]
+        del self.lines[line.orderid, line.part]
 
     def _holding(self, batchref: str) -> Iterable[Allocation]:
         return (

@@ -19,13 +19,15 @@ class CreateBatch:
 class Allocate:
     """Promise stock to one order line.
 
-    `customer` is opaque: it travels with the line to whoever listens.
+    `customer` is opaque: it travels with the line to whoever listens. `split`: several batches may
+    serve it.
     """
 
     orderid: str
     sku: str
     qty: int
     customer: str | None = None
+    split: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +42,16 @@ class Reserve:
     qty: int
     ttl: int
     customer: str | None = None
+    split: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One line of an order: `qty` pieces of `sku`."""
+    """One line of an order: `qty` pieces of `sku`; `split`: several batches may serve it."""
 
     sku: str
     qty: int
+    split: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,13 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class LineEvent(Event):
+    """What happened to an order line, or to a `part` of it, where several batches serve it."""
+
+    part: int = field(default=0, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
 class BatchCreated(Event):
     """`qty` pieces were put on the books; no `eta` means that they are on the shelf."""
 
@@ -85,7 +92,7 @@ class WrittenOff(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Allocated(Event):
+class Allocated(LineEvent):
     """The order line is promised `qty` pieces of this batch, which arrives on that day."""
 
     orderid: str
@@ -97,7 +104,7 @@ class Allocated(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Reserved(Event):
+class Reserved(LineEvent):
     """`qty` pieces of this batch are held for the order line until then."""
 
     orderid: str
@@ -110,7 +117,7 @@ class Reserved(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class ReservationReleased(Event):
+class ReservationReleased(LineEvent):
     """The order line is held no more; no `batchref`: it was still waiting.
 
     `reason` is `released` by the caller, `expired`, or `moved`: it goes to another batch, or waits.
@@ -124,7 +131,7 @@ class ReservationReleased(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Dispatched(Event):
+class Dispatched(LineEvent):
     """The order line's goods have left: they are off the batch's books."""
 
     orderid: str
@@ -134,7 +141,7 @@ class Dispatched(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class PromiseChanged(Event):
+class PromiseChanged(LineEvent):
     """The order line, which this batch serves now, comes on another day than it was promised."""
 
     orderid: str
@@ -146,7 +153,7 @@ class PromiseChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Deallocated(Event):
+class Deallocated(LineEvent):
     """The order line lost its promise, or was given up; no `batchref`: it was still waiting."""
 
     orderid: str
@@ -156,7 +163,7 @@ class Deallocated(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class OutOfStock(Event):
+class OutOfStock(LineEvent):
     """No batch can serve the order line now; it waits, and is told so once."""
 
     orderid: str

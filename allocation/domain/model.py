@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import date, datetime
+from itertools import count
 
 from allocation.domain.books import Allocation, Batch, Books, MemoryBooks, OrderLine
 from allocation.domain.commands import AllocateWaiting, Expire, FollowUp, ReviewPromises
@@ -22,8 +23,15 @@ from allocation.domain.events import (
     StrategyChosen,
     WrittenOff,
 )
-from allocation.domain.outcomes import Outcome, Refused, Succeeded
-from allocation.domain.preference import EARLIEST_FIRST, STRATEGIES, Strategy, arrival, first_fit
+from allocation.domain.outcomes import Outcome, Plain, Refused, Succeeded
+from allocation.domain.preference import (
+    EARLIEST_FIRST,
+    STRATEGIES,
+    Strategy,
+    arrival,
+    enough,
+    first_fit,
+)
 from allocation.domain.preference import choice as choice_among
 
 SERVED_AT_ONCE = 500
@@ -85,130 +93,121 @@ class Product:
 
     def allocate(self, line: OrderLine) -> Outcome:
         """Promise `line` stock from the batch that arrives first, or let it wait its turn."""
-        known = self._books.line(line.orderid)
-        if known is not None and known.expires_at is not None:
+        if self._held(line.orderid):
             return Refused("reserved", field="orderid", orderid=line.orderid, sku=self.sku)
+        known = self._books.parts(line.orderid)
         return self._again(known, line) if known else self._take(line, expires_at=None)
 
     def reserve(self, line: OrderLine, expires_at: datetime) -> Outcome:
         """Hold stock for `line` until then, as `allocate` would promise it."""
-        known = self._books.line(line.orderid)
-        if known is not None:
+        known = self._books.parts(line.orderid)
+        if known:
             return self._again(known, line)
         self._follow_ups[Expire(line.orderid, expires_at)] = None
         return self._take(line, expires_at)
 
     def confirm(self, orderid: str) -> bool:
         """Make the order's held line an allocation; False when it holds none here."""
-        line = self._held(orderid)
-        if line is None:
-            return False
-        self.version += 1
-        line.expires_at = None
-        if line.batchref is not None:
-            self._record_promise(line, line.batchref)
-        return True
+        held = self._held(orderid)
+        self.version += bool(held)
+        for line in held:
+            line.expires_at = None
+            if line.batchref is not None:
+                self._record_promise(line, line.batchref)
+        return bool(held)
 
     def can_extend(self, orderid: str) -> bool:
         """Whether the order's line may be held for longer: it never was. True without one."""
-        line = self._held(orderid)
-        return line is None or not line.extended
+        return not any(line.extended for line in self._held(orderid))
 
     def extend(self, orderid: str, expires_at: datetime) -> bool:
         """Hold the order's held line until then; False when there is none here."""
-        line = self._held(orderid)
-        if line is None:
-            return False
-        self.version += 1
-        line.expires_at = expires_at
-        line.extended = True
-        self._follow_ups[Expire(orderid, expires_at)] = None
-        if line.batchref is not None:
-            self._record_promise(line, line.batchref)
-        return True
+        held = self._held(orderid)
+        self.version += bool(held)
+        for line in held:
+            line.expires_at = expires_at
+            line.extended = True
+            self._follow_ups[Expire(orderid, expires_at)] = None
+            if line.batchref is not None:
+                self._record_promise(line, line.batchref)
+        return bool(held)
 
     def release(self, orderid: str) -> bool:
         """Give up the order's held line; False when it holds none here."""
-        line = self._held(orderid)
-        if line is None:
-            return False
-        self._give_up(line, "released")
-        return True
+        return self._give_up(self._held(orderid), "released")
 
     def expire(self, orderid: str, expires_at: datetime) -> bool:
         """Give up the order's line if it is held until then, and no longer; whether it was."""
-        line = self._held(orderid)
-        if line is None or line.expires_at != expires_at:
-            return False
-        self._give_up(line, "expired")
-        return True
+        held = [line for line in self._held(orderid) if line.expires_at == expires_at]
+        return self._give_up(held, "expired")
 
     def dispatch(self, orderid: str, batchref: str | None) -> Outcome:
-        """Take the goods of an allocated line off its batch's books: they have left."""
-        line = self._books.line(orderid)
-        if line is None:
+        """Take the goods of an allocated line off its batches' books, or off this one's only."""
+        parts = self._books.parts(orderid)
+        if not parts:
             return self._unknown_line(orderid)
-        if line.batchref is None or line.expires_at is not None:
+        firm = [line for line in parts if line.batchref and line.expires_at is None]
+        if not firm:
             return Refused("not allocated", field="orderid", orderid=orderid, sku=self.sku)
-        if batchref not in (None, line.batchref):
-            known = line.batchref
+        leaving = [line for line in firm if batchref in (None, line.batchref)]
+        if not leaving:
+            known = firm[0].batchref
             return Refused("another batch", field="batchref", batchref=batchref, known=known)
-        if not line.dispatched:
-            self.version += 1
+        here = [line for line in leaving if not line.dispatched]
+        self.version += bool(here)
+        for line in here:
+            assert line.batchref is not None
             batch = self._known_batch(line.batchref)
             batch.purchased -= line.qty
             batch.allocated -= line.qty
             line.dispatched = True
-            self._record(Dispatched(orderid, self.sku, line.qty, batch.batchref))
-        return Succeeded(status="dispatched", batchref=line.batchref)
+            self._record(Dispatched(orderid, self.sku, line.qty, batch.batchref, part=line.part))
+        return Succeeded(status="dispatched", batchref=batchref or leaving[0].batchref)
 
     def cannot_promise(self, line: OrderLine, *, hold: bool) -> Refused | None:
         """Why `line` would not be promised, or held, at once; older lines are served before."""
-        known = self._books.line(line.orderid)
-        if known is None:
+        known = self._books.parts(line.orderid)
+        if not known:
             before = self.sequence
             batches, all_served = self._serve_waiting()
             self.version += self.sequence > before
-            if all_served and first_fit(batches, line.qty) is not None:
+            if all_served and enough(batches, line.qty, split=line.split):
                 return None
-        elif known.expires_at is not None and not hold:
+        elif self._held(line.orderid) and not hold:
             return Refused("reserved", field="orderid", orderid=line.orderid, sku=self.sku)
         else:
             again = self._again(known, line)
             if isinstance(again, Refused):
                 return again
-            if known.batchref is not None:
+            if all(part.batchref is not None for part in known):
                 return None
         return Refused("not all in stock", field="lines", orderid=line.orderid, sku=self.sku)
 
-    def _again(self, known: Allocation, line: OrderLine) -> Outcome:
-        if known.qty != line.qty:
-            return Refused("quantity differs", field="qty", qty=line.qty, known_qty=known.qty)
+    def _again(self, known: Sequence[Allocation], line: OrderLine) -> Outcome:
+        qty = sum(part.qty for part in known)
+        if qty != line.qty:
+            return Refused("quantity differs", field="qty", qty=line.qty, known_qty=qty)
         return self._answer(known)
 
     def _take(self, line: OrderLine, expires_at: datetime | None) -> Outcome:
         self.version += 1
         allocation = Allocation(
-            line.orderid, self.sku, line.qty, age=self.version, customer=line.customer
+            line.orderid, self.sku, line.qty, self.version, line.customer, line.split
         )
         allocation.expires_at = expires_at
         batches, all_served = self._serve_waiting()
-        batch = first_fit(batches, line.qty)
-        if all_served and batch is not None:
-            self._promise(allocation, batch, batches)
-        elif all_served:
+        if all_served and not self._serve(allocation, batches):
             self._tell(allocation, batches)
         self._books.add_line(allocation)
-        return self._answer(allocation)
+        return self._answer(self._books.parts(line.orderid))
 
     def deallocate(self, orderid: str) -> Outcome:
-        """Give up the order's line, wherever it stands."""
-        line = self._books.line(orderid)
-        if line is None:
+        """Give up the order's line, wherever it stands, but for goods that have left."""
+        parts = self._books.parts(orderid)
+        if not parts:
             return self._unknown_line(orderid)
-        if line.dispatched:
+        if not self._give_up([line for line in parts if not line.dispatched], "released"):
             return Refused("dispatched", field="orderid", orderid=orderid, sku=self.sku)
-        self._give_up(line, "released")
         return Succeeded(status="deallocated")
 
     def change_batch_quantity(self, batchref: str, qty: int) -> Outcome:
@@ -277,14 +276,39 @@ class Product:
             line = self._books.oldest_waiting(at_most=largest, after=age)
             if line is None:
                 return batches, True
-            batch = first_fit(batches, line.qty)
-            assert batch is not None, f"{line.qty} pieces fit no batch with {largest}"
-            self._promise(line, batch, batches)
+            served = self._serve(line, batches)
+            assert served or line.split, f"{line.qty} pieces fit no batch with {largest}"
             if self._strategy.by_free:
                 batches = self._strategy.sort(batches)
             age = line.age
         self._serve_waiting_next()
         return batches, False
+
+    def _serve(self, line: Allocation, batches: Sequence[Batch]) -> bool:
+        """Promise the line stock, in parts if it may; whether nothing of it is left to wait."""
+        batch = first_fit(batches, line.qty)
+        if batch is None and line.split:
+            parts = self._books.parts(line.orderid)
+            numbers = count(1 + max((part.part for part in parts), default=line.part))
+            for each in batches:
+                if each.free >= line.qty:
+                    batch = each  # the rest of it
+                    break
+                if each.free > 0:
+                    self._promise(self._part(line, each.free, next(numbers)), each, batches)
+        if batch is not None:
+            self._promise(line, batch, batches)
+        return batch is not None
+
+    def _part(self, line: Allocation, qty: int, number: int) -> Allocation:
+        """So many pieces of the line, as a part of their own."""
+        part = Allocation(
+            *(line.orderid, self.sku, qty, line.age, line.customer), split=True, part=number
+        )
+        part.expires_at, part.extended = line.expires_at, line.extended
+        line.qty -= qty
+        self._books.add_line(part)
+        return part
 
     def _serve_waiting_next(self) -> None:
         self._follow_ups[AllocateWaiting(self.sku)] = None
@@ -309,7 +333,7 @@ class Product:
             old = line.eta
             better = first_fit(earlier, line.qty) if arrival(old) < arrival(late.eta) else None
             if better is not None:
-                self._release(line)
+                self._free(line, "moved")
                 self._promise(line, better, earlier)
                 if self._strategy.by_free:
                     earlier = self._strategy.sort(earlier)
@@ -321,11 +345,13 @@ class Product:
 
     def _changed_promise(self, line: Allocation, old: date | None) -> PromiseChanged:
         assert line.batchref is not None
-        return PromiseChanged(line.orderid, self.sku, line.qty, line.batchref, old, line.eta)
+        return PromiseChanged(
+            *(line.orderid, self.sku, line.qty, line.batchref, old, line.eta), part=line.part
+        )
 
     def _tell(self, line: Allocation, batches: Sequence[Batch]) -> None:
         choice = choice_among(None, batches)
-        self._record(OutOfStock(line.orderid, self.sku, line.qty, choice=choice))
+        self._record(OutOfStock(line.orderid, self.sku, line.qty, part=line.part, choice=choice))
         line.told = True
 
     def _promise(self, line: Allocation, batch: Batch, batches: Sequence[Batch]) -> None:
@@ -340,44 +366,65 @@ class Product:
     ) -> None:
         name = (line.orderid, self.sku, line.qty, batchref, line.eta)
         if line.expires_at is None:
-            self._record(Allocated(*name, line.customer, choice=choice))
+            self._record(Allocated(*name, line.customer, part=line.part, choice=choice))
         else:
-            self._record(Reserved(*name, line.expires_at, line.customer, choice=choice))
+            until = line.expires_at
+            self._record(Reserved(*name, until, line.customer, part=line.part, choice=choice))
         line.batchref, line.promised_at = batchref, self.sequence
 
-    def _held(self, orderid: str) -> Allocation | None:
-        line = self._books.line(orderid)
-        return None if line is None or line.expires_at is None else line
+    def _held(self, orderid: str) -> list[Allocation]:
+        return [line for line in self._books.parts(orderid) if line.expires_at is not None]
 
-    def _give_up(self, line: Allocation, reason: str) -> None:
-        self.version += 1
-        self._release(line, reason)
-        self._books.remove_line(line)
+    def _give_up(self, lines: Sequence[Allocation], reason: str) -> bool:
+        self.version += bool(lines)
+        for line in lines:
+            self._free(line, reason)
+            self._books.remove_line(line)
+        return bool(lines)
 
-    def _release(self, line: Allocation, reason: str = "moved") -> None:
-        """Free what the line holds; it waits again, with the age it had."""
+    def _release(self, line: Allocation) -> None:
+        """Free what the line holds; it waits again, with its age and as one with the rest."""
+        self._free(line, "moved")
+        if not line.split:
+            return
+        waiting = [part for part in self._books.parts(line.orderid) if part.batchref is None]
+        for part in waiting[1:]:
+            waiting[0].qty += part.qty
+            waiting[0].told = waiting[0].told and part.told
+            self._books.remove_line(part)
+
+    def _free(self, line: Allocation, reason: str) -> None:
         name = (line.orderid, self.sku, line.qty, line.batchref)
         if line.expires_at is None:
-            self._record(Deallocated(*name))
+            self._record(Deallocated(*name, part=line.part))
         else:
-            self._record(ReservationReleased(*name, reason))
+            self._record(ReservationReleased(*name, reason, part=line.part))
         if line.batchref is None:
             return
         self._known_batch(line.batchref).allocated -= line.qty
         line.batchref = line.promised_at = line.eta = None
         self._serve_waiting_next()
 
-    def _answer(self, line: Allocation) -> Outcome:
-        held = {"expires_at": line.expires_at.isoformat()} if line.expires_at else {}
-        if line.batchref is None:
-            return Succeeded(status="waiting", batchref=None, eta=None, **held)
-        eta = self._known_batch(line.batchref).eta
+    def _answer(self, parts: Sequence[Allocation]) -> Outcome:
+        """How the line stands; where several batches serve it, its parts tell which."""
+        told = [self._standing(part) for part in parts]
+        if len(told) == 1:
+            return Succeeded(**told[0])
+        statuses = {str(part["status"]) for part in told}
         return Succeeded(
-            status=_status(line),
-            batchref=line.batchref,
-            eta=eta.isoformat() if eta else None,
-            **held,
+            status=statuses.pop() if len(statuses) == 1 else "in parts",
+            parts=[{"qty": part.qty, **facts} for part, facts in zip(parts, told, strict=True)],
         )
+
+    def _standing(self, line: Allocation) -> dict[str, Plain]:
+        eta = self._known_batch(line.batchref).eta if line.batchref is not None else None
+        held = {"expires_at": line.expires_at.isoformat()} if line.expires_at else {}
+        return {
+            "status": _status(line),
+            "batchref": line.batchref,
+            "eta": eta.isoformat() if eta else None,
+            **held,
+        }
 
     def _unknown_line(self, orderid: str) -> Refused:
         return Refused("unknown order line", field="orderid", orderid=orderid, sku=self.sku)
@@ -393,6 +440,8 @@ class Product:
 
 
 def _status(line: Allocation) -> str:
+    if line.batchref is None:
+        return "waiting"
     if line.dispatched:
         return "dispatched"
     return "allocated" if line.expires_at is None else "reserved"

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 Plain = str | int | None
-Fact = Plain | Sequence[Mapping[str, Plain]]
+Fact = Plain | Sequence[Mapping[str, "Fact"]]
 
 
 @dataclass(frozen=True, slots=True, init=False)

@@ -51,6 +51,12 @@ def first_fit(batches: Iterable[Batch], qty: int) -> Batch | None:
     return next((batch for batch in batches if batch.free >= qty), None)
 
 
+def enough(batches: Iterable[Batch], qty: int, *, split: bool) -> bool:
+    """Whether one of the batches has so many free pieces, or, `split`, all of them together."""
+    free = [batch.free for batch in batches]
+    return (sum(free) if split else max(free, default=0)) >= qty
+
+
 def choice(chosen: Batch | None, batches: Sequence[Batch]) -> Choice:
     """What there was to choose from, just before, kept small."""
     candidates = [batch for batch in batches if batch.free > 0]

@@ -180,11 +180,11 @@ def served(service: Service) -> list[int]:
     """The ages of the lines in the order in which they were first served."""
     first = (
         select(
-            outbox.c.body["data", "orderid"].as_string().label("orderid"),
+            outbox.c.orderid,
             func.min(outbox.c.sequence).label("sequence"),
         )
         .where(outbox.c.name.in_(["allocation.reserved.v1", "allocation.allocated.v1"]))
-        .group_by("orderid")
+        .group_by(outbox.c.orderid)
         .subquery()
     )
     query = (

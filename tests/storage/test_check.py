@@ -92,6 +92,17 @@ def test_books_with_a_whole_life_hold(sql: Storage) -> None:
         AllocateWaiting("LAMP"),
         Deallocate("o5", "LAMP"),
         Allocate("o5", "LAMP", 1),
+        CreateBatch("b3", "LAMP", 2),
+        CreateBatch("b4", "LAMP", 2),
+        AllocateWaiting("LAMP"),
+        Allocate("o6", "LAMP", 200, split=True),
+        ChangeBatchQuantity("b3", 0),
+        ChangeBatchQuantity("b3", 3),
+        AllocateWaiting("LAMP"),
+        Dispatch("o6", "LAMP", "b3"),
+        Deallocate("o6", "LAMP"),
+        Reserve("o7", "LAMP", 90, 900, split=True),
+        Confirm("o7"),
     ]
 
     for number, command in enumerate(life, start=1):

@@ -51,21 +51,32 @@ def moment(second: int) -> datetime:
     return datetime(2030, 1, 1, 0, 0, second, tzinfo=UTC)
 
 
+wanted = st.builds(Wanted, skus, quantities, st.booleans())
 one_command: st.SearchStrategy[Command] = st.one_of(
     st.builds(CreateBatch, refs, skus, quantities, etas, etas),
     st.builds(ChooseStrategy, skus, st.sampled_from(sorted(STRATEGIES))),
-    st.builds(Allocate, orders, skus, quantities),
+    st.builds(Allocate, orders, skus, quantities, st.none(), st.booleans()),
     st.builds(Deallocate, orders, skus),
     st.builds(ChangeBatchQuantity, refs, st.integers(min_value=0, max_value=9)),
     st.builds(ChangeBatchEta, refs, etas),
     st.builds(WriteOff, refs, quantities, st.just("water damage")),
     st.builds(AllocateWaiting, skus),
     st.builds(ReviewPromises, refs),
-    st.builds(Reserve, orders, skus, quantities, st.integers(1, 3), st.none() | st.just("c")),
+    st.builds(
+        Reserve,
+        orders,
+        skus,
+        quantities,
+        st.integers(1, 3),
+        st.none() | st.just("c"),
+        st.booleans(),
+    ),
     st.builds(
         AllocateOrder,
         orders,
-        st.lists(st.builds(Wanted, skus, quantities), min_size=1, max_size=2).map(tuple),
+        st.lists(st.builds(Wanted, skus, quantities, st.booleans()), min_size=1, max_size=2).map(
+            tuple
+        ),
         st.booleans(),
         st.none() | st.integers(1, 3),
     ),

@@ -51,8 +51,13 @@ class ProductMachine(RuleBasedStateMachine):
         super().__init__()
         self.kept = Kept()
         self.played: list[tuple[Any, ...]] = []
+        self.asked: dict[str, int] = {}
         self.events: list[Event] = []
         self.due: set[FollowUp] = set()
+
+    def asked_for(self, orderid: str, qty: int) -> None:
+        if not self.kept.books.parts(orderid):
+            self.asked[orderid] = qty
 
     def do(self, *call: Any) -> None:
         self.played.append(call)
@@ -66,13 +71,16 @@ class ProductMachine(RuleBasedStateMachine):
         if self.kept.books.batch(batchref) is None:
             self.do("create_batch", batchref, qty, eta, best_before)
 
-    @rule(orderid=ORDERS, qty=QUANTITIES)
-    def allocate(self, orderid: str, qty: int) -> None:
-        self.do("allocate", OrderLine(orderid, "LAMP", qty))
+    @rule(orderid=ORDERS, qty=QUANTITIES, split=st.booleans())
+    def allocate(self, orderid: str, qty: int, split: bool) -> None:
+        self.asked_for(orderid, qty)
+        self.do("allocate", OrderLine(orderid, "LAMP", qty, split=split))
 
     @rule(orderid=ORDERS)
     def deallocate(self, orderid: str) -> None:
         self.do("deallocate", orderid)
+        if left := self.kept.books.parts(orderid):  # what was dispatched
+            self.asked[orderid] = sum(part.qty for part in left)
 
     @rule(batchref=BATCHES, qty=st.integers(min_value=0, max_value=12))
     def change_batch_quantity(self, batchref: str, qty: int) -> None:
@@ -93,9 +101,10 @@ class ProductMachine(RuleBasedStateMachine):
         if self.kept.books.batch(batchref) is not None:
             self.do("change_batch_eta", batchref, eta)
 
-    @rule(orderid=ORDERS, qty=QUANTITIES, until=MOMENTS)
-    def reserve(self, orderid: str, qty: int, until: datetime) -> None:
-        self.do("reserve", OrderLine(orderid, "LAMP", qty), until)
+    @rule(orderid=ORDERS, qty=QUANTITIES, until=MOMENTS, split=st.booleans())
+    def reserve(self, orderid: str, qty: int, until: datetime, split: bool) -> None:
+        self.asked_for(orderid, qty)
+        self.do("reserve", OrderLine(orderid, "LAMP", qty, split=split), until)
 
     @rule(orderid=ORDERS, what=st.sampled_from(["confirm", "release"]))
     def end_a_reservation(self, orderid: str, what: str) -> None:
@@ -135,27 +144,40 @@ class ProductMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_line_is_either_allocated_or_waiting_as_its_events_say(self) -> None:
-        told: dict[str, str | None] = {}
-        firm: set[str] = set()
+        told: dict[tuple[str, int], tuple[str, int] | None] = {}
+        firm: set[tuple[str, int]] = set()
         for event in self.events:
             match event:
-                case Allocated(orderid=orderid, batchref=batchref):
-                    told[orderid] = batchref
-                    firm.add(orderid)
-                case Reserved(orderid=orderid, batchref=batchref):
-                    told[orderid] = batchref
-                    firm.discard(orderid)
+                case Allocated(orderid=orderid, part=part, batchref=batchref, qty=qty):
+                    told[orderid, part] = (batchref, qty)
+                    firm.add((orderid, part))
+                case Reserved(orderid=orderid, part=part, batchref=batchref, qty=qty):
+                    told[orderid, part] = (batchref, qty)
+                    firm.discard((orderid, part))
                 case (
-                    Deallocated(orderid=orderid)
-                    | OutOfStock(orderid=orderid)
-                    | ReservationReleased(orderid=orderid)
+                    Deallocated(orderid=orderid, part=part)
+                    | OutOfStock(orderid=orderid, part=part)
+                    | ReservationReleased(orderid=orderid, part=part)
                 ):
-                    told[orderid] = None
-        for line in self.kept.books.lines.values():
-            assert told.get(line.orderid) == line.batchref
+                    told[orderid, part] = None
+        for key, line in self.kept.books.lines.items():
             assert (line.batchref is None) == (line.promised_at is None)
-            if line.batchref is not None:
-                assert (line.expires_at is None) == (line.orderid in firm)
+            if line.batchref is None:
+                assert told.get(key) is None
+            else:
+                assert told[key] == (line.batchref, line.qty)
+                assert (line.expires_at is None) == (key in firm)
+
+    @invariant()
+    def every_line_has_the_quantity_that_was_asked_for(self) -> None:
+        held: Counter[str] = Counter()
+        waiting: Counter[str] = Counter()
+        for line in self.kept.books.lines.values():
+            held[line.orderid] += line.qty
+            waiting[line.orderid] += line.batchref is None
+        for orderid, qty in held.items():
+            assert waiting[orderid] <= 1
+            assert qty == self.asked.get(orderid)
 
     @invariant()
     def every_reservation_will_end(self) -> None:
@@ -165,19 +187,19 @@ class ProductMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_line_knows_the_day_of_its_batch_as_it_was_told(self) -> None:
-        told: dict[str, date | None] = {}
+        told: dict[tuple[str, int], date | None] = {}
         for event in self.events:
             match event:
                 case (
-                    Allocated(orderid=orderid, eta=eta)
-                    | Reserved(orderid=orderid, eta=eta)
-                    | PromiseChanged(orderid=orderid, new_eta=eta)
+                    Allocated(orderid=orderid, part=part, eta=eta)
+                    | Reserved(orderid=orderid, part=part, eta=eta)
+                    | PromiseChanged(orderid=orderid, part=part, new_eta=eta)
                 ):
-                    told[orderid] = eta
+                    told[orderid, part] = eta
         for line in self.kept.books.lines.values():
             if line.batchref is None or line.dispatched:
                 continue
-            assert told[line.orderid] == line.eta
+            assert told[line.orderid, line.part] == line.eta
             if ReviewPromises(line.batchref) not in self.due:
                 assert line.eta == self.kept.books.batches[line.batchref].eta
 
@@ -187,7 +209,7 @@ class ProductMachine(RuleBasedStateMachine):
             return
         largest = max((batch.free for batch in self.kept.books.batches.values()), default=0)
         waiting = [line for line in self.kept.books.lines.values() if line.batchref is None]
-        assert [line for line in waiting if line.qty <= largest or not line.told] == []
+        assert [line for line in waiting if line.needs <= largest or not line.told] == []
 
     @invariant()
     def events_are_numbered_without_a_gap(self) -> None:

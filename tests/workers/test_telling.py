@@ -171,7 +171,7 @@ def test_who_dies_before_the_mark_has_it_sent_again_with_the_same_id(
 ) -> None:
     """The broker has said yes; the other side knows the id."""
     [told] = tell(telling.engine, 1)
-    gate = Gate(telling.engine, "outbox", event="UPDATE")
+    gate = Gate(telling.engine, "outgoing", event="UPDATE")
 
     with gate.shut():
         process = telling.start()
@@ -188,7 +188,7 @@ def test_who_dies_before_the_mark_has_it_sent_again_with_the_same_id(
 def test_two_processes_at_once_send_each_event_once(telling: Warehouse, ear: Ear) -> None:
     """What one has in hand is not the other's."""
     told = tell(telling.engine, 30)
-    gate = Gate(telling.engine, "outbox", event="UPDATE")
+    gate = Gate(telling.engine, "outgoing", event="UPDATE")
 
     with gate.shut():
         telling.start()

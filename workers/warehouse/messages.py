@@ -7,12 +7,13 @@ from workers.envelope import Envelope, number, text, version_one
 
 @dataclass(frozen=True, slots=True)
 class Allocated:
-    """Pick `qty` pieces of this batch for the order."""
+    """Pick `qty` pieces of this batch for the order; a line of several batches has parts."""
 
     orderid: str
     sku: str
     qty: int
     batchref: str
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Deallocated:
     sku: str
     qty: int
     batchref: str | None
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Dispatched:
     sku: str
     qty: int
     batchref: str
+    part: int = 0
 
 
 Message = Allocated | Deallocated | Dispatched
@@ -43,6 +46,7 @@ WANTED = ("allocation.allocated", "allocation.deallocated", "allocation.dispatch
 def parse(event: Envelope) -> Message | None:
     """The event in the warehouse's words; None when it does not concern it. Raises Unreadable."""
     data = event.data
+    part = number(data, "part") if data.get("part") else 0
     match version_one(event, WANTED):
         case "allocation.allocated":
             return Allocated(
@@ -50,6 +54,7 @@ def parse(event: Envelope) -> Message | None:
                 text(data, "sku"),
                 number(data, "qty"),
                 text(data, "batchref"),
+                part,
             )
         case "allocation.dispatched":
             return Dispatched(
@@ -57,10 +62,11 @@ def parse(event: Envelope) -> Message | None:
                 text(data, "sku"),
                 number(data, "qty"),
                 text(data, "batchref"),
+                part,
             )
         case "allocation.deallocated":
             batchref = None if data.get("batchref") is None else text(data, "batchref")
             return Deallocated(
-                text(data, "orderid"), text(data, "sku"), number(data, "qty"), batchref
+                text(data, "orderid"), text(data, "sku"), number(data, "qty"), batchref, part
             )
     return None

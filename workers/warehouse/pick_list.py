@@ -36,7 +36,7 @@ def apply(connection: Connection, due: Sequence[Due]) -> None:
     open_before = [pick for line in lines.values() for pick in line if pick.is_open]
     added = []
     for each, message in asked:
-        line = lines[message.orderid, message.sku]
+        line = lines[message.orderid, message.sku, message.part]
         if gone := dispatched_pick(line):
             if not isinstance(message, Dispatched):
                 _warn(each, message, gone)
@@ -78,9 +78,9 @@ def _warn(each: Due, message: Allocated | Deallocated, gone: Pick) -> None:
 
 def _lines(
     connection: Connection, messages: Sequence[Message]
-) -> dict[tuple[str, str], list[Pick]]:
-    """The picks that are known, of at least the order lines that the messages are about."""
-    lines: defaultdict[tuple[str, str], list[Pick]] = defaultdict(list)
+) -> dict[tuple[str, str, int], list[Pick]]:
+    """The picks that are known, of at least the parts of lines that the messages are about."""
+    lines: defaultdict[tuple[str, str, int], list[Pick]] = defaultdict(list)
     for row in connection.execute(
         _asked(connection.dialect.name),
         {
@@ -88,7 +88,7 @@ def _lines(
             "skus": list({message.sku for message in messages}),
         },
     ):
-        lines[row.orderid, row.sku].append(as_pick(row))
+        lines[row.orderid, row.sku, row.part].append(as_pick(row))
     return lines
 
 
@@ -102,6 +102,7 @@ def as_pick(row: Row[Any]) -> Pick:
         row.opened_sequence,
         row.closed_sequence,
         dispatched=row.status == "dispatched",
+        part=row.part,
     )
 
 
@@ -139,6 +140,7 @@ def _add(connection: Connection, added: Sequence[Pick], now: datetime) -> None:
                 "orderid": pick.orderid,
                 "qty": pick.qty,
                 "batchref": pick.batchref,
+                "part": pick.part,
                 "status": pick.status,
                 "opened_at": now,
                 "closed_sequence": pick.closed,

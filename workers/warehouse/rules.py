@@ -1,4 +1,4 @@
-"""The pick list's rules: what an event does to the picks of one order line."""
+"""The pick list's rules: what an event does to the picks of one order line, or of a part of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ class Pick:
     opened: int
     closed: int | None = None
     dispatched: bool = False
+    part: int = 0
 
     @property
     def is_open(self) -> bool:
@@ -57,7 +58,9 @@ def dispatch_pick(picks: Sequence[Pick], message: Dispatched, sequence: int) -> 
             pick.dispatched = True
             return None
     return Pick(
-        *(message.orderid, message.sku, message.qty, message.batchref, sequence), dispatched=True
+        *(message.orderid, message.sku, message.qty, message.batchref, sequence),
+        dispatched=True,
+        part=message.part,
     )
 
 
@@ -72,7 +75,9 @@ def open_pick(picks: Sequence[Pick], message: Allocated, sequence: int) -> Pick 
     for pick in picks:
         if pick.is_open:
             pick.closed = sequence
-    return Pick(message.orderid, message.sku, message.qty, message.batchref, opened=sequence)
+    return Pick(
+        *(message.orderid, message.sku, message.qty, message.batchref, sequence), part=message.part
+    )
 
 
 def cancel_pick(picks: Sequence[Pick], message: Deallocated, sequence: int) -> Pick | None:
@@ -88,5 +93,7 @@ def cancel_pick(picks: Sequence[Pick], message: Deallocated, sequence: int) -> P
     if message.batchref is None or any(pick.newest >= sequence for pick in picks):
         return None
     return Pick(
-        message.orderid, message.sku, message.qty, message.batchref, sequence, closed=sequence
+        *(message.orderid, message.sku, message.qty, message.batchref, sequence),
+        closed=sequence,
+        part=message.part,
     )

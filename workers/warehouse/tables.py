@@ -8,6 +8,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    SmallInteger,
     String,
     Table,
     Text,
@@ -30,6 +31,7 @@ picks = Table(
     Column("orderid", String(255), nullable=False),
     Column("qty", Integer, nullable=False),
     Column("batchref", String(255), nullable=False),
+    Column("part", SmallInteger, nullable=False, server_default="0"),
     Column("status", String(10), nullable=False),
     Column("closed_sequence", BigInteger),
     Column("opened_at", DateTime(timezone=True), nullable=False),
@@ -44,7 +46,7 @@ Index("ix_picks_line", picks.c.orderid, picks.c.sku)
 
 # What the warehouse tells; committed with what it tells of, and kept for a while when it is sent.
 outbox = Table(
-    "outbox",
+    "outgoing",
     metadata,
     Column("event_id", Uuid, primary_key=True),
     Column("type", String(255), nullable=False),
@@ -52,4 +54,4 @@ outbox = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("sent_at", DateTime(timezone=True)),
 )
-Index("ix_outbox_sent_at", outbox.c.sent_at, outbox.c.created_at)
+Index("ix_outgoing_sent_at", outbox.c.sent_at, outbox.c.created_at)

@@ -13,7 +13,7 @@ def upgrade() -> None:
         "(status = 'cancelled') = (closed_sequence IS NOT NULL)",
     )
     op.create_table(
-        "outbox",
+        "outgoing",
         sa.Column("event_id", sa.Uuid(), nullable=False),
         sa.Column("type", sa.String(length=255), nullable=False),
         sa.Column("body", sa.Text(), nullable=False),
@@ -21,11 +21,11 @@ def upgrade() -> None:
         sa.Column("sent_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("event_id"),
     )
-    op.create_index("ix_outbox_sent_at", "outbox", ["sent_at", "created_at"], unique=False)
+    op.create_index("ix_outgoing_sent_at", "outgoing", ["sent_at", "created_at"], unique=False)
 
 
 def downgrade() -> None:
-    op.drop_table("outbox")
+    op.drop_table("outgoing")
     # The first release knows no such pick. An open one is there for people to look at.
     op.execute("UPDATE picks SET status = 'open', closed_at = NULL WHERE status = 'dispatched'")
     _set_checks("status IN ('open', 'cancelled')", "(status = 'open') = (closed_sequence IS NULL)")
