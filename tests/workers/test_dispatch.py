@@ -266,7 +266,10 @@ def test_what_was_dispatched_is_open_to_the_first_release(engine: Engine) -> Non
 
     database.downgrade(engine, MIGRATIONS, tables.VERSION_TABLE, "0002")
 
-    assert picks(engine) == [("o1", "LAMP", "b1", "open"), ("o2", "LAMP", "b1", "open")]
+    with engine.connect() as connection:
+        query = text("SELECT orderid, status FROM picks ORDER BY orderid")
+        rows = [tuple(row) for row in connection.execute(query)]
+    assert rows == [("o1", "open"), ("o2", "open")]
     with pytest.raises(IntegrityError), engine.begin() as connection:
         connection.execute(text("UPDATE picks SET status = 'dispatched'"))
 
@@ -302,3 +305,25 @@ def test_that_allocation_heard_of_it_changes_nothing(engine: Engine) -> None:
     take(engine, gone(2))
 
     assert (picks(engine), told(engine)) == before
+
+
+def test_the_parts_of_a_line_are_picks_of_their_own(engine: Engine) -> None:
+    """One moves, and the other stays; both leave with the order."""
+    take(
+        engine,
+        envelope("allocated", 1, orderid="o1", batchref="b1", qty=4, part=1),
+        envelope("allocated", 2, orderid="o1", batchref="b2", qty=5),
+        envelope("deallocated", 3, orderid="o1", batchref="b1", qty=4, part=1),
+        envelope("allocated", 4, orderid="o1", batchref="b3", qty=4, part=2),
+    )
+    before = picks(engine)
+
+    dispatch(engine, "o1", None, NOW)
+
+    assert [(batchref, status) for _, _, batchref, status in before] == [
+        ("b1", "cancelled"),
+        ("b2", "open"),
+        ("b3", "open"),
+    ]
+    assert [status for *_, status in picks(engine)] == ["cancelled", "dispatched", "dispatched"]
+    assert [event["data"]["batchref"] for event in told(engine)] == ["b2", "b3"]
