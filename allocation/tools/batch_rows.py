@@ -16,7 +16,8 @@ from allocation.unit_of_work import Message
 
 COMMAND = "allocation.create_batch"
 REQUIRED = ("batchref", "sku", "qty")
-COLUMNS = (*REQUIRED, "eta")
+DAYS = ("eta", "best_before")
+COLUMNS = (*REQUIRED, *DAYS)
 NOTES = ("line", "reason")
 """Columns of the rejected rows' file, not looked at: it can be mended and imported as it is."""
 
@@ -124,7 +125,7 @@ class BatchRows:
             return Rejected(line, cells, "qty", "is not a whole number")
         # Cut before it is counted: the digits may be endless, and 20 are too many already.
         body["qty"] = int(body["qty"][:20])
-        body["eta"] = body.get("eta") or None
+        body |= {day: body.get(day) or None for day in DAYS}
         command = contract.parse_command(COMMAND, body)
         if isinstance(command, Malformed):
             return Rejected(line, cells, command.field, command.problem)
@@ -135,8 +136,10 @@ class BatchRows:
 
 def _id(command: CreateBatch) -> UUID:
     """The same for the same facts, however often and in whatever file they come."""
-    eta = command.eta and command.eta.isoformat()
-    return uuid5(_ROW_IDS, json.dumps([command.batchref, command.sku, command.qty, eta]))
+    facts = [command.batchref, command.sku, command.qty, command.eta]
+    if command.best_before is not None:
+        facts.append(command.best_before)  # else the same as before there was such a day
+    return uuid5(_ROW_IDS, json.dumps(facts, default=str))
 
 
 def _cells(text: str, *, strict: bool) -> tuple[str, ...]:

@@ -100,20 +100,21 @@ def test_each_row_becomes_a_batch(allocation: Run, ask: Ask, tmp_path: Path) -> 
     """Whatever the order of the columns, from a spreadsheet: byte order mark, CRLF, quotes."""
     file = tmp_path / "batches.csv"
     file.write_bytes(
-        b"\xef\xbb\xbfsku,eta,qty,batchref\r\n"
-        b"LAMP,2030-01-31,5,shipment-1\r\n"
-        b'"CHAIR, RED",,7,"the ""second"""\r\n'
+        b"\xef\xbb\xbfsku,eta,qty,batchref,best_before\r\n"
+        b"LAMP,2030-01-31,5,shipment-1,2031-12-31\r\n"
+        b'"CHAIR, RED",,7,"the ""second""",\r\n'
         b"\r\n"
-        b"L\xc3\x84UFER,2030-02-01,1,shipment-3"
+        b"L\xc3\x84UFER,2030-02-01,1,shipment-3,"
     )
 
     told = summary(allocation("import-batches", file, "--json"), status=0)
 
     assert told == counted(rows=3, accepted=3, created=3)
-    assert ask("SELECT batchref, sku, purchased, eta FROM batches ORDER BY batchref") == [
-        ("shipment-1", "LAMP", 5, "2030-01-31"),
-        ("shipment-3", "LÄUFER", 1, "2030-02-01"),
-        ('the "second"', "CHAIR, RED", 7, None),
+    columns = "batchref, sku, purchased, eta, best_before"
+    assert ask(f"SELECT {columns} FROM batches ORDER BY batchref") == [  # noqa: S608 - ours
+        ("shipment-1", "LAMP", 5, "2030-01-31", "2031-12-31"),
+        ("shipment-3", "LÄUFER", 1, "2030-02-01", None),
+        ('the "second"', "CHAIR, RED", 7, None, None),
     ]
 
 
@@ -279,7 +280,7 @@ def test_the_terminal_shows_the_first_twenty_rejected_rows(allocation: Run, tmp_
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "line 1 is empty: it names the columns, batchref,sku,qty,eta"),
+        (b"", "line 1 is empty: it names the columns, batchref,sku,qty,eta,best_before"),
         (b"batchref,qty\n", "line 1: the column sku is missing"),
         (
             b"batchref,sku,qty,colour\n",
