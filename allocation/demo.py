@@ -58,6 +58,9 @@ class Demo:
             self._a_smaller_batch()
             self._an_order_that_nothing_can_serve()
             self._new_stock()
+            self._a_late_shipment()
+            self._a_basket()
+            self._goods_that_leave()
         self._proof()
 
     @contextmanager
@@ -144,6 +147,34 @@ class Demo:
             }
         )
 
+    def _a_late_shipment(self) -> None:
+        self._begin("tell that a shipment is late")
+        self._send("allocation.change_batch_eta", {"batchref": "late", "eta": "2030-09-01"})
+        self._until("order-1 comes later", lambda: self._line("order-1")["eta"] == "2030-09-01")
+        mail = self._until("the orders team's mail", lambda: self._mail("2030-09-01"))
+        self._say("Batch late comes on 2030-09-01 instead, and so does order-1.")
+        self._say(f"The orders team got a mail: “{mail}”")
+
+    def _a_basket(self) -> None:
+        self._begin("hold stock for a basket")
+        basket = {"orderid": "order-3", "sku": "RED-CHAIR", "qty": 2, "ttl": 900}
+        answer = self._post("/v1/reservations", basket)
+        self._expect(answer.get("status") == "reserved", answer)
+        self._say("order-3 is in a basket: 2 of batch early are held for 15 minutes.")
+        answer = self._post("/v1/reservations/order-3/confirm", {})
+        self._expect(answer.get("status") == "confirmed", answer)
+        self._say("It is confirmed in time, and only now the warehouse hears of it.")
+        self._pick("order-3", "open")
+
+    def _goods_that_leave(self) -> None:
+        self._begin("dispatch")
+        self._run("-m", "workers.warehouse", "dispatch", "order-3")
+        self._until(
+            "order-3 is dispatched", lambda: self._line("order-3")["status"] == "dispatched"
+        )
+        self._say("The warehouse has shipped order-3: its 2 pieces are off the books.")
+        self._pick("order-3", "dispatched")
+
     def _proof(self) -> None:
         self._begin("prove the books")
         for line in self._run("-m", "allocation.cli", "check").splitlines():
@@ -176,6 +207,14 @@ class Demo:
         lines = self._log.read_text(errors="replace").splitlines()[-25:]
         return "\n".join(["The service's last lines:", *lines])
 
+    def _pick(self, orderid: str, status: str) -> None:
+        def seen() -> list[str]:
+            listed = self._run("-m", "workers.warehouse", "picks", "--json", "--orderid", orderid)
+            return [pick["status"] for pick in json.loads(listed)]
+
+        self._until(f"the pick of {orderid} is {status}", lambda: seen() == [status])
+        self._say(f"The warehouse's pick of {orderid} is {status}.")
+
     def _picks(self, expected: dict[tuple[str, str], str]) -> None:
         def seen() -> dict[tuple[str, str], str]:
             listed = self._run("-m", "workers.warehouse", "picks", "--json")
@@ -188,7 +227,11 @@ class Demo:
         self._say(f"The warehouse's pick list: {picks}.")
 
     def _batch_of(self, orderid: str) -> object:
-        return self._get(f"/v1/allocations/{orderid}")["lines"][0]["batchref"]
+        return self._line(orderid)["batchref"]
+
+    def _line(self, orderid: str) -> dict[str, Any]:
+        """The order's one line."""
+        return dict(self._get(f"/v1/allocations/{orderid}")["lines"][0])
 
     def _mail(self, word: str) -> str | None:
         for file in sorted((self._state_dir / "mails").glob("*.eml")):

@@ -52,6 +52,8 @@ def test_the_demo_plays_the_whole_story(allocation: Run) -> None:
     told = demo.logs()
     assert "moved to batch late" in told
     assert "order-1 from early cancelled, order-1 from late open, order-2 from new open" in told
+    assert "New day for order order-1: arrives 2030-09-01" in told
+    assert "The warehouse's pick of order-3 is dispatched." in told
     assert told.count("\n  holds  ") == len(check.PROOFS)
 
 

@@ -111,7 +111,7 @@ def test_each_row_becomes_a_batch(allocation: Run, ask: Ask, tmp_path: Path) -> 
 
     assert told == counted(rows=3, accepted=3, created=3)
     columns = "batchref, sku, purchased, eta, best_before"
-    assert ask(f"SELECT {columns} FROM batches ORDER BY batchref") == [  # noqa: S608 - ours
+    assert ask(f"SELECT {columns} FROM batches ORDER BY batchref") == [
         ("shipment-1", "LAMP", 5, "2030-01-31", "2031-12-31"),
         ("shipment-3", "LÄUFER", 1, "2030-02-01", None),
         ('the "second"', "CHAIR, RED", 7, None, None),
