@@ -19,16 +19,17 @@ PATIENCE = 50
 ALONE_AFTER = 2
 """Deliveries that failed, after which a command stands alone: it may be what kills its process."""
 
-EVERY_SKU = None
-"""Of a command that does not name its sku: it may be any."""
+ANYTHING = frozenset({""})
+"""Of a command that names neither its skus nor its order: it may be about any."""
 
 
 class Gathering:
     """Celery's `on_task_request`, for a worker with an event loop.
 
-    Requests wait for a free process of the pool, and go to it together. Those of one sku keep their
-    order: none is given to a process while another process has an earlier one. Everything else of a
-    request's life stays Celery's: events, revocation, acknowledgement, what a lost process means.
+    Requests wait for a free process of the pool, and go to it together. Those of one sku, and those
+    of one order, keep their order: none is given to a process while another process has an earlier
+    one. Everything else of a request's life stays Celery's: events, revocation, acknowledgement,
+    what a lost process means.
     """
 
     def __init__(self, consumer: Consumer, size: int, wait: float) -> None:
@@ -37,11 +38,11 @@ class Gathering:
         self._size = size
         self._wait = wait
         self._waiting: deque[Request] = deque()
-        self._jobs: dict[int, set[str | None]] = {}
+        self._jobs: dict[int, frozenset[str]] = {}
         self._numbers = count()
         self._timer: Any = None
         self._asked = False
-        # What waits is of skus that are at work: there is nothing to ask for until a job ends.
+        # What waits is about what is at work: there is nothing to ask for until a job ends.
         self._held_back = False
 
     def add(self, request: Request) -> None:
@@ -86,16 +87,16 @@ class Gathering:
         """The oldest requests that may go now, in their order."""
         taken: list[Request] = []
         left: deque[Request] = deque()
-        closed: set[str | None] = set().union(*self._jobs.values())
-        full = EVERY_SKU in closed
+        closed = set[str]().union(*self._jobs.values())
+        full = closed >= ANYTHING
         for request in self._waiting:
-            sku, alone = _sku(request), _stands_alone(request)
-            if sku is EVERY_SKU:
+            about, alone = _about(request), _stands_alone(request)
+            if about is ANYTHING:
                 full = full or bool(closed)
-            if full or sku in closed or (alone and taken):
+            if full or not closed.isdisjoint(about) or (alone and taken):
                 left.append(request)
-                closed.add(sku)
-                full = full or sku is EVERY_SKU
+                closed |= about
+                full = full or about is ANYTHING
                 continue
             taken.append(request)
             full = alone or len(taken) == self._size
@@ -104,7 +105,7 @@ class Gathering:
 
     def _start(self, requests: Sequence[Request]) -> None:
         number = next(self._numbers)
-        self._jobs[number] = {_sku(request) for request in requests}
+        self._jobs[number] = frozenset().union(*map(_about, requests))
         first = requests[0]
         hard_limit, soft_limit = first.time_limits
 
@@ -152,9 +153,17 @@ class Gathering:
             self._timer = None
 
 
-def _sku(request: Request) -> str | None:
-    sku = request.kwargs.get("sku")
-    return sku if isinstance(sku, str) else EVERY_SKU
+def _about(request: Request) -> frozenset[str]:
+    """The skus and the order that a command names, each said to be one or the other."""
+    named = request.kwargs
+    lines = named.get("lines")
+    skus = [named.get("sku")]
+    if isinstance(lines, list):
+        skus = [line.get("sku") for line in lines if isinstance(line, dict)]
+    about = [f"sku {sku}" for sku in skus if isinstance(sku, str)]
+    if isinstance(orderid := named.get("orderid"), str):
+        about.append(f"order {orderid}")
+    return frozenset(about) or ANYTHING
 
 
 def _stands_alone(request: Request) -> bool:

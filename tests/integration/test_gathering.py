@@ -129,6 +129,31 @@ def test_commands_of_a_sku_keep_their_order_whatever_they_name(
     assert statuses == ["created", "changed", "allocated", "deallocated", "allocated"] * 40
 
 
+def test_commands_of_an_order_keep_their_order_whatever_skus_it_has(
+    service: Service, client: BareClient
+) -> None:
+    """One that names only the order waits for its lines, and holds back what comes after it."""
+    commands: list[Command] = [on_shelf("LAMP", 100), on_shelf("CHAIR", 100)]
+    for number in range(40):
+        orderid, held = f"o{number}", {"qty": 1, "ttl": 600}
+        commands += [
+            ("reserve", {"orderid": orderid, "sku": "LAMP", **held}),
+            ("reserve", {"orderid": orderid, "sku": "CHAIR", **held}),
+            ("confirm", {"orderid": orderid}),
+            ("deallocate", {"orderid": orderid, "sku": "CHAIR"}),
+            ("allocate_order", {"orderid": orderid, "lines": [{"sku": "CHAIR", "qty": 2}]}),
+        ]
+    ids = send(client, commands)
+
+    worker(service, ALLOCATION_GATHER_SIZE="7")  # so that both processes always have a job
+    found = outcomes(service, ids)
+
+    statuses = [outcome.get("status") for _, outcome in found[2:]]
+    assert statuses == ["reserved", "reserved", "confirmed", "deallocated", "decided"] * 40
+    assert {outcome["lines"] for _, outcome in found[4::5]} == {2}
+    assert [proof for proof in check.prove(service.engine) if not proof.holds] == []
+
+
 def test_a_refusal_among_others_touches_nobody_else(service: Service, client: BareClient) -> None:
     """Each hears its own outcome."""
     commands = [on_shelf("LAMP", 100), *allocates(20)]
