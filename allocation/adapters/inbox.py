@@ -86,8 +86,9 @@ class SqlOutbox:
             body=body,
             correlation_id=message.correlation_id,
             causation_id=message.causation_id,
-            created_at=self._now(),
+            created_at=(now := self._now()),
             due_at=due_at,
+            sent_at=None if due_at is None else now,
         )
 
     def schedule(self, message: Message, due_at: datetime) -> None:
@@ -100,7 +101,7 @@ class SqlOutbox:
         return bool(rows)
 
     def _add(self, **row: object) -> None:
-        self._rows.append({"due_at": None, "orderid": None, "choice": None, **row})
+        self._rows.append({"due_at": None, "sent_at": None, "orderid": None, "choice": None, **row})
 
 
 class SqlInbox:

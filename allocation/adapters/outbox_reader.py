@@ -83,7 +83,7 @@ class OutboxReader:
                 add_new(self._connection, commands, rows)
                 due_now = outbox.c.position.in_([row.position for row in due])
                 # As of now: how long it was not due says nothing of the relay.
-                changed = {"due_at": None, "created_at": state["accepted_at"]}
+                changed = {"due_at": None, "sent_at": None, "created_at": state["accepted_at"]}
                 self._connection.execute(update(outbox).where(due_now).values(changed))
         return len(due)
 

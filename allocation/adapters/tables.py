@@ -223,9 +223,12 @@ to_send = (
 )
 """What a message is made of, as text: the JSON is what is kept, and costs no decoding."""
 
-is_unsent = and_(outbox.c.sent_at.is_(None), outbox.c.due_at.is_(None))
+is_unsent = outbox.c.sent_at.is_(None)
 is_scheduled = outbox.c.due_at.is_not(None)
-"""A command that is to be accepted at `due_at`, by the database's clock; it has no other row."""
+"""A command that is to be accepted at `due_at`, by the database's clock; it has no other row.
+
+Until then it counts as sent, also for a relay of an older release, which would send it at once.
+"""
 Index(
     "ix_outbox_pending",
     outbox.c.position,

@@ -89,7 +89,7 @@ class Deployment:
 
     def wait_until_sent(self, within: float = 60) -> None:
         """Wait until the outbox has nothing that was not sent."""
-        unsent = "SELECT count(*) FROM outbox WHERE sent_at IS NULL AND due_at IS NULL"
+        unsent = "SELECT count(*) FROM outbox WHERE sent_at IS NULL"
         eventually(
             lambda: query(self.database, unsent) == [(0,)], within=within, what="an empty outbox"
         )

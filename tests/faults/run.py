@@ -102,7 +102,7 @@ class Run:
             yield "pending", count("SELECT count(*) FROM commands WHERE status = 'pending'")
             yield (
                 "unsent",
-                count("SELECT count(*) FROM outbox WHERE sent_at IS NULL AND due_at IS NULL"),
+                count("SELECT count(*) FROM outbox WHERE sent_at IS NULL"),
             )
             events = count("SELECT count(*) FROM outbox WHERE kind = 'event'")
         for name in ("warehouse", "notification"):

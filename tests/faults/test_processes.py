@@ -22,7 +22,7 @@ AN_EVENT = "NEW.kind = 'event'"
 
 def unsent(run: Run) -> int:
     with run.system.engine.connect() as connection:
-        query = "SELECT count(*) FROM outbox WHERE sent_at IS NULL AND due_at IS NULL"
+        query = "SELECT count(*) FROM outbox WHERE sent_at IS NULL"
         return connection.scalar(text(query)) or 0
 
 

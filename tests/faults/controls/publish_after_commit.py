@@ -19,7 +19,7 @@ _add, _commit = SqlOutbox._add, SqlUnitOfWork.commit
 
 def add(self: SqlOutbox, **row: Any) -> None:
     """As a row that counts as sent, so that the relay leaves it alone."""
-    _add(self, **row, sent_at=row["created_at"])
+    _add(self, **row | {"sent_at": row["created_at"]})
 
 
 def commit(self: SqlUnitOfWork) -> None:

@@ -20,8 +20,6 @@ def upgrade() -> None:
     op.drop_index("ix_allocations_promised", table_name="allocations")
     _index("ix_allocations_promised", "batchref IS NOT NULL AND NOT dispatched")
     _index("ix_allocations_held", "batchref IS NOT NULL AND expires_at IS NOT NULL")
-    op.drop_index("ix_outbox_pending", table_name="outbox")
-    _pending("sent_at IS NULL AND due_at IS NULL")
     condition = sa.text("due_at IS NOT NULL")
     op.create_index(
         "ix_outbox_scheduled",
@@ -34,8 +32,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_index("ix_outbox_scheduled", table_name="outbox")
-    op.drop_index("ix_outbox_pending", table_name="outbox")
-    _pending("sent_at IS NULL")
     op.drop_index("ix_allocations_held", table_name="allocations")
     op.drop_index("ix_allocations_promised", table_name="allocations")
     _index("ix_allocations_promised", "batchref IS NOT NULL")
@@ -54,11 +50,4 @@ def _index(name: str, condition: str) -> None:
         ["batchref", "promised_at"],
         postgresql_where=where,
         sqlite_where=where,
-    )
-
-
-def _pending(condition: str) -> None:
-    where = sa.text(condition)
-    op.create_index(
-        "ix_outbox_pending", "outbox", ["position"], postgresql_where=where, sqlite_where=where
     )
