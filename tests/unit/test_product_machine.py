@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from allocation.domain import model
+from allocation.domain import promises
 from allocation.domain.books import MemoryBooks, OrderLine
 from allocation.domain.commands import AllocateWaiting, Expire, FollowUp, ReviewPromises
 from allocation.domain.events import (
@@ -226,7 +226,7 @@ class ProductMachine(RuleBasedStateMachine):
 @pytest.fixture(autouse=True)
 def small_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bound of three lines a command, so that what is left to follow-ups is played as well."""
-    monkeypatch.setattr(model, "SERVED_AT_ONCE", 3)
+    monkeypatch.setattr(promises, "SERVED_AT_ONCE", 3)
 
 
 ProductMachine.TestCase.settings = settings(

@@ -4,7 +4,7 @@ from datetime import date
 
 import pytest
 
-from allocation.domain import model
+from allocation.domain import promises
 from allocation.domain.commands import AllocateWaiting, ReviewPromises
 from allocation.domain.events import (
     Allocated,
@@ -124,7 +124,7 @@ def test_who_waits_is_served_before_anyone_moves() -> None:
 
 def test_many_lines_are_told_step_by_step_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """And where the day changes again meanwhile, from the day that each one knows."""
-    monkeypatch.setattr(model, "SERVED_AT_ONCE", 2)
+    monkeypatch.setattr(promises, "SERVED_AT_ONCE", 2)
     lamp = lamp_with(shipment(10))
     for number in range(5):
         lamp.allocate(line(f"order-{number}", 1))
