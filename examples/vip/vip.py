@@ -141,7 +141,7 @@ class Vip:
             except (*connection.connection_errors, *connection.channel_errors) as error:
                 log.warning("not consuming, trying again in a second: %s", error or repr(error))
                 connection.collect()  # without a goodbye, which may have no answer
-                time.sleep(1)
+                time.sleep(1)  # so that a broker that is away is not asked without end
             finally:
                 connection.release()
 
