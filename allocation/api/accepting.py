@@ -8,7 +8,7 @@ from uuid import UUID, uuid4, uuid5
 
 from flask import Response, current_app, g, jsonify, request
 
-from allocation import bootstrap, handlers, views
+from allocation import bootstrap, handlers
 from allocation.adapters import contract
 from allocation.adapters.contract import Violation
 from allocation.api import waiting
@@ -19,7 +19,7 @@ from allocation.api.reading import snapshot
 from allocation.api.waiting import OutcomeWaiter, Preference
 from allocation.domain.commands import Command
 from allocation.unit_of_work import CommandConflict, ConcurrentUpdate, Message
-from allocation.views import Json
+from allocation.views import Json, progress
 
 _IDEMPOTENT_IDS = UUID("0e3ad35e-8c30-4d0e-9d0a-5c2a3f6b7e11")
 _CREATED = {"created", "allocated", "reserved"}
@@ -96,7 +96,7 @@ def _put_off_under_pressure(first: UUID) -> None:
 def _is_known(command_id: UUID) -> bool:
     """Whether the command was accepted before: a repeat adds nothing to what waits."""
     with snapshot() as connection:
-        return views.command(connection, command_id) is not None
+        return progress.command(connection, command_id) is not None
 
 
 def _accept(messages: Sequence[Message]) -> None:

@@ -3,9 +3,9 @@
 from flask import Blueprint, Response, jsonify
 from werkzeug.exceptions import NotFound
 
-from allocation import views
 from allocation.api import accepting, bodies, bulk
 from allocation.api.reading import snapshot
+from allocation.views import lines
 
 
 def blueprint() -> Blueprint:
@@ -37,7 +37,7 @@ def deallocate(orderid: str, sku: str) -> Response:
 def explain(orderid: str, sku: str) -> Response:
     bodies.check_ids("allocation.deallocate", orderid=orderid, sku=sku)
     with snapshot() as connection:
-        explanation = views.explanation(connection, orderid, sku)
+        explanation = lines.explanation(connection, orderid, sku)
     if explanation is None:
         raise NotFound("The order has no such line.")
     return jsonify(explanation)
@@ -46,7 +46,7 @@ def explain(orderid: str, sku: str) -> Response:
 def show(orderid: str) -> Response:
     bodies.check_ids("allocation.deallocate", orderid=orderid)
     with snapshot() as connection:
-        order = views.order(connection, orderid)
+        order = lines.order(connection, orderid)
     if order is None:
         raise NotFound("The order has no line.")
     return jsonify(order)

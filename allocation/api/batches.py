@@ -3,9 +3,9 @@
 from flask import Blueprint, Response, jsonify
 from werkzeug.exceptions import NotFound
 
-from allocation import views
 from allocation.api import accepting, bodies
 from allocation.api.reading import snapshot
+from allocation.views import stock
 
 
 def blueprint() -> Blueprint:
@@ -39,7 +39,7 @@ def write_off(batchref: str) -> Response:
 def show(batchref: str) -> Response:
     bodies.check_ids("allocation.change_batch_quantity", batchref=batchref)
     with snapshot() as connection:
-        batch = views.batch(connection, batchref)
+        batch = stock.batch(connection, batchref)
     if batch is None:
         raise NotFound("There is no batch with this reference.")
     return jsonify(batch)

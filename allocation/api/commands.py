@@ -5,8 +5,8 @@ from uuid import UUID
 from flask import Blueprint, Response, jsonify
 from werkzeug.exceptions import NotFound
 
-from allocation import views
 from allocation.api.reading import snapshot
+from allocation.views import progress
 
 
 def blueprint() -> Blueprint:
@@ -20,7 +20,7 @@ def show(command_id: str) -> Response:
     known_as = _uuid(command_id)
     if known_as is not None:
         with snapshot() as connection:
-            command = views.command(connection, known_as)
+            command = progress.command(connection, known_as)
     if command is None:
         raise NotFound("No command was accepted under this id.")
     response = jsonify(command)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocation import bootstrap, views
+from allocation import bootstrap
 from allocation.adapters import migrations
-from allocation.views import Backlog
+from allocation.views import progress
+from allocation.views.progress import Backlog
 
 log = structlog.get_logger(__name__)
 
@@ -64,4 +65,4 @@ def _look() -> State:
     with bootstrap.engine(bootstrap.settings().database_url).connect() as connection:
         if not migrations.is_current(connection):
             return State(None, "The database lacks the schema of this version: allocation migrate.")
-        return State(views.backlog(connection))
+        return State(progress.backlog(connection))

@@ -6,8 +6,9 @@ import time
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocation import bootstrap, views
+from allocation import bootstrap
 from allocation.settings import Settings
+from allocation.views import progress
 
 log = structlog.get_logger(__name__)
 
@@ -54,4 +55,4 @@ class Pressure:
     def _look(self) -> str | None:
         settings = self._settings
         with bootstrap.engine(settings.database_url).connect() as connection:
-            return views.overload(connection, settings.max_pending, settings.max_outbox_age)
+            return progress.overload(connection, settings.max_pending, settings.max_outbox_age)

@@ -3,9 +3,9 @@
 from flask import Blueprint, Response, jsonify
 from werkzeug.exceptions import NotFound
 
-from allocation import views
 from allocation.api import accepting, bodies
 from allocation.api.reading import snapshot
+from allocation.views import stock
 
 
 def blueprint() -> Blueprint:
@@ -22,7 +22,7 @@ def choose_strategy(sku: str) -> Response:
 def show(sku: str) -> Response:
     bodies.check_ids("allocation.allocate", sku=sku)
     with snapshot() as connection:
-        product = views.product(connection, sku)
+        product = stock.product(connection, sku)
     if product is None:
         raise NotFound("No batch of this sku was ever put on the books.")
     return jsonify(product)

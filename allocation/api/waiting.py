@@ -9,8 +9,8 @@ from uuid import UUID
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocation import bootstrap, views
-from allocation.views import Json
+from allocation import bootstrap
+from allocation.views import Json, progress
 
 LONGEST = 30
 """Seconds that a request waits at most."""
@@ -57,7 +57,7 @@ class OutcomeWaiter:
         self._stopping.set()
 
     def outcomes(self, commands: Collection[UUID], seconds: float) -> dict[UUID, Json]:
-        """The commands as `views.command` tells them, once all are decided or the time is over.
+        """The commands as `progress.command` tells them, once all are decided or the time is over.
 
         Those that are still pending are left out. A database that gives no answer leaves out what
         it did not tell before: the commands are safe, their outcomes unknown.
@@ -77,7 +77,7 @@ class OutcomeWaiter:
         pause = _FIRST_PAUSE
         while True:
             with bootstrap.engine(bootstrap.settings().database_url).connect() as connection:
-                decided.update(views.decided(connection, pending))
+                decided.update(progress.decided(connection, pending))
             pending -= decided.keys()
             left = deadline - time.monotonic()
             if not pending or left <= 0 or self._stopping.wait(min(pause, left)):

@@ -8,13 +8,14 @@ from uuid import UUID
 from sqlalchemy import Connection
 from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
-from allocation import bootstrap, views
+from allocation import bootstrap
 from allocation.handlers import accept_together
 from allocation.tools.batch_rows import Rejected, Row
 from allocation.tools.import_report import Report
 from allocation.tools.terminal import T, reaching
 from allocation.unit_of_work import ConcurrentUpdate, Message
-from allocation.views import Standing
+from allocation.views import progress
+from allocation.views.progress import Standing
 
 MOST_UNDECIDED = 5_000
 """Rows whose outcome is waited for at once: what others send comes behind so many at most."""
@@ -93,7 +94,7 @@ class Handover:
     def _is_crowded(self) -> str | None:
         settings = bootstrap.settings()
         limits = int(settings.max_pending * SHARE), settings.max_outbox_age * SHARE
-        return self._ask(lambda connection: views.overload(connection, *limits))
+        return self._ask(lambda connection: progress.overload(connection, *limits))
 
     def _wait_while(self, reason: Callable[[], str | None]) -> None:
         pause, moved_at, least = _FIRST_PAUSE, time.monotonic(), None
@@ -101,7 +102,7 @@ class Handover:
             began = time.monotonic()
             # Its own rows tell that something moves, and so does what waits of everybody's.
             moved = self._look()
-            waiting = self._ask(views.waiting)
+            waiting = self._ask(progress.waiting)
             self._looked()
             looked_at = time.monotonic()
             if moved or least is None or waiting < least:
@@ -126,7 +127,7 @@ class Handover:
         return self._report.undecided < before
 
     def _standings(self, ids: Collection[UUID]) -> dict[UUID, Standing]:
-        return self._ask(lambda connection: views.standings(connection, list(ids)))
+        return self._ask(lambda connection: progress.standings(connection, list(ids)))
 
     def _ask(self, question: Callable[[Connection], T]) -> T:
         def ask() -> T:

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from allocation.tools.batch_rows import NOTES, Rejected, Row
 from allocation.tools.terminal import console, print_table
-from allocation.views import Standing
+from allocation.views.progress import Standing
 
 SHOWN = 20
 """Rejected rows in the terminal."""

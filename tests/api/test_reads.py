@@ -14,6 +14,7 @@ from allocation.adapters import database
 from allocation.adapters.tables import allocations, batches, products
 from allocation.domain.books import Batch
 from allocation.domain.preference import STRATEGIES
+from allocation.views import lines, progress, stock
 from tests.api.conftest import Serve, Worker
 
 
@@ -223,10 +224,10 @@ def statements(engine: Engine, ask: Callable[[Connection], object]) -> list[tupl
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda connection: views.order(connection, "order-1"),
-        lambda connection: views.product(connection, "LAMP"),
-        lambda connection: views.batch(connection, "batch-1"),
-        views.backlog,
+        lambda connection: lines.order(connection, "order-1"),
+        lambda connection: stock.product(connection, "LAMP"),
+        lambda connection: stock.batch(connection, "batch-1"),
+        progress.backlog,
     ],
     ids=["order", "product", "batch", "backlog"],
 )
@@ -270,7 +271,7 @@ def test_an_order_of_many_lines_is_one_statement(client: FlaskClient, engine: En
                 )
             )
 
-    asked = statements(engine, lambda connection: views.order(connection, "order-1"))
+    asked = statements(engine, lambda connection: lines.order(connection, "order-1"))
     order = client.get("/v1/allocations/order-1").json
 
     assert order is not None
@@ -287,13 +288,13 @@ def test_an_answer_is_one_moment_on_postgresql(serve: Serve, database_url: str) 
 
     outside = database.engine(database_url)
     with views.snapshot(engine) as connection:
-        before = views.product(connection, "LAMP")
+        before = stock.product(connection, "LAMP")
         with outside.begin() as other:
             row = {"batchref": "batch-1", "sku": "LAMP", "purchased": 1, "allocated": 0}
             other.execute(insert(batches).values(**row))
-        during = views.product(connection, "LAMP")
+        during = stock.product(connection, "LAMP")
     with views.snapshot(engine) as connection:
-        after = views.product(connection, "LAMP")
+        after = stock.product(connection, "LAMP")
     outside.dispose()
 
     assert before == during

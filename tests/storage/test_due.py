@@ -4,13 +4,13 @@ from datetime import timedelta
 
 from sqlalchemy import Engine, func, select, update
 
-from allocation import views
 from allocation.adapters.outbox_reader import only_reader
 from allocation.adapters.tables import allocations, commands, outbox
 from allocation.domain.commands import Confirm, CreateBatch, Expire, Extend, Reserve
 from allocation.domain.outcomes import Refused, Succeeded
 from allocation.handlers import decide, decide_together
 from allocation.unit_of_work import Message
+from allocation.views import progress
 from tests.storage.conftest import Storage, message
 
 EXPIRE = "allocation.expire"
@@ -65,7 +65,7 @@ def test_a_reservation_does_not_expire_before_its_time(sql: Storage) -> None:
     with engine.connect() as connection:
         assert connection.scalar(select(func.count()).where(outbox.c.name == EXPIRE)) == 1
         names = set(connection.scalars(select(commands.c.name)))
-        unsent = views.backlog(connection).unsent
+        unsent = progress.backlog(connection).unsent
         rows = connection.scalar(select(func.count()).select_from(outbox))
     assert EXPIRE not in names
     assert unsent == (rows or 0) - 1
@@ -82,7 +82,7 @@ def test_what_is_due_is_accepted_once_and_as_of_now(sql: Storage) -> None:
 
     assert [each.id for each in expirations(engine)] == [scheduled]
     with engine.connect() as connection:
-        assert views.oldest_unsent(connection) < 30
+        assert progress.oldest_unsent(connection) < 30
 
 
 def test_a_death_in_between_is_repaired_by_the_next_one(sql: Storage) -> None:

@@ -1,0 +1,98 @@
+"""Commands: how they stand, and how far relay and workers are behind."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, func, select
+
+from allocation.adapters.tables import commands, is_pending, is_unsent, outbox
+from allocation.views import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What the outbox holds that was not sent: rows, and the age of the oldest in seconds."""
+
+    unsent: int
+    oldest_unsent_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a command stands: its status, and its outcome, empty while it is pending."""
+
+    status: str
+    outcome: Json
+
+
+def command(connection: Connection, command_id: UUID) -> Json | None:
+    """How a command stands; None for an id that was never accepted."""
+    # One command by its id.
+    row = connection.execute(select(commands).where(commands.c.id == command_id)).first()
+    return _command(row) if row else None
+
+
+def decided(connection: Connection, ids: Collection[UUID]) -> dict[UUID, Json]:
+    """How those of the commands stand that are no longer pending."""
+    # Many commands by their ids, less what is pending.
+    statement = select(commands).where(commands.c.id.in_(ids), commands.c.status != "pending")
+    return {row.id: _command(row) for row in connection.execute(statement)}
+
+
+def standings(connection: Connection, ids: Collection[UUID]) -> dict[UUID, Standing]:
+    """How commands stand, by id; those that were never accepted are left out."""
+    columns = commands.c
+    # Commands by their ids.
+    rows = connection.execute(
+        select(columns.id, columns.status, columns.outcome).where(columns.id.in_(ids))
+    )
+    return {row.id: Standing(row.status, row.outcome or {}) for row in rows}
+
+
+def overload(connection: Connection, most_pending: int, oldest_unsent_age: float) -> str | None:
+    """Why no further command should be accepted; None while relay and workers keep up."""
+    age = oldest_unsent(connection)
+    if age > oldest_unsent_age:
+        return f"The relay is {age:.0f} seconds behind, more than {oldest_unsent_age:g}."
+    # The one that is too many, if there is one: no count of all of them.
+    one_too_many = select(commands.c.id).where(is_pending).offset(most_pending).limit(1)
+    if connection.scalar(one_too_many) is not None:
+        return f"More than {most_pending} commands are pending."
+    return None
+
+
+def waiting(connection: Connection) -> int:
+    """How many commands are pending and rows unsent; it falls while relay and workers work."""
+    # How many commands have no outcome.
+    pending = select(func.count()).select_from(commands).where(is_pending)
+    return (connection.scalar(pending) or 0) + backlog(connection).unsent
+
+
+def backlog(connection: Connection) -> Backlog:
+    """How far the relay is behind; the oldest row is the one that it will send next."""
+    # How many rows of the outbox were not sent.
+    unsent = connection.scalar(select(func.count()).select_from(outbox).where(is_unsent)) or 0
+    return Backlog(unsent, round(oldest_unsent(connection), 3))
+
+
+def oldest_unsent(connection: Connection) -> float:
+    """How many seconds ago the row was written that the relay will send next; 0 without any."""
+    oldest = connection.scalar(
+        select(outbox.c.created_at).where(is_unsent).order_by(outbox.c.position).limit(1)
+    )
+    # Another machine's clock may be ahead of this one's.
+    return max(0.0, (datetime.now(UTC) - oldest).total_seconds()) if oldest else 0.0
+
+
+def _command(row: Any) -> Json:
+    return {
+        "id": str(row.id),
+        "command": row.name,
+        "status": row.status,
+        "outcome": row.outcome,
+        "accepted_at": row.accepted_at.isoformat(),
+        "decided_at": row.decided_at.isoformat() if row.decided_at else None,
+    }
