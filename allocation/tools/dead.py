@@ -2,9 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, TypeVar
 from uuid import UUID
 
 import typer
@@ -12,7 +11,16 @@ from kombu import Connection
 from rich.progress import track
 
 from allocation import bootstrap, handlers
-from allocation.adapters import dead_letters, topology
+from allocation.adapters import topology
+from allocation.adapters.dead_letter_queues import (
+    NoSuchQueue,
+    Row,
+    Selection,
+    by_cause,
+    deliver_again,
+    selected,
+    summary,
+)
 from allocation.adapters.dead_letters import DeadLetter
 from allocation.tools.terminal import AsJson, console, fail, print_table, reaching
 
@@ -22,38 +30,13 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Row = dict[str, Any]
+T = TypeVar("T")
+
 Ids = Annotated[list[str] | None, typer.Argument(help="The letters' ids, see `dead list --each`.")]
 Queue = Annotated[str | None, typer.Option(help="Only of this dead-letter queue.")]
 Reason = Annotated[str | None, typer.Option(help="Only those with this reason.")]
 Name = Annotated[str | None, typer.Option(help="Only of this command or event type.")]
 All = Annotated[bool, typer.Option("--all", help="Every one of them.")]
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which letters are meant: those that match everything that is given."""
-
-    ids: tuple[str, ...] = ()
-    queue: str | None = None
-    reason: str | None = None
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.queue is not None and self.queue not in topology.dead_queues():
-            known = ", ".join(topology.dead_queues())
-            fail(f"{self.queue} is no dead-letter queue; there are {known}")
-
-    @property
-    def is_everything(self) -> bool:
-        return self == Selection()
-
-    def meets(self, letter: DeadLetter) -> bool:
-        return (
-            (not self.ids or letter.id in self.ids)
-            and self.reason in (None, letter.reason)
-            and self.name in (None, letter.name)
-        )
 
 
 @app.command("list")
@@ -65,14 +48,12 @@ def show_list(
     as_json: AsJson = False,
 ) -> None:
     """Show how many there are of each reason, or each of them."""
-    selection = Selection((), queue, reason, name)
-    rows: list[Row] = []
-    groups: dict[tuple[str, ...], Row] = {}
-    if each:
-        _visit(selection, lambda _, letter: rows.append(_summary(letter)))
-    else:
-        _visit(selection, lambda _, letter: _count(groups, letter))
-        rows = sorted(groups.values(), key=lambda row: row["letters"], reverse=True)
+    selection = _selection((), queue, reason, name)
+
+    def rows_of(letters: Iterator[DeadLetter]) -> list[Row]:
+        return [summary(letter) for letter in letters] if each else by_cause(letters)
+
+    rows = _among(selection, lambda _, letters: rows_of(letters))
     if as_json:
         console.print_json(json.dumps(rows))
     elif not rows:
@@ -84,12 +65,11 @@ def show_list(
 @app.command()
 def show(letter_id: Annotated[str, typer.Argument(metavar="ID", help="Its id.")]) -> None:
     """Show all that is known of one: why, since when, its headers and its body."""
-    found: list[DeadLetter] = []
-    _visit(Selection((letter_id,)), lambda _, letter: found.append(letter))
+    found = _among(_selection((letter_id,)), lambda _, letters: list(letters))
     if not found:
         fail(f"no dead letter has the id {letter_id}: `allocation dead list --each` shows them")
     for letter in found:
-        for name, value in _summary(letter).items():
+        for name, value in summary(letter).items():
             console.print(f"{name}: {value}", markup=False, highlight=False)
         headers = {key: str(value) for key, value in (letter.message.headers or {}).items()}
         traceback = headers.pop("x-traceback", None)
@@ -110,12 +90,7 @@ def replay(
 ) -> None:
     """Deliver letters again, as if they came for the first time; what took effect does so once."""
     selection = _chosen(ids, queue, reason, name, everything)
-    sources = topology.dead_queues()
-
-    def send_again(connection: Connection, letter: DeadLetter) -> None:
-        dead_letters.send_again(connection, sources[letter.queue], letter)
-
-    done = _visit(selection, send_again)
+    done = _visit(selection, deliver_again)
     _report(selection, done, "delivered again", as_json)
 
 
@@ -146,35 +121,52 @@ def _drop(_: Connection, letter: DeadLetter) -> None:
 def _chosen(
     ids: list[str] | None, queue: str | None, reason: str | None, name: str | None, everything: bool
 ) -> Selection:
-    selection = Selection(tuple(ids or ()), queue, reason, name)
+    selection = _selection(tuple(ids or ()), queue, reason, name)
     if selection.is_everything and not everything:
         fail("say which: ids, --queue, --reason, --name, or --all")
     return selection
 
 
+def _selection(ids: tuple[str, ...], *rest: str | None) -> Selection:
+    try:
+        return Selection(ids, *rest)
+    except NoSuchQueue as error:
+        fail(str(error))
+
+
 def _visit(selection: Selection, do: Callable[[Connection, DeadLetter], None]) -> int:
     """Do it to each selected letter, oldest first; how many there were."""
-    return reaching("the broker", lambda: sum(1 for _ in _visiting(selection, do)))
+
+    def visit(connection: Connection, letters: Iterator[DeadLetter]) -> int:
+        done = 0
+        for done, letter in enumerate(letters, 1):  # noqa: B007 - it is the count
+            do(connection, letter)
+        return done
+
+    return _among(selection, visit)
 
 
-def _visiting(
-    selection: Selection, do: Callable[[Connection, DeadLetter], None]
-) -> Iterator[DeadLetter]:
-    with bootstrap.confirming_broker() as connection:
-        for queue in [selection.queue] if selection.queue else topology.dead_queues():
-            waiting = topology.depth(connection, queue)
-            if waiting is None:
-                fail(f"the queue {queue} is missing: run `allocation topology`")
-            for letter in track(
-                dead_letters.taken(connection, queue, waiting),
-                description=queue,
-                total=waiting,
-                transient=True,
-                disable=not sys.stderr.isatty() or not waiting,
-            ):
-                if selection.meets(letter):
-                    do(connection, letter)
-                    yield letter
+def _among(selection: Selection, do: Callable[[Connection, Iterator[DeadLetter]], T]) -> T:
+    """What `do` makes of the selected letters, of which a terminal sees the progress."""
+
+    def reach() -> T:
+        with bootstrap.confirming_broker() as connection:
+            return do(connection, selected(connection, selection, _tracked))
+
+    try:
+        return reaching("the broker", reach)
+    except NoSuchQueue as error:
+        fail(str(error))
+
+
+def _tracked(letters: Iterator[DeadLetter], queue: str, waiting: int) -> Iterable[DeadLetter]:
+    return track(
+        letters,
+        description=queue,
+        total=waiting,
+        transient=True,
+        disable=not sys.stderr.isatty() or not waiting,
+    )
 
 
 def _report(selection: Selection, done: int, what: str, as_json: bool) -> None:
@@ -186,26 +178,6 @@ def _report(selection: Selection, done: int, what: str, as_json: bool) -> None:
         fail("no dead letter matches: `allocation dead list --each` shows them")
     if not done and not as_json:
         console.print("There are no dead letters.")
-
-
-def _count(groups: dict[tuple[str, ...], Row], letter: DeadLetter) -> None:
-    key = (letter.queue, letter.reason, letter.name, letter.kind)
-    group = groups.setdefault(
-        key,
-        dict(zip(("queue", "reason", "name", "kind"), key, strict=True))
-        | {"letters": 0, "first": letter.first, "last": letter.last},
-    )
-    group["letters"] += 1
-    group["first"] = min(filter(None, (group["first"], letter.first)), default=None)
-    group["last"] = max(filter(None, (group["last"], letter.last)), default=None)
-
-
-def _summary(letter: DeadLetter) -> Row:
-    return {
-        field.name: getattr(letter, field.name)
-        for field in fields(letter)
-        if field.name != "message"
-    }
 
 
 def _uuid(text: str) -> UUID | None:
