@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo up test compose-test faults bench lint clean
+.PHONY: help demo up test compose-test faults bench lint docs clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -32,6 +32,10 @@ lint: .venv/dev ## style, types, and the rules of the architecture
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: .venv/run ## write the descriptions in docs/ anew, after the contract or a route changed
+	$(BIN)/allocation openapi > docs/openapi.json
+	$(BIN)/allocation asyncapi > docs/asyncapi.json
 
 .venv/run: pyproject.toml constraints.txt
 	@echo "Installing into .venv (about a minute, once) ..."

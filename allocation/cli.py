@@ -9,7 +9,7 @@ import typer
 from pydantic import ValidationError
 from rich.table import Table
 
-from allocation import bootstrap, check, demo, inbound, lifecycle, logs, relay, supervisor
+from allocation import asyncapi, bootstrap, check, demo, inbound, lifecycle, logs, relay, supervisor
 from allocation.adapters import roles, topology
 from allocation.tools import dead, keys
 from allocation.tools.import_batches import import_batches
@@ -72,6 +72,24 @@ def api() -> None:
 
     logs.configure(bootstrap.settings())
     server.serve(bootstrap.settings())
+
+
+@app.command("openapi")
+def describe_api() -> None:
+    """Print the description of the HTTP API: OpenAPI, as JSON."""
+    from allocation.api import openapi
+
+    _describe(openapi.document())
+
+
+@app.command("asyncapi")
+def describe_messages() -> None:
+    """Print the description of the messages: AsyncAPI, as JSON."""
+    _describe(asyncapi.document())
+
+
+def _describe(document: dict[str, object]) -> None:
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 @app.command("relay")

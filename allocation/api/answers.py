@@ -171,7 +171,7 @@ def schemas() -> dict[str, Json]:
                 "description": "Age of the oldest of them; 0 when there is none.",
             },
         ),
-        "Description": {"type": "object", "description": "An OpenAPI document."},
+        "Description": {"type": "object", "description": "An OpenAPI or AsyncAPI document."},
         "Text": {"type": "string"},
         "Problem": _problem(),
     }

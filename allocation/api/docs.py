@@ -1,10 +1,12 @@
-"""The API's description: OpenAPI, its page, and what each kind of problem means."""
+"""The descriptions: OpenAPI, AsyncAPI, the page of each, and what each kind of problem means."""
 
 from importlib.resources import files
 
 from flask import Blueprint, Response, jsonify
 from werkzeug.exceptions import NotFound
 
+from allocation import asyncapi
+from allocation.api import events_page
 from allocation.api.openapi import document
 from allocation.api.problems import KINDS, type_uri
 
@@ -35,6 +37,10 @@ POLICY = (
     " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none';"
     " frame-ancestors 'none'"
 )
+EVENTS_POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'"
+)
 _ASSETS = {
     "swagger-ui.css": "text/css",
     "swagger-ui-bundle.js": "text/javascript",
@@ -43,9 +49,11 @@ _ASSETS = {
 
 
 def blueprint() -> Blueprint:
-    made = Blueprint("docs", __name__)
+    made = Blueprint("docs", __name__, template_folder="events_page")
     made.get("/openapi.json", endpoint="openapi")(_openapi)
+    made.get("/asyncapi.json", endpoint="asyncapi")(_asyncapi)
     made.get("/docs", endpoint="page")(_page)
+    made.get("/docs/events", endpoint="events")(_events)
     made.get("/docs/<name>", endpoint="asset")(_asset)
     made.get("/problems/<kind>", endpoint="problem")(_problem)
     return made
@@ -60,11 +68,24 @@ def _page() -> Response:
     return Response(PAGE, headers=headers, content_type="text/html; charset=utf-8")
 
 
+def _asyncapi() -> Response:
+    return jsonify(asyncapi.document())
+
+
+def _events() -> Response:
+    headers = {"Content-Security-Policy": EVENTS_POLICY}
+    html = events_page.html()
+    return Response(html, headers=headers, content_type="text/html; charset=utf-8")
+
+
 def _asset(name: str) -> Response:
-    """A file of the page, out of the installed package: nothing is fetched from elsewhere."""
+    """A file of the page, out of the installed packages: nothing is fetched from elsewhere."""
     headers = {"Cache-Control": "max-age=3600"}
     if name == "start.js":
         return Response(START, headers=headers, content_type="text/javascript")
+    if name == "events.css":
+        style = (files(events_page) / name).read_bytes()
+        return Response(style, headers=headers, content_type="text/css")
     if name not in _ASSETS:
         raise NotFound("The page has no such file.")
     content = (files("flask_swagger_ui") / "dist" / name).read_bytes()

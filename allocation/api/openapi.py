@@ -50,6 +50,7 @@ _BAD = {
     500: "The service failed, through no fault of the request.",
     503: "The database gives no answer, or (`/problems/overloaded`) too much waits to be done.",
 }
+_ACCEPTED = " Accepted first and decided later: 202, or with `Prefer: wait=N` what came of it."
 _PATH_FIELDS = {
     "batchref": "allocation.create_batch",
     "orderid": "allocation.allocate",
@@ -66,6 +67,12 @@ _PREFER = {
     "in": "header",
     "description": f"`wait=N` waits for the outcome, N seconds and {LONGEST} at most.",
     "schema": {"type": "string", "examples": ["wait=5"]},
+}
+
+_TO_ITS_COMMAND = {
+    "operationId": "get_v1_commands_command_id",
+    "parameters": {"command_id": "$response.body#/id"},
+    "description": "How the command stands. Many lines: each has an id of its own.",
 }
 
 
@@ -105,6 +112,7 @@ def _operation(route: Route) -> Json:
     made: Json = {
         "operationId": _words(route),
         "summary": route.summary,
+        "description": route.description or f"{route.summary}.",
         "tags": [_tag(route.path)],
         "security": [] if route.is_open else [{"key": [_scope(route)]}, {}],
         "responses": {
@@ -117,7 +125,7 @@ def _operation(route: Route) -> Json:
     }
     if route.command:
         parameters += [_KEY, _PREFER]
-        made["description"] = contract.schema(route.command)["description"]
+        made["description"] = contract.schema(route.command)["description"] + _ACCEPTED
         content = _content(route.command, names)
         if content["schema"]["properties"]:
             made["requestBody"] = {
@@ -187,6 +195,7 @@ def _good(route: Route, status: int, name: str) -> Json:
         made["headers"]["Preference-Applied"] = _header("What of `Prefer` was honoured.")
     if name == "Pending":
         made["headers"]["Retry-After"] = _header("Seconds until it is worth to ask.")
+        made["links"] = {"command": _TO_ITS_COMMAND}
     return made
 
 

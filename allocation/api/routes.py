@@ -13,7 +13,8 @@ class Route:
     """One operation. `answers` names the schema of each good status, `problems` the bad ones.
 
     `command` is the command that it accepts; `is_open`: it wants no key. `bulk` names the schema
-    of what it answers, by 200 or 202, to a body of many lines.
+    of what it answers, by 200 or 202, to a body of many lines. `description` says more than the
+    summary; that of a command comes from the contract.
     """
 
     method: str
@@ -25,6 +26,7 @@ class Route:
     content: str = JSON
     is_open: bool = False
     bulk: str | None = None
+    description: str = ""
 
 
 ROUTES = (
@@ -44,7 +46,15 @@ ROUTES = (
         _BODY,
         command="allocation.change_batch_quantity",
     ),
-    Route("get", "/v1/batches/{batchref}", "Show a batch", {200: "Batch"}, _READ),
+    Route(
+        "get",
+        "/v1/batches/{batchref}",
+        "Show a batch",
+        {200: "Batch"},
+        _READ,
+        description="What it holds, what of it is promised, and when it arrives."
+        " Used-up batches are shown, too.",
+    ),
     Route(
         "put",
         "/v1/batches/{batchref}/eta",
@@ -124,8 +134,16 @@ ROUTES = (
         "Explain why an order line stands where it does",
         {200: "Explanation"},
         _READ,
+        description="Every decision about it that is kept: what was chosen, from what, and why.",
     ),
-    Route("get", "/v1/allocations/{orderid}", "Show how an order stands", {200: "Order"}, _READ),
+    Route(
+        "get",
+        "/v1/allocations/{orderid}",
+        "Show how an order stands",
+        {200: "Order"},
+        _READ,
+        description="Every line: from which batch it is served, or that it waits.",
+    ),
     Route(
         "put",
         "/v1/products/{sku}/strategy",
@@ -134,13 +152,22 @@ ROUTES = (
         _BODY,
         command="allocation.choose_strategy",
     ),
-    Route("get", "/v1/products/{sku}", "Show a product's stock", {200: "Product"}, _READ),
+    Route(
+        "get",
+        "/v1/products/{sku}",
+        "Show a product's stock",
+        {200: "Product"},
+        _READ,
+        description="Its open batches in the order in which they serve,"
+        " and how much waits for stock.",
+    ),
     Route(
         "get",
         "/v1/commands/{command_id}",
         "Show how a command stands",
         {200: "Command"},
         (401, 403, 404, 429, 500, 503),
+        description="Pending, or what came of it: succeeded, rejected by a rule, or failed.",
     ),
     Route(
         "get",
@@ -171,6 +198,14 @@ ROUTES = (
     ),
     Route(
         "get",
+        "/asyncapi.json",
+        "Show the description of the messages",
+        {200: "Description"},
+        (500,),
+        is_open=True,
+    ),
+    Route(
+        "get",
         "/docs",
         "Show this description as a page",
         {200: "Text"},
@@ -180,8 +215,17 @@ ROUTES = (
     ),
     Route(
         "get",
+        "/docs/events",
+        "Show the messages as a page",
+        {200: "Text"},
+        (500,),
+        content="text/html",
+        is_open=True,
+    ),
+    Route(
+        "get",
         "/docs/{name}",
-        "Fetch a file of that page",
+        "Fetch a file of these pages",
         {200: "Text"},
         (404, 500),
         content="*/*",

@@ -25,6 +25,8 @@ OPEN = {
     "docs.page",
     "docs.asset",
     "docs.openapi",
+    "docs.asyncapi",
+    "docs.events",
     "docs.problem",
 }
 """Endpoints that want no key."""

@@ -18,7 +18,17 @@ CLOSED = [
     ("OPTIONS", "/v1/batches"),
     ("GET", "/metrics"),
 ]
-OPEN = ["/healthz", "/readyz", "/openapi.json", "/docs", "/docs/start.js", "/problems/unknown-sku"]
+OPEN = [
+    "/healthz",
+    "/readyz",
+    "/openapi.json",
+    "/asyncapi.json",
+    "/docs",
+    "/docs/start.js",
+    "/docs/events",
+    "/docs/events.css",
+    "/problems/unknown-sku",
+]
 
 ADVISED = {
     "Cache-Control": "no-store",
