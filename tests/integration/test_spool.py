@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,7 @@ def test_a_requeued_message_keeps_its_place(spool: Connection) -> None:
 def test_an_expired_message_is_not_delivered(spool: Connection) -> None:
     """As Celery's control messages ask for."""
     spool.Producer().publish("old", exchange="work", routing_key="work", expiration=0.001)
+    time.sleep(0.005)  # until its millisecond is over
     spool.Producer().publish("new", exchange="work", routing_key="work")
 
     assert eventually(lambda: get(spool)).payload == "new"
