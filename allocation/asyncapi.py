@@ -5,15 +5,16 @@
 
 from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 from kombu import Exchange, Queue
 
 from allocation.adapters import contract, inbound_events, topology
+from allocation.domain.commands import FollowUp
 
 Json = dict[str, Any]
 
-INTERNAL = ("allocation.allocate_waiting", "allocation.expire", "allocation.review_promises")
+INTERNAL = frozenset(contract.COMMAND_NAMES[kind] for kind in get_args(FollowUp))
 """Follow-ups: commands that the service sends to itself."""
 
 _CLOUD_EVENT = "application/cloudevents+json"
@@ -38,6 +39,13 @@ _HEADERS: Json = {
         "type": ["string", "null"],
         "format": "date-time",
         "description": "When it is too late.",
+    },
+    "timelimit": {
+        "type": ["array", "null"],
+        "description": "Seconds that it may take, hard and soft: each from 1 to 3600, or null.",
+        "items": {"type": ["number", "null"], "minimum": 1, "maximum": 3600},
+        "minItems": 2,
+        "maxItems": 2,
     },
     "retries": {
         "type": "integer",
@@ -227,8 +235,9 @@ def _queue(queue: Queue, groups: dict[str, dict[str, Json]]) -> Json:
     else:
         exchange = next(each.exchange.name for each in topology.queues() if each.name == source)
         told = (
-            f"The dead letters of {source}: as they came, with the reason in the headers"
-            " `x-reason` and `x-error`. `allocation dead` lists, shows, replays and drops them."
+            f"The dead letters of {source}: as they came, with the reason in the headers `x-reason`"
+            " and `x-error`, or in `x-death` where the broker moved them by itself."
+            " `allocation dead` lists, shows, replays and drops them."
         )
     return {
         "address": queue.name,
@@ -277,13 +286,20 @@ def _operations(groups: dict[str, dict[str, Json]]) -> Json:
     }
 
 
+# Of whoever receives, that it acknowledges; of whoever sends, how.
+_OPERATION: dict[str, Json] = {
+    "receive": {"ack": True},
+    "send": {"deliveryMode": 2, "mandatory": True},
+}
+
+
 def _operation(action: str, channel: str, summary: str, messages: Iterable[str]) -> Json:
     return {
         "action": action,
         "channel": {"$ref": f"#/channels/{channel}"},
         "summary": summary,
         "messages": [{"$ref": f"#/channels/{channel}/messages/{name}"} for name in messages],
-        "bindings": {"amqp": {"deliveryMode": 2, "mandatory": True, "ack": True, **_BINDING}},
+        "bindings": {"amqp": _OPERATION[action] | _BINDING},
     }
 
 

@@ -45,9 +45,7 @@ class Selection:
         )
 
 
-def selected(
-    connection: Connection, selection: Selection, watch: Watch = lambda letters, *_: letters
-) -> Iterator[DeadLetter]:
+def selected(connection: Connection, selection: Selection, watch: Watch) -> Iterator[DeadLetter]:
     """The letters that are meant, each queue's oldest first; those not acknowledged come back.
 
     Raises NoSuchQueue where the broker lacks a queue.

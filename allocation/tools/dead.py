@@ -139,8 +139,9 @@ def _visit(selection: Selection, do: Callable[[Connection, DeadLetter], None]) -
 
     def visit(connection: Connection, letters: Iterator[DeadLetter]) -> int:
         done = 0
-        for done, letter in enumerate(letters, 1):  # noqa: B007 - it is the count
+        for letter in letters:
             do(connection, letter)
+            done += 1
         return done
 
     return _among(selection, visit)

@@ -2,13 +2,13 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, func, select
 
-from allocation.adapters.tables import allocations, commands, is_pending, is_unsent, outbox, waits
+from allocation.adapters.tables import commands, is_pending, is_unsent, outbox
 from allocation.views import Json
 
 
@@ -18,23 +18,6 @@ class Backlog:
 
     unsent: int
     oldest_unsent_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What people on call look at first.
-
-    `decided` counts the commands that came in during the last minute by how they ended;
-    `waiting_skus` are those of which lines wait.
-    """
-
-    pending: int
-    decided: dict[str, int]
-    unsent: int
-    oldest_unsent_seconds: float
-    waiting_lines: int
-    waiting_qty: int
-    waiting_skus: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,44 +76,6 @@ def backlog(connection: Connection) -> Backlog:
     # How many rows of the outbox were not sent.
     unsent = connection.scalar(select(func.count()).select_from(outbox).where(is_unsent)) or 0
     return Backlog(unsent, round(oldest_unsent(connection), 3))
-
-
-def figures(connection: Connection) -> Figures:
-    """How much there is to do, what was done, and what nothing can serve.
-
-    The cost grows with what is pending, unsent and waiting and with the last minute's commands,
-    never with what is over.
-    """
-    recently = datetime.now(UTC) - timedelta(minutes=1)
-    # How the commands of the last minute ended.
-    ended = dict.fromkeys(("succeeded", "rejected", "failed"), 0)
-    ended |= dict(
-        connection.execute(
-            select(commands.c.status, func.count())
-            .where(commands.c.accepted_at >= recently, ~is_pending)
-            .group_by(commands.c.status)
-        ).all()
-    )
-    # How many commands have no outcome.
-    pending = connection.scalar(select(func.count()).select_from(commands).where(is_pending))
-    # How many lines wait, for how many pieces of how many products.
-    lines = connection.execute(
-        select(
-            func.count(),
-            func.coalesce(func.sum(allocations.c.qty), 0),
-            func.count(allocations.c.sku.distinct()),
-        ).where(waits)
-    ).one()
-    unsent = backlog(connection)
-    return Figures(
-        pending=pending or 0,
-        decided=ended,
-        unsent=unsent.unsent,
-        oldest_unsent_seconds=unsent.oldest_unsent_seconds,
-        waiting_lines=lines[0],
-        waiting_qty=int(lines[1]),
-        waiting_skus=lines[2],
-    )
 
 
 def oldest_unsent(connection: Connection) -> float:

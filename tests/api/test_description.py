@@ -3,11 +3,9 @@
 import re
 
 import jsonschema_rs
-import pytest
 from flask.testing import FlaskClient
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from allocation import asyncapi
 from allocation.adapters import contract
 from allocation.api.answers import schemas
 from allocation.api.openapi import document
@@ -146,15 +144,3 @@ def test_every_kind_of_problem_can_be_looked_up(client: FlaskClient) -> None:
     explained = {kind: client.get(type_uri(kind)).text for kind in KINDS}
 
     assert explained == {kind: f"{kind}\n\n{sentence}\n" for kind, sentence in KINDS.items()}
-
-
-@pytest.mark.parametrize("name", asyncapi.document()["components"]["messages"])
-def test_the_page_of_the_messages_shows_each_with_its_fields(
-    name: str, client: FlaskClient
-) -> None:
-    """By name, and each field that a sender or reader meets; it needs no script."""
-    page = client.get("/docs/events").text
-
-    assert f'id="{name}"' in page
-    assert [field for field in asyncapi.fields(name) if f"<code>{field}</code>" not in page] == []
-    assert "<script" not in page

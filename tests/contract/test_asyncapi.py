@@ -1,77 +1,144 @@
-"""The messages' description: valid AsyncAPI, whole, and the same as the files in docs/."""
+"""The messages' description is valid AsyncAPI, complete, and the one that is checked in."""
 
 import json
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import jsonschema_rs
 import pytest
+from kombu.message import Message
 
 from allocation import asyncapi
-from allocation.adapters import contract, inbound_events, topology
+from allocation.adapters import topology
+from allocation.admission import check
 from allocation.api import openapi
+from allocation.asyncapi import document
+from allocation.celery import app
 
 ROOT = Path(__file__).parents[2]
+CONTRACT = ROOT / "allocation" / "contract"
 OFFICIAL = Path(__file__).parent / "asyncapi" / "3.0.0.schema.json"
-MESSAGES = asyncapi.document()["components"]["messages"]
+MESSAGES: dict[str, Any] = document()["components"]["messages"]
 
 
-@pytest.mark.parametrize(
-    ("name", "made", "command"),
-    [
-        ("openapi.json", openapi.document(), "openapi"),
-        ("asyncapi.json", asyncapi.document(), "asyncapi"),
-    ],
-)
-def test_the_files_in_docs_are_those_of_this_version(
-    name: str, made: dict[str, Any], command: str
-) -> None:
-    """Whoever changes the contract or a route writes them anew."""
-    kept = json.loads((ROOT / "docs" / name).read_text())
-
-    assert kept == made, f"docs/{name} has drifted: run `make docs` (`allocation {command}`)"
+def named_by_files(folder: str, prefix: str = "") -> set[str]:
+    """What the contract's files in `folder` describe, whatever the code says."""
+    names = (path.name for path in (CONTRACT / folder).glob("*.schema.json"))
+    return {prefix + name.removesuffix(".schema.json") for name in names}
 
 
-def test_it_is_valid_asyncapi() -> None:
-    """By the schema that the AsyncAPI Initiative publishes."""
-    official = json.loads(OFFICIAL.read_text())
+def validator(schema: dict[str, Any]) -> jsonschema_rs.Validator:
+    """Of a schema in the document, by the dialect that AsyncAPI's own schemas are read in."""
+    whole = {"allOf": [schema], "components": document()["components"]}
+    return jsonschema_rs.Draft7Validator(whole, validate_formats=True)
 
-    jsonschema_rs.validator_for(official).validate(asyncapi.document())
+
+def test_the_document_is_valid_asyncapi() -> None:
+    """By the schema that the AsyncAPI initiative publishes."""
+    official = jsonschema_rs.validator_for(json.loads(OFFICIAL.read_text()))
+
+    assert [error.message for error in official.iter_errors(document())] == []
 
 
-def test_every_message_of_the_contract_is_in_it() -> None:
-    """Commands, events and inbound events, and nothing else."""
-    files = {
-        path.name.removesuffix(".schema.json")
-        for path in (ROOT / "allocation" / "contract").glob("*/*.schema.json")
+def test_every_message_of_the_contract_is_described_and_no_other() -> None:
+    """File by file, each on the channel of its kind."""
+    channels = document()["channels"]
+
+    assert {name: set(channels[name]["messages"]) for name in channels if "queue" not in name} == {
+        "allocation.commands": named_by_files("commands", "allocation."),
+        "allocation.events": named_by_files("events"),
+        "allocation.inbound": named_by_files("inbound"),
     }
-    commands = {name if "." in name else f"allocation.{name}" for name in files}
-
-    assert set(MESSAGES) == commands
 
 
-def test_every_exchange_and_queue_is_in_it() -> None:
-    """Those that other programs write to or read from, and the dead-letter queues."""
-    channels = asyncapi.document()["channels"]
-    queues = {channel["address"] for name, channel in channels.items() if name.endswith(".queue")}
+def test_every_reference_leads_somewhere() -> None:
+    """Within the document itself."""
 
-    assert queues == set(topology.names())
-    assert {topology.COMMANDS, topology.EVENTS, topology.INBOUND} <= set(channels)
+    def references(part: Any) -> list[str]:
+        if isinstance(part, dict):
+            own = [part["$ref"]] if "$ref" in part else []
+            return own + [each for value in part.values() for each in references(value)]
+        return [each for value in part for each in references(value)] if type(part) is list else []
+
+    found = references(document())
+    for reference in found:
+        place: Any = document()
+        for step in reference.removeprefix("#/").split("/"):
+            place = place[step]
+
+    assert len(found) > len(MESSAGES)
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_every_example_meets_its_schema(name: str) -> None:
-    """The payload's own schema, with what it refers to."""
+def test_each_example_keeps_its_own_schema(name: str) -> None:
+    """Payload and headers, formats included; and the schema refuses an empty message."""
     message = MESSAGES[name]
-    schema = message["payload"] | {"components": asyncapi.document()["components"]}
-    validator = jsonschema_rs.Draft7Validator(schema, validate_formats=True)
-
-    assert message["examples"]
     for example in message["examples"]:
-        validator.validate(example["payload"])
+        validator(message["payload"]).validate(example["payload"])
+        if "headers" in message:
+            validator(message["headers"]).validate(example["headers"])
+
+    assert not validator(message["payload"]).is_valid([])
+    assert not validator(message["payload"]).is_valid({})
 
 
-def test_names_come_from_the_contract() -> None:
-    """What is internal is a command; what is inbound has a schema."""
-    assert set(asyncapi.INTERNAL) <= set(contract.COMMANDS)
-    assert set(inbound_events.TYPES) <= set(MESSAGES)
+@pytest.mark.parametrize("name", document()["channels"]["allocation.commands"]["messages"])
+def test_each_command_is_admitted_as_it_is_described(name: str) -> None:
+    """The worker's admission takes the example's headers and body for a task of this name."""
+    message = MESSAGES[name]
+    example = message["examples"][0]
+    app.loader.import_default_modules()
+
+    check(
+        Message(
+            json.dumps(example["payload"]).encode(),
+            content_type=message["contentType"],
+            content_encoding=message["bindings"]["amqp"]["contentEncoding"],
+            headers=example["headers"],
+        ),
+        app.tasks,
+    )
+
+    assert UUID(example["headers"]["id"])
+
+
+def test_every_exchange_and_queue_of_the_broker_is_described() -> None:
+    """By name, type and arguments; each dead-letter queue says whose letters it takes."""
+    channels = document()["channels"].values()
+    bindings = [channel["bindings"]["amqp"] for channel in channels]
+    exchanges = {each["exchange"]["name"]: each["exchange"]["type"] for each in bindings[:3]}
+    queues = {each["address"]: each for each in channels if "x-exchange" in each}
+
+    dead = topology.dead_queues()
+    assert exchanges == {
+        queue.exchange.name: queue.exchange.type
+        for queue in topology.queues()
+        if queue.name not in dead
+    }
+    assert {
+        name: (each["x-exchange"], each["x-queue-arguments"]) for name, each in queues.items()
+    } == {queue.name: (queue.exchange.name, queue.queue_arguments) for queue in topology.queues()}
+    assert all(
+        f"The dead letters of {of}:" in queues[name]["description"] for name, of in dead.items()
+    )
+
+
+def test_what_the_service_sends_to_itself_is_marked() -> None:
+    """No caller needs to send a follow-up."""
+    internal = {name for name, each in MESSAGES.items() if {"name": "internal"} in each["tags"]}
+
+    assert internal == {
+        "allocation.allocate_waiting",
+        "allocation.expire",
+        "allocation.review_promises",
+    }
+
+
+@pytest.mark.parametrize("name", ["asyncapi", "openapi"])
+def test_the_description_that_is_checked_in_is_the_newest(name: str) -> None:
+    """Whoever reads the repository reads what the service serves."""
+    written = json.loads((ROOT / "docs" / f"{name}.json").read_text("utf-8"))
+
+    served = {"asyncapi": asyncapi, "openapi": openapi}[name].document()
+    assert written == served, f"docs/{name}.json is out of date: run `make docs` and commit it"

@@ -7,6 +7,8 @@ import pytest
 
 from tests.e2e.conftest import House
 
+ROOT = Path(__file__).parents[2]
+
 pytestmark = pytest.mark.long
 
 
@@ -22,9 +24,10 @@ def test_the_service_keeps_to_its_description(house: House, tmp_path: Path) -> N
         *("--checks", "all", "--phases", "examples,coverage,fuzzing,stateful"),
         *("--max-examples", "10", "--generation-deterministic", "--no-color"),
     ]
-    hooks = {"SCHEMATHESIS_HOOKS": "tests.e2e.fresh_keys", "PYTHONPATH": str(Path.cwd())}
+    hooks = {"SCHEMATHESIS_HOOKS": "tests.e2e.fresh_keys", "PYTHONPATH": str(ROOT)}
 
-    run = house.start(command, name="schemathesis", env=house.environment | hooks)
+    # In a folder of its own: what it finds it remembers there, and tries first the next time.
+    run = house.start(command, name="schemathesis", env=house.environment | hooks, cwd=tmp_path)
     status = run.wait(240)
 
     told = run.logs()

@@ -202,7 +202,7 @@ def test_a_requeued_message_keeps_its_place(spool: Connection) -> None:
 def test_an_expired_message_is_not_delivered(spool: Connection) -> None:
     """As Celery's control messages ask for."""
     spool.Producer().publish("old", exchange="work", routing_key="work", expiration=0.001)
-    time.sleep(0.005)  # until its millisecond is over
+    time.sleep(0.005)  # its millisecond has to pass, and nothing tells that it has
     spool.Producer().publish("new", exchange="work", routing_key="work")
 
     assert eventually(lambda: get(spool)).payload == "new"

@@ -1,0 +1,44 @@
+"""/asyncapi.json describes the messages, /docs/events shows them without a script."""
+
+import re
+
+from flask.testing import FlaskClient
+
+from allocation.asyncapi import document, fields
+
+
+def test_the_description_is_served_as_it_is(client: FlaskClient) -> None:
+    """Without a key, like that of the API."""
+    assert client.get("/asyncapi.json").json == document()
+
+
+def test_the_page_shows_every_message_with_its_example_and_schema(client: FlaskClient) -> None:
+    """Each once, and listed in the contents."""
+    page = client.get("/docs/events").text
+
+    for name in document()["components"]["messages"]:
+        assert page.count(f'<h3 id="{name}">') == 1
+        assert page.count(f'<li><a href="#{name}">') == 1
+        assert f'aria-label="Example of {name}"' in page
+        assert f"<summary>Schema of {name}</summary>" in page
+        assert [field for field in fields(name) if f"<code>{field}</code>" not in page] == []
+    assert page.count("<details>") == len(document()["components"]["messages"])
+
+
+def test_the_page_s_links_lead_somewhere_and_nowhere_else(client: FlaskClient) -> None:
+    """Its own parts, its style, the two descriptions; no script, nothing from another host."""
+    page = client.get("/docs/events")
+    addresses = set(re.findall(r'(?:src|href)="([^"]+)"', page.text))
+    parts = {address[1:] for address in addresses if address.startswith("#")}
+
+    assert addresses - {f"#{part}" for part in parts} == {
+        "favicon-32x32.png",
+        "events.css",
+        "../asyncapi.json",
+        "../docs",
+    }
+    assert parts <= set(re.findall(r' id="([^"]+)"', page.text))
+    assert "<script" not in page.text
+    assert "script-src" not in page.headers["Content-Security-Policy"]
+    assert client.get("/docs/events.css").mimetype == "text/css"
+    assert "color-scheme: light dark" in client.get("/docs/events.css").text
