@@ -73,6 +73,16 @@ class Settings(BaseSettings):
         30, ge=1, description="Days after which a decided command may be forgotten."
     )
     flower_port: int = Field(5555, ge=1, le=65535, description="Port of Flower in `allocation up`.")
+    flower_link: str = Field(
+        "",
+        pattern="^(https?://.*)?$",
+        description="Where people find Flower; unset: its port on the page's host.",
+    )
+    broker_link: str = Field(
+        "",
+        pattern="^(https?://.*)?$",
+        description="Where people find RabbitMQ's own page; unset: port 15672 of the page's host.",
+    )
     log_format: Literal["console", "json"] = Field("console", description="For people or machines.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="The least."

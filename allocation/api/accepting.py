@@ -16,7 +16,7 @@ from allocation.api.metrics import Metrics
 from allocation.api.pressure import Pressure
 from allocation.api.problems import REFUSALS, Problem
 from allocation.api.reading import snapshot
-from allocation.api.waiting import OutcomeWaiter, Preference
+from allocation.api.waiting import OutcomeWaiter
 from allocation.domain.commands import Command
 from allocation.unit_of_work import CommandConflict, ConcurrentUpdate, Message
 from allocation.views import Json, progress
@@ -28,7 +28,8 @@ _CREATED = {"created", "allocated", "reserved"}
 def answer(command: Command) -> Response:
     """Accept `command` in one transaction: 202, or its outcome when the caller waits for it."""
     command_id = request_id()
-    preferred, decided = take([Message(command_id, command, correlation_id=command_id)])
+    preferred = waiting.preference(request.headers.get("Prefer", ""))
+    decided = take([Message(command_id, command, correlation_id=command_id)], preferred.wait)
     if command_id in decided:
         response = _decided(command, decided[command_id])
     else:
@@ -54,18 +55,17 @@ def request_id() -> UUID:
     return uuid5(_IDEMPOTENT_IDS, json.dumps([request.method, request.path, key, g.caller.name]))
 
 
-def take(messages: Sequence[Message]) -> tuple[Preference, dict[UUID, Json]]:
-    """Accept the commands by one commit, and wait for their outcomes if the caller prefers to.
+def take(messages: Sequence[Message], wait: int | None) -> dict[UUID, Json]:
+    """Accept the commands by one commit; the outcomes that are known after `wait` seconds.
 
-    Returns what the caller prefers, and the outcomes that are known.
+    None: wait for no outcome.
     """
-    preferred = waiting.preference(request.headers.get("Prefer", ""))
     _put_off_under_pressure(messages[0].id)
     _accept(messages)
-    if preferred.wait is None:
-        return preferred, {}
+    if wait is None:
+        return {}
     waiter: OutcomeWaiter = current_app.extensions["allocation.waiter"]
-    return preferred, waiter.outcomes([message.id for message in messages], preferred.wait)
+    return waiter.outcomes([message.id for message in messages], wait)
 
 
 def outcome(command: Command, decided: Json) -> Json | Problem:
@@ -88,7 +88,7 @@ def location(command_id: UUID) -> str:
 def _put_off_under_pressure(first: UUID) -> None:
     pressure: Pressure = current_app.extensions["allocation.pressure"]
     trouble = pressure.trouble()
-    if trouble is None or ("Idempotency-Key" in request.headers and _is_known(first)):
+    if trouble is None or _is_known(first):
         return
     raise Problem(503, trouble, kind="overloaded", headers={"Retry-After": "5"})
 

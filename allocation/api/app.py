@@ -15,6 +15,7 @@ from allocation.api import (
     docs,
     health,
     metrics,
+    pages,
     problems,
     products,
     reservations,
@@ -22,6 +23,7 @@ from allocation.api import (
 )
 from allocation.api.database_state import DatabaseState
 from allocation.api.limits import Limits
+from allocation.api.pages import assets
 from allocation.api.pressure import Pressure
 from allocation.api.waiting import OutcomeWaiter
 
@@ -60,6 +62,8 @@ def create_app() -> Flask:
         health.blueprint(database),
         metrics.blueprint(figures),
         docs.blueprint(),
+        pages.blueprint(),
+        assets.blueprint(),
     ):
         app.register_blueprint(blueprint)
     return app

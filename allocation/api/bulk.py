@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from uuid import UUID, uuid5
 
-from flask import Response, jsonify
+from flask import Response, jsonify, request
 
 from allocation.adapters import contract
 from allocation.adapters.contract import Violation
-from allocation.api import accepting
+from allocation.api import accepting, waiting
 from allocation.api.problems import Problem, invalid
 from allocation.domain.commands import Command
 from allocation.unit_of_work import Message
@@ -40,7 +40,8 @@ def answer(body: Json) -> Response:
             errors=[Violation("lines", "has no line that keeps the contract")],
             lines=list(_told(lines, iter(messages), {})),
         )
-    preferred, decided = accepting.take(messages)
+    preferred = waiting.preference(request.headers.get("Prefer", ""))
+    decided = accepting.take(messages, preferred.wait)
 
     told = list(_told(lines, iter(messages), decided))
     response = jsonify({"lines": told})

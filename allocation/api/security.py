@@ -20,6 +20,7 @@ from allocation.settings import Settings
 log = structlog.get_logger(__name__)
 
 OPEN = {
+    "assets.file",
     "health.alive",
     "health.ready",
     "docs.page",

@@ -2,16 +2,14 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, tuple_
 
-from allocation.adapters.tables import allocations, batches, commands, outbox
-from allocation.views import Json
+from allocation.adapters.tables import allocations, batches, outbox, waits
+from allocation.views import Json, moves
 from allocation.views.stock import day
 
 DECISIONS_SHOWN = 100
 """Decisions that the explanation of a line lists at most."""
-
-_SHOWN = ("part", "qty", "batchref", "eta", "old_eta", "new_eta", "expires_at", "reason")
 
 
 def order(connection: Connection, orderid: str) -> Json | None:
@@ -37,6 +35,35 @@ def order(connection: Connection, orderid: str) -> Json | None:
     return {"orderid": orderid, "lines": lines} if lines else None
 
 
+def waiting(
+    connection: Connection, sku: str, *, after: tuple[int, str, int] | None = None, limit: int = 50
+) -> list[Json]:
+    """The lines that wait for the product, the oldest first, after that `place`.
+
+    Costs grow with all that wait for it.
+    """
+    place = (allocations.c.age, allocations.c.orderid, allocations.c.part)
+    # The lines that wait for a product, by age.
+    statement = (
+        select(*place, allocations.c.qty, allocations.c.customer)
+        .where(allocations.c.sku == sku, waits)
+        .order_by(*place)
+        .limit(limit)
+    )
+    if after is not None:
+        statement = statement.where(tuple_(*place) > after)
+    return [
+        {
+            "orderid": row.orderid,
+            "part": row.part,
+            "qty": row.qty,
+            "customer": row.customer,
+            "place": (row.age, row.orderid, row.part),
+        }
+        for row in connection.execute(statement)
+    ]
+
+
 def explanation(connection: Connection, orderid: str, sku: str) -> Json | None:
     """Why an order line stands where it does: every decision about it that is kept, oldest first.
 
@@ -57,21 +84,11 @@ def explanation(connection: Connection, orderid: str, sku: str) -> Json | None:
     if not parts and not rows:
         return None
     statuses = {_status(part) for part in parts}
-    # The commands that began it all, as far as they came in here and are kept.
-    began_with = {row.correlation_id for row in rows}
-    roots = {
-        row.id: row
-        for row in connection.execute(
-            select(commands.c.id, commands.c.name, commands.c.body).where(
-                commands.c.id.in_(began_with)
-            )
-        )
-    }
     return {
         "orderid": orderid,
         "sku": sku,
         "status": ("in parts" if len(statuses) > 1 else min(statuses, default="given up")),
-        "decisions": [_decision(row, roots.get(row.correlation_id)) for row in reversed(rows)],
+        "decisions": moves.decisions(connection, rows[::-1]),
     }
 
 
@@ -81,33 +98,3 @@ def _status(line: Any) -> str:
     if line.dispatched:
         return "dispatched"
     return "allocated" if line.expires_at is None else "reserved"
-
-
-def _decision(row: Any, root: Any) -> Json:
-    data = row.body["data"]
-    made: Json = {
-        "event": row.name,
-        "sequence": row.sequence,
-        "time": row.body["time"],
-        "cause": {"id": row.body["causationid"], "command": row.body["causationtype"]},
-        "began_with": {
-            "id": row.body["correlationid"],
-            "command": root.name if root else None,
-            "body": root.body if root else None,
-        },
-        **{name: data[name] for name in _SHOWN if name in data},
-    }
-    if row.choice:
-        chosen = data.get("batchref")
-        made["candidates"] = row.choice["candidates"]
-        made["considered"] = [
-            each | {"verdict": _verdict(each, data["qty"], chosen)}
-            for each in row.choice["considered"]
-        ]
-    return made
-
-
-def _verdict(candidate: Json, qty: int, chosen: str | None) -> str:
-    if candidate["batchref"] == chosen:
-        return "chosen: the first in the order of preference that fits"
-    return f"passed over: {candidate['free']} free, {qty} wanted"

@@ -70,6 +70,32 @@ def product(connection: Connection, sku: str) -> Json | None:
     }
 
 
+def batches_of(
+    connection: Connection, sku: str, *, after: str | None = None, limit: int = 50
+) -> list[Json]:
+    """The product's batches that hold something: the shelf first, then by arrival.
+
+    Those after the batch `after`, of whatever state; costs grow with all batches of the product.
+    """
+    # PostgreSQL would order references by its locale.
+    tie = collate(batches.c.batchref, "C") if is_postgresql(connection) else batches.c.batchref
+    eta = batches.c.eta
+    # The batches of a product that hold something, in the order of their arrival.
+    statement = (
+        select(batches)
+        .where(batches.c.sku == sku, batches.c.purchased > 0)
+        .order_by(eta.is_not(None), eta, tie)
+        .limit(limit)
+    )
+    if after is not None:
+        # When the last one of the page before arrives.
+        last = connection.scalar(select(eta).where(batches.c.batchref == after))
+        same_day = (eta.is_(None) if last is None else eta == last) & (tie > after)
+        later = eta.is_not(None) if last is None else eta > last
+        statement = statement.where(same_day | later)
+    return [_batch(row) for row in connection.execute(statement)]
+
+
 def batch(connection: Connection, batchref: str) -> Json | None:
     """One batch, open or used up; None for a reference that nobody has."""
     # One batch by its reference.

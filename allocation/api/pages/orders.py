@@ -1,0 +1,59 @@
+"""Orders: find one by its id, see every line, its promise and its history."""
+
+from flask import Blueprint, Response, redirect, render_template, request, url_for
+from sqlalchemy import Connection
+from werkzeug.exceptions import NotFound
+from werkzeug.wrappers import Response as AnyResponse
+
+from allocation.api import bodies
+from allocation.api.pages import sheets
+from allocation.api.reading import snapshot
+from allocation.views import Json, lines, moves
+
+MOVES = 200
+"""Moves of an order that are shown at most."""
+
+_LINE = ("sku", "qty", "status", "batchref", "eta", "expires_at")
+
+
+def register(blueprint: Blueprint) -> None:
+    blueprint.get("/orders")(orders)
+    blueprint.get("/orders/<orderid>")(order)
+    blueprint.get("/orders/<orderid>/lines.csv")(lines_sheet)
+
+
+def orders() -> str | AnyResponse:
+    """The search; an order that there is leads to its page at once."""
+    orderid = request.args.get("orderid", "").strip()
+    if not orderid:
+        return render_template("pages/orders.html", orderid="")
+    bodies.check_ids("allocation.allocate", orderid=orderid)
+    with snapshot() as connection:
+        known = lines.order(connection, orderid) or moves.of_order(connection, orderid, limit=1)
+    if known:
+        return redirect(url_for("pages.order", orderid=orderid), 303)
+    return render_template("pages/orders.html", orderid=orderid)
+
+
+def order(orderid: str) -> str:
+    bodies.check_ids("allocation.allocate", orderid=orderid)
+    with snapshot() as connection:
+        known = lines.order(connection, orderid)
+        latest = moves.of_order(connection, orderid, limit=MOVES)
+    if not known and not latest:
+        raise NotFound(f"The order {orderid} has no line, and nothing of it is kept.")
+    return render_template(
+        "pages/order.html",
+        orderid=orderid,
+        lines=known["lines"] if known else [],
+        moves=latest,
+        most=MOVES,
+    )
+
+
+def lines_sheet(orderid: str) -> Response:
+    def rows(connection: Connection) -> list[Json]:
+        known = lines.order(connection, orderid)
+        return known["lines"] if known else []
+
+    return sheets.sheet(f"lines of {orderid}", _LINE, rows)

@@ -1,0 +1,167 @@
+"""Products: the list, those in trouble first, and one of them with batches, queue and moves."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from typing import Any
+
+from flask import Blueprint, Response, render_template, request, url_for
+from sqlalchemy import Connection
+from werkzeug.exceptions import NotFound
+
+from allocation.api import bodies
+from allocation.api.pages import notices, sheets, words
+from allocation.api.reading import snapshot
+from allocation.views import Json, catalogue, lines, moves, stock
+from allocation.views.catalogue import Listed, Place
+
+ROWS = 50
+"""Of a list on one page."""
+MOVES = 20
+
+_BATCH = ("batchref", "qty", "allocated", "available", "eta", "best_before")
+_MOVE = ("sequence", "time", "event", "orderid", "qty", "batchref", "eta", "cause")
+
+
+def register(blueprint: Blueprint) -> None:
+    blueprint.get("/")(products)
+    blueprint.get("/products.csv")(products_sheet)
+    blueprint.get("/products/<sku>")(product)
+    blueprint.get("/products/<sku>/batches.csv")(batches_sheet)
+    blueprint.get("/products/<sku>/waiting.csv")(waiting_sheet)
+    blueprint.get("/products/<sku>/moves.csv")(moves_sheet)
+
+
+def products() -> str:
+    containing, only_trouble = _filter()
+    trouble, _, behind = request.args.get("after", "1:").partition(":")
+    with snapshot() as connection:
+        found = catalogue.page(
+            connection,
+            words.today(),
+            after=Place(trouble != "0", behind),
+            containing=containing,
+            only_trouble=only_trouble,
+            limit=ROWS + 1,
+        )
+        totals = catalogue.totals(connection)
+    shown = found[:ROWS]
+    return render_template(
+        "pages/products.html",
+        products=shown,
+        totals=totals,
+        containing=containing,
+        only_trouble=only_trouble,
+        more=_url("pages.products", after=_after(shown[-1])) if len(found) > ROWS else None,
+        first=_url("pages.products") if "after" in request.args else None,
+        sheet=_url("pages.products_sheet"),
+    )
+
+
+def products_sheet() -> Response:
+    containing, only_trouble = _filter()
+
+    def rows(connection: Connection) -> Iterator[Json]:
+        found = catalogue.everything(
+            connection, words.today(), containing, only_trouble=only_trouble
+        )
+        return (asdict(each) for each in found)
+
+    return sheets.sheet("products", [field.name for field in fields(Listed)], rows)
+
+
+def product(sku: str) -> str:
+    bodies.check_ids("allocation.allocate", sku=sku)
+    asked = request.args
+    waiting_after = _place(asked.get("waiting_after"))
+    moves_before = asked.get("moves_before", type=int)
+    with snapshot() as connection:
+        known = stock.product(connection, sku)
+        if known is None:
+            raise NotFound(f"No batch of the sku {sku} was ever put on the books.")
+        [figures] = catalogue.listed(connection, [sku], words.today())
+        batches = stock.batches_of(
+            connection, sku, after=asked.get("batches_after"), limit=ROWS + 1
+        )
+        queue = lines.waiting(connection, sku, after=waiting_after, limit=ROWS + 1)
+        latest = moves.of_product(connection, sku, before=moves_before, limit=MOVES + 1)
+        notice = notices.of_request(connection)
+    return render_template(
+        "pages/product.html",
+        sku=sku,
+        strategy=known["strategy"],
+        figures=figures,
+        batches=batches[:ROWS],
+        largest=max((batch["qty"] for batch in batches[:ROWS]), default=0),
+        today=words.today().isoformat(),
+        queue=queue[:ROWS],
+        moves=latest[:MOVES],
+        notice=notice,
+        more_batches=_next(batches, ROWS, batches_after="batchref"),
+        more_waiting=_next(queue, ROWS, waiting_after="place"),
+        more_moves=_next(latest, MOVES, moves_before="sequence"),
+    )
+
+
+def batches_sheet(sku: str) -> Response:
+    def rows(connection: Connection) -> Iterator[Json]:
+        after = None
+        while found := stock.batches_of(connection, sku, after=after, limit=1000):
+            yield from found
+            after = found[-1]["batchref"]
+
+    return sheets.sheet(f"batches of {sku}", _BATCH, rows)
+
+
+def waiting_sheet(sku: str) -> Response:
+    def rows(connection: Connection) -> Iterator[Json]:
+        after = None
+        while found := lines.waiting(connection, sku, after=after, limit=1000):
+            yield from found
+            after = found[-1]["place"]
+
+    return sheets.sheet(f"waiting for {sku}", ("orderid", "part", "qty", "customer"), rows)
+
+
+def moves_sheet(sku: str) -> Response:
+    def rows(connection: Connection) -> Iterator[Json]:
+        before = None
+        while found := moves.of_product(connection, sku, before=before, limit=1000):
+            for move in found:
+                yield dict.fromkeys(_MOVE) | move | {"cause": move["cause"]["command"]}
+            before = found[-1]["sequence"]
+
+    return sheets.sheet(f"moves of {sku}", _MOVE, rows)
+
+
+def _filter() -> tuple[str, bool]:
+    return request.args.get("q", "").strip(), "trouble" in request.args
+
+
+def _after(last: Listed) -> str:
+    place = catalogue.place_of(last)
+    return f"{int(place.in_trouble)}:{place.sku}"
+
+
+def _place(text: str | None) -> tuple[int, str, int] | None:
+    """A place in the queue as a link has it; what is no place is the beginning."""
+    age, _, rest = (text or "").partition(":")
+    part, _, orderid = rest.partition(":")
+    return (int(age), orderid, int(part)) if age.isdecimal() and part.isdecimal() else None
+
+
+def _next(found: list[Json], shown: int, **key: str) -> str | None:
+    """The page that goes on behind the last one shown, if there are more."""
+    if len(found) <= shown:
+        return None
+    [(parameter, field)] = key.items()
+    value: Any = found[shown - 1][field]
+    if field == "place":
+        age, orderid, part = value
+        value = f"{age}:{part}:{orderid}"
+    return _url("pages.product", **(request.view_args or {}), **{parameter: value})
+
+
+def _url(endpoint: str, **changes: Any) -> str:
+    """This page's address with other parameters; the filter stays, the place does not."""
+    kept = {name: request.args[name] for name in ("q", "trouble") if request.args.get(name)}
+    return url_for(endpoint, **(kept | changes))

@@ -1,0 +1,175 @@
+"""All products: page by page, those that lines wait for first."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from sqlalchemy import ColumnElement, Connection, case, exists, func, select
+
+from allocation.adapters.tables import allocations, batches, products, waits
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A product with its figures, in pieces.
+
+    `on_hand` is what lies on the shelf, `promised` and `available` are parts of all its batches.
+    `next_arrival` is a day from today on; `overdue` counts the batches whose day is past.
+    """
+
+    sku: str
+    on_hand: int = 0
+    promised: int = 0
+    available: int = 0
+    waiting_lines: int = 0
+    waiting: int = 0
+    next_arrival: date | None = None
+    overdue: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in the list: behind this sku, among those in trouble or behind them."""
+
+    in_trouble: bool
+    sku: str
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Over all products: how many, for how many lines wait, how many lines and pieces."""
+
+    products: int
+    in_trouble: int
+    waiting_lines: int
+    waiting: int
+
+
+START = Place(True, "")
+
+
+def page(
+    connection: Connection,
+    today: date,
+    *,
+    after: Place = START,
+    containing: str = "",
+    only_trouble: bool = False,
+    limit: int = 50,
+) -> list[Listed]:
+    """Up to `limit` products after that place whose sku has `containing` in it, by sku.
+
+    Those that lines wait for come first. Costs grow with `limit` and the batches of what is listed;
+    where `containing` is rare, with the products.
+    """
+    skus: list[str] = []
+    if after.in_trouble:
+        skus += _in_trouble(connection, after.sku, containing, limit)
+    if len(skus) < limit and not only_trouble:
+        behind = "" if after.in_trouble else after.sku
+        skus += _others(connection, behind, containing, limit - len(skus))
+    return listed(connection, skus, today)
+
+
+def place_of(product: Listed) -> Place:
+    """The place behind which the next page begins when this is a page's last product."""
+    return Place(product.waiting_lines > 0, product.sku)
+
+
+def everything(
+    connection: Connection, today: date, containing: str = "", *, only_trouble: bool = False
+) -> Iterator[Listed]:
+    """All products as `page` orders them, a thousand from the database at a time."""
+    after = START
+    while found := page(
+        connection,
+        today,
+        after=after,
+        containing=containing,
+        only_trouble=only_trouble,
+        limit=1000,
+    ):
+        yield from found
+        after = place_of(found[-1])
+
+
+def totals(connection: Connection) -> Totals:
+    """What there is of all products; costs grow with them and with the waiting lines."""
+    # How many products there are.
+    known = connection.scalar(select(func.count()).select_from(products)) or 0
+    # For how many lines wait, how many, and for how many pieces.
+    queue = connection.execute(
+        select(
+            func.count(allocations.c.sku.distinct()),
+            func.count(),
+            func.coalesce(func.sum(allocations.c.qty), 0),
+        ).where(waits)
+    ).one()
+    return Totals(known, queue[0], queue[1], int(queue[2]))
+
+
+def listed(connection: Connection, skus: Sequence[str], today: date) -> list[Listed]:
+    """The products with their figures, in the order of `skus`."""
+    eta, purchased = batches.c.eta, batches.c.purchased
+    is_overdue = (eta < today) & (purchased > 0)
+    # The stock of these products.
+    stock = (
+        select(
+            batches.c.sku,
+            func.sum(case((eta.is_(None), purchased), else_=0)).label("on_hand"),
+            func.sum(batches.c.allocated).label("promised"),
+            func.sum(purchased - batches.c.allocated).label("available"),
+            func.min(case((eta >= today, eta))).label("next_arrival"),
+            func.sum(case((is_overdue, 1), else_=0)).label("overdue"),
+        )
+        .where(batches.c.sku.in_(skus))
+        .group_by(batches.c.sku)
+    )
+    # What waits for them.
+    queue = (
+        select(
+            allocations.c.sku,
+            func.count().label("waiting_lines"),
+            func.sum(allocations.c.qty).label("waiting"),
+        )
+        .where(waits, allocations.c.sku.in_(skus))
+        .group_by(allocations.c.sku)
+    )
+    figures: dict[str, dict[str, object]] = {sku: {"sku": sku} for sku in skus}
+    for statement in (stock, queue):
+        for row in connection.execute(statement):
+            figures[row.sku] |= {
+                name: value if name in ("sku", "next_arrival") else int(value)
+                for name, value in row._mapping.items()
+            }
+    return [Listed(**figures[sku]) for sku in skus]  # type: ignore[arg-type]
+
+
+def _in_trouble(connection: Connection, behind: str, containing: str, limit: int) -> list[str]:
+    """Skus that lines wait for, by the index of these lines."""
+    sku = allocations.c.sku
+    return _some(connection, sku, waits & (sku > behind), containing, limit, distinct=True)
+
+
+def _others(connection: Connection, behind: str, containing: str, limit: int) -> list[str]:
+    """Skus that no line waits for, by the index of the products."""
+    sku = products.c.sku
+    waited_for = exists().where(waits, allocations.c.sku == sku)
+    return _some(connection, sku, ~waited_for & (sku > behind), containing, limit)
+
+
+def _some(
+    connection: Connection,
+    sku: ColumnElement[str],
+    condition: ColumnElement[bool],
+    containing: str,
+    limit: int,
+    *,
+    distinct: bool = False,
+) -> list[str]:
+    statement = select(sku).where(condition).order_by(sku).limit(limit)
+    if distinct:
+        statement = statement.group_by(sku)
+    if containing:
+        statement = statement.where(sku.icontains(containing, autoescape=True))
+    return list(connection.scalars(statement))
