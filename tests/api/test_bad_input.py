@@ -173,7 +173,7 @@ def test_a_body_has_at_most_one_mebibyte(size: int, status: int, client: FlaskCl
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("GET", "/v1", 404),
         ("GET", "/v1/nothing", 404),
         ("GET", "/v1/batches/", 404),
         ("DELETE", "/v1/allocations//LAMP", 404),
