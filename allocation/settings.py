@@ -45,6 +45,12 @@ class Settings(BaseSettings):
     api_key: str = Field(
         "", description="A key with all rights, sent as `Authorization: Bearer ...`."
     )
+    session_secret: str = Field(
+        "",
+        pattern="^(.{16,})?$",
+        description="Signs the cookies of who is logged in, 16 characters at least; unset: made"
+        " from the API key, or at each start.",
+    )
     rate_limit: int | None = Field(
         None,
         ge=0,

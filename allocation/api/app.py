@@ -13,13 +13,16 @@ from allocation.api import (
     bodies,
     commands,
     docs,
+    error_pages,
     health,
+    login,
     metrics,
     pages,
     problems,
     products,
     reservations,
     security,
+    sessions,
 )
 from allocation.api.database_state import DatabaseState
 from allocation.api.limits import Limits
@@ -30,8 +33,11 @@ from allocation.api.waiting import OutcomeWaiter
 log = structlog.get_logger(__name__)
 
 
-def create_app() -> Flask:
-    """The application on the configured database; it connects when a request first needs it."""
+def create_app(session_secret: bytes | None = None) -> Flask:
+    """The application on the configured database; it connects when a request first needs it.
+
+    `session_secret` signs its cookies where the settings have nothing for it.
+    """
     settings = bootstrap.settings()
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = bodies.READ_AT_MOST
@@ -49,10 +55,12 @@ def create_app() -> Flask:
 
     metrics.register(app, figures)
     app.after_request(_log)
-    problems.register(app)
+    problems.register(app, error_pages.answer)
     keys = ApiKeys(bootstrap.engine(settings.database_url))
     limits = Limits(security.rate_limit(settings))
-    security.register(app, security.Guard(settings, keys, limits), limits)
+    guard = security.Guard(settings, keys, limits)
+    security.register(app, guard, limits, security.OPEN | login.OPEN | assets.OPEN)
+    sessions.register(app, sessions.secret(settings, session_secret))
     for blueprint in (
         batches.blueprint(),
         allocations.blueprint(),
@@ -64,6 +72,7 @@ def create_app() -> Flask:
         docs.blueprint(),
         pages.blueprint(),
         assets.blueprint(),
+        login.blueprint(guard),
     ):
         app.register_blueprint(blueprint)
     return app

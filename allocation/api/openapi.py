@@ -38,7 +38,8 @@ _BULK = {
 _BAD = {
     400: "The body is not JSON, or the Idempotency-Key makes no sense.",
     401: "The API key is missing or wrong.",
-    403: "The API key lacks the scope: `read` for GET, `write` for the others.",
+    403: "The API key lacks the scope: `read` for GET, `write` for the others."
+    " Or there is no key yet, and `Host` is no name of loopback.",
     404: "There is no such thing.",
     409: "A rule refused the command; only with `Prefer: wait`. `type` is one of "
     + ", ".join(f"`{type_uri(reason)}`" for reason in REFUSALS)

@@ -1,6 +1,7 @@
 """Every error as RFC 9457 problem details, from a wrong field to a database that is away."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -112,45 +113,55 @@ def invalid(violations: Iterable[Violation]) -> Problem:
     return Problem(422, kind="invalid input", errors=violations)
 
 
-def register(app: Flask) -> None:
-    """Answer whatever goes wrong in a request of `app` with problem details."""
-    app.register_error_handler(Problem, Problem.response)
-    app.register_error_handler(HTTPException, _http)
-    app.register_error_handler(StorageUnavailable, _unavailable)
-    app.register_error_handler(ConcurrentUpdate, _unavailable)
-    app.register_error_handler(SQLAlchemyError, _database)
-    app.register_error_handler(Exception, _unexpected)
+def register(app: Flask, answer: Callable[[Problem], Response]) -> None:
+    """Answer whatever goes wrong in a request of `app` with what `answer` makes of the problem."""
+    app.register_error_handler(Problem, answer)
+    for error, known in (
+        (HTTPException, _http),
+        (StorageUnavailable, _unavailable),
+        (ConcurrentUpdate, _unavailable),
+        (SQLAlchemyError, _database),
+        (Exception, _unexpected),
+    ):
+        app.register_error_handler(error, partial(_answered, known, answer))
 
 
-def _http(error: HTTPException) -> Response:
+def _answered(
+    known: Callable[[Any], Problem], answer: Callable[[Problem], Response], error: Exception
+) -> Response:
+    return answer(known(error))
+
+
+def _http(error: HTTPException) -> Problem:
     said = error.description
     if error.code in _SENTENCES and said == type(error).description:  # Werkzeug's is long-winded
         said = _SENTENCES[error.code]
-    made = Problem(error.code or 500, said).response()
-    for name, value in error.get_headers():
-        if name not in ("Content-Type", "Content-Length"):  # Allow, Retry-After and the like
-            made.headers[name] = value
-    return made
+    headers = {
+        name: value
+        for name, value in error.get_headers()
+        if name not in ("Content-Type", "Content-Length")  # Allow, Retry-After and the like
+    }
+    return Problem(error.code or 500, said, headers=headers)
 
 
-def _unavailable(error: Exception) -> Response:
+def _unavailable(error: Exception) -> Problem:
     # The first line: the rest is the statement with its values.
     log.warning("the database gives no answer", error=str(error).partition("\n")[0])
-    return Problem(503, kind="storage unavailable", headers={"Retry-After": "2"}).response()
+    return Problem(503, kind="storage unavailable", headers={"Retry-After": "2"})
 
 
-def _database(error: SQLAlchemyError) -> Response:
+def _database(error: SQLAlchemyError) -> Problem:
     known = translated(error)
     if isinstance(known, (ConcurrentUpdate, StorageUnavailable, PoolTimeout)):
         return _unavailable(known)
     return _unexpected(error)
 
 
-def _unexpected(error: Exception) -> Response:
+def _unexpected(error: Exception) -> Problem:
     incident = uuid4()
     log.error("a request failed unexpectedly", incident=str(incident), exc_info=error)
     return Problem(
         500,
         "The request failed here, not through a fault of yours. The log has it under `instance`.",
         instance=incident.urn,
-    ).response()
+    )

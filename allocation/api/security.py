@@ -3,9 +3,11 @@
 import hashlib
 import hmac
 import time
+from collections.abc import Set
 from dataclasses import dataclass
 from ipaddress import ip_address
 from threading import Lock
+from urllib.parse import urlsplit
 
 import structlog
 from cachetools import TTLCache
@@ -13,6 +15,7 @@ from flask import Flask, Response, g, request
 
 from allocation.adapters import api_keys
 from allocation.adapters.api_keys import READ, SCOPES, WRITE, ApiKeys, KeptKey
+from allocation.api import sessions
 from allocation.api.limits import Limits
 from allocation.api.problems import Problem
 from allocation.settings import Settings
@@ -20,7 +23,6 @@ from allocation.settings import Settings
 log = structlog.get_logger(__name__)
 
 OPEN = {
-    "assets.file",
     "health.alive",
     "health.ready",
     "docs.page",
@@ -30,7 +32,7 @@ OPEN = {
     "docs.events",
     "docs.problem",
 }
-"""Endpoints that want no key."""
+"""Endpoints of the API that want no key."""
 
 CAREFUL = {
     "Cache-Control": "no-store",
@@ -114,7 +116,7 @@ class Guard:
         Raises a 401 where a key is asked for and there is no good one, a 429 after too many wrong
         ones; a database that can't be asked raises its own error.
         """
-        if not self._asks_for_a_key():
+        if not self.asks():
             return _ANYBODY
         # Read by hand: Werkzeug's parser fails on some headers of other schemes.
         scheme, _, given = header.partition(" ")
@@ -122,6 +124,10 @@ class Guard:
         text = given.strip().encode("latin-1", "replace")
         if scheme.lower() != "bearer" or not text:
             raise _unauthorized("Send the API key: Authorization: Bearer <key>.", "")
+        return self.opened_by(text, address)
+
+    def opened_by(self, text: bytes, address: str) -> Caller:
+        """Whose key this is, given from this address; raises as `caller` does."""
         if self._given and hmac.compare_digest(text, self._given):
             return self._all_rights
         found = api_keys.parts(text.decode("utf-8", "replace"))
@@ -133,7 +139,15 @@ class Guard:
         log.warning("refused an API key", address=address, key=kept and kept.key.id)
         raise _unauthorized("This is no valid API key.", ', error="invalid_token"')
 
-    def _asks_for_a_key(self) -> bool:
+    def named(self, name: str) -> Caller | None:
+        """The caller of this name, as long as the key is valid."""
+        if self._given and name == self._all_rights.name:
+            return self._all_rights
+        kept = self._find(name)
+        return Caller(name, name, kept.key.scopes) if kept and not kept.key.revoked_at else None
+
+    def asks(self) -> bool:
+        """Whether it asks for a key at all."""
         if not self._asks and time.monotonic() >= self._look_again:
             self._asks = self._keys.any_made()
             self._look_again = time.monotonic() + REMEMBERED
@@ -149,16 +163,23 @@ class Guard:
         return found
 
 
-def register(app: Flask, guard: Guard, limits: Limits) -> None:
-    """Ask every request of `app` for a key, if there are any, and set the headers."""
+def register(app: Flask, guard: Guard, limits: Limits, opened: Set[str]) -> None:
+    """Ask every request of `app` for a key, if there are any, and set the headers.
+
+    But for the endpoints `opened`. Pages take a session instead, if no key is sent.
+    """
 
     @app.before_request
     def admit() -> None:
         # A path that no route knows is closed too: nothing opens by a spelling.
-        if request.endpoint in OPEN:
+        if request.endpoint in opened:
             return
         address = request.remote_addr or ""
-        g.caller = caller = guard.caller(request.headers.get("Authorization", ""), address)
+        g.caller = caller = _logged_in(guard) or guard.caller(
+            request.headers.get("Authorization", ""), address
+        )
+        if not caller.name:
+            _refuse_strange_names()
         limits.count(caller.name or address)
         scope = READ if request.method in _READING else WRITE
         if scope not in caller.scopes:
@@ -172,6 +193,25 @@ def register(app: Flask, guard: Guard, limits: Limits) -> None:
             )
 
     app.after_request(careful)
+
+
+def _logged_in(guard: Guard) -> Caller | None:
+    # What no route knows may be a mistyped page; it only gets to hear so.
+    takes_session = request.url_rule is None or request.blueprint in sessions.PAGES
+    if not takes_session or "Authorization" in request.headers or not guard.asks():
+        return None
+    name = sessions.key()
+    return guard.named(name) if name else None
+
+
+def _refuse_strange_names() -> None:
+    """Where no key is asked for, let no foreign site in by a name that it leads to 127.0.0.1."""
+    try:
+        name = urlsplit(f"//{request.host}").hostname or ""
+    except ValueError:
+        name = ""
+    if not is_loopback(name):
+        raise Problem(403, "As long as there is no key, this answers to localhost alone.")
 
 
 def careful(response: Response) -> Response:

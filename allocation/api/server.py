@@ -1,6 +1,7 @@
 """gunicorn around the application: processes, threads, a clean stop."""
 
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -96,6 +97,8 @@ class _Server(BaseApplication):
     def __init__(self, settings: Settings, figures: str) -> None:
         self._settings = settings
         self._figures = figures
+        # Made before the processes are forked: what one of them signs, the others take.
+        self._session_secret = secrets.token_bytes(32)
         super().__init__()
 
     def load_config(self) -> None:
@@ -123,7 +126,7 @@ class _Server(BaseApplication):
     def load(self) -> Flask:
         from allocation.api.app import create_app  # in the worker, see `serve`
 
-        app = create_app()
+        app = create_app(self._session_secret)
         # Chunks that are none show only when the application reads the body.
         app.register_error_handler(
             ParseException, lambda error: Problem(400, str(error)).response()

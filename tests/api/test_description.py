@@ -12,6 +12,9 @@ from allocation.api.openapi import document
 from allocation.api.problems import KINDS, type_uri
 from allocation.api.security import OPEN
 
+OF_PAGES = {"pages", "login", "assets"}
+"""Blueprints whose answers are for people."""
+
 
 def test_the_description_is_valid_openapi(client: FlaskClient) -> None:
     """By the validator of the OpenAPI community, examples included."""
@@ -23,10 +26,11 @@ def test_the_description_is_valid_openapi(client: FlaskClient) -> None:
 
 
 def test_the_description_has_every_route_and_no_other(client: FlaskClient) -> None:
-    """Method by method; what Flask adds by itself (HEAD, OPTIONS) aside."""
+    """Method by method; pages for people, and what Flask adds by itself (HEAD, OPTIONS), aside."""
     served = {
         (method.lower(), re.sub(r"<(\w+)>", r"{\1}", rule.rule))
         for rule in client.application.url_map.iter_rules()
+        if rule.endpoint.partition(".")[0] not in OF_PAGES
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
 

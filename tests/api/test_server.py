@@ -107,7 +107,7 @@ def test_a_body_too_large_gets_a_clean_answer(api: Api) -> None:
         (b"GET / HTTP/1.1\r\nno header\r\n\r\n", 400),
         (b"GET /" + b"x" * 9_000 + b" HTTP/1.1\r\n\r\n", 414),
         (
-            b"POST /v1/batches HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+            b"POST /v1/batches HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
             b"Content-Type: application/json\r\n\r\nno chunk\r\n\r\n",
             400,
         ),

@@ -7,6 +7,9 @@ from werkzeug.exceptions import NotFound
 
 from allocation.api import pages
 
+OPEN = {"assets.file"}
+"""Its endpoints: the form to log in needs them, too."""
+
 _KINDS = {
     "pages.css": "text/css; charset=utf-8",
     "live.js": "text/javascript; charset=utf-8",
