@@ -1,0 +1,447 @@
+"""The pages for people, as a browser without a script gets them."""
+
+import csv
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+from bs4 import BeautifulSoup, Tag
+from flask.testing import FlaskClient
+from sqlalchemy import Engine, select
+from werkzeug.test import TestResponse
+
+from allocation.adapters.tables import commands
+from allocation.api.pages import batches
+from tests.api.conftest import Serve, Worker
+
+TODAY = datetime.now(UTC).date()
+SHIP = TODAY + timedelta(days=9)
+
+
+class Browser:
+    """Gets pages, and sends the forms that are on them."""
+
+    def __init__(self, client: FlaskClient) -> None:
+        self.client = client
+
+    def get(self, path: str, status: int = 200) -> BeautifulSoup:
+        return _page(self.client.get(path, follow_redirects=True), status)
+
+    def send(self, page: BeautifulSoup, path: str, **typed: str) -> TestResponse:
+        """The page's last form, with what is typed in."""
+        form = page.find_all("form")[-1]
+        given = {each["name"]: each.get("value", "") for each in form.find_all("input")}
+        return self.client.post(form.get("action") or path, data=given | typed)
+
+    def sheet(self, path: str) -> list[list[str]]:
+        response = self.client.get(path)
+        assert response.mimetype == "text/csv"
+        return list(csv.reader(StringIO(response.text)))
+
+
+def _page(response: TestResponse, status: int) -> BeautifulSoup:
+    assert (response.status_code, response.mimetype) == (status, "text/html")
+    return BeautifulSoup(response.text, "html.parser")
+
+
+def text(found: Tag | None) -> str:
+    """What a reader sees of it."""
+    assert found is not None
+    return " ".join(found.get_text(" ").split()).replace(" ,", ",")
+
+
+def rows(page: BeautifulSoup, caption: str) -> list[list[str]]:
+    """What the cells say of the table whose caption begins so."""
+    for table in page.find_all("table"):
+        if text(table.caption).startswith(caption):
+            return [[text(cell) for cell in row.find_all(["th", "td"])] for row in table("tr")[1:]]
+    return []
+
+
+@pytest.fixture
+def browser_of(serve: Serve, sqlite_url: str) -> Callable[..., Browser]:
+    """Makes browsers of the application with these settings."""
+
+    def make(**settings: str) -> Browser:
+        app = serve(database_url=sqlite_url, **settings).application
+        app.test_client_class = FlaskClient
+        return Browser(app.test_client())
+
+    return make
+
+
+@pytest.fixture
+def visitor(browser_of: Callable[..., Browser]) -> Browser:
+    """A browser on this machine, where there is no key."""
+    return browser_of()
+
+
+@pytest.fixture
+def shop(visitor: Browser, idle_worker: Worker) -> Iterator[Callable[..., None]]:
+    """Posts bodies to paths of the API, and has them decided."""
+
+    def post(*requests: tuple[str, Mapping[str, Any]]) -> None:
+        for path, body in requests:
+            assert visitor.client.post(path, json=body).status_code == 202
+        idle_worker.decide_all()
+
+    return post
+
+
+def batch(ref: str, sku: str, qty: int, eta: object = None) -> tuple[str, dict[str, Any]]:
+    return "/v1/batches", {
+        "batchref": ref,
+        "sku": sku,
+        "qty": qty,
+        "eta": str(eta) if eta else None,
+    }
+
+
+def line(orderid: str, sku: str, qty: int) -> tuple[str, dict[str, Any]]:
+    return "/v1/allocations", {"orderid": orderid, "sku": sku, "qty": qty}
+
+
+def test_products_are_shown_with_their_figures(
+    visitor: Browser, shop: Callable[..., None]
+) -> None:
+    """Those that lines wait for first."""
+    shop(
+        batch("b-1", "BED", 2000),
+        batch("b-2", "BED", 5, SHIP),
+        batch("b-3", "BED", 1, TODAY - timedelta(days=1)),
+        batch("d-1", "DESK", 1),
+        line("order-1", "BED", 3),
+        line("order-2", "DESK", 4),
+    )
+
+    page = visitor.get("/")
+
+    assert rows(page, "Products") == [
+        ["DESK", "1", "0", "1", "4 in 1 line", "none"],
+        [
+            "BED",
+            "2\u202f000",
+            "3",
+            "2\u202f003",
+            "0",
+            f"{SHIP.day} {SHIP:%b %Y} (in 9 days) 1 overdue",
+        ],
+    ]
+
+
+def test_the_list_goes_on_by_a_link_and_keeps_its_filter(
+    visitor: Browser, shop: Callable[..., None]
+) -> None:
+    """Fifty on a page; the sheet has all that fit."""
+    shop(*(batch(f"b-{number}", f"CHAIR-{number:03}", 1) for number in range(60)))
+    shop(batch("t-1", "TABLE", 1))
+
+    first = visitor.get("/?q=chair")
+    link = first.find("a", rel="next")
+    assert isinstance(link, Tag)
+    second = visitor.get(str(link["href"]))
+    sheet = visitor.sheet("/products.csv?q=chair")
+
+    shown = [row[0] for page in (first, second) for row in rows(page, "Products")]
+    assert shown == [f"CHAIR-{number:03}" for number in range(60)]
+    assert [row[0] for row in sheet[1:]] == shown
+    assert second.find("a", rel="next") is None
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/", "There is no stock on the books yet."),
+        ("/?q=x", "There are no products yet."),
+        ("/orders", "Find an order by its whole id"),
+        ("/orders?orderid=nope", "There is no order nope"),
+    ],
+)
+def test_an_empty_page_says_what_to_do(visitor: Browser, path: str, said: str) -> None:
+    """Nothing is there yet."""
+    assert said in text(visitor.get(path).find(class_="empty"))
+
+
+def test_a_filter_that_nothing_fits_leads_back_to_all(
+    visitor: Browser, shop: Callable[..., None]
+) -> None:
+    """By a link, and says what it looked for."""
+    shop(batch("b-1", "BED", 2))
+
+    by_name = visitor.get("/?q=zebra").find(class_="empty")
+    by_trouble = visitor.get("/?trouble=1").find(class_="empty")
+
+    assert text(by_name) == "No product fits: no sku contains “zebra”. Show all products"
+    assert text(by_trouble) == "No product fits: no line waits for one. Show all products"
+
+
+def test_a_product_shows_its_batches_as_bars_its_queue_and_its_moves(
+    visitor: Browser, shop: Callable[..., None]
+) -> None:
+    """A bar is as long as the batch, and filled as far as it is promised."""
+    shop(batch("b-1", "BED", 5), batch("b-2", "BED", 20, SHIP))
+    shop(line("order-1", "BED", 5), line("order-2", "BED", 8), line("order-3", "BED", 30))
+
+    page = visitor.get("/products/BED")
+
+    assert rows(page, "Batches of BED") == [
+        ["b-1", "on the shelf", "", "5", "0", "5"],
+        ["b-2", f"{SHIP.day} {SHIP:%b %Y} (in 9 days)", "", "8", "12", "20"],
+    ]
+    bars = [
+        (bar["aria-label"], [rect["width"] for rect in bar.find_all("rect")])
+        for bar in page.find_all("svg", class_="bar")
+    ]
+    assert bars == [
+        ("5 promised, 0 free", ["25.00", "0.00"]),
+        ("8 promised, 12 free", ["40.00", "60.00"]),
+    ]
+    assert rows(page, "Lines that wait") == [["order-3", "30"]]
+    moves = page.find("ol", class_="moves")
+    assert isinstance(moves, Tag)
+    told = [text(move.p) for move in moves.find_all("li", recursive=False)]
+    assert told == [
+        "30 pieces for order order-3 wait: no batch can serve them",
+        f"8 pieces promised to order order-2 from batch b-2, which arrives {SHIP.day} {SHIP:%b %Y}",
+        "5 pieces promised to order order-1 from batch b-1",
+        f"batch b-2 put on the books: 20 pieces, arriving {SHIP.day} {SHIP:%b %Y}",
+        "batch b-1 put on the books: 5 pieces, on the shelf",
+    ]
+
+
+def test_a_move_says_why(visitor: Browser, shop: Callable[..., None]) -> None:
+    """What it was chosen from, in order, and why the others were passed over."""
+    shop(batch("b-1", "BED", 5), batch("b-2", "BED", 20, SHIP), line("order-1", "BED", 8))
+
+    why = visitor.get("/orders/order-1").find("details")
+
+    assert text(why) == (
+        "Why? Decided by allocation.allocate . 2 batches had free stock:"
+        " b-1, on the shelf: passed over: 5 free, 8 wanted"
+        f" b-2, {SHIP.day} {SHIP:%b %Y} : chosen: the first in the order of preference that fits"
+    )
+
+
+def test_every_event_is_told_in_a_sentence(visitor: Browser, shop: Callable[..., None]) -> None:
+    """None is shown by its bare name."""
+    client = visitor.client
+    shop(batch("b-1", "BED", 5), batch("b-2", "BED", 20, SHIP), line("order-1", "BED", 4))
+    shop(("/v1/reservations", {"orderid": "basket", "sku": "BED", "qty": 2, "ttl": 60}))
+    for ask in (
+        lambda: client.delete("/v1/reservations/basket"),
+        lambda: client.put("/v1/batches/b-2/eta", json={"eta": str(TODAY)}),
+        lambda: client.patch("/v1/batches/b-1", json={"qty": 3}),
+        lambda: client.post("/v1/batches/b-2/write-offs", json={"qty": 1, "reason": "wet"}),
+        lambda: client.put("/v1/products/BED/strategy", json={"strategy": "fewest_open"}),
+        lambda: client.delete("/v1/allocations/order-1/BED"),
+    ):
+        assert ask().status_code == 202
+        shop()
+
+    moves = visitor.get("/products/BED").find("ol", class_="moves")
+
+    assert isinstance(moves, Tag)
+    sentences = [text(move.p) for move in moves.find_all("li", recursive=False)]
+    day = f"{TODAY.day} {TODAY:%b %Y}"
+    assert sentences[:3] == [
+        "4 pieces no longer promised to order order-1 from batch b-2",
+        "batches now serve in the order fewest open",
+        "1 piece of batch b-2 written off: wet",
+    ]
+    assert f"batch b-2 now comes on another day: {day}" in sentences
+    assert "batch b-1 now has 3 pieces" in sentences
+    assert any(each.startswith("2 pieces held for order basket from") for each in sentences)
+    assert "2 pieces no longer held for order basket: released" in sentences
+
+
+def test_an_order_is_found_by_its_id(visitor: Browser, shop: Callable[..., None]) -> None:
+    """Each line with its promise; spaces around the id do no harm."""
+    shop(batch("b-1", "BED", 5), batch("d-1", "DESK", 1, SHIP))
+    shop(line("order 1", "BED", 5), line("order 1", "DESK", 1), line("order 1", "DESK-2", 1))
+
+    page = visitor.get("/orders?orderid=+order+1+")
+
+    assert text(page.h1) == "Order order 1"
+    assert rows(page, "Lines of order order 1") == [
+        ["BED", "5", "allocated", "b-1", "on the shelf"],
+        ["DESK", "1", "allocated", "d-1", f"{SHIP.day} {SHIP:%b %Y} (in 9 days)"],
+    ]
+
+
+def test_an_order_that_was_given_up_keeps_its_history(
+    visitor: Browser, shop: Callable[..., None]
+) -> None:
+    """It has no line any more."""
+    shop(batch("b-1", "BED", 5), line("order-1", "BED", 5))
+    visitor.client.delete("/v1/allocations/order-1/BED")
+    shop()
+
+    page = visitor.get("/orders?orderid=order-1")
+
+    assert text(page.find(class_="empty")) == "Every line of it was given up."
+    assert "5 pieces no longer promised to order order-1 from batch b-1" in text(page)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/products/NOPE", "No batch of the sku NOPE was ever put on the books."),
+        ("/orders/nope", "The order nope has no line, and nothing of it is kept."),
+        ("/batches/nope", "There is no batch with the reference nope."),
+    ],
+)
+def test_what_is_not_there_is_said_on_a_page(visitor: Browser, path: str, said: str) -> None:
+    """404."""
+    assert said in text(visitor.get(path, 404).main)
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_batch_is_added_by_a_form(visitor: Browser) -> None:
+    """The page that follows says so, and shows it."""
+    form = visitor.get("/new-batch?sku=BED")
+
+    sent = visitor.send(form, "/new-batch", batchref="b-1", qty="7", eta=str(SHIP))
+    page = visitor.get(sent.headers["Location"])
+
+    assert sent.status_code == 303
+    assert text(page.find(class_="notice")) == "The batch b-1 is on the books."
+    assert [row[0] for row in rows(page, "Batches of BED")] == ["b-1"]
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_form_that_is_sent_twice_takes_effect_once(visitor: Browser, engine: Engine) -> None:
+    """As by an impatient click."""
+    form = visitor.get("/new-batch")
+    typed = {"batchref": "b-1", "sku": "BED", "qty": "7"}
+
+    answers = [visitor.send(form, "/new-batch", **typed) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [303, 303]
+    with engine.connect() as connection:
+        assert len(connection.execute(select(commands)).all()) == 1
+
+
+def test_a_form_that_can_t_be_taken_comes_back_with_what_is_wrong(visitor: Browser) -> None:
+    """Beside each field; what was typed is kept."""
+    form = visitor.get("/new-batch")
+
+    sent = visitor.send(form, "/new-batch", batchref="b/1", sku="", qty="many")
+    page = _page(sent, 422)
+
+    wrong = {
+        str(each["name"]): text(page.find(id=str(each["aria-describedby"])))
+        for each in page.find_all("input", attrs={"aria-invalid": "true"})
+    }
+    typed = {str(each["name"]): each["value"] for each in page.find_all("input")}
+    assert wrong == {
+        "batchref": "the value does not match \"^[^\\u0000-\\u001f\\u007f-\\u009f/]+$\"",
+        "sku": "is missing",
+        "qty": 'the value is not of type "integer"',
+    }
+    assert (typed["batchref"], typed["qty"]) == ("b/1", "many")
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_refusal_is_said_on_the_form_and_can_be_mended(visitor: Browser) -> None:
+    """Sent again it is another command."""
+    for number, qty in ((1, "7"), (2, "5")):
+        sent = visitor.send(
+            visitor.get("/new-batch"), "/new-batch", batchref="b-1", sku=f"BED-{number}", qty=qty
+        )
+    refused = _page(sent, 409)
+
+    mended = visitor.send(refused, "/new-batch", batchref="b-2")
+
+    assert text(refused.find(class_="notice")) == "There is a batch with this reference already."
+    assert mended.status_code == 303
+
+
+@pytest.mark.usefixtures("worker")
+def test_what_a_batch_holds_is_changed_by_a_form(
+    visitor: Browser, shop: Callable[..., None]
+) -> None:
+    """On the page of the batch."""
+    shop(batch("b-1", "BED", 5))
+
+    sent = visitor.send(visitor.get("/batches/b-1"), "/batches/b-1", qty="9")
+    page = visitor.get(sent.headers["Location"])
+
+    assert text(page.find(class_="notice")) == "The batch b-1 now has 9 pieces."
+    assert text(page.find(class_="figures")) == "Promised 0 Free 9 Holds 9"
+
+
+def test_while_no_worker_decides_the_form_says_that_it_waits(
+    visitor: Browser, shop: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is lost, and nobody is told of a success."""
+    shop(batch("b-1", "BED", 5))
+    monkeypatch.setattr(batches, "PATIENCE", 0)
+
+    sent = visitor.send(visitor.get("/batches/b-1"), "/batches/b-1", qty="9")
+    page = visitor.get(sent.headers["Location"])
+
+    assert text(page.find(class_="notice")).startswith("Accepted. It is waiting to be decided.")
+    assert text(page.find(class_="figures")) == "Promised 0 Free 5 Holds 5"
+
+
+def test_a_sheet_has_no_formulas(visitor: Browser, shop: Callable[..., None]) -> None:
+    """What strangers chose as an id is text to a spreadsheet."""
+    shop(batch("b-1", "BED", 5), line("=cmd|' -C calc'!A0", "BED", 9))
+
+    assert visitor.sheet("/products/BED/waiting.csv") == [
+        ["orderid", "part", "qty", "customer"],
+        ["'=cmd|' -C calc'!A0", "0", "9", ""],
+    ]
+
+
+def test_each_table_of_a_product_is_to_be_had_as_a_sheet(
+    visitor: Browser, shop: Callable[..., None]
+) -> None:
+    """With plain days and numbers."""
+    shop(batch("b-1", "BED", 5000), batch("b-2", "BED", 5, SHIP), line("order-1", "BED", 9))
+
+    stock = visitor.sheet("/products/BED/batches.csv")
+    moves = visitor.sheet("/products/BED/moves.csv")
+    order = visitor.sheet("/orders/order-1/lines.csv")
+
+    assert stock[1:] == [["b-1", "5000", "9", "4991", "", ""], ["b-2", "5", "0", "5", str(SHIP), ""]]
+    assert [row[:1] + row[2:] for row in moves[1:]] == [
+        ["3", "allocation.allocated.v1", "order-1", "9", "b-1", "", "allocation.allocate"],
+        ["2", "allocation.batch_created.v1", "", "5", "b-2", str(SHIP), "allocation.create_batch"],
+        ["1", "allocation.batch_created.v1", "", "5000", "b-1", "", "allocation.create_batch"],
+    ]
+    assert order[1:] == [["BED", "9", "allocated", "b-1", "", ""]]
+
+
+def test_what_strangers_sent_is_text_on_the_pages(
+    visitor: Browser, shop: Callable[..., None]
+) -> None:
+    """Not markup."""
+    shop(batch("b-1", "BED", 5), line("<script>alert(1)<!--", "BED", 2))
+
+    page = visitor.get("/products/BED")
+
+    assert "order <script>alert(1)<!--" in text(page.find("ol", class_="moves"))
+    assert [script.get("src") for script in page.find_all("script")] == [
+        "/assets/htmx.min.js",
+        "/assets/live.js",
+    ]
+
+
+def test_pages_run_and_show_nothing_but_their_own_files(visitor: Browser) -> None:
+    """Neither inline nor from elsewhere; each file is there."""
+    response = visitor.client.get("/")
+    page = BeautifulSoup(response.text, "html.parser")
+
+    policy = response.headers["Content-Security-Policy"]
+    files = [each["href"] for each in page.find_all("link")]
+    files += [each["src"] for each in page.find_all("script")]
+    assert "unsafe" not in policy
+    assert "default-src 'none'" in policy
+    assert len(files) == 4
+    for file in files:
+        assert str(file).startswith("/assets/")
+        assert visitor.client.get(str(file)).status_code == 200
+    assert not page.find_all(style=True)
