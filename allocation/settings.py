@@ -65,6 +65,9 @@ class Settings(BaseSettings):
     )
     api_workers: int = Field(2, ge=1, description="Processes that serve the API.")
     api_threads: int = Field(8, ge=1, description="Requests that each of them serves at once.")
+    api_streams: int = Field(
+        20, ge=0, description="Live streams of events that each of them serves besides."
+    )
     gather_size: int = Field(
         200, ge=1, description="Commands that a worker decides together, at most."
     )

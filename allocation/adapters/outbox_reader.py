@@ -125,25 +125,37 @@ def only_reader(engine: Engine) -> Iterator[OutboxReader | None]:
         yield reader
 
 
+def woken(connection: Connection) -> Wait:
+    """A wait that ends when something is committed to the outbox.
+
+    On PostgreSQL by this connection, which has to be in AUTOCOMMIT; it is of no use to others then.
+    """
+    if not is_postgresql(connection):
+        return lambda seconds: time.sleep(min(seconds, _SQLITE_POLL))
+    connection.execute(text(f"LISTEN {NOTIFY_CHANNEL}"))
+    connection.commit()
+    driver = connection.connection.driver_connection
+    assert driver is not None
+
+    def wait(seconds: float) -> None:
+        os_select.select([driver], [], [], seconds)
+        driver.poll()
+        driver.notifies.clear()
+
+    return wait
+
+
 @contextmanager
 def _on_postgresql(engine: Engine) -> Iterator[OutboxReader | None]:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if not connection.scalar(text(f"SELECT pg_try_advisory_lock({_LOCK})")):
             yield None
             return
-        connection.execute(text(f"LISTEN {NOTIFY_CHANNEL}"))
+        wait = woken(connection)
         # A mark that is lost with the server's power means that its row is sent again, which harms
         # nobody: so it need not be on the disk before the next rows are sent.
         connection.execute(text("SET synchronous_commit TO off"))
         connection.commit()
-        driver = connection.connection.driver_connection
-        assert driver is not None
-
-        def wait(seconds: float) -> None:
-            os_select.select([driver], [], [], seconds)
-            driver.poll()
-            driver.notifies.clear()
-
         try:
             yield OutboxReader(connection, wait)
         finally:
@@ -161,4 +173,4 @@ def _on_sqlite(engine: Engine) -> Iterator[OutboxReader | None]:
             yield None
             return
         with engine.connect() as connection:
-            yield OutboxReader(connection, lambda seconds: time.sleep(min(seconds, _SQLITE_POLL)))
+            yield OutboxReader(connection, woken(connection))

@@ -23,9 +23,11 @@ from allocation.api import (
     reservations,
     security,
     sessions,
+    stream,
 )
 from allocation.api.database_state import DatabaseState
 from allocation.api.limits import Limits
+from allocation.api.live_events import LiveEvents
 from allocation.api.pages import assets
 from allocation.api.pressure import Pressure
 from allocation.api.waiting import OutcomeWaiter
@@ -51,6 +53,7 @@ def create_app(session_secret: bytes | None = None) -> Flask:
     # Half the threads may wait for outcomes; the others go on answering.
     app.extensions["allocation.waiter"] = OutcomeWaiter(max(1, settings.api_threads // 2))
 
+    app.extensions["allocation.events"] = events = LiveEvents(settings.api_streams)
     app.extensions["allocation.pressure"] = Pressure(settings)
 
     metrics.register(app, figures)
@@ -73,6 +76,7 @@ def create_app(session_secret: bytes | None = None) -> Flask:
         pages.blueprint(),
         assets.blueprint(),
         login.blueprint(guard),
+        stream.blueprint(events, guard),
     ):
         app.register_blueprint(blueprint)
     return app

@@ -49,7 +49,8 @@ _BAD = {
     422: "A field breaks the contract, or the Idempotency-Key came before with another request.",
     429: "One caller sent too many requests, or one address too many wrong keys.",
     500: "The service failed, through no fault of the request.",
-    503: "The database gives no answer, or (`/problems/overloaded`) too much waits to be done.",
+    503: "The database gives no answer, or (`/problems/overloaded`) too much waits to be done,"
+    " or as many streams are open as are served.",
 }
 _ACCEPTED = " Accepted first and decided later: 202, or with `Prefer: wait=N` what came of it."
 _PATH_FIELDS = {
@@ -109,7 +110,7 @@ def document() -> Json:
 
 def _operation(route: Route) -> Json:
     names = re.findall(r"{(\w+)}", route.path)
-    parameters = [_path_parameter(name) for name in names]
+    parameters = [*[_path_parameter(name) for name in names], *route.parameters]
     made: Json = {
         "operationId": _words(route),
         "summary": route.summary,

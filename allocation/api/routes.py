@@ -1,6 +1,7 @@
 """Every route of the API with all that it can answer: what its description is built from."""
 
 from dataclasses import dataclass
+from typing import Any
 
 JSON = "application/json"
 _READ = (401, 403, 404, 422, 429, 500, 503)
@@ -14,7 +15,8 @@ class Route:
 
     `command` is the command that it accepts; `is_open`: it wants no key. `bulk` names the schema
     of what it answers, by 200 or 202, to a body of many lines. `description` says more than the
-    summary; that of a command comes from the contract.
+    summary; that of a command comes from the contract. `parameters` are those of the query and the
+    headers.
     """
 
     method: str
@@ -27,6 +29,15 @@ class Route:
     is_open: bool = False
     bulk: str | None = None
     description: str = ""
+    parameters: tuple[dict[str, Any], ...] = ()
+
+
+def _listeners(name: str, kind: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": kind, "description": description, "schema": schema}
+
+
+_IDS = {"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 255}}
+_POSITION = {"type": "string", "pattern": "^[0-9]{1,18}$"}
 
 
 ROUTES = (
@@ -168,6 +179,23 @@ ROUTES = (
         {200: "Command"},
         (401, 403, 404, 429, 500, 503),
         description="Pending, or what came of it: succeeded, rejected by a rule, or failed.",
+    ),
+    Route(
+        "get",
+        "/stream",
+        "Hear of events as they happen",
+        {200: "Text"},
+        (401, 403, 422, 429, 500, 503),
+        content="text/event-stream",
+        description="Server-sent events, without an end: `event` is the type's name, such as"
+        " `allocated`, `data` the CloudEvent. `reset` says that what came since `Last-Event-ID` is"
+        " not all kept: ask for the whole state again.",
+        parameters=(
+            _listeners("sku", "query", "Of these skus alone.", _IDS),
+            _listeners("orderid", "query", "Of these orders alone.", _IDS),
+            _listeners("lastEventId", "query", "As the header, which counts first.", _POSITION),
+            _listeners("Last-Event-ID", "header", "The last `id`: what came after it.", _POSITION),
+        ),
     ),
     Route(
         "get",

@@ -146,6 +146,13 @@ class Guard:
         kept = self._find(name)
         return Caller(name, name, kept.key.scopes) if kept and not kept.key.revoked_at else None
 
+    def still_admits(self, caller: Caller) -> bool:
+        """Whether this caller, who was let in to read, would be let in now."""
+        if not caller.name:
+            return not self.asks()
+        known = self.named(caller.name)
+        return known is not None and READ in known.scopes
+
     def asks(self) -> bool:
         """Whether it asks for a key at all."""
         if not self._asks and time.monotonic() >= self._look_again:

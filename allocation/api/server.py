@@ -75,11 +75,12 @@ def _database_has_keys(settings: Settings) -> bool:
 
 
 class Worker(ThreadWorker):
-    """Lets go of requests that wait for an outcome as soon as it is told to stop."""
+    """Lets go of streams, and of who waits for an outcome, as soon as it is told to stop."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if hasattr(self, "wsgi"):  # else it is told to stop while it is still starting
             self.wsgi.extensions["allocation.waiter"].stop()
+            self.wsgi.extensions["allocation.events"].stop()
         super().handle_exit(sig, frame)
 
 
@@ -107,7 +108,8 @@ class _Server(BaseApplication):
         options: dict[str, object] = {
             "bind": self._address,
             "workers": self._settings.api_workers,
-            "threads": self._settings.api_threads,
+            # A stream holds a thread for as long as it lasts, and takes it from nobody.
+            "threads": self._settings.api_threads + self._settings.api_streams,
             "worker_class": Worker,
             # A request that waits for its outcome is let go at once; this is for slow clients.
             "graceful_timeout": waiting.LONGEST + 5,

@@ -1,7 +1,7 @@
 """The pages for people, as a browser without a script gets them."""
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import Any
@@ -49,7 +49,7 @@ def _page(response: TestResponse, status: int) -> BeautifulSoup:
 def text(found: Tag | None) -> str:
     """What a reader sees of it."""
     assert found is not None
-    return " ".join(found.get_text(" ").split()).replace(" ,", ",")
+    return " ".join(found.get_text(" ").split()).replace(" ,", ",").replace(" :", ":")
 
 
 def rows(page: BeautifulSoup, caption: str) -> list[list[str]]:
@@ -79,7 +79,7 @@ def visitor(browser_of: Callable[..., Browser]) -> Browser:
 
 
 @pytest.fixture
-def shop(visitor: Browser, idle_worker: Worker) -> Iterator[Callable[..., None]]:
+def shop(visitor: Browser, idle_worker: Worker) -> Callable[..., None]:
     """Posts bodies to paths of the API, and has them decided."""
 
     def post(*requests: tuple[str, Mapping[str, Any]]) -> None:
@@ -103,9 +103,7 @@ def line(orderid: str, sku: str, qty: int) -> tuple[str, dict[str, Any]]:
     return "/v1/allocations", {"orderid": orderid, "sku": sku, "qty": qty}
 
 
-def test_products_are_shown_with_their_figures(
-    visitor: Browser, shop: Callable[..., None]
-) -> None:
+def test_products_are_shown_with_their_figures(visitor: Browser, shop: Callable[..., None]) -> None:
     """Those that lines wait for first."""
     shop(
         batch("b-1", "BED", 2000),
@@ -122,9 +120,9 @@ def test_products_are_shown_with_their_figures(
         ["DESK", "1", "0", "1", "4 in 1 line", "none"],
         [
             "BED",
-            "2\u202f000",
+            "2 000",
             "3",
-            "2\u202f003",
+            "2 003",
             "0",
             f"{SHIP.day} {SHIP:%b %Y} (in 9 days) 1 overdue",
         ],
@@ -220,7 +218,7 @@ def test_a_move_says_why(visitor: Browser, shop: Callable[..., None]) -> None:
     assert text(why) == (
         "Why? Decided by allocation.allocate . 2 batches had free stock:"
         " b-1, on the shelf: passed over: 5 free, 8 wanted"
-        f" b-2, {SHIP.day} {SHIP:%b %Y} : chosen: the first in the order of preference that fits"
+        f" b-2, {SHIP.day} {SHIP:%b %Y}: chosen: the first in the order of preference that fits"
     )
 
 
@@ -245,9 +243,10 @@ def test_every_event_is_told_in_a_sentence(visitor: Browser, shop: Callable[...,
     assert isinstance(moves, Tag)
     sentences = [text(move.p) for move in moves.find_all("li", recursive=False)]
     day = f"{TODAY.day} {TODAY:%b %Y}"
-    assert sentences[:3] == [
+    assert sentences[:4] == [
         "4 pieces no longer promised to order order-1 from batch b-2",
         "batches now serve in the order fewest open",
+        "batch b-2 now has 19 pieces",
         "1 piece of batch b-2 written off: wet",
     ]
     assert f"batch b-2 now comes on another day: {day}" in sentences
@@ -320,7 +319,8 @@ def test_a_form_that_is_sent_twice_takes_effect_once(visitor: Browser, engine: E
 
     assert [answer.status_code for answer in answers] == [303, 303]
     with engine.connect() as connection:
-        assert len(connection.execute(select(commands)).all()) == 1
+        names = connection.scalars(select(commands.c.name)).all()
+    assert names.count("allocation.create_batch") == 1
 
 
 def test_a_form_that_can_t_be_taken_comes_back_with_what_is_wrong(visitor: Browser) -> None:
@@ -336,7 +336,7 @@ def test_a_form_that_can_t_be_taken_comes_back_with_what_is_wrong(visitor: Brows
     }
     typed = {str(each["name"]): each["value"] for each in page.find_all("input")}
     assert wrong == {
-        "batchref": "the value does not match \"^[^\\u0000-\\u001f\\u007f-\\u009f/]+$\"",
+        "batchref": "has a control character or a slash",
         "sku": "is missing",
         "qty": 'the value is not of type "integer"',
     }
@@ -406,7 +406,10 @@ def test_each_table_of_a_product_is_to_be_had_as_a_sheet(
     moves = visitor.sheet("/products/BED/moves.csv")
     order = visitor.sheet("/orders/order-1/lines.csv")
 
-    assert stock[1:] == [["b-1", "5000", "9", "4991", "", ""], ["b-2", "5", "0", "5", str(SHIP), ""]]
+    assert stock[1:] == [
+        ["b-1", "5000", "9", "4991", "", ""],
+        ["b-2", "5", "0", "5", str(SHIP), ""],
+    ]
     assert [row[:1] + row[2:] for row in moves[1:]] == [
         ["3", "allocation.allocated.v1", "order-1", "9", "b-1", "", "allocation.allocate"],
         ["2", "allocation.batch_created.v1", "", "5", "b-2", str(SHIP), "allocation.create_batch"],

@@ -21,6 +21,7 @@ def test_the_service_keeps_to_its_description(house: House, tmp_path: Path) -> N
     command = [
         str(Path(sys.executable).with_name("schemathesis")),
         *("run", f"http://127.0.0.1:{house.port}/openapi.json"),
+        *("--exclude-path", "/stream"),  # it never ends; tests/api/test_stream.py listens to it
         *("--checks", "all", "--phases", "examples,coverage,fuzzing,stateful"),
         *("--max-examples", "10", "--generation-deterministic", "--no-color"),
     ]

@@ -99,7 +99,8 @@ def _take(name: str, body: Json, batchref: str | None = None) -> Response | tupl
     except Problem as problem:
         errors = {error["field"]: error["problem"] for error in problem.errors}
         known = {name: text for name, text in errors.items() if name in request.form}
-        said = "Some of it can't be taken as it is: see below." if known else problem.detail
+        is_wrong = problem.kind == "invalid input"
+        said = "Some of it can't be taken as it is: see below." if is_wrong else problem.detail
         # Sent again it is another command: under the old id it would stay refused.
         return Form(request.form.to_dict(), uuid4(), known, said), problem.status
     return redirect(_page_of(command, batchref, command_id), 303)
