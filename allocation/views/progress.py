@@ -2,20 +2,13 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, func, select
 
-from allocation.adapters.tables import (
-    allocations,
-    commands,
-    is_pending,
-    is_unsent,
-    outbox,
-    waits,
-)
+from allocation.adapters.tables import commands, is_pending, is_unsent, outbox
 from allocation.views import Json
 
 
@@ -25,21 +18,6 @@ class Backlog:
 
     unsent: int
     oldest_unsent_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """How the service does: commands accepted in the last minute, what is pending and not sent.
-
-    Ages are those of the oldest, in seconds; 0 without any.
-    """
-
-    accepted_last_minute: int
-    pending: int
-    oldest_pending_seconds: float
-    unsent: int
-    oldest_unsent_seconds: float
-    waiting_lines: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,41 +78,13 @@ def backlog(connection: Connection) -> Backlog:
     return Backlog(unsent, round(oldest_unsent(connection), 3))
 
 
-def figures(connection: Connection) -> Figures:
-    """How the service does; costs grow with what came in the last minute, is pending, or waits."""
-    now = datetime.now(UTC)
-    accepted = commands.c.accepted_at
-    # How many commands were accepted in the last minute.
-    lately = select(func.count()).where(accepted > now - timedelta(minutes=1))
-    # How many are pending, and since when.
-    pending, since = connection.execute(
-        select(func.count(), func.min(accepted)).where(is_pending)
-    ).one()
-    # How many lines wait for stock.
-    queue = select(func.count()).select_from(allocations).where(waits)
-    behind = backlog(connection)
-    return Figures(
-        accepted_last_minute=connection.scalar(lately) or 0,
-        pending=pending,
-        oldest_pending_seconds=round(_age(since), 3),
-        unsent=behind.unsent,
-        oldest_unsent_seconds=behind.oldest_unsent_seconds,
-        waiting_lines=connection.scalar(queue) or 0,
-    )
-
-
 def oldest_unsent(connection: Connection) -> float:
     """How many seconds ago the row was written that the relay will send next; 0 without any."""
     oldest = connection.scalar(
         select(outbox.c.created_at).where(is_unsent).order_by(outbox.c.position).limit(1)
     )
-    return _age(oldest)
-
-
-def _age(moment: datetime | None) -> float:
-    """Seconds since then, 0 for None."""
     # Another machine's clock may be ahead of this one's.
-    return max(0.0, (datetime.now(UTC) - moment).total_seconds()) if moment else 0.0
+    return max(0.0, (datetime.now(UTC) - oldest).total_seconds()) if oldest else 0.0
 
 
 def _command(row: Any) -> Json:
