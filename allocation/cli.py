@@ -38,11 +38,14 @@ def up() -> None:
     settings = bootstrap.settings()
     _migrate()
     _topology()
-    console.print(
-        f"Starting. The API will be at http://{settings.host}:{settings.port} (docs at /docs),"
-        f" Flower at http://127.0.0.1:{settings.flower_port}. Ctrl-C stops everything."
-    )
-    ended = supervisor.run(supervisor.processes(settings), dict(os.environ))
+    environment = dict(os.environ)
+    login = supervisor.flower_login(environment)
+    if login is not None:
+        environment["FLOWER_BASIC_AUTH"] = login
+    console.print("Starting; Ctrl-C stops everything.")
+    for name, address in supervisor.addresses(settings, login).items():
+        console.print(f"  {name:7} {address}", markup=False, highlight=False)
+    ended = supervisor.run(supervisor.processes(settings), environment)
     if ended.broke:
         name, status = ended.broke
         fail(
@@ -60,7 +63,8 @@ def run_demo() -> None:
     except demo.StepFailed as failure:
         fail(str(failure))
     console.print(
-        "Everything held. Next: `allocation up` keeps the service running;"
+        "Everything held. Next: `make up` (or `allocation up`) keeps the service running;"
+        f" then open its page, {supervisor.page(bootstrap.settings())}."
         " README.md shows how other services send commands and hear events."
     )
 

@@ -5,6 +5,7 @@ import signal
 import socket
 import sqlite3
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from kombu import Connection
 from allocation import check
 from allocation.adapters import topology
 from allocation.settings import SPOOL_TRANSPORT
+from tests.e2e.test_flower import ask
 from tests.servers.ports import free_ports
 from tests.servers.processes import Process
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
 
@@ -51,6 +54,8 @@ def test_the_demo_plays_the_whole_story(allocation: Run) -> None:
     assert demo.wait(100) == 0
     told = demo.logs()
     assert "moved to batch late" in told
+    assert "`make up` (or `allocation up`) keeps the service running" in told
+    assert "then open its page, http://127.0.0.1:" in told
     assert "order-1 from early cancelled, order-1 from late open, order-2 from new open" in told
     assert "New day for order order-1: arrives 2030-09-01" in told
     assert "The warehouse's pick of order-3 is dispatched." in told
@@ -76,6 +81,60 @@ def test_up_starts_everything_and_stops_it_cleanly(allocation: Run) -> None:
     for name in names:
         up_log = up.logs()
         assert f"{name} stopped (rc=0)" in up_log
+
+
+def test_up_prints_where_everything_is_and_flower_shows_what_came_by_http(
+    allocation: Run, environment: dict[str, str]
+) -> None:
+    """Flower asks for the password of this run, which nobody else knows."""
+    up = allocation("up")
+    port, flower = int(environment["ALLOCATION_PORT"]), int(environment["ALLOCATION_FLOWER_PORT"])
+    for line in ("api .*ready at", "worker .*ready", "relay .*ready", "flower .*Visit me at"):
+        up.wait_for_log(line, within=40)
+
+    printed = [line.strip() for line in up.logs().split("Starting; ")[1].splitlines()[1:4]]
+    password = printed[2].rpartition(" ")[2].removesuffix(")")
+    assert printed == [
+        f"page    http://127.0.0.1:{port}/",
+        f"docs    http://127.0.0.1:{port}/docs, of the messages http://127.0.0.1:{port}/docs/events",
+        f"Flower  http://127.0.0.1:{flower}/ (user allocation, password {password})",
+    ]
+    login = f"allocation:{password}"
+    # It shows what comes from when it listens on.
+    eventually(
+        lambda: any(ask(flower, "/api/workers?status=true", login)[1].values()),
+        within=20,
+        what="the worker online in Flower",
+    )
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/batches",
+        data=b'{"batchref": "b1", "sku": "LAMP", "qty": 10}',
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        location = str(answer.headers["Location"])
+    path = f"/api/task/info/{location.rpartition('/')[2]}"
+
+    def shown() -> dict[str, object] | None:
+        return ask(flower, path, login)[1]
+
+    task = eventually(shown, within=20, what="the command in Flower")
+    assert task["name"] == "allocation.create_batch"
+    assert task["kwargs"] == "{'batchref': 'b1', 'sku': 'LAMP', 'qty': 10, 'eta': None}"
+    assert [ask(flower, path, wrong)[0] for wrong in (None, "allocation:password")] == [401] * 2
+
+
+def test_up_leaves_a_login_that_was_configured(
+    allocation: Run, environment: dict[str, str]
+) -> None:
+    """And does not print it."""
+    up = allocation("up", FLOWER_BASIC_AUTH="me:of-my-own")
+    up.wait_for_log("flower .*Visit me at", within=40)
+
+    flower = int(environment["ALLOCATION_FLOWER_PORT"])
+    assert ask(flower, "/api/tasks", "me:of-my-own")[0] == 200
+    assert f"Flower  http://127.0.0.1:{flower}/\n" in up.logs()
+    assert "of-my-own" not in up.logs()
 
 
 def test_up_names_the_process_that_cannot_start(
