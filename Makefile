@@ -12,7 +12,7 @@ help: ## list what can be made
 demo: .venv/run ## play the whole story on the embedded default, and end
 	@$(BIN)/allocation demo
 
-up: .venv/run ## the same service, staying up, with its API on http://127.0.0.1:5005
+up: .venv/run ## the same service, staying up, with its page on http://127.0.0.1:5005/
 	@$(BIN)/allocation up
 
 test: lint ## every test, against real PostgreSQL and RabbitMQ that it starts by itself

@@ -5,9 +5,14 @@ from typing import Any
 
 from celery import Celery
 from celery.signals import setup_logging, worker_process_init
+from kombu.transport import TRANSPORT_ALIASES
 
 from allocation import bootstrap, logs
 from allocation.adapters.dead_letters import Mover
+from allocation.settings import SPOOL_TRANSPORT
+
+# Celery shows its settings to whoever inspects a worker, as Flower does, and reads this URL for it.
+TRANSPORT_ALIASES["spool"] = SPOOL_TRANSPORT
 
 app = Celery(
     "allocation", include=["allocation.tasks"], events="allocation.adapters.celery_events:Events"

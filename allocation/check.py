@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, func, select, text
+from sqlalchemy import Engine, func, select, text
 
 from allocation.adapters.database import is_postgresql
 from allocation.adapters.proofs import PROOFS, first_of
-from allocation.adapters.tables import commands, is_unsent, outbox
 
-__all__ = ["PROOFS", "Proof", "counts", "prove"]
+__all__ = ["PROOFS", "Proof", "prove"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +42,3 @@ def prove(engine: Engine, most: int = 10) -> Iterator[Proof]:
                 examined[table.name] = count or 0
             found = connection.execute(first_of(statement(), most)).scalars().all()
             yield Proof(promise, examined[table.name], tuple(str(row) for row in found))
-
-
-def counts(connection: Connection) -> dict[str, int]:
-    """How many commands there are by status, and how many rows of the outbox wait to be sent."""
-    by_status = select(commands.c.status, func.count()).group_by(commands.c.status)
-    found = dict.fromkeys(("pending", "succeeded", "rejected", "failed"), 0)
-    found |= dict(connection.execute(by_status).all())
-    unsent = select(func.count()).select_from(outbox).where(is_unsent)
-    return found | {"unsent": connection.scalar(unsent) or 0}

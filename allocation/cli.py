@@ -7,7 +7,6 @@ from dataclasses import asdict
 
 import typer
 from pydantic import ValidationError
-from rich.table import Table
 
 from allocation import asyncapi, bootstrap, check, demo, inbound, lifecycle, logs, relay, supervisor
 from allocation.adapters import roles, topology
@@ -15,6 +14,7 @@ from allocation.tools import dead, keys
 from allocation.tools.import_batches import import_batches
 from allocation.tools.prune import prune
 from allocation.tools.replay import replay
+from allocation.tools.status import status
 from allocation.tools.terminal import AsJson, console, fail, reaching
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.add_typer(keys.app)
 app.command()(import_batches)
 app.command()(prune)
 app.command()(replay)
+app.command()(status)
 
 
 @app.command()
@@ -38,11 +39,14 @@ def up() -> None:
     settings = bootstrap.settings()
     _migrate()
     _topology()
-    console.print(
-        f"Starting. The API will be at http://{settings.host}:{settings.port} (docs at /docs),"
-        f" Flower at http://127.0.0.1:{settings.flower_port}. Ctrl-C stops everything."
-    )
-    ended = supervisor.run(supervisor.processes(settings), dict(os.environ))
+    environment = dict(os.environ)
+    login = supervisor.flower_login(environment)
+    if login is not None:
+        environment["FLOWER_BASIC_AUTH"] = login
+    console.print("Starting; Ctrl-C stops everything.")
+    for name, address in supervisor.addresses(settings, login).items():
+        console.print(f"  {name:7} {address}", markup=False, highlight=False)
+    ended = supervisor.run(supervisor.processes(settings), environment)
     if ended.broke:
         name, status = ended.broke
         fail(
@@ -60,7 +64,8 @@ def run_demo() -> None:
     except demo.StepFailed as failure:
         fail(str(failure))
     console.print(
-        "Everything held. Next: `allocation up` keeps the service running;"
+        "Everything held. Next: `make up` (or `allocation up`) keeps the service running;"
+        f" then open its page, {supervisor.page(bootstrap.settings())}."
         " README.md shows how other services send commands and hear events."
     )
 
@@ -140,36 +145,6 @@ def _shown(proof: check.Proof, *, quiet: bool) -> check.Proof:
         for breach in proof.broken:
             console.print(f"         {breach}", markup=False)
     return proof
-
-
-@app.command()
-def status(as_json: AsJson = False) -> None:
-    """Show how many commands are in which state, and what waits in the queues."""
-    figures = _status()
-    if as_json:
-        console.print_json(json.dumps(figures))
-        return
-    table = Table("what", "how many", box=None)
-    for name, figure in figures.items():
-        table.add_row(name, "missing" if figure is None else str(figure))
-    console.print(table)
-
-
-def _status() -> dict[str, int | None]:
-    def ask_database() -> dict[str, int]:
-        with bootstrap.engine(bootstrap.settings().database_url).connect() as connection:
-            return check.counts(connection)
-
-    def ask_broker() -> dict[str, int | None]:
-        with bootstrap.broker() as connection:
-            return {f"queue {name}": topology.depth(connection, name) for name in topology.names()}
-
-    counts = reaching("the database", ask_database)
-    figures: dict[str, int | None] = {
-        f"commands {name}" if name != "unsent" else "outbox rows unsent": count
-        for name, count in counts.items()
-    }
-    return figures | reaching("the broker", ask_broker)
 
 
 def _migrate() -> None:

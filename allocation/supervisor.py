@@ -1,9 +1,11 @@
 """`allocation up`: every process under one supervisor, on one machine."""
 
 import os
+import secrets
 import shlex
 import signal
 import sys
+from collections.abc import Mapping
 
 from honcho import manager as honcho_manager
 from honcho.manager import Manager
@@ -59,6 +61,37 @@ def processes(settings: Settings) -> dict[str, list[str]]:
         "notification": [python, "-m", "workers.notification"],
         "flower": [*celery, "flower", "--address=127.0.0.1", f"--port={settings.flower_port}"],
     }
+
+
+def page(settings: Settings) -> str:
+    """The address of the API's page, for a browser on this machine."""
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - it is only read
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/"
+
+
+def addresses(settings: Settings, login: str | None) -> dict[str, str]:
+    """What `allocation up` serves to people, and where; `login` is Flower's, if it is a new one."""
+    user, _, password = (login or "").partition(":")
+    asks = f" (user {user}, password {password})" if login else ""
+    return {
+        "page": page(settings),
+        "docs": f"{page(settings)}docs, of the messages {page(settings)}docs/events",
+        "Flower": f"http://127.0.0.1:{settings.flower_port}/{asks}",
+    }
+
+
+_FLOWERS_OWN = ("FLOWER_BASIC_AUTH", "FLOWER_AUTH", "FLOWER_UNAUTHENTICATED_API")
+_OFF = ("", "0", "false", "no", "off")
+
+
+def flower_login(environment: Mapping[str, str]) -> str | None:
+    """A login for Flower, `user:password`, new for this run; None where one was configured.
+
+    Without any, its API answers nobody, and its pages let everyone stop the workers.
+    """
+    if any(environment.get(name, "").lower() not in _OFF for name in _FLOWERS_OWN):
+        return None
+    return f"allocation:{secrets.token_urlsafe(12)}"
 
 
 def run(commands: dict[str, list[str]], environment: dict[str, str]) -> Supervisor:

@@ -39,7 +39,25 @@ def print_table(rows: Sequence[Mapping[str, object]]) -> None:
     for row in rows:
         # Text takes no markup: what strangers sent may have brackets.
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row.values()))
+    show_table(table)
+
+
+def show_table(table: Table) -> None:
+    """The table as wide as the terminal, or in a pipe as wide as it wants to be."""
     Console(soft_wrap=True, width=None if sys.stdout.isatty() else _NO_LIMIT).print(table)
+
+
+def age(seconds: float) -> str:
+    """How long ago, as people say it: the two largest units."""
+    for size, unit, smaller_size, smaller in (
+        (86_400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if seconds >= size:
+            rest = int(seconds % size // smaller_size)
+            return f"{int(seconds // size)} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{seconds:.0f} s"
 
 
 @contextmanager

@@ -2,13 +2,20 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
-from allocation.adapters.tables import commands, is_pending, is_unsent, outbox
+from allocation.adapters.tables import (
+    allocations,
+    commands,
+    is_pending,
+    is_unsent,
+    outbox,
+    waits,
+)
 from allocation.views import Json
 
 
@@ -18,6 +25,29 @@ class Backlog:
 
     unsent: int
     oldest_unsent_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """How many commands were decided, by outcome."""
+
+    succeeded: int = 0
+    rejected: int = 0
+    failed: int = 0
+
+    @property
+    def all(self) -> int:
+        return self.succeeded + self.rejected + self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How the work goes: what waits, and what was decided in the last minute."""
+
+    pending: int
+    last_minute: Decided
+    backlog: Backlog
+    waiting_lines: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +99,41 @@ def waiting(connection: Connection) -> int:
     # How many commands have no outcome.
     pending = select(func.count()).select_from(commands).where(is_pending)
     return (connection.scalar(pending) or 0) + backlog(connection).unsent
+
+
+MINUTE = timedelta(minutes=1)
+LONGEST_LOOK_BACK = timedelta(minutes=10)
+"""Nothing that was accepted longer before the last minute counts as decided in it."""
+
+
+def figures(connection: Connection) -> Figures:
+    """How the work goes now. Costs grow with what waits and what came lately, not with the past."""
+    now = datetime.now(UTC)
+    # How many commands have no outcome, and when the oldest of them was accepted.
+    pending, oldest = connection.execute(
+        select(func.count(), func.min(commands.c.accepted_at)).where(is_pending)
+    ).one()
+    # The time of a decision has no index, that of the acceptance has: what was decided by now was
+    # accepted before what is pending, but for what is tried again.
+    minute_ago = now - MINUTE
+    since = max(min(oldest or now, now) - MINUTE, minute_ago - LONGEST_LOOK_BACK)
+    last_minute = _by_outcome(
+        connection, commands.c.accepted_at > since, commands.c.decided_at > minute_ago
+    )
+    # How many lines, or parts of one, have no batch.
+    waiting_lines = connection.scalar(select(func.count()).select_from(allocations).where(waits))
+    return Figures(pending, last_minute, backlog(connection), waiting_lines or 0)
+
+
+def kept(connection: Connection) -> Decided:
+    """The outcomes of all commands that are kept; reads all of them."""
+    return _by_outcome(connection, commands.c.status != "pending")
+
+
+def _by_outcome(connection: Connection, *which: ColumnElement[bool]) -> Decided:
+    # How many of these commands have which status.
+    statement = select(commands.c.status, func.count()).where(*which).group_by(commands.c.status)
+    return Decided(**dict(connection.execute(statement).tuples().all()))
 
 
 def backlog(connection: Connection) -> Backlog:

@@ -228,8 +228,9 @@ def statements(engine: Engine, ask: Callable[[Connection], object]) -> list[tupl
         lambda connection: stock.product(connection, "LAMP"),
         lambda connection: stock.batch(connection, "batch-1"),
         progress.backlog,
+        progress.figures,
     ],
-    ids=["order", "product", "batch", "backlog"],
+    ids=["order", "product", "batch", "backlog", "figures"],
 )
 def test_no_read_goes_through_a_whole_table(
     ask: Callable[[Connection], object], engine: Engine

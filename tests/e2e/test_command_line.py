@@ -1,11 +1,21 @@
 """The command line as people meet it, on the embedded default."""
 
+import fcntl
 import json
+import os
+import pty
+import re
 import signal
 import socket
 import sqlite3
+import struct
+import subprocess
 import sys
-from collections.abc import Callable
+import termios
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,8 +24,10 @@ from kombu import Connection
 from allocation import check
 from allocation.adapters import topology
 from allocation.settings import SPOOL_TRANSPORT
+from tests.e2e.test_flower import ask
 from tests.servers.ports import free_ports
-from tests.servers.processes import Process
+from tests.servers.processes import ROOT, Process, clean_environment
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
 
@@ -44,6 +56,49 @@ def allocation(processes: Callable[..., Process], environment: dict[str, str]) -
     return start
 
 
+def put_dead_letter(state_dir: Path) -> None:
+    """One that the warehouse could not read."""
+    with Connection(f"spool://{state_dir}/spool", transport=SPOOL_TRANSPORT) as connection:
+        connection.Producer().publish(
+            b"{}", routing_key="warehouse.events.dead", headers={"x-reason": "unreadable"}
+        )
+
+
+@contextmanager
+def on_terminal(
+    environment: dict[str, str], *arguments: str, columns: int = 80
+) -> Iterator[tuple["subprocess.Popen[bytes]", Callable[[], str]]]:
+    """`allocation` on a terminal of its own, and what it has written there, less the colours."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    written: list[bytes] = []
+
+    def read() -> None:
+        with suppress(OSError):  # the terminal is closed
+            while data := os.read(master, 65_536):
+                written.append(data)
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "allocation.cli", *arguments],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=clean_environment() | environment | {"TERM": "xterm"},
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    os.close(slave)
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield process, lambda: re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", b"".join(written).decode())
+    finally:
+        process.kill()
+        process.wait()
+        reader.join(10)
+        os.close(master)
+
+
 def test_the_demo_plays_the_whole_story(allocation: Run) -> None:
     """And ends with the proof of the books."""
     demo = allocation("demo")
@@ -51,6 +106,8 @@ def test_the_demo_plays_the_whole_story(allocation: Run) -> None:
     assert demo.wait(100) == 0
     told = demo.logs()
     assert "moved to batch late" in told
+    assert "`make up` (or `allocation up`) keeps the service running" in told
+    assert "then open its page, http://127.0.0.1:" in told
     assert "order-1 from early cancelled, order-1 from late open, order-2 from new open" in told
     assert "New day for order order-1: arrives 2030-09-01" in told
     assert "The warehouse's pick of order-3 is dispatched." in told
@@ -76,6 +133,60 @@ def test_up_starts_everything_and_stops_it_cleanly(allocation: Run) -> None:
     for name in names:
         up_log = up.logs()
         assert f"{name} stopped (rc=0)" in up_log
+
+
+def test_up_prints_where_everything_is_and_flower_shows_what_came_by_http(
+    allocation: Run, environment: dict[str, str]
+) -> None:
+    """Flower asks for the password of this run, which nobody else knows."""
+    up = allocation("up")
+    port, flower = int(environment["ALLOCATION_PORT"]), int(environment["ALLOCATION_FLOWER_PORT"])
+    for line in ("api .*ready at", "worker .*ready", "relay .*ready", "flower .*Visit me at"):
+        up.wait_for_log(line, within=40)
+
+    printed = [line.strip() for line in up.logs().split("Starting; ")[1].splitlines()[1:4]]
+    password = printed[2].rpartition(" ")[2].removesuffix(")")
+    assert printed == [
+        f"page    http://127.0.0.1:{port}/",
+        f"docs    http://127.0.0.1:{port}/docs, of the messages http://127.0.0.1:{port}/docs/events",
+        f"Flower  http://127.0.0.1:{flower}/ (user allocation, password {password})",
+    ]
+    login = f"allocation:{password}"
+    # It shows what comes from when it listens on.
+    eventually(
+        lambda: any(ask(flower, "/api/workers?status=true", login)[1].values()),
+        within=20,
+        what="the worker online in Flower",
+    )
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/batches",
+        data=b'{"batchref": "b1", "sku": "LAMP", "qty": 10}',
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        location = str(answer.headers["Location"])
+    path = f"/api/task/info/{location.rpartition('/')[2]}"
+
+    def shown() -> dict[str, object] | None:
+        return ask(flower, path, login)[1]
+
+    task = eventually(shown, within=20, what="the command in Flower")
+    assert task["name"] == "allocation.create_batch"
+    assert task["kwargs"] == "{'batchref': 'b1', 'sku': 'LAMP', 'qty': 10, 'eta': None}"
+    assert [ask(flower, path, wrong)[0] for wrong in (None, "allocation:password")] == [401] * 2
+
+
+def test_up_leaves_a_login_that_was_configured(
+    allocation: Run, environment: dict[str, str]
+) -> None:
+    """And does not print it."""
+    up = allocation("up", FLOWER_BASIC_AUTH="me:of-my-own")
+    up.wait_for_log("flower .*Visit me at", within=40)
+
+    flower = int(environment["ALLOCATION_FLOWER_PORT"])
+    assert ask(flower, "/api/tasks", "me:of-my-own")[0] == 200
+    assert f"Flower  http://127.0.0.1:{flower}/\n" in up.logs()
+    assert "of-my-own" not in up.logs()
 
 
 def test_up_names_the_process_that_cannot_start(
@@ -106,17 +217,63 @@ def test_check_ends_with_status_1_where_a_proof_fails(allocation: Run, state_dir
     ]
 
 
-def test_status_counts_commands_and_messages(allocation: Run) -> None:
-    """And says what is missing."""
+def test_status_tells_programs_every_figure(allocation: Run) -> None:
+    """Commands, outbox, lines, queues and dead letters; a queue that is missing is null."""
     assert allocation("migrate").wait() == 0
-    assert allocation("topology").wait() == 0
 
     status = allocation("status", "--json")
 
     assert status.wait() == 0
-    figures = json.loads(status.logs())
-    assert figures["commands pending"] == figures["outbox rows unsent"] == 0
-    assert figures["queue allocation.commands"] == figures["queue warehouse.events.dead"] == 0
+    nothing = {"succeeded": 0, "rejected": 0, "failed": 0}
+    dead = topology.dead_queues()
+    assert json.loads(status.logs()) == {
+        "pending": 0,
+        "last_minute": nothing,
+        "backlog": {"unsent": 0, "oldest_unsent_seconds": 0.0},
+        "waiting_lines": 0,
+        "kept": nothing,
+        "queues": dict.fromkeys(name for name in topology.names() if name not in dead),
+        "dead_letters": dict.fromkeys(dead),
+    }
+
+
+def test_status_shows_people_what_waits(allocation: Run, state_dir: Path) -> None:
+    """One line a figure, in a pipe also where it was asked to watch."""
+    assert allocation("migrate").wait() == 0
+    assert allocation("topology").wait() == 0
+    put_dead_letter(state_dir)
+
+    status = allocation("status", "--watch")
+
+    assert status.wait() == 0
+    shown = {" ".join(line.split()) for line in status.logs().splitlines()}
+    assert shown >= {
+        "commands pending 0",
+        "commands decided in the last minute 0 0.0 a second",
+        "failed 0 0 of all that are kept",
+        "outbox rows unsent 0",
+        "order lines waiting 0",
+        "queue allocation.commands 0",
+        "dead letters allocation.dead 0",
+        "dead letters warehouse.events.dead 1 `allocation dead list` tells why",
+    }
+
+
+def test_status_shows_a_terminal_each_change_until_ctrl_c(
+    allocation: Run, environment: dict[str, str], state_dir: Path
+) -> None:
+    """Which is how it is meant to end: with status 0."""
+    assert allocation("migrate").wait() == 0
+    assert allocation("topology").wait() == 0
+
+    with on_terminal(environment, "status", "--watch") as (watching, screen):
+        eventually(lambda: re.search(r"warehouse.events.dead +0", screen()), what="the first table")
+        put_dead_letter(state_dir)
+        eventually(lambda: re.search(r"warehouse.events.dead +1", screen()), what="the change")
+        watching.send_signal(signal.SIGINT)
+
+        assert watching.wait(20) == 0
+    assert "Traceback" not in screen()
 
 
 def test_dead_letters_are_listed_and_replayed_on_the_embedded_broker(
@@ -124,10 +281,7 @@ def test_dead_letters_are_listed_and_replayed_on_the_embedded_broker(
 ) -> None:
     """As on RabbitMQ."""
     assert allocation("topology").wait() == 0
-    with Connection(f"spool://{state_dir}/spool", transport=SPOOL_TRANSPORT) as connection:
-        connection.Producer().publish(
-            b"{}", routing_key="warehouse.events.dead", headers={"x-reason": "unreadable"}
-        )
+    put_dead_letter(state_dir)
 
     listed = allocation("dead", "list", "--json")
     assert listed.wait() == 0

@@ -12,7 +12,8 @@ from pytest_celery import CeleryTestSetup
 from sqlalchemy import func, select
 
 from allocation import check
-from allocation.adapters.tables import allocations, batches, commands, is_pending, outbox
+from allocation.adapters.tables import allocations, batches, commands, outbox
+from allocation.views import progress
 from tests.integration.conftest import BareClient, Service
 from tests.waiting import eventually
 
@@ -32,8 +33,7 @@ def lines(service: Service) -> dict[str, Any]:
 def settled(service: Service) -> bool:
     """Whether nothing is on its way any more."""
     with service.engine.connect() as connection:
-        pending = connection.scalar(select(func.count()).select_from(commands).where(is_pending))
-        return check.counts(connection)["unsent"] == 0 and pending == 0
+        return progress.waiting(connection) == 0
 
 
 def breaches(service: Service) -> list[str]:

@@ -1,0 +1,92 @@
+"""The figures that `allocation status` and the page show, on both databases."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Connection, insert
+
+from allocation.adapters.tables import commands
+from allocation.domain.commands import Allocate, CreateBatch
+from allocation.handlers import accept, decide
+from allocation.views import progress
+from allocation.views.progress import Backlog, Decided, Figures
+from tests.storage.conftest import Storage, message
+
+
+def command(
+    connection: Connection, status: str, *, accepted: float, decided: float | None = None
+) -> None:
+    """Put a command on record that was accepted, and decided, so many seconds ago."""
+    now = datetime.now(UTC)
+    connection.execute(
+        insert(commands).values(
+            id=uuid4(),
+            name="allocation.allocate",
+            body={},
+            status=status,
+            outcome=None if status == "pending" else {},
+            correlation_id=uuid4(),
+            accepted_at=now - timedelta(seconds=accepted),
+            decided_at=None if decided is None else now - timedelta(seconds=decided),
+        )
+    )
+
+
+def figures(sql: Storage) -> Figures:
+    assert sql.engine is not None
+    with sql.engine.connect() as connection:
+        return progress.figures(connection)
+
+
+def test_the_figures_of_an_empty_database_are_all_zero(sql: Storage) -> None:
+    """Not missing."""
+    assert figures(sql) == Figures(0, Decided(), Backlog(0, 0.0), 0)
+
+
+def test_the_figures_count_what_waits_and_what_was_just_decided(sql: Storage) -> None:
+    """A line without stock waits; events and follow-ups are unsent until a relay runs."""
+    for number, each in enumerate(
+        (
+            CreateBatch("b1", "LAMP", 10, None),
+            Allocate("o1", "LAMP", 3),
+            Allocate("o2", "LAMP", 30),
+            Allocate("o3", "CHAIR", 1),
+        )
+    ):
+        decide(message(each, number), sql.unit_of_work())
+    accept(message(Allocate("o4", "LAMP", 1), 9), sql.unit_of_work())
+
+    seen = figures(sql)
+
+    assert seen.backlog.unsent == len(sql.outbox())
+    assert 0 < seen.backlog.oldest_unsent_seconds < 30
+    assert (seen.pending, seen.last_minute, seen.waiting_lines) == (2, Decided(3, 1, 0), 1)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "decided", "counts"),
+    [(59, 1, True), (300, 55, True), (300, 65, False), (700, 5, False)],
+)
+def test_a_decision_counts_for_a_minute_however_long_the_queue_was(
+    sql: Storage, accepted: float, decided: float, counts: bool
+) -> None:
+    """As long as an older command is pending, up to ten minutes back."""
+    assert sql.engine is not None
+    with sql.engine.begin() as connection:
+        command(connection, "failed", accepted=accepted, decided=decided)
+        command(connection, "pending", accepted=900)
+
+    assert figures(sql).last_minute == Decided(failed=1 if counts else 0)
+
+
+def test_what_is_kept_counts_however_old_it_is(sql: Storage) -> None:
+    """By outcome; what is pending has none."""
+    assert sql.engine is not None
+    with sql.engine.begin() as connection:
+        for status, decided in [("succeeded", 1), ("succeeded", 9000), ("failed", 9000)]:
+            command(connection, status, accepted=9001, decided=decided)
+        command(connection, "pending", accepted=1)
+
+    with sql.engine.connect() as connection:
+        assert progress.kept(connection) == Decided(succeeded=2, failed=1)
