@@ -9,7 +9,18 @@ import typer
 from pydantic import ValidationError
 from rich.table import Table
 
-from allocation import asyncapi, bootstrap, check, demo, inbound, lifecycle, logs, relay, supervisor
+from allocation import (
+    asyncapi,
+    bootstrap,
+    check,
+    demo,
+    inbound,
+    lifecycle,
+    logs,
+    metrics,
+    relay,
+    supervisor,
+)
 from allocation.adapters import roles, topology
 from allocation.tools import dead, keys
 from allocation.tools.import_batches import import_batches
@@ -42,7 +53,10 @@ def up() -> None:
         f"Starting. The API will be at http://{settings.host}:{settings.port} (docs at /docs),"
         f" Flower at http://127.0.0.1:{settings.flower_port}. Ctrl-C stops everything."
     )
-    ended = supervisor.run(supervisor.processes(settings), dict(os.environ))
+    ports = supervisor.metrics_ports(settings)
+    for name, (_, port) in ports.items():
+        console.print(f"The metrics of {name}: http://{settings.metrics_host}:{port}/metrics")
+    ended = supervisor.run(supervisor.processes(settings), dict(os.environ), ports)
     if ended.broke:
         name, status = ended.broke
         fail(
@@ -96,6 +110,7 @@ def _describe(document: dict[str, object]) -> None:
 def run_relay() -> None:
     """Send what the outbox holds to the broker, until stopped."""
     logs.configure(bootstrap.settings())
+    metrics.serve()
     relay.run(lifecycle.stop_signal())
 
 
@@ -103,6 +118,7 @@ def run_relay() -> None:
 def run_inbound() -> None:
     """Accept what other systems tell as events, until stopped."""
     logs.configure(bootstrap.settings())
+    metrics.serve()
     inbound.run(lifecycle.stop_signal())
 
 

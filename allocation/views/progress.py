@@ -8,16 +8,29 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, select
 
-from allocation.adapters.tables import commands, is_pending, is_unsent, outbox
+from allocation.adapters.tables import (
+    allocations,
+    commands,
+    is_pending,
+    is_unsent,
+    outbox,
+    waits,
+)
 from allocation.views import Json
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What the outbox holds that was not sent: rows, and the age of the oldest in seconds."""
+    """What is to be done: outbox rows that were not sent, commands that have no outcome, lines.
+
+    With the age of the oldest row and the oldest command, in seconds.
+    """
 
     unsent: int
     oldest_unsent_seconds: float
+    pending: int
+    oldest_pending_seconds: float
+    waiting_lines: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +79,31 @@ def overload(connection: Connection, most_pending: int, oldest_unsent_age: float
 
 def waiting(connection: Connection) -> int:
     """How many commands are pending and rows unsent; it falls while relay and workers work."""
-    # How many commands have no outcome.
-    pending = select(func.count()).select_from(commands).where(is_pending)
-    return (connection.scalar(pending) or 0) + backlog(connection).unsent
+    found = backlog(connection)
+    return found.pending + found.unsent
 
 
 def backlog(connection: Connection) -> Backlog:
-    """How far the relay is behind; the oldest row is the one that it will send next."""
-    # How many rows of the outbox were not sent.
-    unsent = connection.scalar(select(func.count()).select_from(outbox).where(is_unsent)) or 0
-    return Backlog(unsent, round(oldest_unsent(connection), 3))
+    """How far relay and workers are behind, and what waits for stock: each by a partial index.
+
+    The oldest row is the one that the relay will send next.
+    """
+    # How many rows of the outbox were not sent, how many commands are pending and since when, and
+    # how many lines wait: by one question, which the database answers as of one moment.
+    unsent = select(func.count()).select_from(outbox).where(is_unsent)
+    pending = select(func.count()).select_from(commands).where(is_pending)
+    oldest = select(commands.c.accepted_at).where(is_pending).order_by("accepted_at").limit(1)
+    lines = select(func.count()).select_from(allocations).where(waits)
+    found = connection.execute(
+        select(*(each.scalar_subquery() for each in (unsent, pending, oldest, lines)))
+    ).one()
+    return Backlog(
+        unsent=found[0],
+        oldest_unsent_seconds=round(oldest_unsent(connection), 3),
+        pending=found[1],
+        oldest_pending_seconds=round(_seconds_since(found[2]), 3),
+        waiting_lines=found[3],
+    )
 
 
 def oldest_unsent(connection: Connection) -> float:
@@ -83,8 +111,12 @@ def oldest_unsent(connection: Connection) -> float:
     oldest = connection.scalar(
         select(outbox.c.created_at).where(is_unsent).order_by(outbox.c.position).limit(1)
     )
+    return _seconds_since(oldest)
+
+
+def _seconds_since(moment: datetime | None) -> float:
     # Another machine's clock may be ahead of this one's.
-    return max(0.0, (datetime.now(UTC) - oldest).total_seconds()) if oldest else 0.0
+    return max(0.0, (datetime.now(UTC) - moment).total_seconds()) if moment else 0.0
 
 
 def _command(row: Any) -> Json:
