@@ -9,18 +9,7 @@ import typer
 from pydantic import ValidationError
 from rich.table import Table
 
-from allocation import (
-    asyncapi,
-    bootstrap,
-    check,
-    demo,
-    inbound,
-    lifecycle,
-    logs,
-    metrics,
-    relay,
-    supervisor,
-)
+from allocation import asyncapi, bootstrap, check, demo, inbound, lifecycle, logs, relay, supervisor
 from allocation.adapters import roles, topology
 from allocation.tools import dead, keys
 from allocation.tools.import_batches import import_batches
@@ -110,7 +99,6 @@ def _describe(document: dict[str, object]) -> None:
 def run_relay() -> None:
     """Send what the outbox holds to the broker, until stopped."""
     logs.configure(bootstrap.settings())
-    metrics.serve()
     relay.run(lifecycle.stop_signal())
 
 
@@ -118,7 +106,6 @@ def run_relay() -> None:
 def run_inbound() -> None:
     """Accept what other systems tell as events, until stopped."""
     logs.configure(bootstrap.settings())
-    metrics.serve()
     inbound.run(lifecycle.stop_signal())
 
 

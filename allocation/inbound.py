@@ -14,7 +14,7 @@ from kombu import Connection, Consumer
 from kombu.message import Message as Delivered
 from sqlalchemy.exc import DBAPIError
 
-from allocation import bootstrap, handlers, health, lifecycle
+from allocation import bootstrap, handlers, health, lifecycle, metrics
 from allocation.adapters import figures, inbound_events, topology
 from allocation.adapters.dead_letters import Mover
 from allocation.unit_of_work import (
@@ -45,6 +45,7 @@ class Asked:
 
 def run(stop: threading.Event) -> None:
     """Take what other systems tell until `stop` is set; outlives outages."""
+    metrics.serve(figures.inbound().registry)
     mover = Mover(bootstrap.confirming_broker, figures.inbound().buried)
     failures = 0
     while not stop.is_set():

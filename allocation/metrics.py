@@ -8,7 +8,13 @@ import tempfile
 from wsgiref.simple_server import WSGIServer
 
 from billiard import current_process
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server, values
+from prometheus_client import (
+    CollectorRegistry,
+    ProcessCollector,
+    disable_created_metrics,
+    start_http_server,
+    values,
+)
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from allocation import bootstrap
@@ -20,10 +26,11 @@ SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _servers: list[WSGIServer] = []
 
 
-def serve() -> None:
+def serve(registry: CollectorRegistry) -> None:
     """Serve what this process counts; ends it with a sentence where the port is taken."""
-    ProcessCollector(registry=figures.registry())
-    _serve(figures.registry())
+    if bootstrap.settings().metrics_port is not None:
+        ProcessCollector(registry=registry)
+        _serve(registry)
 
 
 def serve_pool() -> None:
@@ -56,6 +63,7 @@ def _serve(registry: CollectorRegistry) -> None:
     host, port = settings.metrics_host, settings.metrics_port
     if port is None:
         return
+    disable_created_metrics()  # a second series for each one, which nobody looks at
     try:
         server, _ = start_http_server(port, host, registry)
     except OSError as error:

@@ -11,7 +11,7 @@ import structlog
 from kombu import Connection
 from sqlalchemy.exc import DBAPIError
 
-from allocation import bootstrap, health, lifecycle
+from allocation import bootstrap, health, lifecycle, metrics
 from allocation.adapters import figures, topology
 from allocation.adapters.outbox_reader import DUE_AT_ONCE, OutboxReader, only_reader
 from allocation.adapters.publisher import Outgoing, Publisher, publisher
@@ -28,7 +28,7 @@ BEAT = 1.0  # seconds between two signs of life
 def run(stop: threading.Event) -> None:
     """Relay until `stop` is set; stands by while another relay is active, and outlives outages."""
     engine = bootstrap.engine(bootstrap.settings().database_url)
-    figures.relay()  # what is 0 is shown
+    metrics.serve(figures.relay().registry)
     failures = 0
     while not stop.is_set():
         health.beat(bootstrap.settings(), "relay")

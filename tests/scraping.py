@@ -2,8 +2,20 @@
 
 import urllib.request
 from collections.abc import Mapping
+from pathlib import Path
 
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import create_engine
+
+from allocation.adapters import figures
+from allocation.api.metrics import Metrics
+from allocation.views.progress import Backlog
+from workers.metrics import Figures
+from workers.notification.postbox import MailFolder
+from workers.notification.sender import Sender
+from workers.settings import Settings
+from workers.warehouse.relay import Relay
 
 Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 """Values by name and labels."""
@@ -41,3 +53,25 @@ def names(text: str) -> set[str]:
         suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
         found |= {family.name + suffix for suffix in suffixes.get(family.type, ("",))}
     return found
+
+
+def exported() -> dict[str, set[str]]:
+    """By process: the series of its page, as the code defines them."""
+    subscribers = {name: Figures(name).registry for name in ("warehouse", "notification")}
+    settings = Settings()
+    Relay(create_engine("sqlite://"), settings, subscribers["warehouse"])
+    Sender(create_engine("sqlite://"), MailFolder(Path()), {}, subscribers["notification"])
+    registries = {
+        "worker": figures.WorkerFigures().registry,
+        "relay": figures.RelayFigures().registry,
+        "inbound": figures.InboundFigures().registry,
+        **subscribers,
+    }
+    nothing = Backlog(0, 0.0, 0, 0.0, 0)
+    pages = {name: generate_latest(each).decode() for name, each in registries.items()}
+    pages["api"] = Metrics(lambda: nothing).text().decode()
+    # Served without: see `disable_created_metrics`.
+    return {
+        name: {series for series in names(text) if not series.endswith("_created")}
+        for name, text in pages.items()
+    }

@@ -6,7 +6,14 @@ from collections.abc import Collection, Iterable
 from time import perf_counter
 from uuid import UUID
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client import start_http_server as start
 
 from workers.envelope import Envelope, UnknownVersion, Unreadable
@@ -82,6 +89,7 @@ class Figures:
         """Serve them at `port`, if there is one; ends the process where it is taken."""
         if port is None:
             return
+        disable_created_metrics()  # a second series for each one, which nobody looks at
         ProcessCollector(registry=self.registry)
         try:
             start(port, host, self.registry)
