@@ -5,6 +5,7 @@ import signal
 import socket
 import sqlite3
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from kombu import Connection
 from allocation import check
 from allocation.adapters import topology
 from allocation.settings import SPOOL_TRANSPORT
-from tests.servers.ports import free_ports
+from tests.scraping import exported, names, page
+from tests.servers.ports import free_ports, free_row
 from tests.servers.processes import Process
 
 pytestmark = pytest.mark.long
@@ -76,6 +78,46 @@ def test_up_starts_everything_and_stops_it_cleanly(allocation: Run) -> None:
     for name in names:
         up_log = up.logs()
         assert f"{name} stopped (rc=0)" in up_log
+
+
+def test_up_gives_each_process_a_port_for_its_metrics(
+    allocation: Run, environment: dict[str, str], promtool: Callable[..., str]
+) -> None:
+    """Counting up from the one that is set. Prometheus's own checker finds no fault in any page."""
+    first = free_row(5)
+    up = allocation("up", ALLOCATION_METRICS_PORT=str(first))
+    for line in ("api .*ready at", "relay .*ready: relaying", "inbound .*ready: consuming"):
+        up.wait_for_log(line, within=40)
+    for line in ("worker .*ready", "warehouse .*ready: cons", "notification .*ready: cons"):
+        up.wait_for_log(line, within=40)
+
+    served = dict(
+        zip(
+            ("worker", "relay", "inbound", "warehouse", "notification"),
+            range(first, first + 5),
+            strict=True,
+        )
+    )
+    port = int(environment["ALLOCATION_PORT"])
+    body = {"orderid": "order-1", "sku": "LAMP", "qty": 1}
+    post = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/allocations",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    urllib.request.urlopen(post, timeout=10).close()
+    pages = {name: page(port) for name, port in (served | {"api": port}).items()}
+
+    assert {name: shown(text) for name, text in pages.items()} == exported()
+    for text in pages.values():
+        assert promtool("check", "metrics", said=text) == ""
+    for name, port in served.items():
+        assert f"The metrics of {name}: http://127.0.0.1:{port}/metrics" in up.logs()
+
+
+def shown(text: str) -> set[str]:
+    """A page's series, without those of the process itself."""
+    return {name for name in names(text) if not name.startswith("process_")}
 
 
 def test_up_names_the_process_that_cannot_start(
