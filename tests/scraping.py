@@ -1,7 +1,8 @@
 """Reading a process's metrics page, as Prometheus does."""
 
+import re
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from prometheus_client import generate_latest
@@ -53,6 +54,16 @@ def names(text: str) -> set[str]:
         suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
         found |= {family.name + suffix for suffix in suffixes.get(family.type, ("",))}
     return found
+
+
+def named(text: str) -> set[str]:
+    """The series and families of ours that a text names."""
+    return set(re.findall(r"\b(?:allocation|warehouse|notification)_[a-z_]*[a-z]\b", text))
+
+
+def families(series: Iterable[str]) -> set[str]:
+    """By the names that they have in `# TYPE`, as people write them."""
+    return {re.sub("_(total|bucket|count|sum)$", "", name) for name in series}
 
 
 def exported() -> dict[str, set[str]]:
