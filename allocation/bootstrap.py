@@ -5,7 +5,7 @@ from functools import cache
 from kombu import Connection
 from sqlalchemy import Engine
 
-from allocation.adapters import database
+from allocation.adapters import database, figures
 from allocation.adapters.broker import connect
 from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
 from allocation.settings import Settings
@@ -25,7 +25,10 @@ def engine(url: str) -> Engine:
 
 def unit_of_work() -> SqlUnitOfWork:
     """A unit of work on the configured database."""
-    return SqlUnitOfWork(engine(settings().database_url))
+    # Not `figures.worker().locked`: whoever locks nothing has none of the worker's figures.
+    return SqlUnitOfWork(
+        engine(settings().database_url), locked=lambda seconds: figures.worker().locked(seconds)
+    )
 
 
 def confirming_broker() -> Connection:

@@ -4,10 +4,11 @@ from functools import cache
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging, worker_process_init
+from celery.signals import setup_logging, worker_init, worker_process_init
 from kombu.transport import TRANSPORT_ALIASES
 
-from allocation import bootstrap, logs
+from allocation import bootstrap, logs, metrics
+from allocation.adapters import figures
 from allocation.adapters.dead_letters import Mover
 from allocation.settings import SPOOL_TRANSPORT
 
@@ -23,7 +24,7 @@ app.config_from_object("celeryconfig")
 @cache
 def mover() -> Mover:
     """What the worker's main process sets messages aside with."""
-    return Mover(app.connection_for_write)
+    return Mover(app.connection_for_write, figures.worker().buried)
 
 
 @setup_logging.connect
@@ -31,7 +32,13 @@ def _configure_logs(**_: Any) -> None:
     logs.configure(bootstrap.settings())
 
 
+@worker_init.connect
+def _serve_figures(**_: Any) -> None:
+    metrics.serve_pool()
+
+
 @worker_process_init.connect
 def _leave_the_parents_connections(**_: Any) -> None:
     """A forked child must not share its parent's database connections, nor close them."""
     bootstrap.engine(bootstrap.settings().database_url).dispose(close=False)
+    metrics.leave_to_parent()

@@ -46,7 +46,10 @@ def up() -> None:
     console.print("Starting; Ctrl-C stops everything.")
     for name, address in supervisor.addresses(settings, login).items():
         console.print(f"  {name:7} {address}", markup=False, highlight=False)
-    ended = supervisor.run(supervisor.processes(settings), environment)
+    ports = supervisor.metrics_ports(settings)
+    for name, (_, port) in ports.items():
+        console.print(f"The metrics of {name}: http://{settings.metrics_host}:{port}/metrics")
+    ended = supervisor.run(supervisor.processes(settings), environment, ports)
     if ended.broke:
         name, status = ended.broke
         fail(

@@ -14,8 +14,8 @@ from kombu import Connection, Consumer
 from kombu.message import Message as Delivered
 from sqlalchemy.exc import DBAPIError
 
-from allocation import bootstrap, handlers, health, lifecycle
-from allocation.adapters import inbound_events, topology
+from allocation import bootstrap, handlers, health, lifecycle, metrics
+from allocation.adapters import figures, inbound_events, topology
 from allocation.adapters.dead_letters import Mover
 from allocation.unit_of_work import (
     CommandConflict,
@@ -45,7 +45,8 @@ class Asked:
 
 def run(stop: threading.Event) -> None:
     """Take what other systems tell until `stop` is set; outlives outages."""
-    mover = Mover(bootstrap.confirming_broker)
+    metrics.serve(figures.inbound().registry)
+    mover = Mover(bootstrap.confirming_broker, figures.inbound().buried)
     failures = 0
     while not stop.is_set():
         health.beat(bootstrap.settings(), NAME)
@@ -68,6 +69,7 @@ def run(stop: threading.Event) -> None:
             )
             stop.wait(seconds)
         finally:
+            figures.inbound().consuming.set(0)
             connection.release()
 
 
@@ -99,6 +101,7 @@ class Inbound:
             auto_declare=False,
         ):
             log.info(f"ready: consuming {topology.INBOUND}")
+            figures.inbound().consuming.set(1)
             while not self._stop.is_set():
                 self._gather()
                 self._accept(self._admit())
@@ -157,6 +160,7 @@ class Inbound:
             else:
                 for each in asked:
                     each.message.ack()
+                figures.inbound().events.labels("accepted").inc(len(asked))
                 log.info("events were accepted", events=len(asked))
                 return
 
@@ -179,6 +183,7 @@ class Inbound:
 
     def _set_aside(self, message: Delivered, reason: str, error: str, **facts: object) -> None:
         log.error("an event goes to the dead-letter queue", reason=reason, error=error[:1000])
+        figures.inbound().events.labels("refused").inc()
         facts = {"reason": reason, "error": error[:1000], **facts}
         if self._mover.bury(message, topology.INBOUND_DEAD, facts):
             message.ack()

@@ -9,10 +9,10 @@ from celery.app.trace import fast_trace_task
 from celery.exceptions import SoftTimeLimitExceeded
 
 from allocation import bootstrap
-from allocation.adapters import contract
+from allocation.adapters import contract, figures
 from allocation.domain.outcomes import Outcome
 from allocation.handlers import decide_together
-from allocation.tasks import message, result
+from allocation.tasks import message, result, status
 from allocation.unit_of_work import Message, StorageUnavailable
 
 log = structlog.get_logger(__name__)
@@ -41,6 +41,12 @@ def run(calls: Sequence[Call]) -> list[Traced]:
     decided = dict(zip(known, decide_ahead(list(known.values())), strict=True))
     seconds = time.monotonic() - begun
     log.info("decided", commands=len(calls), seconds=round(seconds, 4))
+    outcomes = [
+        (calls[index].name, status(outcome))
+        for index, outcome in decided.items()
+        if isinstance(outcome, Outcome)
+    ]
+    figures.worker().decided(outcomes, seconds, len(calls))
     return [
         (0, repr(result(outcome)), seconds)
         if isinstance(outcome := decided.get(index), Outcome)

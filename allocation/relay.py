@@ -11,8 +11,8 @@ import structlog
 from kombu import Connection
 from sqlalchemy.exc import DBAPIError
 
-from allocation import bootstrap, health, lifecycle
-from allocation.adapters import topology
+from allocation import bootstrap, health, lifecycle, metrics
+from allocation.adapters import figures, topology
 from allocation.adapters.outbox_reader import DUE_AT_ONCE, OutboxReader, only_reader
 from allocation.adapters.publisher import Outgoing, Publisher, publisher
 from allocation.celery import app
@@ -28,6 +28,7 @@ BEAT = 1.0  # seconds between two signs of life
 def run(stop: threading.Event) -> None:
     """Relay until `stop` is set; stands by while another relay is active, and outlives outages."""
     engine = bootstrap.engine(bootstrap.settings().database_url)
+    metrics.serve(figures.relay().registry)
     failures = 0
     while not stop.is_set():
         health.beat(bootstrap.settings(), "relay")
@@ -42,10 +43,12 @@ def run(stop: threading.Event) -> None:
                 sender = publisher(connection)
                 log.info("ready: relaying")
                 failures = 0
+                figures.relay().active.set(1)
                 _relay(reader, sender, connection, stop)
         except outages as error:
             connection.collect()  # without a goodbye, which may have no answer
             failures += 1
+            figures.relay().pauses.inc()
             pause = lifecycle.pause(failures)
             missing = str(getattr(error, "reply_code", "")) == "404"
             log.log(
@@ -57,6 +60,7 @@ def run(stop: threading.Event) -> None:
             )
             stop.wait(pause)
         finally:
+            figures.relay().active.set(0)
             connection.release()
 
 
@@ -80,6 +84,7 @@ def _relay(
             reader.wait(MARK_EVERY if flight.rows else POLL)
             continue
         if refused:
+            figures.relay().refused.inc(refused)
             log.error(
                 "the broker took only a part: a queue is full, or missing, or not bound;"
                 " `allocation status` shows which, and `allocation topology` mends the latter two",
@@ -106,6 +111,7 @@ class Flight:
         self._publisher = publisher
         self._told: dict[str, bool] = {}
         self._marked = 0.0
+        self._sent_at: dict[str, float] = {}
 
     @property
     def due(self) -> bool:
@@ -117,6 +123,7 @@ class Flight:
         rows = self._reader.pending(BATCH, besides=[row.position for row in self.rows])
         if rows and not self.rows:
             self._marked = time.monotonic()
+        self._sent_at |= dict.fromkeys((row.id for row in rows), time.monotonic())
         self._publisher.send([outgoing(row) for row in rows])
         self.rows += rows
         return len(rows)
@@ -130,8 +137,11 @@ class Flight:
         refused = len(self._told) - len(kept)
         done = in_order(self.rows, kept)
         self._reader.mark_sent([row.position for row in done])
+        if done:
+            waited = time.monotonic() - self._sent_at[done[0].id]
+            figures.relay().marked(((row.kind, row.name) for row in done), waited)
         for row in done:
-            del self._told[row.id]
+            del self._told[row.id], self._sent_at[row.id]
         marked = {row.id for row in done}
         self.rows = [row for row in self.rows if row.id not in marked]
         self._marked = time.monotonic()

@@ -81,6 +81,16 @@ class Settings(BaseSettings):
     keep_commands: int = Field(
         30, ge=1, description="Days after which a decided command may be forgotten."
     )
+    metrics_host: str = Field(
+        "127.0.0.1", description="Address that worker, relay and inbound serve their metrics on."
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port of the metrics of worker, relay or inbound; unset: none are served."
+        " `allocation up` gives each process one, counting up from here.",
+    )
     flower_port: int = Field(5555, ge=1, le=65535, description="Port of Flower in `allocation up`.")
     flower_link: str = Field(
         "",

@@ -94,12 +94,36 @@ def flower_login(environment: Mapping[str, str]) -> str | None:
     return f"allocation:{secrets.token_urlsafe(12)}"
 
 
-def run(commands: dict[str, list[str]], environment: dict[str, str]) -> Supervisor:
-    """Run the commands until one stops, or SIGINT or SIGTERM comes; returns what happened."""
+def metrics_ports(settings: Settings) -> dict[str, tuple[str, int]]:
+    """By process: the variable of its metrics' port, and the port; none unless the first is set."""
+    if (first := settings.metrics_port) is None:
+        return {}
+    return {
+        "worker": ("ALLOCATION_METRICS_PORT", first),
+        "relay": ("ALLOCATION_METRICS_PORT", first + 1),
+        "inbound": ("ALLOCATION_METRICS_PORT", first + 2),
+        "warehouse": ("WAREHOUSE_METRICS_PORT", first + 3),
+        "notification": ("NOTIFICATION_METRICS_PORT", first + 4),
+    }
+
+
+def run(
+    commands: dict[str, list[str]],
+    environment: dict[str, str],
+    ports: dict[str, tuple[str, int]],
+) -> Supervisor:
+    """Run the commands until one stops, or SIGINT or SIGTERM comes; returns what happened.
+
+    `ports` as of `metrics_ports`.
+    """
     honcho_manager.KILL_WAIT = KILL_WAIT
     supervisor = Supervisor()
     for name, command in commands.items():
+        own = {}
+        if name in ports:
+            variable, port = ports[name]
+            own = {variable: str(port)}
         # exec: the shell that the supervisor starts must not stand between it and the process.
-        supervisor.add_process(name, f"exec {shlex.join(command)}", env=environment)
+        supervisor.add_process(name, f"exec {shlex.join(command)}", env=environment | own)
     supervisor.loop()
     return supervisor

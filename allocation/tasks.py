@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from time import perf_counter
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from celery.exceptions import Reject, SoftTimeLimitExceeded
 from celery.utils.time import get_exponential_backoff_interval
 
 from allocation import bootstrap
-from allocation.adapters import contract
+from allocation.adapters import contract, figures
 from allocation.celery import app
 from allocation.domain.commands import Malformed
 from allocation.domain.outcomes import Outcome, Refused
@@ -53,7 +54,10 @@ class CommandTask(Task):
         # A newer sender may mean something by them: neither to be ignored nor to be refused.
         contract.check_fields(self.name, body)
         command = message(self.name, self.request.id, vars(self.request))
-        return decide(command, bootstrap.unit_of_work())
+        began = perf_counter()
+        outcome = decide(command, bootstrap.unit_of_work())
+        figures.worker().decided([(self.name, status(outcome))], perf_counter() - began, 1)
+        return outcome
 
     def _later(self, error: Exception) -> Exception:
         """Have the broker deliver the command again after a while; returns what is to be raised."""
@@ -61,7 +65,7 @@ class CommandTask(Task):
         delay = self._delay()
         log.warning("retry: nobody could decide the command", seconds=delay, error=repr(error))
         try:
-            return self.retry(
+            later = self.retry(
                 exc=error,
                 countdown=delay,
                 headers={"first_failed_at": first},
@@ -70,11 +74,14 @@ class CommandTask(Task):
         except Reject as unsent:
             # The broker takes no message now: it keeps the one that it has.
             return Reject(unsent.reason, requeue=True)
+        figures.worker().retried(self.name)
+        return later
 
     def on_failure(
         self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: object
     ) -> None:
         """Mark the command as failed; its message is on the way to the dead-letter queue."""
+        figures.worker().failed(self.name)
         failed = message(self.name, task_id, {**vars(self.request), "args": args, "kwargs": kwargs})
         try:
             fail(failed, f"{type(exc).__name__}: {exc}", bootstrap.unit_of_work())
@@ -195,6 +202,11 @@ def result(outcome: Outcome) -> dict[str, object]:
     if isinstance(outcome, Refused):
         return {"refused": outcome.reason, **outcome.facts}
     return dict(outcome.facts)
+
+
+def status(outcome: Outcome) -> str:
+    """As it is recorded: `rejected` or `succeeded`."""
+    return "rejected" if isinstance(outcome, Refused) else "succeeded"
 
 
 def message(name: str, command_id: str, request: Mapping[str, Any]) -> Message:

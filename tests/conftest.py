@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tests.nodes import BrokerServer, WorkerProcess
 from tests.servers.databases import Databases
 from tests.servers.postgres import PrivatePostgres
 from tests.servers.processes import Process
+from tests.servers.programs import find_promtool
 from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.servers.shared_vhost import SharedVhost
 from tests.servers.vhosts import Vhosts
@@ -83,6 +85,25 @@ def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
             print(f"\n{line}", flush=True)
 
     return say
+
+
+@pytest.fixture(scope="session")
+def promtool(say: Callable[[str], None]) -> Callable[..., str]:
+    """Runs Prometheus's own checker: `promtool("check", "rules", file)` is what it says.
+
+    `said` is what it reads. Fails the test where promtool finds a fault, with what that is.
+    """
+    program = find_promtool(say)
+
+    def run(*arguments: str | Path, said: str | None = None) -> str:
+        done = subprocess.run(
+            [program, *arguments], input=said, capture_output=True, text=True, check=False
+        )
+        told = done.stdout + done.stderr
+        assert done.returncode == 0, told
+        return told
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -61,21 +61,23 @@ class Inbox:
         """What is missing may be on its way: patience begins anew."""
         self._since = self._now()
 
-    def take(self, events: Sequence[Envelope], oldest: Collection[UUID] = ()) -> None:
+    def take(self, events: Sequence[Envelope], oldest: Collection[UUID] = ()) -> set[UUID]:
         """Apply the events and all that waited for them, keep the early ones, know the repeats.
+
+        Returns the ids of those that were not known.
 
         `oldest` has the ids of those before which nothing of their sku will be told any more, so
         whoever knows nothing of the sku yet begins there. When an effect fails, nothing is done;
         an event that was given alone raises HeldFailed when it is one that waited for it.
         """
         try:
-            self._take(events, oldest)
+            return self._take(events, oldest)
         except NewSkus as new:
             with self._engine.begin() as connection:
                 Notes(connection, self._metadata).begin(new.skus)
-            self._take(events, oldest)
+            return self._take(events, oldest)
 
-    def _take(self, events: Sequence[Envelope], oldest: Collection[UUID]) -> None:
+    def _take(self, events: Sequence[Envelope], oldest: Collection[UUID]) -> set[UUID]:
         with self._engine.begin() as connection:
             notes = Notes(connection, self._metadata)
             turns = notes.lock({event.subject for event in events})
@@ -100,6 +102,7 @@ class Inbox:
                     self._apply_alone(connection, reached, held=reached is not due)
             if fresh:
                 notes.add(fresh.values(), waiting, self._now())
+        return set(fresh)
 
     def give_up_waiting(self) -> None:
         """Go on without events that have been missing for longer than the patience.

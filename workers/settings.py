@@ -24,6 +24,15 @@ class Settings(BaseSettings):
     )
     allocation_broker_url: str = Field("", description="RabbitMQ or spool://; unset: embedded.")
     allocation_log_format: Literal["console", "json"] = Field("console", description="Log lines.")
+    allocation_metrics_host: str = Field(
+        "127.0.0.1", description="Address that the subscribers serve their metrics on."
+    )
+    warehouse_metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Port of the warehouse's metrics; unset: none."
+    )
+    notification_metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Port of the notification's metrics; unset: none."
+    )
     warehouse_database_url: str = Field("", description="Unset: SQLite in the state folder.")
     notification_database_url: str = Field("", description="Unset: SQLite in the state folder.")
     notification_smtp_url: str = Field(

@@ -19,6 +19,7 @@ from workers.dead_letters import DeadLetters
 from workers.deliveries import LIMIT, Batch, Delivery, Hand, Spoilt, acknowledge
 from workers.envelope import Envelope
 from workers.inbox import HeldFailed, Inbox
+from workers.metrics import Figures
 from workers.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -64,6 +65,7 @@ class Subscriber:
         queue: str,
         parse: Callable[[Envelope], object],
         inbox: Inbox,
+        figures: Figures,
         linger: float = 0.0,
     ) -> None:
         """`parse` raises Unreadable at an event that must not be noted as received.
@@ -75,6 +77,7 @@ class Subscriber:
         self._queue = queue
         self._parse = parse
         self._inbox = inbox
+        self._figures = figures
         self._linger = linger
         self._ticked = 0.0
         self._stop = threading.Event()
@@ -113,6 +116,7 @@ class Subscriber:
                 self._beat()
                 stop.wait(pause)
             finally:
+                self._figures.consuming.set(0)
                 connection.release()
 
     def _beat(self) -> None:
@@ -142,6 +146,7 @@ class Subscriber:
             auto_declare=False,
         ):
             log.info(f"ready: consuming {self._queue}")
+            self._figures.consuming.set(1)
             while not self._stop.is_set():
                 self._gather(connection, hand)
                 began = time.monotonic()
@@ -151,6 +156,7 @@ class Subscriber:
                     connection.heartbeat_check()
                 if time.monotonic() - self._ticked > TICK:
                     waiting = channel.queue_declare(self._queue, passive=True).message_count
+                    self._figures.queue_messages.set(waiting)
                     if waiting > BACKLOG:
                         self._inbox.still_catching_up()
                     self._persist(self._inbox.give_up_waiting)
@@ -175,6 +181,7 @@ class Subscriber:
         match hand.take():
             case Spoilt(message, problem):
                 self._dead.bury(message, {"reason": problem.reason, "error": _short(problem)})
+                self._figures.spoilt(problem.reason)
             case [delivery]:
                 self._take_alone(delivery)
             case batch:
@@ -193,8 +200,9 @@ class Subscriber:
 
     def _take_alone(self, delivery: Delivery) -> None:
         with logs.about(delivery.event):
-            if failure := self._persist(lambda: self._give([delivery])):
+            if failure := self._persist(lambda: self._give([delivery]), delivery.event):
                 self._dead.bury(delivery.message, failure)
+                self._figures.dead(delivery.event)
             else:
                 acknowledge([delivery])
 
@@ -202,9 +210,13 @@ class Subscriber:
         if any(delivery.replayed for delivery in batch):
             self._inbox.still_catching_up()
         oldest = {delivery.event.id for delivery in batch if delivery.oldest}
-        self._inbox.take([delivery.event for delivery in batch], oldest)
+        events = [delivery.event for delivery in batch]
+        began = time.perf_counter()
+        self._figures.taken(events, self._inbox.take(events, oldest), began)
 
-    def _persist(self, work: Callable[[], None]) -> dict[str, object] | None:
+    def _persist(
+        self, work: Callable[[], None], event: Envelope | None = None
+    ) -> dict[str, object] | None:
         """Do the work, again where it fails; None once it is done, else what is known of it.
 
         An event that had waited and fails now is dead-lettered by itself, and the work done after.
@@ -224,6 +236,8 @@ class Subscriber:
                 which = {"held_event": str(held.id)} if held else {}
                 log.warning("an event failed", attempt=attempt, error=repr(cause), **which)
                 if attempt < TRIES:
+                    if failing := held or event:
+                        self._figures.retried(failing)
                     if self._stop.wait(0.05 * 2**attempt):
                         raise _Stopped from error
                     continue
@@ -239,6 +253,7 @@ class Subscriber:
                     return failure
                 with logs.about(held):
                     self._dead.bury_held(held, failure)
+                    self._figures.dead(held)
                 self._inbox.forget(held)
                 first, attempt = datetime.now(UTC), 0
 

@@ -25,6 +25,15 @@ Facts = Mapping[str, object]
 `reason`, `error` and `last` always; the subscribers' dead letters have the same ones.
 """
 
+REASONS = {
+    "allocation.dead": (
+        *("unreadable", "unknown task", "unknown field", "failed"),
+        *("revoked", "expired", "terminated"),
+    ),
+    "allocation.inbound.dead": ("unreadable", "unknown type", "malformed", "conflict", "failed"),
+}
+"""By queue: why a message may come there by our own hand."""
+
 _OURS = ("reason", "error", "traceback", "attempts", "first", "last", "held_event")
 # What belongs to the life that ended: a message that is replayed begins a new one.
 _OF_THE_PAST = {f"x-{name}" for name in _OURS} | {"first_failed_at"}
@@ -34,9 +43,17 @@ _THE_BROKERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count"
 class Mover:
     """Copies messages to other queues over a connection of its own, opened when it is needed."""
 
-    def __init__(self, connect: Callable[[], Connection]) -> None:
-        """`connect` makes connections that confirm what is published."""
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        buried: Callable[[str, str], None] = lambda queue, reason: None,
+    ) -> None:
+        """`connect` makes connections that confirm what is published.
+
+        `buried` hears the queue and the reason of each dead letter, be it moved by the broker.
+        """
         self._connect = connect
+        self._buried = buried
         self._producer: Producer | None = None
 
     def bury(self, message: Message, queue: str, facts: Facts) -> bool:
@@ -47,6 +64,7 @@ class Mover:
         if message.errors and compression:
             headers["x-compression"] = compression
         facts = {"last": datetime.now(UTC).isoformat()} | dict(facts)
+        self._buried(queue, str(facts["reason"]))
         headers |= {f"x-{name}": value for name, value in facts.items()}
         # By the queue's own exchange: whoever may write to the default one reaches every queue.
         return self.copy(message, queue, "", headers)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from functools import cache
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,8 +22,9 @@ from allocation.domain.model import Product
 class SqlProducts:
     """Products whose rows this transaction locked; all else is read under that lock."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, locked: Callable[[float], None]) -> None:
         self._connection = connection
+        self._locked = locked
         # What was asked for, also where there is none; a product nobody else refers to stays.
         self._products: dict[str, Product] = {}
         self._stored: dict[str, tuple[int, int]] = {}
@@ -117,7 +119,9 @@ class SqlProducts:
             return
         # Everybody locks in the same order, so nobody waits for each other.
         asked = {"skus": list(skus)}
+        began = perf_counter()
         locked = self._connection.execute(_locked(self._connection.dialect.name), asked).all()
+        self._locked(perf_counter() - began)
         self._books.update(books.load(self._connection, self._skus, skus, lines))
         for row in locked:
             product = Product(row.sku)
@@ -183,19 +187,24 @@ class SqlUnitOfWork:
     outbox: SqlOutbox
 
     def __init__(
-        self, engine: Engine, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        engine: Engine,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        locked: Callable[[float], None] = lambda seconds: None,
     ) -> None:
+        """`locked` hears how many seconds it took to have the rows of products locked."""
         self._engine = (
             engine if is_postgresql(engine) else engine.execution_options(sqlite_begin="IMMEDIATE")
         )
         self._now = now
+        self._locked = locked
 
     def __enter__(self) -> Self:
         try:
             self._connection = self._engine.connect()
         except SQLAlchemyError as error:
             raise translated(error) from error
-        self.products = SqlProducts(self._connection)
+        self.products = SqlProducts(self._connection, self._locked)
         self.outbox = SqlOutbox(self._now)
         self.inbox = SqlInbox(self._connection, self.outbox, self._now)
         return self

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from time import perf_counter
 
 from flask import Blueprint, Flask, Response, g, request
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -27,6 +27,8 @@ class Metrics:
 
     def __init__(self, backlog: Callable[[], Backlog | None]) -> None:
         own = CollectorRegistry()
+        if SHARED_FOLDER in os.environ:
+            values.ValueClass = values.MultiProcessValue()
         self._requests = Counter(
             "allocation_http_requests",
             "Requests answered.",
@@ -79,6 +81,13 @@ class _BacklogCollector(Collector):
                 "Age of the oldest of them; 0 when there is none.",
                 found.oldest_unsent_seconds,
             )
+            yield _gauge("commands_pending", "Commands without an outcome.", found.pending)
+            yield _gauge(
+                "commands_oldest_pending_seconds",
+                "Age of the oldest of them; 0 when there is none.",
+                found.oldest_pending_seconds,
+            )
+            yield _gauge("lines_waiting", "Order lines that wait for stock.", found.waiting_lines)
 
     def describe(self) -> Iterator[Metric]:
         # Without it the registry would ask the database when this is registered.

@@ -40,7 +40,7 @@ def serve(settings: Settings) -> None:
     wsgi.SERVER = "allocation"
     util.write_error = _write_error
     figures = tempfile.mkdtemp(prefix="allocation-metrics-")
-    # Read when prometheus_client is first imported, which the workers do with the application.
+    # The workers read it when they make the application.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures
     _Server(settings, figures).run()
 

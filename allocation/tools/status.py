@@ -87,19 +87,18 @@ def _kept(connection: Connection, quick: bool) -> progress.Decided | None:
 
 def _table(now: Status) -> Table:
     table = Table("what", "how many", "", box=None)
-    figures = now.figures
-    minute = figures.last_minute
-    table.add_row("commands pending", str(figures.pending))
+    backlog, minute = now.figures.backlog, now.figures.last_minute
+    pending = _oldest(backlog.pending, backlog.oldest_pending_seconds)
+    table.add_row("commands pending", str(backlog.pending), pending)
     table.add_row(
         "commands decided in the last minute", str(minute.all), f"{minute.all / 60:.1f} a second"
     )
     for name in ("succeeded", "rejected", "failed"):
         kept = f"{getattr(now.kept, name)} of all that are kept" if now.kept else ""
         table.add_row(f"  {name}", str(getattr(minute, name)), kept)
-    backlog = figures.backlog
-    oldest = f"the oldest for {age(backlog.oldest_unsent_seconds)}" if backlog.unsent else ""
-    table.add_row("outbox rows unsent", str(backlog.unsent), oldest)
-    table.add_row("order lines waiting", str(figures.waiting_lines))
+    unsent = _oldest(backlog.unsent, backlog.oldest_unsent_seconds)
+    table.add_row("outbox rows unsent", str(backlog.unsent), unsent)
+    table.add_row("order lines waiting", str(backlog.waiting_lines))
     dead = topology.dead_queues()
     for name in sorted(now.queues, key=lambda name: name in dead):
         kind = "dead letters" if name in dead else "queue"
@@ -111,3 +110,7 @@ def _table(now: Status) -> Table:
             style="red" if depth is None or (depth and name in dead) else None,
         )
     return table
+
+
+def _oldest(count: int, seconds: float) -> str:
+    return f"the oldest for {age(seconds)}" if count else ""

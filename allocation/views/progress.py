@@ -21,10 +21,16 @@ from allocation.views import Json
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What the outbox holds that was not sent: rows, and the age of the oldest in seconds."""
+    """What is to be done: outbox rows that were not sent, commands that have no outcome, lines.
+
+    With the age of the oldest row and the oldest command, in seconds.
+    """
 
     unsent: int
     oldest_unsent_seconds: float
+    pending: int
+    oldest_pending_seconds: float
+    waiting_lines: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +50,8 @@ class Decided:
 class Figures:
     """How the work goes: what waits, and what was decided in the last minute."""
 
-    pending: int
-    last_minute: Decided
     backlog: Backlog
-    waiting_lines: int
+    last_minute: Decided
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +100,8 @@ def overload(connection: Connection, most_pending: int, oldest_unsent_age: float
 
 def waiting(connection: Connection) -> int:
     """How many commands are pending and rows unsent; it falls while relay and workers work."""
-    # How many commands have no outcome.
-    pending = select(func.count()).select_from(commands).where(is_pending)
-    return (connection.scalar(pending) or 0) + backlog(connection).unsent
+    found = backlog(connection)
+    return found.pending + found.unsent
 
 
 MINUTE = timedelta(minutes=1)
@@ -108,21 +111,17 @@ LONGEST_LOOK_BACK = timedelta(minutes=10)
 
 def figures(connection: Connection) -> Figures:
     """How the work goes now. Costs grow with what waits and what came lately, not with the past."""
-    now = datetime.now(UTC)
-    # How many commands have no outcome, and when the oldest of them was accepted.
-    pending, oldest = connection.execute(
-        select(func.count(), func.min(commands.c.accepted_at)).where(is_pending)
-    ).one()
+    found = backlog(connection)
+    minute_ago = datetime.now(UTC) - MINUTE
     # The time of a decision has no index, that of the acceptance has: what was decided by now was
     # accepted before what is pending, but for what is tried again.
-    minute_ago = now - MINUTE
-    since = max(min(oldest or now, now) - MINUTE, minute_ago - LONGEST_LOOK_BACK)
+    look_back = min(timedelta(seconds=found.oldest_pending_seconds), LONGEST_LOOK_BACK)
     last_minute = _by_outcome(
-        connection, commands.c.accepted_at > since, commands.c.decided_at > minute_ago
+        connection,
+        commands.c.accepted_at > minute_ago - look_back,
+        commands.c.decided_at > minute_ago,
     )
-    # How many lines, or parts of one, have no batch.
-    waiting_lines = connection.scalar(select(func.count()).select_from(allocations).where(waits))
-    return Figures(pending, last_minute, backlog(connection), waiting_lines or 0)
+    return Figures(found, last_minute)
 
 
 def kept(connection: Connection) -> Decided:
@@ -137,10 +136,26 @@ def _by_outcome(connection: Connection, *which: ColumnElement[bool]) -> Decided:
 
 
 def backlog(connection: Connection) -> Backlog:
-    """How far the relay is behind; the oldest row is the one that it will send next."""
-    # How many rows of the outbox were not sent.
-    unsent = connection.scalar(select(func.count()).select_from(outbox).where(is_unsent)) or 0
-    return Backlog(unsent, round(oldest_unsent(connection), 3))
+    """How far relay and workers are behind, and what waits for stock: each by a partial index.
+
+    The oldest row is the one that the relay will send next.
+    """
+    # How many rows of the outbox were not sent, how many commands are pending and since when, and
+    # how many lines wait: by one question, which the database answers as of one moment.
+    unsent = select(func.count()).select_from(outbox).where(is_unsent)
+    pending = select(func.count()).select_from(commands).where(is_pending)
+    oldest = select(commands.c.accepted_at).where(is_pending).order_by("accepted_at").limit(1)
+    lines = select(func.count()).select_from(allocations).where(waits)
+    found = connection.execute(
+        select(*(each.scalar_subquery() for each in (unsent, pending, oldest, lines)))
+    ).one()
+    return Backlog(
+        unsent=found[0],
+        oldest_unsent_seconds=round(oldest_unsent(connection), 3),
+        pending=found[1],
+        oldest_pending_seconds=round(_seconds_since(found[2]), 3),
+        waiting_lines=found[3],
+    )
 
 
 def oldest_unsent(connection: Connection) -> float:
@@ -148,8 +163,12 @@ def oldest_unsent(connection: Connection) -> float:
     oldest = connection.scalar(
         select(outbox.c.created_at).where(is_unsent).order_by(outbox.c.position).limit(1)
     )
+    return _seconds_since(oldest)
+
+
+def _seconds_since(moment: datetime | None) -> float:
     # Another machine's clock may be ahead of this one's.
-    return max(0.0, (datetime.now(UTC) - oldest).total_seconds()) if oldest else 0.0
+    return max(0.0, (datetime.now(UTC) - moment).total_seconds()) if moment else 0.0
 
 
 def _command(row: Any) -> Json:

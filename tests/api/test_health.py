@@ -11,8 +11,8 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, update
 
 from allocation.adapters import migrations
-from allocation.adapters.tables import outbox
-from tests.api.conftest import Serve
+from allocation.adapters.tables import commands, outbox
+from tests.api.conftest import Serve, Worker
 
 LINE = {"orderid": "order-1", "sku": "LAMP", "qty": 3}
 
@@ -123,3 +123,24 @@ def test_the_figures_count_requests_by_route_and_name_no_id(client: FlaskClient)
     assert figure(text, "allocation_outbox_unsent") == 1
     assert figure(text, "allocation_outbox_oldest_unsent_seconds") < 60
     assert "SECRET" not in text
+
+
+def test_the_figures_tell_what_is_pending_and_what_waits(
+    client: FlaskClient, engine: Engine, idle_worker: Worker
+) -> None:
+    """Commands without an outcome, with the oldest's age; lines that nothing can serve."""
+    client.post("/v1/batches", json={"batchref": "b1", "sku": "LAMP", "qty": 3})
+    for number in range(3):
+        client.post("/v1/allocations", json=LINE | {"orderid": f"order-{number}"})
+    idle_worker.decide_all()
+    client.post("/v1/allocations", json=LINE | {"orderid": "late"})
+    with engine.begin() as connection:
+        is_pending = commands.c.status == "pending"
+        an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+        connection.execute(update(commands).where(is_pending).values(accepted_at=an_hour_ago))
+
+    text = client.get("/metrics").text
+
+    assert figure(text, "allocation_lines_waiting") == 2
+    assert figure(text, "allocation_commands_pending") == 1
+    assert 3600 <= figure(text, "allocation_commands_oldest_pending_seconds") < 3660

@@ -25,7 +25,8 @@ from allocation import check
 from allocation.adapters import topology
 from allocation.settings import SPOOL_TRANSPORT
 from tests.e2e.test_flower import ask
-from tests.servers.ports import free_ports
+from tests.scraping import exported, names, page
+from tests.servers.ports import free_ports, free_row
 from tests.servers.processes import ROOT, Process, clean_environment
 from tests.waiting import eventually
 
@@ -189,6 +190,46 @@ def test_up_leaves_a_login_that_was_configured(
     assert "of-my-own" not in up.logs()
 
 
+def test_up_gives_each_process_a_port_for_its_metrics(
+    allocation: Run, environment: dict[str, str], promtool: Callable[..., str]
+) -> None:
+    """Counting up from the one that is set. Prometheus's own checker finds no fault in any page."""
+    first = free_row(5)
+    up = allocation("up", ALLOCATION_METRICS_PORT=str(first))
+    for line in ("api .*ready at", "relay .*ready: relaying", "inbound .*ready: consuming"):
+        up.wait_for_log(line, within=40)
+    for line in ("worker .*ready", "warehouse .*ready: cons", "notification .*ready: cons"):
+        up.wait_for_log(line, within=40)
+
+    served = dict(
+        zip(
+            ("worker", "relay", "inbound", "warehouse", "notification"),
+            range(first, first + 5),
+            strict=True,
+        )
+    )
+    port = int(environment["ALLOCATION_PORT"])
+    body = {"orderid": "order-1", "sku": "LAMP", "qty": 1}
+    post = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/allocations",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    urllib.request.urlopen(post, timeout=10).close()
+    pages = {name: page(port) for name, port in (served | {"api": port}).items()}
+
+    assert {name: shown(text) for name, text in pages.items()} == exported()
+    for text in pages.values():
+        assert promtool("check", "metrics", said=text) == ""
+    for name, port in served.items():
+        assert f"The metrics of {name}: http://127.0.0.1:{port}/metrics" in up.logs()
+
+
+def shown(text: str) -> set[str]:
+    """A page's series, without those of the process itself."""
+    return {name for name in names(text) if not name.startswith("process_")}
+
+
 def test_up_names_the_process_that_cannot_start(
     allocation: Run, environment: dict[str, str]
 ) -> None:
@@ -227,10 +268,14 @@ def test_status_tells_programs_every_figure(allocation: Run) -> None:
     nothing = {"succeeded": 0, "rejected": 0, "failed": 0}
     dead = topology.dead_queues()
     assert json.loads(status.logs()) == {
-        "pending": 0,
+        "backlog": {
+            "unsent": 0,
+            "oldest_unsent_seconds": 0.0,
+            "pending": 0,
+            "oldest_pending_seconds": 0.0,
+            "waiting_lines": 0,
+        },
         "last_minute": nothing,
-        "backlog": {"unsent": 0, "oldest_unsent_seconds": 0.0},
-        "waiting_lines": 0,
         "kept": nothing,
         "queues": dict.fromkeys(name for name in topology.names() if name not in dead),
         "dead_letters": dict.fromkeys(dead),

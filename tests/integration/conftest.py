@@ -28,15 +28,15 @@ class Service:
     environment: dict[str, str]
     start_process: Callable[..., Process]
 
-    def relay(self, name: str = "relay") -> Process:
+    def relay(self, name: str = "relay", **settings: str) -> Process:
         """Start a relay; it may have to stand by."""
         command = [sys.executable, "-m", "allocation.cli", "relay"]
-        return self.start_process(command, name=name, env=self.environment)
+        return self.start_process(command, name=name, env=self.environment | settings)
 
-    def inbound(self, name: str = "inbound") -> Process:
+    def inbound(self, name: str = "inbound", **settings: str) -> Process:
         """Start the inbound adapter, and wait until it consumes."""
         command = [sys.executable, "-m", "allocation.cli", "inbound"]
-        process = self.start_process(command, name=name, env=self.environment)
+        process = self.start_process(command, name=name, env=self.environment | settings)
         process.wait_for_log("ready: consuming")
         return process
 

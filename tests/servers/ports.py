@@ -27,3 +27,16 @@ def free_ports(count: int) -> list[int]:
     if len(ports) < count:
         raise RuntimeError(f"no {count} free ports between {_RANGE.start} and {_RANGE.stop}")
     return ports
+
+
+def free_row(count: int) -> int:
+    """The first of `count` ports side by side that nothing listened on a moment ago."""
+    for first in random.sample(_RANGE, k=100):
+        with ExitStack() as held:
+            try:
+                for port in range(first, first + count):
+                    held.enter_context(socket.socket()).bind((LOOPBACK, port))
+            except OSError:
+                continue
+            return first
+    raise RuntimeError(f"no {count} free ports side by side above {_RANGE.start}")

@@ -1,4 +1,4 @@
-"""Where RabbitMQ's programs are on this machine; on Debian root gets missing ones installed."""
+"""Where RabbitMQ's and Prometheus's programs are; on Debian root gets missing ones installed."""
 
 import fcntl
 import os
@@ -9,31 +9,54 @@ from collections.abc import Callable
 from pathlib import Path
 
 # Debian's programs on the PATH change the user and hide the server's pid; these don't.
-_DEBIAN = Path("/usr/lib/rabbitmq/bin")
-_INSTALLING = Path("/run/allocation-tests-install.lock")
-_INSTALL = "apt-get install --no-install-recommends -y rabbitmq-server"
+_RABBITMQ = Path("/usr/lib/rabbitmq/bin")
+_PROMTOOL = Path("/usr/bin/promtool")
 
 
 def find_rabbitmq(say: Callable[[str], None]) -> Path:
     """The folder of `rabbitmq-server` and `rabbitmqctl`; root on Debian gets them installed."""
-    if _DEBIAN.exists() and not _INSTALLING.exists():
-        return _DEBIAN
+    if _RABBITMQ.exists() and not _installing("rabbitmq-server").exists():
+        return _RABBITMQ
     if (found := shutil.which("rabbitmq-server")) is not None:
         return Path(found).resolve().parent
-    if os.geteuid() == 0 and Path("/etc/debian_version").exists():
-        # Two runs side by side may both find it missing: one installs, the other waits.
-        with _INSTALLING.open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not _DEBIAN.exists():
-                say(f"RabbitMQ is missing: installing it by `{_INSTALL}`")
-                _install()
-            _INSTALLING.unlink(missing_ok=True)
-        return _DEBIAN
+    if _may_install():
+        return _installed("rabbitmq-server", _RABBITMQ, say)
     hint = "`brew install rabbitmq`" if sys.platform == "darwin" else "the package rabbitmq-server"
     raise RuntimeError(f"The tests need RabbitMQ: install {hint}, or set TEST_BROKER_URL.")
 
 
-def _install() -> None:
+def find_promtool(say: Callable[[str], None]) -> Path:
+    """Prometheus's own checker of metrics, rules and settings; root on Debian gets it installed."""
+    if not _installing("prometheus").exists() and (found := shutil.which("promtool")) is not None:
+        return Path(found)
+    if _may_install():
+        return _installed("prometheus", _PROMTOOL, say)
+    raise RuntimeError("The tests need promtool on the PATH: install the package prometheus.")
+
+
+def _may_install() -> bool:
+    return os.geteuid() == 0 and Path("/etc/debian_version").exists()
+
+
+def _installing(package: str) -> Path:
+    """It is there while somebody installs the package."""
+    return Path(f"/run/allocation-tests-install-{package}.lock")
+
+
+def _installed(package: str, brings: Path, say: Callable[[str], None]) -> Path:
+    """`brings`, which Debian's package has; installed where it is missing."""
+    # Two runs side by side may both find it missing: one installs, the other waits.
+    with _installing(package).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not brings.exists():
+            install = f"apt-get install --no-install-recommends -y {package}"
+            say(f"{brings.name} is missing: installing it by `{install}`")
+            _install(install)
+        _installing(package).unlink(missing_ok=True)
+    return brings
+
+
+def _install(command: str) -> None:
     """Install Debian's package, without its service being started."""
     policy = Path("/usr/sbin/policy-rc.d")
     ours = not policy.exists()
@@ -42,9 +65,9 @@ def _install() -> None:
         policy.write_text("#!/bin/sh\nexit 101\n")
         policy.chmod(0o755)
     try:
-        for command in ("apt-get update", _INSTALL):
+        for step in ("apt-get update", command):
             done = subprocess.run(
-                [*command.split(), "-o", "DPkg::Lock::Timeout=120"],
+                [*step.split(), "-o", "DPkg::Lock::Timeout=120"],
                 env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -53,10 +76,10 @@ def _install() -> None:
                 check=False,
             )
             if done.returncode:
-                raise RuntimeError(f"`{command}` failed:\n{done.stdout[-2000:]}")
+                raise RuntimeError(f"`{step}` failed:\n{done.stdout[-2000:]}")
     finally:
         if ours:
-            policy.unlink()
+            policy.unlink(missing_ok=True)
 
 
 def find_epmd() -> Path:

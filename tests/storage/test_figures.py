@@ -41,7 +41,7 @@ def figures(sql: Storage) -> Figures:
 
 def test_the_figures_of_an_empty_database_are_all_zero(sql: Storage) -> None:
     """Not missing."""
-    assert figures(sql) == Figures(0, Decided(), Backlog(0, 0.0), 0)
+    assert figures(sql) == Figures(Backlog(0, 0.0, 0, 0.0, 0), Decided())
 
 
 def test_the_figures_count_what_waits_and_what_was_just_decided(sql: Storage) -> None:
@@ -61,7 +61,8 @@ def test_the_figures_count_what_waits_and_what_was_just_decided(sql: Storage) ->
 
     assert seen.backlog.unsent == len(sql.outbox())
     assert 0 < seen.backlog.oldest_unsent_seconds < 30
-    assert (seen.pending, seen.last_minute, seen.waiting_lines) == (2, Decided(3, 1, 0), 1)
+    assert (seen.backlog.pending, seen.backlog.waiting_lines) == (2, 1)
+    assert seen.last_minute == Decided(3, 1, 0)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 from kombu import Connection
+from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, select, update
 
 from allocation.adapters import topology
@@ -163,7 +164,7 @@ def inbox(engine: Engine) -> Inbox:
 
 
 def send_all(engine: Engine, smtp: Smtp) -> None:
-    sender = Sender(engine, SmtpServer(url(smtp)), ADDRESSES)
+    sender = Sender(engine, SmtpServer(url(smtp)), ADDRESSES, CollectorRegistry())
     while sender.send_one():
         pass
 
@@ -325,7 +326,7 @@ def test_a_server_that_is_down_gets_the_mail_when_it_is_up_again(
     smtp.stop()
     inbox.take([envelope("out_of_stock", 1)])
     stop = threading.Event()
-    sender = Sender(engine, SmtpServer(url(smtp)), ADDRESSES)
+    sender = Sender(engine, SmtpServer(url(smtp)), ADDRESSES, CollectorRegistry())
     sending = threading.Thread(target=sender.run, args=(stop, 0.05))
     sending.start()
     try:
@@ -349,7 +350,7 @@ def test_a_refused_recipient_is_recorded_and_not_tried_again(
     send_all(engine, smtp)
 
     assert (row(engine).status, "550" in row(engine).error) == ("failed", True)
-    assert not Sender(engine, SmtpServer(url(smtp)), ADDRESSES).send_one()
+    assert not Sender(engine, SmtpServer(url(smtp)), ADDRESSES, CollectorRegistry()).send_one()
 
 
 def test_a_name_with_a_line_break_stops_no_mail(

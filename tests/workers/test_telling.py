@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 from kombu import Connection, Exchange, Queue
+from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, func, select
 
 from tests.faults.gates import Gate
@@ -116,7 +117,7 @@ def connection(settings: Settings) -> Iterator[Connection]:
 def relay(worker_engine: Engine, settings: Settings) -> Iterator[Relay]:
     """Running, on each kind of database and broker."""
     database.upgrade(worker_engine, MIGRATIONS, tables.VERSION_TABLE)
-    made = Relay(worker_engine, settings)
+    made = Relay(worker_engine, settings, CollectorRegistry())
     stop = threading.Event()
     running = threading.Thread(target=made.run, args=(stop, 0.01))
     running.start()

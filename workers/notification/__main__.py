@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from workers import database, logs, retention
 from workers.inbox import Inbox
+from workers.metrics import Figures
 from workers.notification import mailing
 from workers.notification.messages import parse
 from workers.notification.postbox import postbox
@@ -36,6 +37,8 @@ def consume(context: typer.Context) -> None:
     stop = stop_signal()
     settings = Settings()
     logs.configure(settings)
+    figures = Figures("notification")
+    figures.serve(settings.allocation_metrics_host, settings.notification_metrics_port)
     engine = database.engine(settings.notification_database_url)
     patience = timedelta(seconds=settings.subscriber_patience)
     inbox = Inbox(engine, metadata, mailing.apply, patience)
@@ -47,13 +50,14 @@ def consume(context: typer.Context) -> None:
             "stock": settings.notification_stock_team,
             "orders": settings.notification_orders_team,
         },
+        figures.registry,
     )
 
     database.upgrade_when_there(engine, MIGRATIONS, VERSION_TABLE, stop)
     sending = threading.Thread(target=sender.run, args=(stop,), name="sender")
     sending.start()
     try:
-        Subscriber(settings, QUEUE, parse, inbox, LINGER).run(stop)
+        Subscriber(settings, QUEUE, parse, inbox, figures, LINGER).run(stop)
     finally:
         stop.set()
         sending.join()

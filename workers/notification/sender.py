@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
+from prometheus_client import CollectorRegistry, Counter
 from sqlalchemy import Engine, Row, select, update
 from sqlalchemy.exc import DBAPIError
 
@@ -29,11 +30,25 @@ class Sender:
     database; both have the same Message-ID, by which mail programs know them as one.
     """
 
-    def __init__(self, engine: Engine, postbox: Postbox, addresses: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        postbox: Postbox,
+        addresses: Mapping[str, str],
+        registry: CollectorRegistry,
+    ) -> None:
         """`addresses` has the keys from, stock and orders."""
         self._engine = engine
         self._postbox = postbox
         self._addresses = addresses
+        self._mails = Counter(
+            "notification_mails",
+            "Mails by what became of a try: sent, refused for good, put_off to be tried again.",
+            ["result"],
+            registry=registry,
+        )
+        for result in ("sent", "refused", "put_off"):
+            self._mails.labels(result)
 
     def run(self, stop: threading.Event, every: float = 0.2) -> None:
         """Send what is due until `stop` is set; outlives an absent database or mail server."""
@@ -58,6 +73,7 @@ class Sender:
         except (Refused, ValueError) as refusal:  # ValueError: it can't be written as a mail
             log.error("a mail was refused for good", event_id=str(row.event_id), why=str(refusal))
             self._mark(row.event_id, status="failed", error=str(refusal))
+            self._mails.labels("refused").inc()
         except OSError as error:  # smtplib's own errors are among these
             pause = backoff.pause(row.tries, LONGEST_PAUSE)
             log.warning(
@@ -65,9 +81,11 @@ class Sender:
             )
             not_before = datetime.now(UTC) + timedelta(seconds=pause)
             self._mark(row.event_id, not_before=not_before, error=str(error))
+            self._mails.labels("put_off").inc()
         else:
             log.info("mail sent", event_id=str(row.event_id), subject=row.subject)
             self._mark(row.event_id, status="sent", sent_at=datetime.now(UTC), error=None)
+            self._mails.labels("sent").inc()
         return True
 
     def _claim(self) -> Row[Any] | None:

@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from workers import database, logs, retention
 from workers.inbox import Inbox
+from workers.metrics import Figures
 from workers.settings import Settings
 from workers.subscriber import Subscriber, stop_signal
 from workers.warehouse import dispatching, pick_list
@@ -49,15 +50,17 @@ def consume(context: typer.Context) -> None:
     stop = stop_signal()
     settings = Settings()
     logs.configure(settings)
+    figures = Figures("warehouse")
+    figures.serve(settings.allocation_metrics_host, settings.warehouse_metrics_port)
     engine = database.engine(settings.warehouse_database_url)
     database.upgrade_when_there(engine, MIGRATIONS, VERSION_TABLE, stop)
     patience = timedelta(seconds=settings.subscriber_patience)
     inbox = Inbox(engine, metadata, pick_list.apply, patience)
-    relay = Relay(engine, settings)
+    relay = Relay(engine, settings, figures.registry)
     telling = threading.Thread(target=relay.run, args=(stop,), name="relay")
     telling.start()
     try:
-        Subscriber(settings, QUEUE, parse, inbox).run(stop)
+        Subscriber(settings, QUEUE, parse, inbox, figures).run(stop)
     finally:
         stop.set()
         telling.join()

@@ -5,6 +5,7 @@ import threading
 import structlog
 from amqp.exceptions import AMQPError, ChannelError, MessageNacked
 from kombu import Producer
+from prometheus_client import CollectorRegistry, Counter
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
@@ -30,9 +31,14 @@ class Relay:
     same id.
     """
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: Settings, registry: CollectorRegistry) -> None:
         self._engine = engine
         self._settings = settings
+        self._told = Counter(
+            "warehouse_told",
+            "Events that the broker has of what was dispatched; one sent again counts again.",
+            registry=registry,
+        )
 
     def run(self, stop: threading.Event, every: float = 0.2) -> None:
         """Send until `stop` is set, looking for more every `every` seconds; outlives outages."""
@@ -87,5 +93,6 @@ class Relay:
                 mandatory=True,
                 confirm_timeout=CONFIRM_TIMEOUT,
             )
+        self._told.inc()
         log.info("told", event_id=str(row.event_id), type=row.type)
         return True
