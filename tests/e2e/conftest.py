@@ -51,6 +51,10 @@ class House:
         """As `ask`, waiting for the outcome."""
         return self.ask(method, path, body, Prefer="wait=20")
 
+    def knows(self, orderid: str) -> bool:
+        """Whether there is a line of this order."""
+        return self.ask("GET", f"/v1/allocations/{orderid}")[0] == 200
+
     def run(self, *arguments: str) -> Process:
         """Run a command of the service's with its settings, and wait for its end."""
         process = self.start([sys.executable, *arguments], name="command", env=self.environment)

@@ -1,4 +1,4 @@
-"""Where RabbitMQ's and Prometheus's programs are; on Debian root gets missing ones installed."""
+"""Where the programs are that tests run; on Debian root gets missing ones installed."""
 
 import fcntl
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 # Debian's programs on the PATH change the user and hide the server's pid; these don't.
 _RABBITMQ = Path("/usr/lib/rabbitmq/bin")
 _PROMTOOL = Path("/usr/bin/promtool")
+_CHROMIUM = Path("/usr/bin/chromium")
 
 
 def find_rabbitmq(say: Callable[[str], None]) -> Path:
@@ -32,6 +33,17 @@ def find_promtool(say: Callable[[str], None]) -> Path:
     if _may_install():
         return _installed("prometheus", _PROMTOOL, say)
     raise RuntimeError("The tests need promtool on the PATH: install the package prometheus.")
+
+
+def find_chromium(say: Callable[[str], None]) -> Path:
+    """The browser; root on Debian gets it installed."""
+    if not _installing("chromium").exists():
+        for name in ("chromium", "chromium-browser", "google-chrome"):
+            if (found := shutil.which(name)) is not None:
+                return Path(found)
+    if _may_install():
+        return _installed("chromium", _CHROMIUM, say)
+    raise RuntimeError("The tests need Chromium on the PATH: install the package chromium.")
 
 
 def _may_install() -> bool:

@@ -1,0 +1,68 @@
+"""Chromium on the running service, as people have it: on a phone and a desk, light and dark."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page
+
+from tests.e2e.conftest import House, house
+from tests.servers.programs import find_chromium
+
+__all__ = ["house"]
+
+LOOKS = [(width, scheme) for width in (390, 1440) for scheme in ("light", "dark")]
+"""Widths in pixels, each with the colours that the reader prefers."""
+
+
+@dataclass
+class Visit:
+    """A page in the browser; `home` is the service's address."""
+
+    page: Page
+    look: str
+    home: str
+
+    def goto(self, path: str) -> Page:
+        self.page.goto(self.home + path)
+        return self.page
+
+
+Visits = Callable[..., Iterator[Visit]]
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args(say: Callable[[str], None]) -> dict[str, Any]:
+    """The machine's own Chromium; root may run it only without its sandbox."""
+    return {"executable_path": str(find_chromium(say)), "args": ["--no-sandbox"]}
+
+
+@pytest.fixture
+def visits(browser: Browser, house: House) -> Iterator[Visits]:
+    """Makes a visit in each look, one after the other: a browser must never complain.
+
+    But of what has `ignoring` in it.
+    """
+    complaints: list[str] = []
+
+    def each_look(ignoring: str | None = None) -> Iterator[Visit]:
+        for width, scheme in LOOKS:
+            context = browser.new_context(
+                viewport={"width": width, "height": 900},
+                color_scheme="dark" if scheme == "dark" else "light",
+            )
+            page = context.new_page()
+            page.on("console", lambda message: _note(complaints, message, ignoring))
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            yield Visit(page, f"{width}-{scheme}", f"http://127.0.0.1:{house.port}")
+            context.close()
+
+    yield each_look
+    assert complaints == []
+
+
+def _note(complaints: list[str], message: ConsoleMessage, ignoring: str | None) -> None:
+    is_known = ignoring is not None and ignoring in message.text
+    if message.type in ("error", "warning") and not is_known:
+        complaints.append(f"{message.type}: {message.text} at {message.location}")

@@ -1,0 +1,167 @@
+"""What people do on the pages, in a browser, on every process of the service."""
+
+import uuid
+from functools import partial
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from kombu import Connection
+from playwright.sync_api import Page, expect
+
+from allocation.adapters import topology
+from allocation.celery import app
+from tests.browser.conftest import Visits
+from tests.e2e.conftest import House
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.long
+
+LIVE = "Live: what changes shows by itself."
+
+
+def stock(house: House, sku: str = "LAMP", qty: int = 10) -> None:
+    """A batch of so many, called as its sku, on the shelf."""
+    body = {"batchref": f"batch-{sku}", "sku": sku, "qty": qty}
+    assert house.do("POST", "/v1/batches", body)[0] == 201
+
+
+def order(house: House, orderid: str, sku: str = "LAMP", qty: int = 1) -> None:
+    body = {"orderid": orderid, "sku": sku, "qty": qty}
+    assert house.do("POST", "/v1/allocations", body)[0] in (200, 201)
+
+
+def put_dead_letter(house: House, orderid: str) -> str:
+    """A command that nobody could decide, as the worker sets it aside; its id."""
+    command_id = str(uuid.uuid4())
+    task = app.amqp.as_task_v2(
+        command_id, "allocation.allocate", kwargs={"orderid": orderid, "sku": "LAMP", "qty": 1}
+    )
+    with Connection(house.broker_url) as connection:
+        connection.Producer().publish(
+            task.body,
+            exchange="",
+            routing_key=topology.DEAD,
+            headers=task.headers | {"x-reason": "failed", "x-error": "OSError: the disk was full"},
+            serializer="json",
+            **task.properties,
+        )
+    return command_id
+
+
+def test_a_batch_added_in_the_page_appears(visits: Visits) -> None:
+    """On the page of its product, and in the list."""
+    for number, visit in enumerate(visits()):
+        page = visit.goto("/")
+        page.get_by_role("link", name="Add a batch").first.click()
+        page.get_by_label("Reference").fill(f"batch-{number}")
+        page.get_by_label("Sku").fill(f"LAMP-{number}")
+        page.get_by_label("Pieces").fill("12")
+        page.get_by_role("button", name="Add the batch").click()
+
+        expect(page.get_by_role("status").first).to_have_text(
+            f"The batch batch-{number} is on the books."
+        )
+        expect(page.get_by_role("img", name="0 promised, 12 free")).to_be_visible()
+        page.get_by_role("link", name="Products").click()
+        expect(page.get_by_role("rowheader", name=f"LAMP-{number}")).to_be_visible()
+
+
+def test_an_allocation_made_by_the_api_moves_its_bar_without_a_reload(
+    visits: Visits, house: House
+) -> None:
+    """What the reader has opened stays open, and a line that waits shows too."""
+    for number, visit in enumerate(visits()):
+        sku = f"LAMP-{number}"
+        stock(house, sku)
+        page = visit.goto(f"/products/{sku}")
+        expect(page.locator("#live-state")).to_have_text(LIVE)
+        page.evaluate("window.loaded = 'once'")
+        page.get_by_text("Why?").click()
+
+        order(house, f"order-{number}-a", sku, 3)
+        expect(page.get_by_role("img", name="3 promised, 7 free")).to_be_visible()
+        order(house, f"order-{number}-b", sku, 8)
+
+        expect(page.get_by_role("rowheader", name=f"order-{number}-b")).to_be_visible()
+        expect(page.get_by_text("Decided by allocation.create_batch")).to_be_visible()
+        assert page.evaluate("window.loaded") == "once"
+
+
+def test_a_dead_letter_is_replayed(visits: Visits, house: House) -> None:
+    """It is seen with its cause, and takes effect."""
+    stock(house)
+    for number, visit in enumerate(visits()):
+        orderid = f"order-{number}"
+        command_id = put_dead_letter(house, orderid)
+        page = visit.goto("/operations")
+        page.get_by_role("link", name="View the letters of allocation.dead").click()
+        expect(page.get_by_text("OSError: the disk was full", exact=True)).to_be_visible()
+        page.get_by_text("Headers and body").click()
+        expect(page.locator("pre")).to_contain_text(orderid)
+
+        page.get_by_role("button", name=f"Replay {command_id}").click()
+
+        expect(page.get_by_role("status").first).to_have_text("1 dead letter was delivered again.")
+        eventually(partial(house.knows, orderid), what="the order")
+        expect(page.get_by_text("There are no dead letters.")).to_be_visible()
+
+
+def test_no_page_has_a_serious_fault_or_is_too_wide(visits: Visits, house: House) -> None:
+    """As axe-core finds them; on a phone nothing has to be moved sideways."""
+    stock(house)
+    order(house, "order-1", qty=4)
+    order(house, "order-2", qty=40)
+    put_dead_letter(house, "order-3")
+    for visit in visits():
+        for path in (
+            *("/", "/?q=nothing", "/new-batch", "/products/LAMP", "/batches/batch-LAMP"),
+            *("/orders", "/orders/order-1", "/operations", "/operations/dead-letters"),
+            *("/operations/dead-letters?queue=allocation.dead", "/login", "/docs/events"),
+        ):
+            page = visit.goto(path)
+            page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+            assert _faults(page) == [], f"{path} at {visit.look}"
+            too_wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+            assert too_wide <= 0, f"{path} at {visit.look}"
+
+
+def test_the_pages_are_used_by_keyboard(visits: Visits, house: House) -> None:
+    """The first stop skips to the content; the filter and a product open by Enter."""
+    stock(house)
+    for visit in visits():
+        page = visit.goto("/")
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        page.get_by_label("Sku contains").focus()
+        page.keyboard.type("lam")
+        page.keyboard.press("Enter")
+        expect(page).to_have_url(f"{visit.home}/?q=lam")
+        page.get_by_role("link", name="LAMP").focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", name="LAMP")).to_be_visible()
+
+
+def test_a_page_catches_up_after_the_api_was_away(visits: Visits, house: House) -> None:
+    """It says that it is not live meanwhile, and shows what it missed."""
+    stock(house)
+    visit = next(visits(ignoring="net::ERR_"))
+    page = visit.goto("/products/LAMP")
+    expect(page.locator("#live-state")).to_have_text(LIVE)
+
+    house.processes["api"].kill()
+    expect(page.locator("#live-state")).to_have_text("Not live for the moment; trying again.")
+    house.processes["api"].start()
+    house.processes["api"].wait_for_log("ready at", within=40)
+    order(house, "order-1", qty=2)
+
+    expect(page.locator("#live-state")).to_have_text(LIVE, timeout=20_000)
+    expect(page.get_by_role("img", name="2 promised, 8 free")).to_be_visible()
+
+
+def _faults(page: Page) -> list[str]:
+    found = Axe().run(page)
+    return [
+        f"{each['id']} ({each['impact']}): {[node['html'] for node in each['nodes']]}"
+        for each in found.response["violations"]
+        if each["impact"] in ("serious", "critical")
+    ]
