@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from allocation import asyncapi, bootstrap, check, demo, inbound, lifecycle, logs, relay, supervisor
 from allocation.adapters import roles, topology
-from allocation.tools import dead, keys
+from allocation.tools import dead, export, keys
 from allocation.tools.import_batches import import_batches
 from allocation.tools.prune import prune
 from allocation.tools.replay import replay
@@ -26,6 +26,7 @@ app = typer.Typer(
 
 
 app.add_typer(dead.app)
+app.add_typer(export.app)
 app.add_typer(keys.app)
 app.command()(import_batches)
 app.command()(prune)

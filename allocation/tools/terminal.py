@@ -62,21 +62,22 @@ def age(seconds: float) -> str:
 
 @contextmanager
 def progress(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, nothing elsewhere; call what it gives with each number that is done."""
+    """A bar on a terminal; call what it gives with each number that is done."""
     with bars(MofNCompleteColumn(), quiet=quiet or not total) as shown:
         task = shown.add_task(what, total=total)
         yield lambda done: shown.advance(task, done)
 
 
 def bars(figures: ProgressColumn, *, quiet: bool) -> Progress:
-    """Bars on a terminal, nothing elsewhere; `figures` stands behind each of them."""
+    """Bars on a terminal, beside standard output; `figures` stands behind each of them."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         figures,
         TimeRemainingColumn(),
+        console=Console(stderr=True),
         transient=True,
-        disable=quiet or not sys.stdout.isatty(),
+        disable=quiet or not sys.stderr.isatty(),
     )
 
 
