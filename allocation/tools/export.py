@@ -13,7 +13,7 @@ from uuid import uuid4
 import typer
 
 from allocation import bootstrap
-from allocation.tools.terminal import AsJson, console, fail, progress, reaching
+from allocation.tools.terminal import BROKEN_OFF, AsJson, console, fail, misused, progress, reaching
 from allocation.views import exports, snapshot
 from allocation.views.exports import Export
 
@@ -49,7 +49,7 @@ def _export(
     what: str, export: Export, output: Path | None, sku: str | None, *, dry_run: bool, as_json: bool
 ) -> None:
     if as_json and output is None and not dry_run:
-        raise typer.BadParameter("--json tells what was written: name a file with --output")
+        misused("--json tells what was written: name a file with --output")
     engine = bootstrap.engine(bootstrap.settings().database_url)
     with ExitStack() as stack:
         connection = reaching("the database", lambda: stack.enter_context(snapshot(engine)))
@@ -96,7 +96,7 @@ def _target(output: Path | None) -> Iterator[IO[str]]:
             os.fsync(opened.fileno())
         part.replace(target)
     except KeyboardInterrupt:
-        fail(f"broken off; nothing was written to {output}", 130)
+        fail(f"broken off; nothing was written to {output}", BROKEN_OFF)
     except OSError as error:
         fail(f"{output}: {error.strerror or error}; nothing was written")
     finally:
@@ -107,4 +107,4 @@ def _opened(file: Path) -> IO[str]:
     try:
         return file.open("w", encoding="utf-8", newline="")
     except OSError as error:
-        fail(f"{file.parent}: {error.strerror}: --output can't be written there", 2)
+        misused(f"{file.parent}: {error.strerror}: --output can't be written there")
