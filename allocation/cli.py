@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from dataclasses import asdict
 
 import typer
@@ -10,12 +9,12 @@ from pydantic import ValidationError
 
 from allocation import asyncapi, bootstrap, check, demo, inbound, lifecycle, logs, relay, supervisor
 from allocation.adapters import roles, topology
-from allocation.tools import dead, keys
+from allocation.tools import dead, export, keys
 from allocation.tools.import_batches import import_batches
 from allocation.tools.prune import prune
 from allocation.tools.replay import replay
 from allocation.tools.status import status
-from allocation.tools.terminal import AsJson, console, fail, reaching
+from allocation.tools.terminal import MISUSED, AsJson, console, fail, reaching
 
 app = typer.Typer(
     name="allocation",
@@ -26,6 +25,7 @@ app = typer.Typer(
 
 
 app.add_typer(dead.app)
+app.add_typer(export.app)
 app.add_typer(keys.app)
 app.command()(import_batches)
 app.command()(prune)
@@ -37,8 +37,8 @@ app.command()(status)
 def up() -> None:
     """Run everything on this machine: api, worker, relay, inbound, subscribers, flower."""
     settings = bootstrap.settings()
-    _migrate()
-    _topology()
+    migrate()
+    declare_topology()
     environment = dict(os.environ)
     login = supervisor.flower_login(environment)
     if login is not None:
@@ -115,15 +115,40 @@ def run_inbound() -> None:
 
 
 @app.command()
-def migrate() -> None:
+def migrate(as_json: AsJson = False) -> None:
     """Bring the database to the schema of this version; safe to run again."""
-    _migrate()
+    url = bootstrap.settings().database_url
+    from allocation.adapters import migrations  # Alembic: a sixth of every command's start
+
+    reaching("the database", lambda: migrations.upgrade(url))
+    if as_json:
+        console.print_json(json.dumps({"schema": migrations.newest()}))
+    else:
+        console.print("The database has the schema of this version.")
 
 
 @app.command("topology")
-def declare_topology() -> None:
+def declare_topology(as_json: AsJson = False) -> None:
     """Declare every exchange, queue and user at the broker; safe to run again."""
-    _topology()
+
+    def declare() -> list[str]:
+        with bootstrap.broker() as connection:
+            return topology.declare(connection)
+
+    settings = bootstrap.settings()
+    try:
+        queues = reaching("the broker", declare)
+        users = roles.make_users(
+            settings.broker_url, settings.broker_management_url, roles.parse(settings.broker_users)
+        )
+    except (topology.Undeclared, roles.NoUsers) as refusal:
+        fail(str(refusal))
+    if as_json:
+        console.print_json(json.dumps({"queues": queues, "users": users}))
+        return
+    console.print(f"The broker has the queues {', '.join(queues)}.")
+    if users:
+        console.print(f"It has the users {', '.join(users)}, each with the rights of its role.")
 
 
 @app.command("check")
@@ -150,42 +175,21 @@ def _shown(proof: check.Proof, *, quiet: bool) -> check.Proof:
     return proof
 
 
-def _migrate() -> None:
-    url = bootstrap.settings().database_url
-    from allocation.adapters import migrations  # Alembic: a sixth of every command's start
-
-    reaching("the database", lambda: migrations.upgrade(url))
-    console.print("The database has the schema of this version.")
-
-
-def _topology() -> None:
-    def declare() -> list[str]:
-        with bootstrap.broker() as connection:
-            return topology.declare(connection)
-
-    settings = bootstrap.settings()
-    try:
-        queues = reaching("the broker", declare)
-        users = roles.make_users(
-            settings.broker_url, settings.broker_management_url, roles.parse(settings.broker_users)
-        )
-    except (topology.Undeclared, roles.NoUsers) as refusal:
-        fail(str(refusal))
-    console.print(f"The broker has the queues {', '.join(queues)}.")
-    if users:
-        console.print(f"It has the users {', '.join(users)}, each with the rights of its role.")
-
-
-def main() -> None:
-    """Run the command line; a setting that can't be used is one clear sentence."""
+@app.callback()
+def _read_settings() -> None:
+    """A setting that can't be used is one clear sentence; help and completion need none."""
     try:
         bootstrap.settings()
     except ValidationError as error:
         for problem in error.errors():
             variable = "ALLOCATION_" + "_".join(str(part) for part in problem["loc"]).upper()
             typer.echo(f"allocation: {variable}: {problem['msg']}", err=True)
-        sys.exit(2)
-    app()
+        raise typer.Exit(MISUSED) from error
+
+
+def main() -> None:
+    """Run the command line, under its name however it was started."""
+    app(prog_name="allocation")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from itertools import groupby
 from typing import Annotated, TypeVar
 from uuid import UUID
 
 import typer
 from kombu import Connection
+from rich.console import Console
 from rich.progress import track
 
 from allocation import bootstrap, handlers
@@ -22,7 +25,7 @@ from allocation.adapters.dead_letter_queues import (
     summary,
 )
 from allocation.adapters.dead_letters import DeadLetter
-from allocation.tools.terminal import AsJson, console, fail, print_table, reaching
+from allocation.tools.terminal import AsJson, age, console, fail, misused, print_table, reaching
 
 app = typer.Typer(
     name="dead",
@@ -33,7 +36,13 @@ app = typer.Typer(
 T = TypeVar("T")
 
 Ids = Annotated[list[str] | None, typer.Argument(help="The letters' ids, see `dead list --each`.")]
-Queue = Annotated[str | None, typer.Option(help="Only of this dead-letter queue.")]
+Queue = Annotated[
+    str | None,
+    typer.Option(
+        help="Only of this dead-letter queue.",
+        autocompletion=lambda: list(topology.dead_queues()),
+    ),
+]
 Reason = Annotated[str | None, typer.Option(help="Only those with this reason.")]
 Name = Annotated[str | None, typer.Option(help="Only of this command or event type.")]
 All = Annotated[bool, typer.Option("--all", help="Every one of them.")]
@@ -59,15 +68,48 @@ def show_list(
     elif not rows:
         console.print("There are no such dead letters.")
     else:
-        print_table(rows)
+        _print_by_queue(rows)
+
+
+def _print_by_queue(rows: list[Row]) -> None:
+    """A table for each queue, that fits a terminal; what is not in it, `dead show` tells."""
+    for queue, of_queue in groupby(
+        sorted(rows, key=lambda row: row["queue"]), lambda r: r["queue"]
+    ):
+        console.print(f"[bold]{queue}[/bold]")
+        print_table([_for_people(row) for row in of_queue], whole=("id", "age", "oldest", "newest"))
+
+
+def _for_people(row: Row) -> Row:
+    first, last = _ago(row["first"] or row["last"]), _ago(row["last"])
+    if "letters" in row:
+        shown = {name: row[name] for name in ("reason", "name", "letters")}
+        return shown | {"oldest": first, "newest": last}
+    return {name: row[name] for name in ("id", "reason", "name")} | {"age": first}
+
+
+def _ago(moment: object) -> str:
+    """How long ago it was; strangers may have written anything there."""
+    try:
+        then = datetime.fromisoformat(str(moment))
+    except ValueError:
+        return "" if moment is None else str(moment)
+    then = then if then.tzinfo else then.replace(tzinfo=UTC)
+    return age(max(0.0, (datetime.now(UTC) - then).total_seconds()))
 
 
 @app.command()
-def show(letter_id: Annotated[str, typer.Argument(metavar="ID", help="Its id.")]) -> None:
+def show(
+    letter_id: Annotated[str, typer.Argument(metavar="ID", help="Its id.")],
+    as_json: AsJson = False,
+) -> None:
     """Show all that is known of one: why, since when, its headers and its body."""
     found = _among(_selection((letter_id,)), lambda _, letters: list(letters))
     if not found:
         fail(f"no dead letter has the id {letter_id}: `allocation dead list --each` shows them")
+    if as_json:
+        console.print_json(json.dumps([_whole(letter) for letter in found]))
+        return
     for letter in found:
         for name, value in summary(letter).items():
             console.print(f"{name}: {value}", markup=False, highlight=False)
@@ -77,6 +119,14 @@ def show(letter_id: Annotated[str, typer.Argument(metavar="ID", help="Its id.")]
         console.print("body:", letter.message.body, markup=False)
         if traceback:
             console.print(traceback, markup=False, highlight=False)
+
+
+def _whole(letter: DeadLetter) -> Row:
+    body = letter.message.body
+    if isinstance(body, bytes):
+        body = body.decode(errors="backslashreplace")
+    headers = {key: str(value) for key, value in (letter.message.headers or {}).items()}
+    return summary(letter) | {"headers": headers, "body": body}
 
 
 @app.command()
@@ -123,7 +173,7 @@ def _chosen(
 ) -> Selection:
     selection = _selection(tuple(ids or ()), queue, reason, name)
     if selection.is_everything and not everything:
-        fail("say which: ids, --queue, --reason, --name, or --all")
+        misused("say which: ids, --queue, --reason, --name, or --all")
     return selection
 
 
@@ -131,7 +181,7 @@ def _selection(ids: tuple[str, ...], *rest: str | None) -> Selection:
     try:
         return Selection(ids, *rest)
     except NoSuchQueue as error:
-        fail(str(error))
+        misused(str(error))
 
 
 def _visit(selection: Selection, do: Callable[[Connection, DeadLetter], None]) -> int:
@@ -165,6 +215,7 @@ def _tracked(letters: Iterator[DeadLetter], queue: str, waiting: int) -> Iterabl
         letters,
         description=queue,
         total=waiting,
+        console=Console(stderr=True),
         transient=True,
         disable=not sys.stderr.isatty() or not waiting,
     )

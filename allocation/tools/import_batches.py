@@ -15,13 +15,10 @@ from rich.progress import TaskProgressColumn
 from allocation.tools.batch_rows import BatchRows, Rejected, Row, Unreadable
 from allocation.tools.handover import Handover, Stalled
 from allocation.tools.import_report import RejectedFile, Report
-from allocation.tools.terminal import AsJson, bars, fail
+from allocation.tools.terminal import BROKEN_OFF, MISUSED, AsJson, bars, fail
 
 CHUNK = 500
 """Rows that are read, and handed over by one transaction, at once."""
-UNREADABLE = 2
-BROKEN_OFF = 130
-"""Exit statuses: the file or the options can't be used; Ctrl-C."""
 
 File = Annotated[
     Path,
@@ -82,9 +79,9 @@ def import_batches(
                 show()
             handover.wait_for_all()
     except Unreadable as error:
-        fail(f"{file}: {error}", UNREADABLE)
+        fail(f"{file}: {error}", MISUSED)
     except OSError as error:
-        fail(f"{error.filename or file}: {error.strerror or error}{_safe(report)}", UNREADABLE)
+        fail(f"{error.filename or file}: {error.strerror or error}{_safe(report)}", MISUSED)
     except typer.Exit:  # the database is away
         if report.accepted:
             typer.echo(f"allocation: broken off{_safe(report)}", err=True)

@@ -10,7 +10,7 @@ import typer
 from allocation import bootstrap
 from allocation.adapters import api_keys
 from allocation.adapters.api_keys import ApiKey, ApiKeys
-from allocation.tools.terminal import AsJson, console, fail, print_table, reaching
+from allocation.tools.terminal import AsJson, console, fail, misused, print_table, reaching
 
 app = typer.Typer(name="keys", help="Keys of the HTTP API.", no_args_is_help=True)
 
@@ -33,7 +33,7 @@ def create(
 ) -> None:
     """Make a key, and print it: this once, as only its hash is kept."""
     if not (0 < len(name) <= 100 and name.isprintable()):
-        fail("the name of a key is 1 to 100 printable characters")
+        misused("the name of a key is 1 to 100 printable characters")
     key, text = reaching("the database", lambda: _keys().create(name, scope or list(Scope)))
     if as_json:
         console.print_json(json.dumps({"key": text} | _row(key)))

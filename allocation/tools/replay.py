@@ -16,7 +16,7 @@ from allocation.adapters import topology
 from allocation.adapters.event_log import EventLog, Stretch
 from allocation.adapters.publisher import Outgoing, Publisher, publish, publisher
 from allocation.relay import outgoing
-from allocation.tools.terminal import AsJson, console, fail, progress, reaching
+from allocation.tools.terminal import AsJson, console, fail, misused, progress, reaching
 
 CHUNK = 500
 """Events that are read and sent at once."""
@@ -25,7 +25,13 @@ MOST_WAITING = 10_000
 PATIENCE = 60.0
 """Seconds without a message taken from a queue that long, after which nobody seems to consume."""
 
-Queue = Annotated[str, typer.Option(help="The subscriber's queue, such as warehouse.events.")]
+Queue = Annotated[
+    str,
+    typer.Option(
+        help="The subscriber's queue, such as warehouse.events.",
+        autocompletion=lambda: list(topology.SUBSCRIBERS),
+    ),
+]
 Since = Annotated[str | None, typer.Option(help="Only from this time on: 2030-01-31T12:00, UTC.")]
 Sku = Annotated[str | None, typer.Option(help="Only the events of this product.")]
 
@@ -107,12 +113,12 @@ def _refuse_what_takes_no_events(queue: str) -> None:
     others = set(topology.names()) - set(topology.SUBSCRIBERS)
     if queue in others or queue.endswith(".dead"):
         known = ", ".join(topology.SUBSCRIBERS)
-        fail(f"{queue} takes no events: name a subscriber's queue, such as {known}")
+        misused(f"{queue} takes no events: name a subscriber's queue, such as {known}")
 
 
 def _moment(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        fail(f"--since {text} is no time: write it like 2030-01-31 or 2030-01-31T12:00, in UTC")
+        misused(f"--since {text} is no time: write it like 2030-01-31 or 2030-01-31T12:00, in UTC")
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from allocation import bootstrap
 from allocation.adapters import topology
-from allocation.tools.terminal import AsJson, age, console, reaching, show_table
+from allocation.tools.terminal import AsJson, age, console, misused, reaching, show_table
 from allocation.views import Json, progress
 
 REFRESH = 2.0  # seconds
@@ -47,7 +47,7 @@ class Status:
 def status(watch: Watch = False, as_json: AsJson = False) -> None:
     """Show what waits, what was decided in the last minute, and how many dead letters there are."""
     if watch and as_json:
-        raise typer.BadParameter("--watch is for people, --json for programs: give one of them")
+        misused("--watch is for people, --json for programs: give one of them")
     if watch and sys.stdout.isatty():
         _watch()
         return

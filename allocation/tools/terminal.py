@@ -1,7 +1,7 @@
 """How every command talks to people: sentences, tables, JSON on request, one line on failure."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, NoReturn, TypeVar
 
@@ -33,9 +33,14 @@ _OF_STORAGE = (StorageUnavailable, ConcurrentUpdate)
 _NO_LIMIT = 100_000  # characters
 
 
-def print_table(rows: Sequence[Mapping[str, object]]) -> None:
-    """The rows under the names of the first one's fields; in a pipe nothing is cut to a width."""
-    table = Table(*(Column(name, overflow="fold") for name in rows[0]), box=None)
+def print_table(rows: Sequence[Mapping[str, object]], whole: Collection[str] = ()) -> None:
+    """The rows under the names of the first one's fields; in a pipe nothing is cut to a width.
+
+    The columns `whole` stay on one line, for whoever copies what they say.
+    """
+    table = Table(
+        *(Column(name, overflow="fold", no_wrap=name in whole) for name in rows[0]), box=None
+    )
     for row in rows:
         # Text takes no markup: what strangers sent may have brackets.
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row.values()))
@@ -62,21 +67,22 @@ def age(seconds: float) -> str:
 
 @contextmanager
 def progress(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, nothing elsewhere; call what it gives with each number that is done."""
+    """A bar on a terminal; call what it gives with each number that is done."""
     with bars(MofNCompleteColumn(), quiet=quiet or not total) as shown:
         task = shown.add_task(what, total=total)
         yield lambda done: shown.advance(task, done)
 
 
 def bars(figures: ProgressColumn, *, quiet: bool) -> Progress:
-    """Bars on a terminal, nothing elsewhere; `figures` stands behind each of them."""
+    """Bars on a terminal, beside standard output; `figures` stands behind each of them."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         figures,
         TimeRemainingColumn(),
+        console=Console(stderr=True),
         transient=True,
-        disable=quiet or not sys.stdout.isatty(),
+        disable=quiet or not sys.stderr.isatty(),
     )
 
 
@@ -92,7 +98,18 @@ def reaching(what: str, ask: Callable[[], T]) -> T:
         fail(f"{what} at {without_password(url)} gave no answer: {reason}")
 
 
-def fail(sentence: str, status: int = 1) -> NoReturn:
+FAILED = 1
+MISUSED = 2
+BROKEN_OFF = 130
+"""Exit statuses: it failed or does not hold; what was asked for makes no sense; Ctrl-C."""
+
+
+def misused(sentence: str) -> NoReturn:
+    """End with the exit status of wrong usage: nothing was tried."""
+    fail(sentence, MISUSED)
+
+
+def fail(sentence: str, status: int = FAILED) -> NoReturn:
     """End with this exit status, saying what happened, to what, and what to do."""
     typer.echo(f"allocation: {sentence}", err=True)
     raise typer.Exit(status)

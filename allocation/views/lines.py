@@ -25,7 +25,7 @@ def order(connection: Connection, orderid: str) -> Json | None:
         {
             "sku": row.sku,
             "qty": row.qty,
-            "status": _status(row),
+            "status": status_of(row),
             "batchref": row.batchref,
             "eta": day(row.batch_eta),
             "expires_at": row.expires_at.isoformat() if row.expires_at else None,
@@ -83,7 +83,7 @@ def explanation(connection: Connection, orderid: str, sku: str) -> Json | None:
     ).all()
     if not parts and not rows:
         return None
-    statuses = {_status(part) for part in parts}
+    statuses = {status_of(part) for part in parts}
     return {
         "orderid": orderid,
         "sku": sku,
@@ -92,7 +92,8 @@ def explanation(connection: Connection, orderid: str, sku: str) -> Json | None:
     }
 
 
-def _status(line: Any) -> str:
+def status_of(line: Any) -> str:
+    """How a row of the lines stands: waiting, reserved, allocated or dispatched."""
     if line.batchref is None:
         return "waiting"
     if line.dispatched:

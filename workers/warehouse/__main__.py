@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from workers import database, logs, retention
 from workers.inbox import Inbox
 from workers.metrics import Figures
+from workers.retention import AsJson
 from workers.settings import Settings
 from workers.subscriber import Subscriber, stop_signal
 from workers.warehouse import dispatching, pick_list
@@ -70,6 +71,7 @@ def consume(context: typer.Context) -> None:
 def dispatch(
     orderid: Annotated[str, typer.Argument(help="The order whose goods leave.")],
     sku: Annotated[str | None, typer.Option(help="Only this sku's.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Mark the order's open picks as dispatched; allocation is told by the warehouse's process."""
     try:
@@ -80,6 +82,11 @@ def dispatch(
     except dispatching.NothingToDispatch as reason:
         typer.echo(str(reason), err=True)
         raise typer.Exit(1) from reason
+    if as_json:
+        shown = ("orderid", "sku", "qty", "batchref")
+        rows = [{name: getattr(pick, name) for name in shown} for pick in leaving]
+        typer.echo(json.dumps({"dispatched": rows}))
+        return
     for pick in leaving:
         typer.echo(
             f"Dispatched {pick.qty} x {pick.sku} from the batch {pick.batchref}"
@@ -90,7 +97,7 @@ def dispatch(
 @app.command()
 def picks(
     orderid: Annotated[str | None, typer.Option(help="Only this order's picks.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the pick list."""
     try:
@@ -113,7 +120,7 @@ def picks(
 
 
 @app.command()
-def prune(dry_run: retention.DryRun = False, as_json: retention.AsJson = False) -> None:
+def prune(dry_run: retention.DryRun = False, as_json: AsJson = False) -> None:
     """Forget events that came, or were told, more than SUBSCRIBER_KEEP days ago; picks stay."""
     settings = Settings()
     retention.prune(

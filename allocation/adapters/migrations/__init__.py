@@ -27,6 +27,11 @@ def downgrade(url: str, revision: str = "base") -> None:
     _run(url, lambda config: command.downgrade(config, revision))
 
 
+def newest() -> str:
+    """The revision that `upgrade` leads to."""
+    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+
+
 def is_current(connection: Connection) -> bool:
     """Whether the database has exactly the schema that this code was written for."""
     heads = set(ScriptDirectory.from_config(_config()).get_heads())
