@@ -366,6 +366,12 @@ def test_who_was_away_for_too_long_is_told_to_begin_anew(house: House) -> None:
     assert then == house.log()[-1:]
 
 
+def tickets(events: LiveEvents) -> int:
+    """How many events the process has seen."""
+    place = events.place(1)
+    return place.ticket if place else 0
+
+
 def told(response: TestResponse) -> Iterator[str]:
     """The pieces of a stream of the application in this process."""
     for piece in response.iter_encoded():
@@ -424,7 +430,7 @@ def test_who_falls_behind_is_served_from_the_log(
 
     house.decide(batch("LAMP"), *(Allocate(f"order-{n}", "LAMP", 1) for n in range(30)))
     events: LiveEvents = client.application.extensions["allocation.events"]
-    eventually(lambda: events.place(1).ticket == 31, what="all events to be seen")  # type: ignore[union-attr]
+    eventually(lambda: tickets(events) == 31, what="all events to be seen")
     heard = [json.loads(next(pieces).split("data: ")[1])["id"] for _ in range(31)]
     house.decide(Allocate("order-31", "LAMP", 1))
     heard.append(json.loads(next(pieces).split("data: ")[1])["id"])
@@ -433,6 +439,39 @@ def test_who_falls_behind_is_served_from_the_log(
 
     assert begun[0] == "retry: 2000\n\n"
     assert heard == [event["id"] for _, event in house.log()]
+
+
+def test_who_falls_behind_while_a_commit_is_overtaken_hears_each_once(
+    serve: Serve, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although the log is read again from before what was overtaken."""
+    monkeypatch.setattr(live_events, "_RECENT", 4)
+    house = House(Process, database_url, Path())
+    house.decide(batch("LAMP"), batch("SOFA"))
+    gate = Gate(house.engine, "outbox", deferred=True, when="NEW.sku = 'LAMP'")
+    client = serve(database_url=database_url)
+    events: LiveEvents = client.application.extensions["allocation.events"]
+    response = client.get("/stream")
+    pieces = told(response)
+    begun = [next(pieces), next(pieces)]
+    told_events = (piece for piece in pieces if "data: " in piece)
+
+    with ThreadPoolExecutor(1) as threads, gate.shut():
+        held = threads.submit(house.decide, Allocate("order-1", "LAMP", 1))
+        gate.wait_for_somebody()
+        house.decide(Allocate("order-1", "SOFA", 1))
+        heard = [next(told_events)]
+        house.decide(*(Allocate(f"order-{n}", "SOFA", 1) for n in range(2, 32)))
+        eventually(lambda: tickets(events) == 31, what="all to be seen")
+        heard += [next(told_events) for _ in range(30)]
+    held.result()
+    heard.append(next(told_events))
+    response.close()
+    house.engine.dispose()
+
+    ids = [json.loads(piece.split("data: ")[1])["id"] for piece in heard]
+    assert begun[0] == "retry: 2000\n\n"
+    assert sorted(ids) == sorted(event["id"] for _, event in house.log()[2:])
 
 
 @pytest.mark.parametrize("last", ["x", "-1", "1.5", "9" * 19, "\u0663"])
