@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import json
 import random
+import re
 import signal
 import socket
 import sys
@@ -21,7 +22,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, func, select, update
 from werkzeug.test import TestResponse
 
-from allocation.adapters import database, retention
+from allocation.adapters import database, migrations, retention
 from allocation.adapters.api_keys import ApiKeys
 from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
 from allocation.adapters.tables import outbox
@@ -413,7 +414,7 @@ def test_a_revoked_key_ends_its_streams(
     ApiKeys(engine).revoke(key.id)
     rest = list(pieces)
 
-    assert signs == ["retry: 2000\n\n", "id: 0\n: from here on\n\n", *["id: 0\n:\n\n"] * 3]
+    assert signs == ["retry: 2000\nid: 0\n: from here on\n\n", *["id: 0\n:\n\n"] * 4]
     assert set(rest) <= {"id: 0\n:\n\n"}
 
 
@@ -425,7 +426,7 @@ def test_who_falls_behind_is_served_from_the_log(
     client = serve(database_url=sqlite_url)
     response = client.get("/stream")
     pieces = told(response)
-    begun = [next(pieces), next(pieces)]
+    begun = next(pieces)
     house = House(Process, sqlite_url, Path())
 
     house.decide(batch("LAMP"), *(Allocate(f"order-{n}", "LAMP", 1) for n in range(30)))
@@ -437,7 +438,7 @@ def test_who_falls_behind_is_served_from_the_log(
     response.close()
     house.engine.dispose()
 
-    assert begun[0] == "retry: 2000\n\n"
+    assert re.fullmatch(r"retry: 2000\nid: \d+\n: from here on\n\n", begun)
     assert heard == [event["id"] for _, event in house.log()]
 
 
@@ -453,7 +454,7 @@ def test_who_falls_behind_while_a_commit_is_overtaken_hears_each_once(
     events: LiveEvents = client.application.extensions["allocation.events"]
     response = client.get("/stream")
     pieces = told(response)
-    begun = [next(pieces), next(pieces)]
+    begun = next(pieces)
     told_events = (piece for piece in pieces if "data: " in piece)
 
     with ThreadPoolExecutor(1) as threads, gate.shut():
@@ -470,8 +471,36 @@ def test_who_falls_behind_while_a_commit_is_overtaken_hears_each_once(
     house.engine.dispose()
 
     ids = [json.loads(piece.split("data: ")[1])["id"] for piece in heard]
-    assert begun[0] == "retry: 2000\n\n"
+    assert re.fullmatch(r"retry: 2000\nid: \d+\n: from here on\n\n", begun)
     assert sorted(ids) == sorted(event["id"] for _, event in house.log()[2:])
+
+
+def test_who_missed_nothing_is_answered_at_once(client: FlaskClient) -> None:
+    """By the id that he has: his stream is open, and he need not wait for an event to know it."""
+    response = client.get("/stream", headers={"Last-Event-ID": "0"})
+    first = next(told(response))
+    response.close()
+
+    assert first == "retry: 2000\nid: 0\n: from here on\n\n"
+
+
+def test_who_comes_while_the_database_is_away_is_told_when_it_begins(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `reset`: since the stream was open he may have asked for what had yet to change."""
+    monkeypatch.setattr(listener, "BEAT", 0.05)
+    url = f"sqlite:///{tmp_path}/not-there-yet.db"
+    client = serve(database_url=url, api_key="mine")  # which is known without the database
+    response = client.get("/stream", headers={"Authorization": "Bearer mine"})
+    pieces = told(response)
+    before = [next(pieces), next(pieces)]
+
+    migrations.upgrade(url)
+    after = next(piece for piece in pieces if piece != ":\n\n")
+    response.close()
+
+    assert before == ["retry: 2000\n:\n\n", ":\n\n"]
+    assert after == "id: 0\nevent: reset\ndata: {}\n\n"
 
 
 @pytest.mark.parametrize("last", ["x", "-1", "1.5", "9" * 19, "\u0663"])
