@@ -62,10 +62,14 @@ class Listener:
         self._may_listen = may_listen
         self._next_beat = time.monotonic() + BEAT
         self._over = False
+        self._begun = False
 
     def text(self) -> Iterator[str]:
-        """The stream, until the process stops, the listener goes or his key is not valid."""
-        yield f"retry: {RETRY}\n\n"
+        """The stream, until the process stops, the listener goes or his key is not valid.
+
+        It is open to the listener with its first piece, so that comes once his place is known:
+        whoever then asks for the state that there is misses nothing between the two.
+        """
         while not self._is_over():
             try:
                 place = self._events.place(_STEP)
@@ -80,8 +84,8 @@ class Listener:
     def _catch_up(self, place: Place) -> Iterator[str]:
         """What was committed since the listener went, or fell behind, until this place."""
         if self._reached is None:
-            self._reached = place.settled
-            yield self._message(": from here on")
+            # Open already, as the database was away: what he asked for since may be too old.
+            yield self._reset(place) if self._begun else self._begin(place)
             return
         if self._reached > place.settled and self._reached > _last_number():
             yield self._reset(place)  # the database is not the one that it was
@@ -101,6 +105,8 @@ class Listener:
             if self._is_over():
                 return
         self._settle(place.settled)
+        if not self._begun:
+            yield self._begin(place)
 
     def _follow(self, place: Place) -> Iterator[str]:
         """What comes from this place on, as long as the listener keeps up."""
@@ -142,6 +148,10 @@ class Listener:
         body = row.body.replace("\r", " ").replace("\n", " ")
         return self._message(f"event: {name}", f"data: {body}")
 
+    def _begin(self, place: Place) -> str:
+        self._settle(place.settled)
+        return self._message(": from here on")
+
     def _reset(self, place: Place) -> str:
         self._reached = place.settled
         self._heard.clear()
@@ -163,6 +173,9 @@ class Listener:
         if self._reached is not None:
             self._told = self._reached
             lines = (f"id: {self._reached}", *lines)
+        if not self._begun:
+            self._begun = True
+            lines = (f"retry: {RETRY}", *lines)
         return "\n".join([*lines, "", ""])
 
 

@@ -93,6 +93,12 @@ class _Log(Logger):
             self.error_log.removeHandler(handler)
         self.error_log.propagate = True
 
+    def exception(self, msg: str, *args: object, **kwargs: object) -> None:
+        if isinstance(sys.exc_info()[1], TimeoutError):  # of a socket, see stream.PATIENCE
+            self.warning("a client was cut off: it took nothing of what was sent")
+        else:
+            super().exception(msg, *args, **kwargs)
+
 
 class _Server(BaseApplication):
     def __init__(self, settings: Settings, figures: str) -> None:
