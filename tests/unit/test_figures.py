@@ -60,6 +60,7 @@ def zeros(
     ],
 )
 def test_what_has_not_happened_yet_is_shown_as_0(process: str, expected: Samples) -> None:
+    """For each command, event, reason and result that there may be."""
     [name] = {name for name, _ in expected}
 
     shown = samples(defined()[process])
@@ -78,6 +79,7 @@ def test_what_has_not_happened_yet_is_shown_as_0(process: str, expected: Samples
 def test_every_reason_to_turn_a_message_away_is_among_them(
     kind: type[Inadmissible], reasons: tuple[str, ...]
 ) -> None:
+    """Those of subclasses, too."""
     turned_away = {each.reason for each in (kind, *kind.__subclasses__())}
 
     assert turned_away <= set(reasons)
