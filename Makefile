@@ -1,5 +1,5 @@
 # What people and CI run. Everything is installed into .venv; nothing else of the machine changes,
-# but for a missing RabbitMQ that `make test` installs on Debian as root.
+# but for a missing RabbitMQ or promtool that `make test` installs on Debian as root.
 
 PYTHON ?= python3
 BIN := .venv/bin

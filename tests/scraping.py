@@ -68,6 +68,15 @@ def families(series: Iterable[str]) -> set[str]:
 
 def exported() -> dict[str, set[str]]:
     """By process: the series of its page, as the code defines them."""
+    # Served without: see `disable_created_metrics`.
+    return {
+        name: {series for series in names(text) if not series.endswith("_created")}
+        for name, text in defined().items()
+    }
+
+
+def defined() -> dict[str, str]:
+    """By process: its page before anything happened, made from what the code defines."""
     subscribers = {name: Figures(name).registry for name in ("warehouse", "notification")}
     settings = Settings()
     Relay(create_engine("sqlite://"), settings, subscribers["warehouse"])
@@ -80,9 +89,4 @@ def exported() -> dict[str, set[str]]:
     }
     nothing = Backlog(0, 0.0, 0, 0.0, 0)
     pages = {name: generate_latest(each).decode() for name, each in registries.items()}
-    pages["api"] = Metrics(lambda: nothing).text().decode()
-    # Served without: see `disable_created_metrics`.
-    return {
-        name: {series for series in names(text) if not series.endswith("_created")}
-        for name, text in pages.items()
-    }
+    return pages | {"api": Metrics(lambda: nothing).text().decode()}

@@ -64,6 +64,17 @@ def test_each_alert_has_a_page_and_each_page_an_alert() -> None:
         assert re.findall(r"^## (.*)$", text, re.MULTILINE) == HEADINGS
 
 
+def test_the_page_on_monitoring_lists_every_alert_with_its_severity() -> None:
+    """Whoever looks for one finds its page from there."""
+    text = (ROOT / "docs" / "monitoring.md").read_text()
+
+    listed = re.findall(r"^\| \[(\w+)\]\(alarms/(\w+)\.md\) \| (\w+) \|", text, re.MULTILINE)
+
+    assert sorted(listed) == sorted(
+        (rule["alert"], rule["alert"], rule["labels"]["severity"]) for rule in RULES
+    )
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
 def test_each_alert_says_how_grave_it_is_and_where_to_read_on(rule: dict[str, Any]) -> None:
     """In a word, a line, a paragraph and a page."""
