@@ -42,11 +42,11 @@ def browser_type_launch_args(say: Callable[[str], None]) -> dict[str, Any]:
 def visits(browser: Browser, house: House) -> Iterator[Visits]:
     """Makes a visit in each look, one after the other: a browser must never complain.
 
-    But of what has `ignoring` in it.
+    But of what has one of the texts `ignoring` in it.
     """
     complaints: list[str] = []
 
-    def each_look(ignoring: str | None = None) -> Iterator[Visit]:
+    def each_look(*ignoring: str) -> Iterator[Visit]:
         for width, scheme in LOOKS:
             context = browser.new_context(
                 viewport={"width": width, "height": 900},
@@ -62,7 +62,7 @@ def visits(browser: Browser, house: House) -> Iterator[Visits]:
     assert complaints == []
 
 
-def _note(complaints: list[str], message: ConsoleMessage, ignoring: str | None) -> None:
-    is_known = ignoring is not None and ignoring in message.text
+def _note(complaints: list[str], message: ConsoleMessage, ignoring: tuple[str, ...]) -> None:
+    is_known = any(text in message.text for text in ignoring)
     if message.type in ("error", "warning") and not is_known:
         complaints.append(f"{message.type}: {message.text} at {message.location}")

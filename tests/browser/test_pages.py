@@ -144,7 +144,7 @@ def test_the_pages_are_used_by_keyboard(visits: Visits, house: House) -> None:
 def test_a_page_catches_up_after_the_api_was_away(visits: Visits, house: House) -> None:
     """It says that it is not live meanwhile, and shows what it missed."""
     stock(house)
-    visit = next(visits(ignoring="net::ERR_"))
+    visit = next(visits("net::ERR_", "htmx:"))
     page = visit.goto("/products/LAMP")
     expect(page.locator("#live-state")).to_have_text(LIVE)
 
