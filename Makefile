@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo up test compose-test faults bench lint docs clean
+.PHONY: help demo up test compose-test faults bench lint docs screenshots clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ lint: .venv/dev ## style, types, and the rules of the architecture
 docs: .venv/run ## write the descriptions in docs/ anew, after the contract or a route changed
 	$(BIN)/allocation openapi > docs/openapi.json
 	$(BIN)/allocation asyncapi > docs/asyncapi.json
+
+screenshots: .venv/dev ## take the pictures in docs/img anew, after the pages changed
+	$(BIN)/python -m tests.browser.screenshots
 
 .venv/run: pyproject.toml constraints.txt
 	@echo "Installing into .venv (about a minute, once) ..."

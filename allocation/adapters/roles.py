@@ -46,6 +46,8 @@ def _consumer(queue: str, *written: str) -> Rights:
 
 
 ROLES: Mapping[str, Rights] = {
+    # Its page counts, shows and replays dead letters; what it accepts takes no broker.
+    "api": Rights(write=_named("amq.default"), read=_named(*topology.dead_queues())),
     "worker": Rights(
         configure=_REMOTE,
         # A retry goes to the broker's own delay, what nobody can decide to the dead letters.

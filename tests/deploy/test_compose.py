@@ -71,7 +71,8 @@ def test_every_setting_is_told_in_the_readme() -> None:
 
     told = {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)}
 
-    assert told == settings()
+    flowers_own = {"FLOWER_BASIC_AUTH"}
+    assert told == settings() | flowers_own
 
 
 def test_every_secret_comes_from_the_environment_and_has_no_default() -> None:
@@ -100,7 +101,7 @@ def test_no_service_has_a_password_that_it_does_not_need() -> None:
     allocation = {"ALLOCATION_DATABASE_PASSWORD"}
     every_database = allocation | {"WAREHOUSE_DATABASE_PASSWORD", "NOTIFICATION_DATABASE_PASSWORD"}
     assert found == {
-        "api": allocation | {"ALLOCATION_API_KEY"},
+        "api": allocation | {"ALLOCATION_API_KEY"} | of_broker("API"),
         "allocation-worker": allocation | of_broker("WORKER"),
         "relay": allocation | of_broker("RELAY"),
         "inbound": allocation | of_broker("INBOUND"),
@@ -116,7 +117,7 @@ def test_no_service_has_a_password_that_it_does_not_need() -> None:
     }
 
 
-def test_each_process_connects_as_the_user_of_its_role_and_the_api_not_at_all() -> None:
+def test_each_process_connects_as_the_user_of_its_role() -> None:
     """As `allocation topology` makes them, each with its own password."""
     urls = {
         name: service["environment"]["ALLOCATION_BROKER_URL"].partition("@")[0]
@@ -130,7 +131,7 @@ def test_each_process_connects_as_the_user_of_its_role_and_the_api_not_at_all() 
     assert urls == {"topology": f"amqp://allocation:${{RABBITMQ_PASSWORD:?{refusal}}}"} | {
         name: f"amqp://{role_of.get(name, name)}:"
         f"${{RABBITMQ_{role_of.get(name, name).upper()}_PASSWORD:?{refusal}}}"
-        for name in set(OURS) - {"api", "migrate", "topology"}
+        for name in set(OURS) - {"migrate", "topology"}
     }
     assert set(parse(re.sub(r"\$\{[^}]*}", "secret", made))) == set(ROLES)
 

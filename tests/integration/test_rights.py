@@ -17,6 +17,7 @@ from kombu import Connection, Exchange, Queue
 from sqlalchemy import select
 
 from allocation.adapters import contract, roles, topology
+from allocation.adapters.dead_letter_queues import Selection, deliver_again, selected
 from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
 from allocation.adapters.tables import allocations
 from allocation.domain.commands import Allocate, CreateBatch
@@ -259,7 +260,7 @@ def make_exchange(name: str) -> Act:
 FORBIDDEN: list[tuple[str, str, Act]] = [
     (role, what, act)
     for role in roles.ROLES
-    if role != "operator"
+    if role not in ("operator", "api")
     for what, act in {
         "declare a queue": declare("mine"),
         "declare an exchange": make_exchange("mine"),
@@ -269,6 +270,12 @@ FORBIDDEN: list[tuple[str, str, Act]] = [
         "read a subscriber's dead letters": get("warehouse.events.dead"),
     }.items()
 ] + [
+    ("api", "declare a queue", declare("mine")),
+    ("api", "delete a queue", delete("allocation.dead")),
+    ("api", "read the commands", get("allocation.commands")),
+    ("api", "read events", get("warehouse.events")),
+    ("api", "tell an event", publish("allocation.events")),
+    ("api", "steer a worker", publish("celery.pidbox")),
     ("operator", "declare a queue", declare("mine")),
     ("operator", "delete a queue", delete("warehouse.events")),
     ("warehouse", "read the commands", get("allocation.commands")),
@@ -322,6 +329,25 @@ def test_every_role_is_refused_what_is_not_its_work(
 
     assert allowed == []
     assert "refused for user" in private_rabbitmq.logs()[before:]
+
+
+def test_the_api_counts_and_replays_dead_letters_with_the_rights_of_its_role(users: Users) -> None:
+    """Of every queue that has some."""
+    confirmed = {"confirm_publish": True}
+    with Connection(users.url("operator"), transport_options=confirmed) as connection:
+        for queue in topology.dead_queues():
+            connection.Producer().publish("{}", exchange="", routing_key=queue)
+
+    with Connection(users.url("api"), transport_options=confirmed) as connection:
+        counted = {queue: topology.depth(connection, queue) for queue in topology.names()}
+        for letter in selected(connection, Selection(), lambda letters, _queue, _depth: letters):
+            deliver_again(connection, letter)
+
+    with Connection(users.url("operator")) as connection:
+        left = {queue: topology.depth(connection, queue) for queue in topology.names()}
+    dead = topology.dead_queues()
+    assert counted == {queue: int(queue in dead) for queue in topology.names()}
+    assert left == {queue: int(queue not in dead) for queue in topology.names()}
 
 
 def test_a_changed_password_counts_once_the_topology_is_declared_again(users: Users) -> None:

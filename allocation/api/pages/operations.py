@@ -117,7 +117,9 @@ def _asked(ask: Callable[[Connection], T]) -> tuple[T | None, str | None]:
 
 
 def _depths(connection: Connection) -> dict[str, int | None]:
-    return {name: topology.depth(connection, name) for name in topology.names()}
+    dead = topology.dead_queues()
+    names = sorted(topology.names(), key=lambda name: name in dead)
+    return {name: topology.depth(connection, name) for name in names}
 
 
 def _letters(connection: Connection, selection: Selection) -> list[DeadLetter]:

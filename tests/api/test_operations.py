@@ -1,0 +1,270 @@
+"""The operations pages: queues, dead letters and their replay, on the embedded broker."""
+
+import csv
+import uuid
+from collections.abc import Callable
+from io import StringIO
+from urllib.parse import urlencode
+
+import pytest
+from bs4 import BeautifulSoup
+from flask.testing import FlaskClient
+
+from allocation import bootstrap
+from allocation.adapters import topology
+from allocation.celery import app
+from tests.api.conftest import Serve
+from tests.api.test_pages import Browser, rows, text
+from tests.servers.ports import free_ports
+
+DEAD_LETTERS = "/operations/dead-letters"
+
+
+@pytest.fixture
+def serve_pages(serve: Serve, sqlite_url: str) -> Callable[..., Browser]:
+    """Makes browsers of the application with these settings."""
+
+    def make(**settings: str) -> Browser:
+        served = serve(database_url=sqlite_url, **settings).application
+        served.test_client_class = FlaskClient
+        return Browser(served.test_client())
+
+    return make
+
+
+@pytest.fixture
+def visitor(serve_pages: Callable[..., Browser]) -> Browser:
+    """A browser where every queue is declared."""
+    made = serve_pages()
+    with bootstrap.broker() as connection:
+        topology.declare(connection)
+    return made
+
+
+def bury(reason: str, queue: str = topology.DEAD, orderid: str = "order-1") -> str:
+    """Put a command among the dead letters; its id."""
+    task = app.amqp.as_task_v2(
+        str(uuid.uuid4()), "allocation.allocate", kwargs={"orderid": orderid, "sku": "A", "qty": 1}
+    )
+    headers = task.headers | {"x-reason": reason, "x-error": f"OSError: {reason}"}
+    with bootstrap.broker() as connection:
+        connection.Producer().publish(
+            task.body, exchange="", routing_key=queue, headers=headers, serializer="json"
+        )
+    return str(headers["id"])
+
+
+def depths() -> dict[str, int | None]:
+    """The queues that hold something."""
+    with bootstrap.broker() as connection:
+        found = {name: topology.depth(connection, name) for name in topology.names()}
+    return {name: depth for name, depth in found.items() if depth}
+
+
+def replay(visitor: Browser, page: BeautifulSoup, number: int = 0) -> BeautifulSoup:
+    """Click one of the page's buttons."""
+    form = page.find_all("form")[number]
+    given = {each["name"]: each["value"] for each in form.find_all("input")}
+    response = visitor.client.post(str(form["action"]), data=given)
+    assert response.status_code == 303
+    return visitor.get(response.headers["Location"])
+
+
+def test_the_queues_are_shown_with_what_they_hold(visitor: Browser) -> None:
+    """Those with dead letters lead to them."""
+    bury("failed")
+
+    page = visitor.get("/operations")
+
+    shown = dict(rows(page, "Messages in each queue"))
+    assert list(shown) == [
+        *("allocation.commands", "allocation.inbound", "warehouse.events", "notification.events"),
+        *("allocation.dead", "allocation.inbound.dead"),
+        *("warehouse.events.dead", "notification.events.dead"),
+    ]
+    assert shown.pop("allocation.dead") == "1 View the letters of allocation.dead"
+    assert set(shown.values()) == {"0"}
+
+
+def test_the_figures_are_those_of_the_database(visitor: Browser) -> None:
+    """A command that nobody decided yet is pending, and not sent."""
+    visitor.client.post("/v1/batches", json={"batchref": "b-1", "sku": "BED", "qty": 5})
+
+    figures = text(visitor.get("/operations").find(class_="figures"))
+
+    assert figures == (
+        "Decided in the last minute 0 Pending 1 the oldest for 0 s"
+        " Not sent yet 1 the oldest for 0 s Lines waiting 0"
+    )
+
+
+def test_missing_queues_are_named_with_what_to_do(serve_pages: Callable[..., Browser]) -> None:
+    """Nobody declared them."""
+    page = serve_pages().get("/operations")
+
+    assert dict(rows(page, "Messages in each queue"))["warehouse.events"] == "missing"
+    assert "allocation topology" in text(page.find(class_="notice"))
+
+
+@pytest.mark.parametrize("path", ["/operations", DEAD_LETTERS])
+def test_a_broker_that_is_away_is_said_and_the_rest_is_shown(
+    serve_pages: Callable[..., Browser], path: str
+) -> None:
+    """The page itself is there."""
+    [nobody] = free_ports(1)
+
+    page = serve_pages(broker_url=f"amqp://127.0.0.1:{nobody}//").get(path)
+
+    said = "The broker gives no answer; the log of the API says why."
+    assert text(page.find(role="alert")) == said
+
+
+def test_replaying_while_the_broker_is_away_says_so(
+    serve_pages: Callable[..., Browser],
+) -> None:
+    """Nothing was moved."""
+    [nobody] = free_ports(1)
+    visitor = serve_pages(broker_url=f"amqp://127.0.0.1:{nobody}//")
+    token = visitor.get("/new-batch").find("input", attrs={"name": "csrf_token"})
+    assert token is not None
+
+    answer = visitor.client.post(f"{DEAD_LETTERS}/replay", data={"csrf_token": token["value"]})
+
+    assert (answer.status_code, answer.mimetype) == (503, "text/html")
+    assert "The broker gives no answer" in answer.text
+
+
+def test_dead_letters_are_grouped_by_their_causes(visitor: Browser) -> None:
+    """The most first; a group leads to its letters."""
+    for reason in ("failed", "unknown field", "failed"):
+        bury(reason)
+
+    page = visitor.get(DEAD_LETTERS)
+
+    assert rows(page, "Dead letters by") == [
+        ["failed OSError", "allocation.allocate", "allocation.dead", "2", replays("failed")],
+        ["unknown field", "allocation.allocate", "allocation.dead", "1", replays("unknown field")],
+    ]
+    assert page.find("article") is None
+
+
+def replays(reason: str) -> str:
+    return f"Replay those with the reason {reason}"
+
+
+def test_the_letters_of_a_cause_are_shown_with_headers_and_body(visitor: Browser) -> None:
+    """Not those of another cause."""
+    bury("unknown field")
+    letter_id = bury("failed", orderid="<order>")
+
+    page = visitor.get(f"{DEAD_LETTERS}?{urlencode({'reason': 'failed'})}")
+
+    [letter] = page.find_all("article")
+    assert text(letter.h2) == f"allocation.allocate {letter_id}"
+    assert "OSError: failed" in text(letter)
+    assert '"orderid": "<order>"' in text(letter.pre)
+    assert "x-reason: failed" in text(letter.pre)
+
+
+def test_one_letter_is_replayed(visitor: Browser) -> None:
+    """The others stay."""
+    bury("failed")
+    bury("failed")
+    page = visitor.get(f"{DEAD_LETTERS}?reason=failed")
+
+    after = replay(visitor, page, number=-1)
+
+    assert text(after.find(class_="notice")) == "1 dead letter was delivered again."
+    assert depths() == {"allocation.dead": 1, "allocation.commands": 1}
+
+
+def test_all_letters_of_a_cause_are_replayed(visitor: Browser) -> None:
+    """Those of another cause stay."""
+    for reason in ("failed", "failed", "unknown field"):
+        bury(reason)
+
+    after = replay(visitor, visitor.get(DEAD_LETTERS))
+
+    assert text(after.find(class_="notice")) == "2 dead letters were delivered again."
+    assert depths() == {"allocation.dead": 1, "allocation.commands": 2}
+
+
+def test_a_letter_that_somebody_else_replayed_is_said_to_be_gone(visitor: Browser) -> None:
+    """It is not delivered twice."""
+    bury("failed")
+    page = visitor.get(DEAD_LETTERS)
+    replay(visitor, page)
+
+    after = replay(visitor, page)
+
+    said = "No letter was delivered: there is no such dead letter any more."
+    assert text(after.find(class_="notice")) == said
+    assert depths() == {"allocation.commands": 1}
+
+
+def test_a_replay_needs_the_token_of_its_form(visitor: Browser) -> None:
+    """No foreign site replays anything."""
+    bury("failed")
+
+    answer = visitor.client.post(f"{DEAD_LETTERS}/replay", data={"reason": "failed"})
+
+    assert answer.status_code == 400
+    assert depths() == {"allocation.dead": 1}
+
+
+def test_without_dead_letters_the_page_says_so(visitor: Browser) -> None:
+    """Of all of them, or of those that fit the filter."""
+    nothing = text(visitor.get(DEAD_LETTERS).find(class_="empty"))
+    none_of_it = text(visitor.get(f"{DEAD_LETTERS}?reason=odd").find(class_="empty"))
+
+    assert nothing == "There are no dead letters. Whatever came could be understood and decided."
+    assert none_of_it == "There are no such dead letters. All dead letters"
+
+
+def test_a_queue_that_is_none_is_an_error_that_names_those_there_are(visitor: Browser) -> None:
+    """A link that somebody mistyped."""
+    page = visitor.get(f"{DEAD_LETTERS}?queue=mine", 422)
+
+    assert "mine is no dead-letter queue; there are allocation.dead," in text(page.main)
+
+
+def test_dead_letters_are_to_be_had_as_a_sheet(visitor: Browser) -> None:
+    """Those that fit the filter."""
+    bury("unknown field")
+    letter_id = bury("failed")
+
+    answer = visitor.client.get(f"{DEAD_LETTERS}.csv?reason=failed")
+
+    header, row = csv.reader(StringIO(answer.text))
+    assert header[:4] == ["id", "queue", "reason", "name"]
+    assert row[:4] == [letter_id, "allocation.dead", "failed", "allocation.allocate"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "flower", "management"),
+    [
+        ({}, "http://localhost:5555", None),
+        ({"flower_link": "https://f.example"}, "https://f.example", None),
+        (
+            {"broker_url": "amqp://127.0.0.1:1//", "flower_port": "5556"},
+            "http://localhost:5556",
+            "http://localhost:15672",
+        ),
+        (
+            {"broker_url": "amqp://127.0.0.1:1//", "broker_link": "https://b.example"},
+            "http://localhost:5555",
+            "https://b.example",
+        ),
+    ],
+)
+def test_links_lead_to_flower_and_the_broker_s_own_page(
+    serve_pages: Callable[..., Browser],
+    settings: dict[str, str],
+    flower: str,
+    management: str | None,
+) -> None:
+    """On the page's host unless the settings say where; the embedded broker has no page."""
+    page = serve_pages(**settings).get("/operations")
+
+    links = {text(each): each["href"] for each in page.find_all("a")}
+    assert (links["Flower"], links.get("RabbitMQ’s own page")) == (flower, management)
