@@ -37,7 +37,8 @@ REASONS = {
 _OURS = ("reason", "error", "traceback", "attempts", "first", "last", "held_event")
 # What belongs to the life that ended: a message that is replayed begins a new one.
 _OF_THE_PAST = {f"x-{name}" for name in _OURS} | {"first_failed_at"}
-_THE_BROKERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-")
+_COUNTED = ("x-delivery-count", "x-acquired-")
+_THE_BROKERS = ("x-death", "x-first-death-", "x-last-death-", *_COUNTED)
 
 
 class Mover:
@@ -132,7 +133,9 @@ def read(queue: str, message: Message) -> DeadLetter:
     deaths = headers.get("x-death") or [{}]
     reason = headers.get("x-reason") or deaths[0].get("reason") or "unknown"
     event = _as_event(message.body)
-    made = hashlib.sha256(_bytes(message.body) + repr(sorted(headers.items())).encode())
+    # To look at a letter returns it, which the broker counts: that must not change its id.
+    lasting = [each for each in sorted(headers.items()) if not each[0].startswith(_COUNTED)]
+    made = hashlib.sha256(_bytes(message.body) + repr(lasting).encode())
     return DeadLetter(
         id=str(headers.get("id") or event.get("id") or made.hexdigest()[:16])[:100],
         queue=queue,

@@ -12,6 +12,7 @@ import typer
 from kombu import Connection
 from rich.console import Console
 from rich.progress import track
+from rich.text import Text
 
 from allocation import bootstrap, handlers
 from allocation.adapters import topology
@@ -68,16 +69,18 @@ def show_list(
     elif not rows:
         console.print("There are no such dead letters.")
     else:
-        _print_by_queue(rows)
+        _print_tables(rows, each=each)
 
 
-def _print_by_queue(rows: list[Row]) -> None:
-    """A table for each queue, that fits a terminal; what is not in it, `dead show` tells."""
-    for queue, of_queue in groupby(
-        sorted(rows, key=lambda row: row["queue"]), lambda r: r["queue"]
-    ):
-        console.print(f"[bold]{queue}[/bold]")
-        print_table([_for_people(row) for row in of_queue], whole=("id", "age", "oldest", "newest"))
+def _print_tables(rows: list[Row], *, each: bool) -> None:
+    """Tables that fit a terminal, one a queue or a reason; the rest is told by `dead show`."""
+
+    def heading(row: Row) -> str:
+        return f"{row['queue']}: {row['reason']}" if each else row["queue"]
+
+    for text, under in groupby(sorted(rows, key=heading), heading):
+        console.print(Text(text, style="bold"))
+        print_table([_for_people(row) for row in under], whole=("id", "age", "oldest", "newest"))
 
 
 def _for_people(row: Row) -> Row:
@@ -85,7 +88,7 @@ def _for_people(row: Row) -> Row:
     if "letters" in row:
         shown = {name: row[name] for name in ("reason", "name", "letters")}
         return shown | {"oldest": first, "newest": last}
-    return {name: row[name] for name in ("id", "reason", "name")} | {"age": first}
+    return {name: row[name] for name in ("id", "name")} | {"age": first}
 
 
 def _ago(moment: object) -> str:

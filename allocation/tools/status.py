@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from sqlalchemy import Connection
 
 from allocation import bootstrap
 from allocation.adapters import topology
-from allocation.tools.terminal import AsJson, age, console, misused, reaching, show_table
+from allocation.tools.terminal import PLAIN, AsJson, age, console, misused, reaching, show_table
 from allocation.views import Json, progress
 
 REFRESH = 2.0  # seconds
@@ -86,7 +86,7 @@ def _kept(connection: Connection, quick: bool) -> progress.Decided | None:
 
 
 def _table(now: Status) -> Table:
-    table = Table("what", "how many", "", box=None)
+    table = Table(Column("what", no_wrap=True), "how many", "", **PLAIN)
     backlog, minute = now.figures.backlog, now.figures.last_minute
     pending = _oldest(backlog.pending, backlog.oldest_pending_seconds)
     table.add_row("commands pending", str(backlog.pending), pending)
@@ -106,7 +106,7 @@ def _table(now: Status) -> Table:
         table.add_row(
             f"{kind} {name}",
             "missing" if depth is None else str(depth),
-            "`allocation dead list` tells why" if depth and name in dead else "",
+            "see `allocation dead list`" if depth and name in dead else "",
             style="red" if depth is None or (depth and name in dead) else None,
         )
     return table

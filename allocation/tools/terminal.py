@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from amqp.exceptions import AMQPError
@@ -29,7 +29,11 @@ T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 console = Console(soft_wrap=True)
+PLAIN: Any = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
+"""How a table looks: as narrow as it can be."""
 _OF_STORAGE = (StorageUnavailable, ConcurrentUpdate)
+_NO_TABLE = ("no such table: ", "UndefinedTable", '" does not exist\nLINE ')
+"""As SQLite and PostgreSQL say that the schema is not there."""
 _NO_LIMIT = 100_000  # characters
 
 
@@ -39,7 +43,7 @@ def print_table(rows: Sequence[Mapping[str, object]], whole: Collection[str] = (
     The columns `whole` stay on one line, for whoever copies what they say.
     """
     table = Table(
-        *(Column(name, overflow="fold", no_wrap=name in whole) for name in rows[0]), box=None
+        *(Column(name, overflow="fold", no_wrap=name in whole) for name in rows[0]), **PLAIN
     )
     for row in rows:
         # Text takes no markup: what strangers sent may have brackets.
@@ -53,16 +57,15 @@ def show_table(table: Table) -> None:
 
 
 def age(seconds: float) -> str:
-    """How long ago, as people say it: the two largest units."""
-    for size, unit, smaller_size, smaller in (
-        (86_400, "d", 3600, "h"),
-        (3600, "h", 60, "min"),
-        (60, "min", 1, "s"),
-    ):
-        if seconds >= size:
-            rest = int(seconds % size // smaller_size)
-            return f"{int(seconds // size)} {unit}" + (f" {rest} {smaller}" if rest else "")
-    return f"{seconds:.0f} s"
+    """How long something lasts, in its two largest units: 45s, 3m10s, 2h5m, 4d1h."""
+    units = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
+    left = int(seconds)
+    parts: list[str] = []
+    for unit, size in units:
+        number, left = divmod(left, size)
+        if number or parts:
+            parts.append(f"{number}{unit}" if number else "")
+    return "".join(parts[:2]) or "0s"
 
 
 @contextmanager
@@ -95,6 +98,8 @@ def reaching(what: str, ask: Callable[[], T]) -> T:
         settings = bootstrap.settings()
         url = settings.database_url if what == "the database" else settings.broker_url
         reason = str(getattr(cause, "orig", cause)).strip()
+        if any(missing in reason for missing in _NO_TABLE):
+            fail(f"{what} at {without_password(url)} lacks a table: run `allocation migrate`")
         fail(f"{what} at {without_password(url)} gave no answer: {reason}")
 
 

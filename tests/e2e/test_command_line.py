@@ -300,7 +300,7 @@ def test_status_shows_people_what_waits(allocation: Run, state_dir: Path) -> Non
         "order lines waiting 0",
         "queue allocation.commands 0",
         "dead letters allocation.dead 0",
-        "dead letters warehouse.events.dead 1 `allocation dead list` tells why",
+        "dead letters warehouse.events.dead 1 see `allocation dead list`",
     }
 
 

@@ -161,7 +161,7 @@ def test_a_dropped_command_counts_as_rejected(
     dropped = client.send("allocation.create_batch", batchref="b2", sku="LAMP", qty=10)
     dead(broken, 2)
 
-    unsaid = broken.run("dead", "drop", "--yes", status=1)
+    unsaid = broken.run("dead", "drop", "--yes", status=2)
     told = broken.run("dead", "drop", dropped, "--yes")
 
     assert "say which" in unsaid

@@ -255,22 +255,22 @@ def test_a_new_subscriber_begins_where_the_log_begins(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "ends_with", "sentence"),
     [
-        (["--queue", "nobody.events"], "there is no queue nobody.events"),
-        (["--queue", "allocation.commands"], "allocation.commands takes no events"),
-        (["--queue", "warehouse.events.dead"], "warehouse.events.dead takes no events"),
-        (["--queue", QUEUE, "--since", "yesterday"], "--since yesterday is no time"),
-        (["--queue", QUEUE, "--sku", "SOFA"], "no product has the sku SOFA"),
+        (["--queue", "nobody.events"], 1, "there is no queue nobody.events"),
+        (["--queue", "allocation.commands"], 2, "allocation.commands takes no events"),
+        (["--queue", "warehouse.events.dead"], 2, "warehouse.events.dead takes no events"),
+        (["--queue", QUEUE, "--since", "yesterday"], 2, "--since yesterday is no time"),
+        (["--queue", QUEUE, "--sku", "SOFA"], 1, "no product has the sku SOFA"),
     ],
 )
 def test_what_cannot_be_replayed_is_said_in_one_sentence(
-    service: Service, arguments: list[str], sentence: str
+    service: Service, arguments: list[str], ends_with: int, sentence: str
 ) -> None:
     """And nothing is sent."""
     status, said = replay(service, *arguments)
 
-    assert status == 1
+    assert status == ends_with
     assert sentence in said
     assert len(said.splitlines()) == 1
 

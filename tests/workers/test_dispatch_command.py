@@ -46,6 +46,20 @@ def test_the_command_says_what_leaves(embedded: Engine) -> None:
     ] * 2
 
 
+def test_programs_are_told_what_leaves(embedded: Engine) -> None:
+    """And what can't be dispatched stays a sentence beside standard output."""
+    take(embedded, promised(1))
+
+    first, again = (run("dispatch", "o1", "--json") for _ in range(2))
+
+    assert first.exit_code == 0
+    assert json.loads(first.stdout) == {
+        "dispatched": [{"orderid": "o1", "sku": "LAMP", "qty": 3, "batchref": "b1"}]
+    }
+    assert (again.exit_code, again.stdout) == (1, "")
+    assert "was dispatched already" in again.stderr
+
+
 def test_the_command_says_what_it_can_not_dispatch_and_fails(embedded: Engine) -> None:
     """Whatever the reason is; nothing changes."""
     take(embedded, promised(1), taken(2), promised(1, sku="CHAIR"))

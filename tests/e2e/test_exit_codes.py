@@ -1,0 +1,200 @@
+"""How each command ends: 0 done, 1 failed or does not hold, 2 wrong usage; errors on stderr."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kombu import Connection
+from typer.testing import CliRunner, Result
+
+from allocation import bootstrap
+from allocation.adapters import topology
+from allocation.cli import app
+from allocation.settings import SPOOL_TRANSPORT
+from tests.servers.processes import ROOT, clean_environment
+
+
+@pytest.fixture(autouse=True)
+def embedded(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The embedded default in a folder of the test's own, neither migrated nor declared."""
+    for name in list(os.environ):
+        if name.startswith("ALLOCATION_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("ALLOCATION_STATE_DIR", str(state_dir))
+    bootstrap.settings.cache_clear()
+    yield
+    bootstrap.engine(bootstrap.settings().database_url).dispose()
+    bootstrap.settings.cache_clear()
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+def prepared() -> None:
+    for command in ("migrate", "topology"):
+        assert run(command).exit_code == 0
+
+
+MISUSED = [
+    (["stauts"], "Did you mean 'status'?"),
+    (["dead", "lst"], "Did you mean 'list'?"),
+    (["status", "--wach"], "--watch"),
+    (["status", "--watch", "--json"], "give one of them"),
+    (["dead", "list", "--queue", "x"], "there are allocation.dead, allocation.inbound.dead, "),
+    (["dead", "show"], "Missing argument"),
+    (["dead", "replay"], "say which: ids, --queue, --reason, --name, or --all"),
+    (["dead", "drop", "--yes"], "say which: ids, --queue, --reason, --name, or --all"),
+    (["replay", "--queue", "warehouse.events", "--since", "soon"], "--since soon is no time"),
+    (["replay", "--queue", "allocation.commands"], "takes no events"),
+    (["keys", "create", "a\nb"], "1 to 100 printable characters"),
+    (["keys", "create", "shop", "--scope", "all"], "Invalid value for '--scope'"),
+    (["export", "batches", "--json"], "name a file with --output"),
+    (["export", "lines", "--output", "/nowhere/lines.csv"], "/nowhere: No such file or directory"),
+    (["import-batches", "/nowhere/batches.csv"], "/nowhere/batches.csv: No such file or directory"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"), MISUSED, ids=[" ".join(case[0][:4]) for case in MISUSED]
+)
+def test_wrong_usage_ends_with_2_and_says_what_is_right(
+    arguments: list[str], sentence: str
+) -> None:
+    """Nothing on standard output."""
+    if arguments[0] == "export":
+        prepared()
+
+    ended = run(*arguments)
+
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert sentence in ended.stderr
+
+
+def test_a_wrong_column_ends_with_2_and_names_the_right_ones(tmp_path: Path) -> None:
+    """As the file can't be read."""
+    file = tmp_path / "batches.csv"
+    file.write_text("batchref,sku,quantity\nb1,LAMP,3\n")
+
+    ended = run("import-batches", str(file), "--dry-run")
+
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert "the column quantity is not one of batchref, sku, qty, eta, best_before" in ended.stderr
+
+
+FAILED = [
+    (["dead", "show", "nobody"], "no dead letter has the id nobody"),
+    (["dead", "replay", "nobody"], "no dead letter matches"),
+    (["replay", "--queue", "nobody.events"], "there is no queue nobody.events"),
+    (["replay", "--queue", "warehouse.events", "--sku", "X"], "no product has the sku X"),
+    (["export", "lines", "--sku", "X"], "no product has the sku X"),
+    (["keys", "revoke", "nobody"], "no valid key has the id nobody"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"), FAILED, ids=[" ".join(case[0]) for case in FAILED]
+)
+def test_what_is_not_there_ends_with_1_and_one_sentence(
+    arguments: list[str], sentence: str
+) -> None:
+    """Nothing on standard output."""
+    prepared()
+
+    ended = run(*arguments)
+
+    assert (ended.exit_code, ended.stdout) == (1, "")
+    assert sentence in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["check"], ["keys", "list"]])
+def test_without_the_schema_each_command_names_the_one_that_makes_it(arguments: list[str]) -> None:
+    """It is not as if the database gave no answer."""
+    ended = run(*arguments)
+
+    assert (ended.exit_code, ended.stdout) == (1, "")
+    assert "lacks a table: run `allocation migrate`" in ended.stderr
+
+
+def test_programs_are_told_what_migrate_and_topology_made() -> None:
+    """The revision of the schema, every queue, and the users, of which the default has none."""
+    migrated, declared = run("migrate", "--json"), run("topology", "--json")
+
+    assert (migrated.exit_code, declared.exit_code) == (0, 0)
+    assert json.loads(migrated.stdout)["schema"].isdigit()
+    assert json.loads(declared.stdout) == {"queues": topology.names(), "users": []}
+
+
+@pytest.fixture
+def letter(state_dir: Path) -> dict[str, Any]:
+    """A dead letter of the warehouse's, as programs are told of it."""
+    prepared()
+    headers = {
+        "x-reason": "unreadable",
+        "x-error": "no JSON",
+        "x-first": "2029-01-31T12:00:00+00:00",
+        "x-last": "2029-01-31T12:00:00+00:00",
+    }
+    with Connection(f"spool://{state_dir}/spool", transport=SPOOL_TRANSPORT) as connection:
+        connection.Producer().publish(
+            b"\xff{",
+            routing_key="warehouse.events.dead",
+            headers=headers,
+            message_id="letter-1",
+            type="allocation.reservation_released.v1",
+            content_encoding="binary",
+        )
+    [summary] = json.loads(run("dead", "list", "--each", "--json").stdout)
+    return dict(summary) | {"headers": headers, "body": "\\xff{"}
+
+
+def test_programs_are_told_all_of_a_dead_letter(letter: dict[str, Any]) -> None:
+    """Its times as they were written, its body as far as it is text."""
+    shown = run("dead", "show", letter["id"], "--json")
+
+    assert shown.exit_code == 0, shown.stderr
+    [told] = json.loads(shown.stdout)
+    told["headers"] = {name: told["headers"][name] for name in letter["headers"]}
+    assert told == letter
+    assert told["first"] == "2029-01-31T12:00:00+00:00"
+
+
+def complete(line: str, word: int, **changes: str) -> "subprocess.CompletedProcess[str]":
+    """What bash is offered for the word of this number."""
+    return subprocess.run(
+        [sys.executable, "-m", "allocation.cli"],
+        env=clean_environment()
+        | {"_ALLOCATION_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(word)}
+        | changes,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "word", "offered"),
+    [
+        ("allocation ex", 1, ["export"]),
+        ("allocation export ", 2, ["batches", "lines"]),
+        ("allocation dead list --queue al", 4, ["allocation.dead", "allocation.inbound.dead"]),
+        ("allocation replay --queue ", 3, ["warehouse.events", "notification.events"]),
+    ],
+)
+def test_the_shell_completes_commands_and_queues(line: str, word: int, offered: list[str]) -> None:
+    """Without a database or a broker."""
+    assert complete(line, word).stdout.split() == offered
+
+
+def test_the_shell_completes_though_a_setting_is_wrong() -> None:
+    """And nothing is printed into the line that is being typed."""
+    completed = complete("allocation sta", 1, ALLOCATION_PORT="http")
+
+    assert (completed.returncode, completed.stdout.split(), completed.stderr) == (0, ["status"], "")
