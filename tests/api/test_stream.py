@@ -167,7 +167,9 @@ def test_who_comes_back_hears_what_he_missed(house: House, by: str) -> None:
         house.decide(batch("LAMP"), Allocate("order-1", "LAMP", 1))
         ear.wait_for(2)
         last = house.settled_id(ear)
-    house.decide(*(Allocate(f"order-{number}", "LAMP", 1) for number in range(2, 12)))
+    with house.listen() as witness:
+        house.decide(*(Allocate(f"order-{number}", "LAMP", 1) for number in range(2, 12)))
+        witness.wait_for(10)  # so the process has seen them
 
     again = house.listen(last=last) if by == "header" else house.listen(f"?lastEventId={last}")
     with again:
