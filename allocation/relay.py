@@ -11,7 +11,7 @@ import structlog
 from kombu import Connection
 from sqlalchemy.exc import DBAPIError
 
-from allocation import bootstrap, health, lifecycle
+from allocation import bootstrap, health, lifecycle, trace_context
 from allocation.adapters import topology
 from allocation.adapters.outbox_reader import DUE_AT_ONCE, OutboxReader, only_reader
 from allocation.adapters.publisher import Outgoing, Publisher, publisher
@@ -163,7 +163,7 @@ def outgoing(row: Any) -> Outgoing:
             id=row.id,
             exchange=topology.EVENTS,
             routing_key="",
-            body=row.body,
+            body=trace_context.in_event(row.body, row.traceparent),
             content_type="application/cloudevents+json",
         )
     task = app.amqp.as_task_v2(
@@ -180,6 +180,6 @@ def outgoing(row: Any) -> Outgoing:
         routing_key=topology.COMMANDS,
         body=json.dumps(task.body),
         content_type="application/json",
-        headers=task.headers,
+        headers=task.headers | ({"traceparent": row.traceparent} if row.traceparent else {}),
         properties=task.properties,
     )

@@ -10,7 +10,7 @@ from celery import Task
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 from celery.utils.time import get_exponential_backoff_interval
 
-from allocation import bootstrap
+from allocation import bootstrap, trace_context
 from allocation.adapters import contract
 from allocation.celery import app
 from allocation.domain.commands import Malformed
@@ -58,13 +58,14 @@ class CommandTask(Task):
     def _later(self, error: Exception) -> Exception:
         """Have the broker deliver the command again after a while; returns what is to be raised."""
         first = self.request.get("first_failed_at") or datetime.now(UTC).isoformat()
+        headers = {"first_failed_at": first, "traceparent": self.request.get("traceparent")}
         delay = self._delay()
         log.warning("retry: nobody could decide the command", seconds=delay, error=repr(error))
         try:
             return self.retry(
                 exc=error,
                 countdown=delay,
-                headers={"first_failed_at": first},
+                headers={name: value for name, value in headers.items() if value is not None},
                 throw=False,
             )
         except Reject as unsent:
@@ -208,6 +209,7 @@ def message(name: str, command_id: str, request: Mapping[str, Any]) -> Message:
         command=command,
         correlation_id=UUID(root_id or command_id),
         causation_id=UUID(parent_id) if parent_id else None,
+        traceparent=trace_context.accepted(request.get("traceparent")),
     )
 
 

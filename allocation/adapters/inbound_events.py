@@ -9,6 +9,7 @@ from uuid import UUID, uuid5
 
 from kombu.message import Message as Delivered
 
+from allocation import trace_context
 from allocation.adapters import contract
 from allocation.domain.commands import Command
 from allocation.unit_of_work import Message
@@ -72,6 +73,7 @@ def read(message: Delivered) -> Message:
         id=command_id,
         command=_command(event),
         correlation_id=_uuid(event.get("correlationid")) or command_id,
+        traceparent=trace_context.accepted(event.get("traceparent")),
     )
 
 

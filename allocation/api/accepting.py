@@ -8,7 +8,7 @@ from uuid import UUID, uuid4, uuid5
 
 from flask import Response, current_app, g, jsonify, request
 
-from allocation import bootstrap, handlers
+from allocation import bootstrap, handlers, trace_context
 from allocation.adapters import contract
 from allocation.adapters.contract import Violation
 from allocation.api import waiting
@@ -28,7 +28,8 @@ _CREATED = {"created", "allocated", "reserved"}
 def answer(command: Command) -> Response:
     """Accept `command` in one transaction: 202, or its outcome when the caller waits for it."""
     command_id = request_id()
-    preferred, decided = take([Message(command_id, command, correlation_id=command_id)])
+    message = Message(command_id, command, correlation_id=command_id, traceparent=traceparent())
+    preferred, decided = take([message])
     if command_id in decided:
         response = _decided(command, decided[command_id])
     else:
@@ -52,6 +53,11 @@ def request_id() -> UUID:
     if not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
         raise Problem(400, kind="malformed idempotency key")
     return uuid5(_IDEMPOTENT_IDS, json.dumps([request.method, request.path, key, g.caller.name]))
+
+
+def traceparent() -> str | None:
+    """The span that the request came from, or None."""
+    return trace_context.accepted(request.headers.get("traceparent"))
 
 
 def take(messages: Sequence[Message]) -> tuple[Preference, dict[UUID, Json]]:

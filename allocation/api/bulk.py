@@ -78,8 +78,14 @@ def _messages(lines: Sequence[Line], given: Sequence[object]) -> list[Message]:
         for line, raw in zip(lines, given, strict=True)
     ]
     request = uuid5(first, json.dumps(meaning, sort_keys=True))
+    traceparent = accepting.traceparent()
     return [
-        Message(uuid5(request, str(number)) if number else first, command, request)
+        Message(
+            uuid5(request, str(number)) if number else first,
+            command,
+            correlation_id=request,
+            traceparent=traceparent,
+        )
         for number, command in enumerate(commands)
     ]
 

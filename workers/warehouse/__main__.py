@@ -5,6 +5,7 @@ long ago.
 """
 
 import json
+import os
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from rich.text import Text
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from workers import database, logs, retention
+from workers import database, logs, retention, trace_context
 from workers.inbox import Inbox
 from workers.settings import Settings
 from workers.subscriber import Subscriber, stop_signal
@@ -68,10 +69,14 @@ def dispatch(
     orderid: Annotated[str, typer.Argument(help="The order whose goods leave.")],
     sku: Annotated[str | None, typer.Option(help="Only this sku's.")] = None,
 ) -> None:
-    """Mark the order's open picks as dispatched; allocation is told by the warehouse's process."""
+    """Mark the order's open picks as dispatched; allocation is told by the warehouse's process.
+
+    Where the environment has a TRACEPARENT, what is told is a part of that trace.
+    """
+    traceparent = trace_context.accepted(os.environ.get("TRACEPARENT"))
     try:
         engine = open_database(Settings())
-        leaving = dispatching.dispatch(engine, orderid, sku, datetime.now(UTC))
+        leaving = dispatching.dispatch(engine, orderid, sku, datetime.now(UTC), traceparent)
     except database.Outage as error:
         raise _unreachable(error) from error
     except dispatching.NothingToDispatch as reason:

@@ -8,7 +8,7 @@ from kombu import Producer
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from workers import backoff
+from workers import backoff, trace_context
 from workers.broker import connect
 from workers.dead_letters import CONFIRM_TIMEOUT
 from workers.settings import Settings
@@ -77,7 +77,7 @@ class Relay:
             if row is None:
                 return False
             producer.publish(
-                row.body,
+                trace_context.in_event(row.body, row.traceparent),
                 exchange=EXCHANGE,
                 routing_key=row.type,
                 content_type="application/cloudevents+json",
