@@ -178,7 +178,10 @@ class Inbound:
             )
 
     def _set_aside(self, message: Delivered, reason: str, error: str, **facts: object) -> None:
-        log.error("an event goes to the dead-letter queue", reason=reason, error=error[:1000])
+        names = inbound_events.names(message)
+        log.error(
+            "an event goes to the dead-letter queue", reason=reason, error=error[:1000], **names
+        )
         facts = {"reason": reason, "error": error[:1000], **facts}
         if self._mover.bury(message, topology.INBOUND_DEAD, facts):
             message.ack()

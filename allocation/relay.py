@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
+from uuid import UUID
 
 import structlog
 from kombu import Connection
@@ -83,7 +84,8 @@ def _relay(
             log.error(
                 "the broker took only a part: a queue is full, or missing, or not bound;"
                 " `allocation status` shows which, and `allocation topology` mends the latter two",
-                refused=refused,
+                refused=len(refused),
+                **names(refused[0]),
             )
             stop.wait(POLL)
             # A new one: after the loss of a cluster's node RabbitMQ may refuse on a connection for
@@ -121,13 +123,13 @@ class Flight:
         self.rows += rows
         return len(rows)
 
-    def mark(self, most: int | None = None) -> int:
-        """Mark those that the broker has; how many it refused. `most` may stay unconfirmed."""
+    def mark(self, most: int | None = None) -> Sequence[Any]:
+        """Mark those that the broker has; returns what it refused. `most` may stay unconfirmed."""
         self._told |= self._publisher.settle(len(self.rows) if most is None else most)
         if not all(self._told.values()):
             self._told |= self._publisher.settle(0)
         kept = {row_id for row_id, is_kept in self._told.items() if is_kept}
-        refused = len(self._told) - len(kept)
+        refused = [row for row in self.rows if not self._told.get(row.id, True)]
         done = in_order(self.rows, kept)
         self._reader.mark_sent([row.position for row in done])
         for row in done:
@@ -151,6 +153,19 @@ def in_order(rows: Iterable[Any], confirmed: set[str]) -> Sequence[Any]:
         elif row.sku is not None:
             held.add(row.sku)
     return done
+
+
+def names(row: Any) -> dict[str, str]:
+    """What a line about a row of the outbox names it by."""
+    known = (
+        {"event_id": row.id, "type": row.name}
+        if row.kind == "event"
+        else {"command_id": row.id, "command": row.name}
+    )
+    if row.sku is not None:
+        known["sku"] = row.sku
+    trace_id = trace_context.trace_id(row.traceparent, UUID(row.correlation_id))
+    return known | {"trace_id": trace_id}
 
 
 def outgoing(row: Any) -> Outgoing:

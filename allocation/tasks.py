@@ -10,7 +10,7 @@ from celery import Task
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 from celery.utils.time import get_exponential_backoff_interval
 
-from allocation import bootstrap, trace_context
+from allocation import bootstrap, logs, trace_context
 from allocation.adapters import contract
 from allocation.celery import app
 from allocation.domain.commands import Malformed
@@ -36,7 +36,7 @@ class CommandTask(Task):
 
     def __call__(self, *args: object, **body: object) -> dict[str, object]:
         structlog.contextvars.bind_contextvars(
-            command_id=self.request.id, command=self.name, **_named(body)
+            **_names(self.name, self.request.id, vars(self.request))
         )
         try:
             outcome = self._outcome(body)
@@ -82,9 +82,8 @@ class CommandTask(Task):
         except StorageUnavailable as error:
             log.error(
                 "the command stays pending though it failed: its dead letter can be replayed",
-                command_id=task_id,
-                command=self.name,
                 error=str(error),
+                **_names(self.name, task_id, {**vars(self.request), "kwargs": kwargs}),
             )
 
     def _delay(self) -> int:
@@ -213,6 +212,12 @@ def message(name: str, command_id: str, request: Mapping[str, Any]) -> Message:
     )
 
 
-def _named(body: Mapping[str, object]) -> dict[str, str]:
-    """The ids that a log line should carry, cut to a readable length."""
-    return {name: str(body[name])[:100] for name in ("orderid", "sku", "batchref") if name in body}
+def _names(name: str, command_id: str, request: Mapping[str, Any]) -> dict[str, str]:
+    """As `logs.names`, of a request that may not be understood."""
+    traceparent = trace_context.accepted(request.get("traceparent"))
+    return {
+        "command_id": command_id,
+        "command": name,
+        **logs.named(request["kwargs"]),
+        "trace_id": trace_context.trace_id(traceparent, UUID(request.get("root_id") or command_id)),
+    }

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Protocol, Self
 from uuid import UUID
 
+from allocation import trace_context
 from allocation.domain.commands import Command
 from allocation.domain.events import Event
 from allocation.domain.model import Product
@@ -25,6 +26,11 @@ class Message:
     correlation_id: UUID
     causation_id: UUID | None = None
     traceparent: str | None = field(default=None, compare=False)
+
+    @property
+    def trace_id(self) -> str:
+        """The id of the trace that it is a part of."""
+        return trace_context.trace_id(self.traceparent, self.correlation_id)
 
 
 class CommandConflict(Exception):

@@ -1,6 +1,7 @@
 """The W3C trace context: of which trace an event is a part, and what part of it caused it."""
 
 import re
+from collections.abc import Mapping
 from uuid import UUID
 
 _TRACEPARENT = re.compile(
@@ -23,9 +24,17 @@ def accepted(traceparent: object) -> str | None:
     return f"00-{known[2]}"
 
 
-def trace_id(traceparent: str | None, correlation_id: UUID) -> str:
-    """The trace's id as 32 hex digits: where nobody gave one, it is the correlation id."""
-    return traceparent[3:35] if traceparent else correlation_id.hex
+def trace_id(event: Mapping[str, object]) -> str | None:
+    """The id of a CloudEvent's trace, as 32 hex digits; None where it says nothing of one.
+
+    Where nobody gave a traceparent, it is the correlation id.
+    """
+    if traceparent := accepted(event.get("traceparent")):
+        return traceparent[3:35]
+    try:
+        return UUID(str(event.get("correlationid"))).hex
+    except ValueError:
+        return None
 
 
 def in_event(body: str, traceparent: str | None) -> str:

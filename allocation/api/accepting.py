@@ -6,9 +6,10 @@ from http import HTTPStatus
 from time import perf_counter
 from uuid import UUID, uuid4, uuid5
 
+import structlog
 from flask import Response, current_app, g, jsonify, request
 
-from allocation import bootstrap, handlers, trace_context
+from allocation import bootstrap, handlers, logs
 from allocation.adapters import contract
 from allocation.adapters.contract import Violation
 from allocation.api import waiting
@@ -28,7 +29,7 @@ _CREATED = {"created", "allocated", "reserved"}
 def answer(command: Command) -> Response:
     """Accept `command` in one transaction: 202, or its outcome when the caller waits for it."""
     command_id = request_id()
-    message = Message(command_id, command, correlation_id=command_id, traceparent=traceparent())
+    message = Message(command_id, command, correlation_id=command_id, traceparent=g.traceparent)
     preferred, decided = take([message])
     if command_id in decided:
         response = _decided(command, decided[command_id])
@@ -55,16 +56,15 @@ def request_id() -> UUID:
     return uuid5(_IDEMPOTENT_IDS, json.dumps([request.method, request.path, key, g.caller.name]))
 
 
-def traceparent() -> str | None:
-    """The span that the request came from, or None."""
-    return trace_context.accepted(request.headers.get("traceparent"))
-
-
 def take(messages: Sequence[Message]) -> tuple[Preference, dict[UUID, Json]]:
     """Accept the commands by one commit, and wait for their outcomes if the caller prefers to.
 
     Returns what the caller prefers, and the outcomes that are known.
     """
+    names = logs.names(messages[0])
+    if len(messages) > 1:
+        names = {"commands": str(len(messages)), "trace_id": names["trace_id"]}
+    structlog.contextvars.bind_contextvars(**names)
     preferred = waiting.preference(request.headers.get("Prefer", ""))
     _put_off_under_pressure(messages[0].id)
     _accept(messages)

@@ -19,6 +19,7 @@ from allocation.api import (
     products,
     reservations,
     security,
+    tracing,
 )
 from allocation.api.database_state import DatabaseState
 from allocation.api.limits import Limits
@@ -45,6 +46,7 @@ def create_app() -> Flask:
 
     app.extensions["allocation.pressure"] = Pressure(settings)
 
+    tracing.register(app)
     metrics.register(app, figures)
     app.after_request(_log)
     problems.register(app)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from uuid import UUID, uuid5
 
-from flask import Response, jsonify
+from flask import Response, g, jsonify
 
 from allocation.adapters import contract
 from allocation.adapters.contract import Violation
@@ -78,13 +78,12 @@ def _messages(lines: Sequence[Line], given: Sequence[object]) -> list[Message]:
         for line, raw in zip(lines, given, strict=True)
     ]
     request = uuid5(first, json.dumps(meaning, sort_keys=True))
-    traceparent = accepting.traceparent()
     return [
         Message(
             uuid5(request, str(number)) if number else first,
             command,
             correlation_id=request,
-            traceparent=traceparent,
+            traceparent=g.traceparent,
         )
         for number, command in enumerate(commands)
     ]

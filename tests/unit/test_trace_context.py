@@ -41,13 +41,29 @@ def test_what_is_malformed_is_ignored(module: ModuleType, given: object, taken: 
     assert module.accepted(given) == taken
 
 
-@BOTH
-def test_a_trace_that_nobody_began_is_called_by_the_correlation_id(module: ModuleType) -> None:
+def test_a_trace_that_nobody_began_is_called_by_the_correlation_id() -> None:
     """A UUID has as many digits as a trace id."""
     correlation_id = UUID(int=0xABC)
 
-    assert module.trace_id(GIVEN, correlation_id) == TRACE
-    assert module.trace_id(None, correlation_id) == f"{0xABC:032x}"
+    assert trace_context.trace_id(GIVEN, correlation_id) == TRACE
+    assert trace_context.trace_id(None, correlation_id) == f"{0xABC:032x}"
+
+
+@pytest.mark.parametrize(
+    ("event", "trace_id"),
+    [
+        ({"traceparent": GIVEN, "correlationid": str(UUID(int=0xABC))}, TRACE),
+        ({"traceparent": "rubbish", "correlationid": str(UUID(int=0xABC))}, f"{0xABC:032x}"),
+        ({"correlationid": "order 7"}, None),
+        ({"correlationid": 7}, None),
+        ({}, None),
+    ],
+)
+def test_a_subscriber_knows_the_trace_by_the_event_alone(
+    event: dict[str, object], trace_id: str | None
+) -> None:
+    """And one that says nothing of a trace is no worse for it."""
+    assert of_workers.trace_id(event) == trace_id
 
 
 @BOTH

@@ -1,5 +1,6 @@
 """Sends what the outbox holds to the broker, and marks it once the broker has it."""
 
+import json
 import threading
 
 import structlog
@@ -76,8 +77,9 @@ class Relay:
         with outbox.oldest(self._engine) as row:
             if row is None:
                 return False
+            body = trace_context.in_event(row.body, row.traceparent)
             producer.publish(
-                trace_context.in_event(row.body, row.traceparent),
+                body,
                 exchange=EXCHANGE,
                 routing_key=row.type,
                 content_type="application/cloudevents+json",
@@ -87,5 +89,13 @@ class Relay:
                 mandatory=True,
                 confirm_timeout=CONFIRM_TIMEOUT,
             )
-        log.info("told", event_id=str(row.event_id), type=row.type)
+        event = json.loads(body)
+        log.info(
+            "told",
+            event_id=str(row.event_id),
+            type=row.type,
+            orderid=event["data"]["orderid"],
+            sku=event["subject"],
+            trace_id=trace_context.trace_id(event),
+        )
         return True
