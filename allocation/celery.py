@@ -4,9 +4,9 @@ from functools import cache
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging, worker_process_init
+from celery.signals import setup_logging, worker_process_init, worker_process_shutdown
 
-from allocation import bootstrap, logs
+from allocation import bootstrap, logs, tracing
 from allocation.adapters.dead_letters import Mover
 
 app = Celery(
@@ -30,3 +30,9 @@ def _configure_logs(**_: Any) -> None:
 def _leave_the_parents_connections(**_: Any) -> None:
     """A forked child must not share its parent's database connections, nor close them."""
     bootstrap.engine(bootstrap.settings().database_url).dispose(close=False)
+    tracing.start("worker", bootstrap.settings())
+
+
+@worker_process_shutdown.connect
+def _send_the_last_spans(**_: Any) -> None:
+    tracing.stop()

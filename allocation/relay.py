@@ -1,22 +1,27 @@
 """The relay: sends what the outbox holds to the broker, and marks it once the broker has it."""
 
+from __future__ import annotations
+
 import json
 import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import structlog
 from kombu import Connection
 from sqlalchemy.exc import DBAPIError
 
-from allocation import bootstrap, health, lifecycle, trace_context
+from allocation import bootstrap, health, lifecycle, trace_context, tracing
 from allocation.adapters import topology
 from allocation.adapters.outbox_reader import DUE_AT_ONCE, OutboxReader, only_reader
 from allocation.adapters.publisher import Outgoing, Publisher, publisher
 from allocation.celery import app
+
+if TYPE_CHECKING:
+    from allocation.adapters.otel import Span
 
 log = structlog.get_logger(__name__)
 
@@ -119,7 +124,9 @@ class Flight:
         rows = self._reader.pending(BATCH, besides=[row.position for row in self.rows])
         if rows and not self.rows:
             self._marked = time.monotonic()
-        self._publisher.send([outgoing(row) for row in rows])
+        spans = [span(row) for row in rows]
+        with tracing.ending(spans):
+            self._publisher.send([outgoing(*each) for each in zip(rows, spans, strict=True)])
         self.rows += rows
         return len(rows)
 
@@ -168,17 +175,27 @@ def names(row: Any) -> dict[str, str]:
     return known | {"trace_id": trace_id}
 
 
-def outgoing(row: Any) -> Outgoing:
+def span(row: Any) -> Span | None:
+    """The span in which a row is published; None where none are made."""
+    if not tracing.is_on():
+        return None
+    destination = topology.EVENTS if row.kind == "event" else topology.COMMANDS
+    about = (row.name, row.id, destination, row.traceparent, UUID(row.correlation_id))
+    return tracing.message("publish", *about)
+
+
+def outgoing(row: Any, published: Span | None = None) -> Outgoing:
     """The message that a row of the outbox is: a Celery task, or a CloudEvent to the fanout.
 
-    The row's ids are text, and its body is JSON text.
+    The row's ids are text, and its body is JSON text. `published` is its span, if it has one.
     """
+    traceparent = published.traceparent if published else row.traceparent
     if row.kind == "event":
         return Outgoing(
             id=row.id,
             exchange=topology.EVENTS,
             routing_key="",
-            body=trace_context.in_event(row.body, row.traceparent),
+            body=trace_context.in_event(row.body, traceparent),
             content_type="application/cloudevents+json",
         )
     task = app.amqp.as_task_v2(
@@ -195,6 +212,6 @@ def outgoing(row: Any) -> Outgoing:
         routing_key=topology.COMMANDS,
         body=json.dumps(task.body),
         content_type="application/json",
-        headers=task.headers | ({"traceparent": row.traceparent} if row.traceparent else {}),
+        headers=task.headers | ({"traceparent": traceparent} if traceparent else {}),
         properties=task.properties,
     )

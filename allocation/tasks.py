@@ -1,8 +1,10 @@
 """One Celery task per command: it translates and states the retry policy; a handler decides."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import structlog
@@ -10,13 +12,16 @@ from celery import Task
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 from celery.utils.time import get_exponential_backoff_interval
 
-from allocation import bootstrap, logs, trace_context
-from allocation.adapters import contract
+from allocation import bootstrap, logs, trace_context, tracing
+from allocation.adapters import contract, topology
 from allocation.celery import app
 from allocation.domain.commands import Malformed
 from allocation.domain.outcomes import Outcome, Refused
 from allocation.handlers import decide, fail
 from allocation.unit_of_work import ConcurrentUpdate, Message, StorageUnavailable
+
+if TYPE_CHECKING:
+    from allocation.adapters.otel import Span
 
 log = structlog.get_logger(__name__)
 
@@ -38,8 +43,14 @@ class CommandTask(Task):
         structlog.contextvars.bind_contextvars(
             **_names(self.name, self.request.id, vars(self.request))
         )
+        # A job has begun its spans already.
+        alone = "undecided" not in vars(self.request)
+        processed = span(self.name, self.request.id, vars(self.request)) if alone else None
+        if processed is not None:
+            self.request.traceparent = processed.traceparent
         try:
-            outcome = self._outcome(body)
+            with tracing.ending([processed]):
+                outcome = self._outcome(body)
         except (ConcurrentUpdate, StorageUnavailable, SoftTimeLimitExceeded) as error:
             raise self._later(error) from error
         finally:
@@ -210,6 +221,16 @@ def message(name: str, command_id: str, request: Mapping[str, Any]) -> Message:
         causation_id=UUID(parent_id) if parent_id else None,
         traceparent=trace_context.accepted(request.get("traceparent")),
     )
+
+
+def span(name: str, command_id: str, request: Mapping[str, Any]) -> Span | None:
+    """The span in which the command of a request is decided; None where none are made."""
+    if not tracing.is_on():
+        return None
+    traceparent = trace_context.accepted(request.get("traceparent"))
+    correlation_id = UUID(request.get("root_id") or command_id)
+    about = (name, command_id, topology.COMMANDS, traceparent, correlation_id)
+    return tracing.message("process", *about)
 
 
 def _names(name: str, command_id: str, request: Mapping[str, Any]) -> dict[str, str]:

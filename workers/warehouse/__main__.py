@@ -19,7 +19,7 @@ from rich.text import Text
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from workers import database, logs, retention, trace_context
+from workers import database, logs, retention, trace_context, tracing
 from workers.inbox import Inbox
 from workers.settings import Settings
 from workers.subscriber import Subscriber, stop_signal
@@ -55,6 +55,7 @@ def consume(context: typer.Context) -> None:
     patience = timedelta(seconds=settings.subscriber_patience)
     inbox = Inbox(engine, metadata, pick_list.apply, patience)
     relay = Relay(engine, settings)
+    tracing.start("warehouse", settings)
     telling = threading.Thread(target=relay.run, args=(stop,), name="relay")
     telling.start()
     try:
@@ -62,6 +63,7 @@ def consume(context: typer.Context) -> None:
     finally:
         stop.set()
         telling.join()
+        tracing.stop()
 
 
 @app.command()
@@ -74,9 +76,14 @@ def dispatch(
     Where the environment has a TRACEPARENT, what is told is a part of that trace.
     """
     traceparent = trace_context.accepted(os.environ.get("TRACEPARENT"))
+    settings = Settings()
     try:
-        engine = open_database(Settings())
-        leaving = dispatching.dispatch(engine, orderid, sku, datetime.now(UTC), traceparent)
+        engine = open_database(settings)
+        with tracing.making("warehouse", settings):
+            span = tracing.dispatched(orderid, traceparent)
+            traceparent = tracing.caused_by(span) or traceparent
+            with tracing.ending([span]):
+                leaving = dispatching.dispatch(engine, orderid, sku, datetime.now(UTC), traceparent)
     except database.Outage as error:
         raise _unreachable(error) from error
     except dispatching.NothingToDispatch as reason:

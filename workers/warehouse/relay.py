@@ -9,7 +9,7 @@ from kombu import Producer
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from workers import backoff, trace_context
+from workers import backoff, trace_context, tracing
 from workers.broker import connect
 from workers.dead_letters import CONFIRM_TIMEOUT
 from workers.settings import Settings
@@ -77,19 +77,20 @@ class Relay:
         with outbox.oldest(self._engine) as row:
             if row is None:
                 return False
-            body = trace_context.in_event(row.body, row.traceparent)
-            producer.publish(
-                body,
-                exchange=EXCHANGE,
-                routing_key=row.type,
-                content_type="application/cloudevents+json",
-                content_encoding="utf-8",
-                message_id=str(row.event_id),
-                delivery_mode=2,
-                mandatory=True,
-                confirm_timeout=CONFIRM_TIMEOUT,
-            )
-        event = json.loads(body)
+            event = json.loads(trace_context.in_event(row.body, row.traceparent))
+            span = tracing.published(row.type, str(row.event_id), EXCHANGE, event)
+            with tracing.ending([span]):
+                producer.publish(
+                    trace_context.in_event(row.body, tracing.caused_by(span) or row.traceparent),
+                    exchange=EXCHANGE,
+                    routing_key=row.type,
+                    content_type="application/cloudevents+json",
+                    content_encoding="utf-8",
+                    message_id=str(row.event_id),
+                    delivery_mode=2,
+                    mandatory=True,
+                    confirm_timeout=CONFIRM_TIMEOUT,
+                )
         log.info(
             "told",
             event_id=str(row.event_id),
