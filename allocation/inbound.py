@@ -175,7 +175,7 @@ class Inbound:
             self._accept(asked[:middle])
             self._accept(asked[middle:])
             return
-        tracing.end([asked[0].span], repr(error)[:1000])
+        tracing.end([asked[0].span], tracing.why(error))
         if isinstance(error, CommandConflict):
             self._set_aside(asked[0].message, "conflict", str(error))
         else:

@@ -55,7 +55,7 @@ def run(calls: Sequence[Call]) -> list[Traced]:
         for index, call in enumerate(calls)
     ]
     for each, (failed, told, _) in zip(spans, traced, strict=True):
-        tracing.end([each], str(told)[:1000] if failed else None)
+        tracing.end([each], _why(told) if failed else None)
     return traced
 
 
@@ -87,6 +87,13 @@ def _trace(call: Call, error: Exception | None) -> Traced:
         None,
     )
     return traced
+
+
+def _why(told: object) -> str:
+    """What the span of a task that failed says, or of one that is tried again."""
+    exception = getattr(told, "exception", told)
+    cause = getattr(exception, "exc", None) or exception
+    return tracing.why(cause)
 
 
 def _within(call: Call, processed: Span | None) -> Call:

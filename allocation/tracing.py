@@ -110,13 +110,18 @@ def end(spans: Iterable[Span | None], error: str | None = None) -> None:
             span.end(error)
 
 
+def why(error: object) -> str:
+    """The exception and the first line of its text: the others may show a statement's values."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:1000]
+
+
 @contextmanager
 def ending(spans: Sequence[Span | None]) -> Iterator[None]:
     """They end with the block; where it raises, they have failed."""
     try:
         yield
     except BaseException as error:
-        end(spans, repr(error)[:1000])
+        end(spans, why(error))
         raise
     end(spans)
 

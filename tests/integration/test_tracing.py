@@ -12,14 +12,20 @@ from uuid import UUID
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from sqlalchemy import Engine, func, select
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
+from sqlalchemy import Engine, func, select, text
 
 from allocation import check
+from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
 from allocation.adapters.tables import commands, is_pending, outbox
+from allocation.domain.commands import Allocate
+from allocation.handlers import accept
 from tests.integration.conftest import BareClient, Service
 from tests.servers.ports import free_ports
 from tests.servers.processes import Process
+from tests.storage.conftest import message
 from tests.waiting import eventually
+from tests.workers.conftest import event, publish
 from workers import database
 from workers.warehouse.tables import received
 
@@ -98,11 +104,15 @@ def test_a_span_says_what_opentelemetry_has_names_for(spans: list[Any]) -> None:
 
 
 class Collector(ThreadingHTTPServer):
-    """Takes spans as OpenTelemetry's own collector does: (service, name, trace id) of each."""
+    """Takes spans as OpenTelemetry's own collector does: (service, name, trace id) of each.
+
+    Of those that failed, name and why.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Taking)
         self.spans: list[tuple[str, str, str]] = []
+        self.failed: list[tuple[str, str]] = []
 
     @property
     def url(self) -> str:
@@ -111,6 +121,12 @@ class Collector(ThreadingHTTPServer):
     def take(self, body: bytes) -> None:
         """What one request brings."""
         for group in ExportTraceServiceRequest.FromString(body).resource_spans:
+            self.failed += [
+                (span.name, span.status.message)
+                for scope in group.scope_spans
+                for span in scope.spans
+                if span.status.code == Status.STATUS_CODE_ERROR
+            ]
             said = {each.key: each.value.string_value for each in group.resource.attributes}
             self.spans += [
                 (said["service.name"], span.name, span.trace_id.hex())
@@ -243,6 +259,69 @@ def test_a_trace_that_nobody_began_has_the_id_that_the_log_lines_name(
 
     taken = ("shop", "process allocation.allocate", UUID(command_id).hex)
     eventually(lambda: collector.spans == [taken], what="the span")
+
+
+def test_the_span_of_a_command_that_nobody_could_decide_says_why(
+    service: Service, client: BareClient, start_all: StartAll, collector: Collector
+) -> None:
+    """One that is refused by a rule is decided, and no failure."""
+    start_all(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_BSP_SCHEDULE_DELAY="100")
+    refused = client.send("allocation.allocate", orderid="o1", sku="NOBODY-HAS-IT", qty=1)
+    assert service.outcome(refused)[0] == "rejected"
+    with service.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE products RENAME TO lost"))
+
+    client.send("allocation.create_batch", batchref="b1", sku="LAMP", qty=1)
+
+    eventually(lambda: len(collector.spans) == 2, what="both spans")
+    why = 'ProgrammingError: (psycopg2.errors.UndefinedTable) relation "products" does not exist'
+    assert collector.failed == [("process allocation.create_batch", why)]
+
+
+def test_on_the_embedded_default_it_is_the_same(
+    processes: Callable[..., Process], collector: Collector, state_dir: Path
+) -> None:
+    """There a command is decided by itself, as the task that it is."""
+    environment = {
+        "ALLOCATION_STATE_DIR": str(state_dir),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+    }
+    python = [sys.executable, "-m"]
+    migrate = [*python, "allocation.cli", "migrate"]
+    assert processes(migrate, name="migrate", env=environment).wait(30) == 0
+    worker = [*python, "celery", "-A", "allocation", "worker", "-c1"]
+    processes(worker, name="worker", env=environment).wait_for_log("celery@.* ready")
+    processes([*python, "allocation.cli", "relay"], name="relay", env=environment)
+    engine = database.engine(f"sqlite:///{state_dir}/allocation.db")
+
+    accept(message(Allocate("o1", "LAMP", 1), 0xABC), SqlUnitOfWork(engine))
+
+    expected = [
+        ("allocation-relay", "publish allocation.allocate", f"{0xABC:032x}"),
+        ("allocation-worker", "process allocation.allocate", f"{0xABC:032x}"),
+    ]
+    eventually(lambda: sorted(collector.spans) == expected, within=20, what="both spans")
+    engine.dispose()
+
+
+def test_each_event_of_a_batch_has_a_span(
+    service: Service, start_all: StartAll, collector: Collector
+) -> None:
+    """With the time of the whole batch, as it is one transaction."""
+    traces = [f"{number:032x}" for number in range(1, 4)]
+    published = [
+        event("allocated", number, orderid=f"o{number}")
+        | {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
+        for number, trace_id in enumerate(traces, 1)
+    ]
+    publish(service.broker_url, *published)
+
+    start_all(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_BSP_SCHEDULE_DELAY="100")
+
+    name = "process allocation.allocated.v1"
+    expected = [("warehouse", name, trace_id) for trace_id in traces]
+    eventually(lambda: sorted(collector.spans) == expected, what="three spans")
 
 
 def test_a_collector_that_is_away_harms_nobody(
