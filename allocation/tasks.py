@@ -230,7 +230,7 @@ def span(name: str, command_id: str, request: Mapping[str, Any]) -> Span | None:
     traceparent = trace_context.accepted(request.get("traceparent"))
     correlation_id = UUID(request.get("root_id") or command_id)
     about = (name, command_id, topology.COMMANDS, traceparent, correlation_id)
-    return tracing.message("process", *about)
+    return tracing.message("process", *about, logs.named(request["kwargs"]))
 
 
 def _names(name: str, command_id: str, request: Mapping[str, Any]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 from uuid import UUID
@@ -72,8 +72,12 @@ def message(
     destination: str,
     traceparent: str | None,
     correlation_id: UUID,
+    subject: Mapping[str, str] | None = None,
 ) -> Span | None:
-    """Begin the span in which a message called `name` is published or processed."""
+    """Begin the span in which a message called `name`, about `subject`, is published or processed.
+
+    Below the span that `traceparent` names; without one it begins the correlation id's trace.
+    """
     if _tracer is None:
         return None
     about: Attributes = {
@@ -83,6 +87,7 @@ def message(
         "messaging.destination.name": destination,
         "messaging.message.id": message_id,
         "messaging.message.conversation_id": str(correlation_id),
+        **(subject or {}),
     }
     kind = "producer" if what == "publish" else "consumer"
     return _tracer.begin(f"{what} {name}", kind, traceparent, correlation_id, about)

@@ -49,11 +49,6 @@ def stop() -> None:
         _tracer = None
 
 
-def is_on() -> bool:
-    """Whether spans are made."""
-    return _tracer is not None
-
-
 def published(
     kind: str, event_id: str, destination: str, event: Mapping[str, object]
 ) -> Span | None:

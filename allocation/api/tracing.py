@@ -16,12 +16,12 @@ def register(app: Flask) -> None:
     def begin() -> None:
         structlog.contextvars.clear_contextvars()
         g.traceparent = trace_context.accepted(request.headers.get("traceparent"))
-        if tracing.is_on() and request.path.startswith("/v1/"):
-            route = request.url_rule.rule if request.url_rule else None
-            g.span = tracing.request(
-                request.method, route, request.path, request.scheme, g.traceparent
-            )
-            g.traceparent = g.span.traceparent
+        if not request.path.startswith("/v1/"):
+            return
+        route = request.url_rule.rule if request.url_rule else None
+        span = tracing.request(request.method, route, request.path, request.scheme, g.traceparent)
+        if span is not None:
+            g.span, g.traceparent = span, span.traceparent
 
     @app.after_request
     def end(response: Response) -> Response:

@@ -90,6 +90,8 @@ def test_a_span_says_what_opentelemetry_has_names_for(spans: list[Any]) -> None:
         "messaging.destination.name": "allocation.commands",
         "messaging.message.id": command_id,
         "messaging.message.conversation_id": command_id,
+        "orderid": "o1",
+        "sku": "LAMP",
     }
     assert UUID(event.pop("messaging.message.id"))
     assert event == {
