@@ -3,10 +3,12 @@
 OpenTelemetry's own environment variables say where to, how often, and what part of the traces.
 """
 
+import hashlib
 import os
 import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
+from typing import Any
 from uuid import UUID
 
 from opentelemetry import trace
@@ -20,6 +22,7 @@ from opentelemetry.sdk.trace.export import (
     SpanExporter,
 )
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Sampler, SamplingResult
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 
 Attributes = Mapping[str, str | int]
@@ -39,6 +42,28 @@ class _Ids(RandomIdGenerator):
 
     def is_trace_id_random(self) -> bool:
         return False
+
+
+class _Fair(Sampler):
+    """Another sampler, for which a UUID is as good as any trace id.
+
+    The ratio of OpenTelemetry goes by the lower half of the id, and in a UUID two bits of that are
+    always the same: of such traces it would take none, or all.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    def should_sample(
+        self, parent_context: Context | None, trace_id: int, *args: Any, **options: Any
+    ) -> SamplingResult:
+        if trace_id == _wanted.get():
+            spread = hashlib.blake2b(trace_id.to_bytes(16), digest_size=16)
+            trace_id = int.from_bytes(spread.digest())
+        return self._sampler.should_sample(parent_context, trace_id, *args, **options)
+
+    def get_description(self) -> str:
+        return self._sampler.get_description()
 
 
 class Span:
@@ -71,6 +96,7 @@ class Tracer:
             id_generator=_Ids(),
             shutdown_on_exit=False,
         )
+        self._provider.sampler = _Fair(self._provider.sampler)
         self._provider.add_span_processor(
             SimpleSpanProcessor(exporter) if exporter else BatchSpanProcessor(OTLPSpanExporter())
         )
@@ -85,7 +111,8 @@ class Tracer:
         attributes: Attributes,
     ) -> Span:
         """A span below the one that `traceparent` names; without it, the first of a trace."""
-        token = _wanted.set(None if correlation_id is None else correlation_id.int)
+        begun = correlation_id.int if correlation_id and traceparent is None else None
+        token = _wanted.set(begun)
         try:
             context = _context(traceparent)
             span = self._tracer.start_span(name, context, SpanKind[kind.upper()], dict(attributes))
