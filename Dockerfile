@@ -9,7 +9,7 @@ COPY constraints.txt ./
 COPY pyproject.toml README.md LICENSE celeryconfig.py ./
 COPY allocation allocation
 COPY workers workers
-RUN /opt/allocation/bin/pip install --no-cache-dir --constraint constraints.txt . \
+RUN /opt/allocation/bin/pip install --no-cache-dir --constraint constraints.txt '.[otel]' \
  && /opt/allocation/bin/pip uninstall --yes pip
 
 FROM python:${PYTHON}-slim

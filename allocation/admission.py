@@ -79,8 +79,8 @@ class StrictConsumer(Consumer):
         log.error(
             "not a command: the message goes to the dead-letter queue",
             reason=error,
-            task=str((message.headers or {}).get("task"))[:100],
-            id=str((message.headers or {}).get("id"))[:100],
+            command=str((message.headers or {}).get("task"))[:100],
+            command_id=str((message.headers or {}).get("id"))[:100],
         )
         if mover().bury(message, topology.DEAD, {"reason": reason, "error": error[:1000]}):
             message.ack_log_error(log, self.connection_errors)

@@ -30,6 +30,7 @@ _HEADERS: Json = {
     },
     "root_id": {"type": ["string", "null"], "format": "uuid", "description": "What began it all."},
     "parent_id": {"type": ["string", "null"], "format": "uuid", "description": "What caused it."},
+    "traceparent": {"description": "The span it comes from, as W3C writes it; else ignored."},
     "eta": {
         "type": ["string", "null"],
         "format": "date-time",

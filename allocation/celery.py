@@ -4,10 +4,15 @@ from functools import cache
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging, worker_init, worker_process_init
+from celery.signals import (
+    setup_logging,
+    worker_init,
+    worker_process_init,
+    worker_process_shutdown,
+)
 from kombu.transport import TRANSPORT_ALIASES
 
-from allocation import bootstrap, logs, metrics
+from allocation import bootstrap, logs, metrics, tracing
 from allocation.adapters import figures
 from allocation.adapters.dead_letters import Mover
 from allocation.settings import SPOOL_TRANSPORT
@@ -42,3 +47,9 @@ def _leave_the_parents_connections(**_: Any) -> None:
     """A forked child must not share its parent's database connections, nor close them."""
     bootstrap.engine(bootstrap.settings().database_url).dispose(close=False)
     metrics.leave_to_parent()
+    tracing.start("worker", bootstrap.settings())
+
+
+@worker_process_shutdown.connect
+def _send_the_last_spans(**_: Any) -> None:
+    tracing.stop()

@@ -7,7 +7,18 @@ from dataclasses import asdict
 import typer
 from pydantic import ValidationError
 
-from allocation import asyncapi, bootstrap, check, demo, inbound, lifecycle, logs, relay, supervisor
+from allocation import (
+    asyncapi,
+    bootstrap,
+    check,
+    demo,
+    inbound,
+    lifecycle,
+    logs,
+    relay,
+    supervisor,
+    tracing,
+)
 from allocation.adapters import roles, topology
 from allocation.tools import dead, export, keys
 from allocation.tools.import_batches import import_batches
@@ -104,14 +115,16 @@ def _describe(document: dict[str, object]) -> None:
 def run_relay() -> None:
     """Send what the outbox holds to the broker, until stopped."""
     logs.configure(bootstrap.settings())
-    relay.run(lifecycle.stop_signal())
+    with tracing.making("relay", bootstrap.settings()):
+        relay.run(lifecycle.stop_signal())
 
 
 @app.command("inbound")
 def run_inbound() -> None:
     """Accept what other systems tell as events, until stopped."""
     logs.configure(bootstrap.settings())
-    inbound.run(lifecycle.stop_signal())
+    with tracing.making("inbound", bootstrap.settings()):
+        inbound.run(lifecycle.stop_signal())
 
 
 @app.command()

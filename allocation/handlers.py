@@ -288,4 +288,5 @@ def _following(command: FollowUp, cause: Message) -> Message:
         command=command,
         correlation_id=cause.correlation_id,
         causation_id=cause.id,
+        traceparent=cause.traceparent,
     )

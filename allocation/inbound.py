@@ -1,20 +1,23 @@
 """The inbound adapter: what other systems tell as CloudEvents is accepted as commands."""
 
+from __future__ import annotations
+
 import logging
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import structlog
 from kombu import Connection, Consumer
 from kombu.message import Message as Delivered
 from sqlalchemy.exc import DBAPIError
 
-from allocation import bootstrap, handlers, health, lifecycle, metrics
+from allocation import bootstrap, handlers, health, lifecycle, metrics, tracing
 from allocation.adapters import figures, inbound_events, topology
 from allocation.adapters.dead_letters import Mover
 from allocation.unit_of_work import (
@@ -23,6 +26,9 @@ from allocation.unit_of_work import (
     Message,
     StorageUnavailable,
 )
+
+if TYPE_CHECKING:
+    from allocation.adapters.otel import Span
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +47,7 @@ class Asked:
 
     message: Delivered
     command: Message
+    span: Span | None
 
 
 def run(stop: threading.Event) -> None:
@@ -132,7 +139,7 @@ class Inbound:
                 # Only what is committed can tell whether this one says the same.
                 self._arrived.appendleft(message)
                 break
-            asked[command.id] = Asked(message, command)
+            asked[command.id] = _asked(message, command)
         return list(asked.values())
 
     def _accept(self, asked: Sequence[Asked]) -> None:
@@ -161,6 +168,7 @@ class Inbound:
                 for each in asked:
                     each.message.ack()
                 figures.inbound().events.labels("accepted").inc(len(asked))
+                tracing.end([each.span for each in asked])
                 log.info("events were accepted", events=len(asked))
                 return
 
@@ -170,7 +178,9 @@ class Inbound:
             middle = len(asked) // 2
             self._accept(asked[:middle])
             self._accept(asked[middle:])
-        elif isinstance(error, CommandConflict):
+            return
+        tracing.end([asked[0].span], tracing.why(error))
+        if isinstance(error, CommandConflict):
             self._set_aside(asked[0].message, "conflict", str(error))
         else:
             self._set_aside(
@@ -182,7 +192,10 @@ class Inbound:
             )
 
     def _set_aside(self, message: Delivered, reason: str, error: str, **facts: object) -> None:
-        log.error("an event goes to the dead-letter queue", reason=reason, error=error[:1000])
+        names = inbound_events.names(message)
+        log.error(
+            "an event goes to the dead-letter queue", reason=reason, error=error[:1000], **names
+        )
         figures.inbound().events.labels("refused").inc()
         facts = {"reason": reason, "error": error[:1000], **facts}
         if self._mover.bury(message, topology.INBOUND_DEAD, facts):
@@ -190,3 +203,13 @@ class Inbound:
         else:
             # The broker then moves it by itself, without the reason.
             message.reject()
+
+
+def _asked(message: Delivered, command: Message) -> Asked:
+    """With the span in which the event is taken, where any are made."""
+    if not tracing.is_on():
+        return Asked(message, command, None)
+    names = inbound_events.names(message)
+    about = (names["type"], names["event_id"], topology.INBOUND)
+    span = tracing.message("process", *about, command.traceparent, command.correlation_id)
+    return Asked(message, replace(command, traceparent=tracing.caused_by(span)), span)

@@ -1,19 +1,24 @@
 """What a pool process is given: commands that were there together, decided by one unit of work."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 from celery.app.trace import fast_trace_task
 from celery.exceptions import SoftTimeLimitExceeded
 
-from allocation import bootstrap
+from allocation import bootstrap, tracing
 from allocation.adapters import contract, figures
 from allocation.domain.outcomes import Outcome
 from allocation.handlers import decide_together
-from allocation.tasks import message, result, status
+from allocation.tasks import message, result, span, status
 from allocation.unit_of_work import Message, StorageUnavailable
+
+if TYPE_CHECKING:
+    from allocation.adapters.otel import Span
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +42,8 @@ def run(calls: Sequence[Call]) -> list[Traced]:
     as the decision, and come to the same.
     """
     begun = time.monotonic()
+    spans = [span(*call) for call in calls]
+    calls = [_within(*each) for each in zip(calls, spans, strict=True)]
     known = {index: message(*call) for index, call in enumerate(calls) if _is_understood(call)}
     decided = dict(zip(known, decide_ahead(list(known.values())), strict=True))
     seconds = time.monotonic() - begun
@@ -47,12 +54,15 @@ def run(calls: Sequence[Call]) -> list[Traced]:
         if isinstance(outcome, Outcome)
     ]
     figures.worker().decided(outcomes, seconds, len(calls))
-    return [
+    traced = [
         (0, repr(result(outcome)), seconds)
         if isinstance(outcome := decided.get(index), Outcome)
         else _trace(call, outcome)
         for index, call in enumerate(calls)
     ]
+    for each, (failed, told, _) in zip(spans, traced, strict=True):
+        tracing.end([each], _why(told) if failed else None)
+    return traced
 
 
 def decide_ahead(messages: Sequence[Message]) -> list[Outcome | Exception]:
@@ -83,6 +93,20 @@ def _trace(call: Call, error: Exception | None) -> Traced:
         None,
     )
     return traced
+
+
+def _why(told: object) -> str:
+    """What the span of a task that failed says, or of one that is tried again."""
+    exception = getattr(told, "exception", told)
+    cause = getattr(exception, "exc", None) or exception
+    return tracing.why(cause)
+
+
+def _within(call: Call, processed: Span | None) -> Call:
+    """What the command leads to is caused by its span."""
+    if processed is None:
+        return call
+    return call._replace(request={**call.request, "traceparent": processed.traceparent})
 
 
 def _is_understood(call: Call) -> bool:

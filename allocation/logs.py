@@ -2,10 +2,15 @@
 
 import logging
 import sys
+from collections.abc import Mapping
 
 import structlog
 
+from allocation.adapters import contract
 from allocation.settings import Settings
+from allocation.unit_of_work import Message
+
+_NAMES = ("orderid", "sku", "batchref")
 
 
 def configure(settings: Settings) -> None:
@@ -51,3 +56,18 @@ def configure(settings: Settings) -> None:
         # A line for each command costs as much as to decide it; each job has one of its own.
         for name in ("celery.worker.strategy", "celery.app.trace"):
             logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+
+
+def names(message: Message) -> dict[str, str]:
+    """What a line about the command names it by."""
+    return {
+        "command_id": str(message.id),
+        "command": contract.command_name(message.command),
+        **named({name: getattr(message.command, name, None) for name in _NAMES}),
+        "trace_id": message.trace_id,
+    }
+
+
+def named(fields: Mapping[str, object]) -> dict[str, str]:
+    """Those of a command's fields that say what it is about, cut to a readable length."""
+    return {name: str(fields[name])[:100] for name in _NAMES if fields.get(name) is not None}

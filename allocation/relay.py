@@ -1,21 +1,27 @@
 """The relay: sends what the outbox holds to the broker, and marks it once the broker has it."""
 
+from __future__ import annotations
+
 import json
 import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import structlog
 from kombu import Connection
 from sqlalchemy.exc import DBAPIError
 
-from allocation import bootstrap, health, lifecycle, metrics
+from allocation import bootstrap, health, lifecycle, metrics, trace_context, tracing
 from allocation.adapters import figures, topology
 from allocation.adapters.outbox_reader import DUE_AT_ONCE, OutboxReader, only_reader
 from allocation.adapters.publisher import Outgoing, Publisher, publisher
 from allocation.celery import app
+
+if TYPE_CHECKING:
+    from allocation.adapters.otel import Span
 
 log = structlog.get_logger(__name__)
 
@@ -84,11 +90,12 @@ def _relay(
             reader.wait(MARK_EVERY if flight.rows else POLL)
             continue
         if refused:
-            figures.relay().refused.inc(refused)
+            figures.relay().refused.inc(len(refused))
             log.error(
                 "the broker took only a part: a queue is full, or missing, or not bound;"
                 " `allocation status` shows which, and `allocation topology` mends the latter two",
-                refused=refused,
+                refused=len(refused),
+                **names(refused[0]),
             )
             stop.wait(POLL)
             # A new one: after the loss of a cluster's node RabbitMQ may refuse on a connection for
@@ -124,17 +131,19 @@ class Flight:
         if rows and not self.rows:
             self._marked = time.monotonic()
         self._sent_at |= dict.fromkeys((row.id for row in rows), time.monotonic())
-        self._publisher.send([outgoing(row) for row in rows])
+        spans = [span(row) for row in rows]
+        with tracing.ending(spans):
+            self._publisher.send([outgoing(*each) for each in zip(rows, spans, strict=True)])
         self.rows += rows
         return len(rows)
 
-    def mark(self, most: int | None = None) -> int:
-        """Mark those that the broker has; how many it refused. `most` may stay unconfirmed."""
+    def mark(self, most: int | None = None) -> Sequence[Any]:
+        """Mark those that the broker has; returns what it refused. `most` may stay unconfirmed."""
         self._told |= self._publisher.settle(len(self.rows) if most is None else most)
         if not all(self._told.values()):
             self._told |= self._publisher.settle(0)
         kept = {row_id for row_id, is_kept in self._told.items() if is_kept}
-        refused = len(self._told) - len(kept)
+        refused = [row for row in self.rows if not self._told.get(row.id, True)]
         done = in_order(self.rows, kept)
         self._reader.mark_sent([row.position for row in done])
         if done:
@@ -163,17 +172,40 @@ def in_order(rows: Iterable[Any], confirmed: set[str]) -> Sequence[Any]:
     return done
 
 
-def outgoing(row: Any) -> Outgoing:
+def names(row: Any) -> dict[str, str]:
+    """What a line about a row of the outbox names it by."""
+    known = (
+        {"event_id": row.id, "type": row.name}
+        if row.kind == "event"
+        else {"command_id": row.id, "command": row.name}
+    )
+    if row.sku is not None:
+        known["sku"] = row.sku
+    trace_id = trace_context.trace_id(row.traceparent, UUID(row.correlation_id))
+    return known | {"trace_id": trace_id}
+
+
+def span(row: Any) -> Span | None:
+    """The span in which a row is published; None where none are made."""
+    if not tracing.is_on():
+        return None
+    destination = topology.EVENTS if row.kind == "event" else topology.COMMANDS
+    about = (row.name, row.id, destination, row.traceparent, UUID(row.correlation_id))
+    return tracing.message("publish", *about)
+
+
+def outgoing(row: Any, published: Span | None = None) -> Outgoing:
     """The message that a row of the outbox is: a Celery task, or a CloudEvent to the fanout.
 
-    The row's ids are text, and its body is JSON text.
+    The row's ids are text, and its body is JSON text. `published` is its span, if it has one.
     """
+    traceparent = published.traceparent if published else row.traceparent
     if row.kind == "event":
         return Outgoing(
             id=row.id,
             exchange=topology.EVENTS,
             routing_key="",
-            body=row.body,
+            body=trace_context.in_event(row.body, traceparent),
             content_type="application/cloudevents+json",
         )
     task = app.amqp.as_task_v2(
@@ -190,6 +222,6 @@ def outgoing(row: Any) -> Outgoing:
         routing_key=topology.COMMANDS,
         body=json.dumps(task.body),
         content_type="application/json",
-        headers=task.headers,
+        headers=task.headers | ({"traceparent": traceparent} if traceparent else {}),
         properties=task.properties,
     )

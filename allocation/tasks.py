@@ -1,9 +1,11 @@
 """One Celery task per command: it translates and states the retry policy; a handler decides."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import structlog
@@ -11,13 +13,16 @@ from celery import Task
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 from celery.utils.time import get_exponential_backoff_interval
 
-from allocation import bootstrap
-from allocation.adapters import contract, figures
+from allocation import bootstrap, logs, trace_context, tracing
+from allocation.adapters import contract, figures, topology
 from allocation.celery import app
 from allocation.domain.commands import Malformed
 from allocation.domain.outcomes import Outcome, Refused
 from allocation.handlers import decide, fail
 from allocation.unit_of_work import ConcurrentUpdate, Message, StorageUnavailable
+
+if TYPE_CHECKING:
+    from allocation.adapters.otel import Span
 
 log = structlog.get_logger(__name__)
 
@@ -37,10 +42,16 @@ class CommandTask(Task):
 
     def __call__(self, *args: object, **body: object) -> dict[str, object]:
         structlog.contextvars.bind_contextvars(
-            command_id=self.request.id, command=self.name, **_named(body)
+            **_names(self.name, self.request.id, vars(self.request))
         )
+        # A job has begun its spans already.
+        alone = "undecided" not in vars(self.request)
+        processed = span(self.name, self.request.id, vars(self.request)) if alone else None
+        if processed is not None:
+            self.request.traceparent = processed.traceparent
         try:
-            outcome = self._outcome(body)
+            with tracing.ending([processed]):
+                outcome = self._outcome(body)
         except (ConcurrentUpdate, StorageUnavailable, SoftTimeLimitExceeded) as error:
             raise self._later(error) from error
         finally:
@@ -62,13 +73,14 @@ class CommandTask(Task):
     def _later(self, error: Exception) -> Exception:
         """Have the broker deliver the command again after a while; returns what is to be raised."""
         first = self.request.get("first_failed_at") or datetime.now(UTC).isoformat()
+        headers = {"first_failed_at": first, "traceparent": self.request.get("traceparent")}
         delay = self._delay()
         log.warning("retry: nobody could decide the command", seconds=delay, error=repr(error))
         try:
             later = self.retry(
                 exc=error,
                 countdown=delay,
-                headers={"first_failed_at": first},
+                headers={name: value for name, value in headers.items() if value is not None},
                 throw=False,
             )
         except Reject as unsent:
@@ -88,9 +100,8 @@ class CommandTask(Task):
         except StorageUnavailable as error:
             log.error(
                 "the command stays pending though it failed: its dead letter can be replayed",
-                command_id=task_id,
-                command=self.name,
                 error=str(error),
+                **_names(self.name, task_id, {**vars(self.request), "kwargs": kwargs}),
             )
 
     def _delay(self) -> int:
@@ -220,9 +231,26 @@ def message(name: str, command_id: str, request: Mapping[str, Any]) -> Message:
         command=command,
         correlation_id=UUID(root_id or command_id),
         causation_id=UUID(parent_id) if parent_id else None,
+        traceparent=trace_context.accepted(request.get("traceparent")),
     )
 
 
-def _named(body: Mapping[str, object]) -> dict[str, str]:
-    """The ids that a log line should carry, cut to a readable length."""
-    return {name: str(body[name])[:100] for name in ("orderid", "sku", "batchref") if name in body}
+def span(name: str, command_id: str, request: Mapping[str, Any]) -> Span | None:
+    """The span in which the command of a request is decided; None where none are made."""
+    if not tracing.is_on():
+        return None
+    traceparent = trace_context.accepted(request.get("traceparent"))
+    correlation_id = UUID(request.get("root_id") or command_id)
+    about = (name, command_id, topology.COMMANDS, traceparent, correlation_id)
+    return tracing.message("process", *about, logs.named(request["kwargs"]))
+
+
+def _names(name: str, command_id: str, request: Mapping[str, Any]) -> dict[str, str]:
+    """As `logs.names`, of a request that may not be understood."""
+    traceparent = trace_context.accepted(request.get("traceparent"))
+    return {
+        "command_id": command_id,
+        "command": name,
+        **logs.named(request["kwargs"]),
+        "trace_id": trace_context.trace_id(traceparent, UUID(request.get("root_id") or command_id)),
+    }

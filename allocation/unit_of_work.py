@@ -1,12 +1,13 @@
 """The ports: what a handler needs from storage, in the domain's words."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
 from typing import Protocol, Self
 from uuid import UUID
 
+from allocation import trace_context
 from allocation.domain.commands import Command
 from allocation.domain.events import Event
 from allocation.domain.model import Product
@@ -15,12 +16,21 @@ from allocation.domain.outcomes import Outcome, Refused
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A command on its way: `id` names it for good, `correlation_id` what began it all."""
+    """A command on its way: `id` names it for good, `correlation_id` what began it all.
+
+    `traceparent` says what span it came from, as W3C writes it; the command means the same without.
+    """
 
     id: UUID
     command: Command
     correlation_id: UUID
     causation_id: UUID | None = None
+    traceparent: str | None = field(default=None, compare=False)
+
+    @property
+    def trace_id(self) -> str:
+        """The id of the trace that it is a part of."""
+        return trace_context.trace_id(self.traceparent, self.correlation_id)
 
 
 class CommandConflict(Exception):

@@ -8,6 +8,8 @@ from datetime import date
 from typing import Any
 from uuid import UUID
 
+from workers import trace_context
+
 _TYPE = re.compile(r"allocation\.[a-z0-9_]+\.v[1-9][0-9]*")
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 # As in the contract; other characters of its pattern harm nobody here.
@@ -38,6 +40,11 @@ class Envelope:
     data: Mapping[str, Any]
     body: Mapping[str, Any] = field(repr=False)
     """The whole event, with the fields that nobody here knows."""
+
+    @property
+    def trace_id(self) -> str | None:
+        """The id of the trace that it is a part of; None where it says nothing of one."""
+        return trace_context.trace_id(self.body)
 
 
 def read(body: bytes | str, content_type: str | None) -> Envelope:

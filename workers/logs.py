@@ -43,7 +43,10 @@ def names(event: Envelope) -> dict[str, object]:
         "type": event.type,
         "sku": event.subject,
         "sequence": event.sequence,
+        "command_id": event.body.get("causationid"),
+        "command": event.causationtype,
+        "orderid": event.data.get("orderid"),
+        "trace_id": event.trace_id,
     }
-    if isinstance(event.data.get("orderid"), str):
-        known["orderid"] = event.data["orderid"]
-    return known
+    # What is no text says nothing.
+    return {name: value for name, value in known.items() if isinstance(value, (str, int))}

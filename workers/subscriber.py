@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import structlog
 from kombu import Connection, Consumer, Queue
 
-from workers import backoff, logs
+from workers import backoff, logs, tracing
 from workers.broker import connect
 from workers.database import Outage, is_outage
 from workers.dead_letters import DeadLetters
@@ -188,6 +188,7 @@ class Subscriber:
                 self._take_together(batch, hand)
 
     def _take_together(self, batch: Batch, hand: Hand) -> None:
+        spans = [tracing.processed(delivery.event, self._queue) for delivery in batch]
         try:
             self._give(batch)
         except Exception as error:
@@ -197,10 +198,14 @@ class Subscriber:
             hand.put_back_in_halves(batch)
         else:
             acknowledge(batch)
+            tracing.end(spans)
 
     def _take_alone(self, delivery: Delivery) -> None:
         with logs.about(delivery.event):
-            if failure := self._persist(lambda: self._give([delivery]), delivery.event):
+            span = tracing.processed(delivery.event, self._queue)
+            failure = self._persist(lambda: self._give([delivery]), delivery.event)
+            tracing.end([span], str(failure["error"]) if failure else None)
+            if failure:
                 self._dead.bury(delivery.message, failure)
                 self._figures.dead(delivery.event)
             else:

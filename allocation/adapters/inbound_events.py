@@ -9,6 +9,7 @@ from uuid import UUID, uuid5
 
 from kombu.message import Message as Delivered
 
+from allocation import trace_context
 from allocation.adapters import contract
 from allocation.domain.commands import Command
 from allocation.unit_of_work import Message
@@ -67,12 +68,34 @@ def read(message: Delivered) -> Message:
     Fields that nobody here knows are ignored. Raises Inadmissible.
     """
     event = _event(message)
-    command_id = uuid5(COMMAND_IDS, json.dumps([event["source"], event["id"]]))
+    command_id = _command_id(event)
     return Message(
         id=command_id,
         command=_command(event),
         correlation_id=_uuid(event.get("correlationid")) or command_id,
+        traceparent=trace_context.accepted(event.get("traceparent")),
     )
+
+
+def names(message: Delivered) -> dict[str, str]:
+    """What a line about a message that was not taken names it by; as much as can be read."""
+    try:
+        event = json.loads(message.body or b"")
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(event, dict):
+        return {}
+    data = event["data"] if isinstance(event.get("data"), dict) else {}
+    said = {"event_id": event.get("id"), "type": event.get("type")}
+    said |= {name: data.get(name) for name in ("orderid", "sku", "batchref")}
+    known = {name: value[:100] for name, value in said.items() if isinstance(value, str)}
+    correlation_id = _uuid(event.get("correlationid")) or _command_id(event)
+    traceparent = trace_context.accepted(event.get("traceparent"))
+    return known | {"trace_id": trace_context.trace_id(traceparent, correlation_id)}
+
+
+def _command_id(event: contract.Json) -> UUID:
+    return uuid5(COMMAND_IDS, json.dumps([event.get("source"), event.get("id")]))
 
 
 def _event(message: Delivered) -> contract.Json:

@@ -28,7 +28,7 @@ _ACCEPT_NEW = """
     WITH given AS (
         SELECT * FROM ROWS FROM (json_to_recordset($1) AS (
             id uuid, name text, body json, sku text,
-            correlation_id uuid, causation_id uuid, accepted_at timestamptz
+            correlation_id uuid, causation_id uuid, accepted_at timestamptz, traceparent text
         )) WITH ORDINALITY
     ), accepted AS (
         INSERT INTO commands (id, name, body, status, correlation_id, causation_id, accepted_at)
@@ -38,8 +38,9 @@ _ACCEPT_NEW = """
         RETURNING id
     ), sent AS (
         INSERT INTO outbox
-            (id, kind, name, sku, body, correlation_id, causation_id, created_at)
-        SELECT id, 'command', name, sku, body, correlation_id, causation_id, accepted_at
+            (id, kind, name, sku, body, correlation_id, causation_id, created_at, traceparent)
+        SELECT
+            id, 'command', name, sku, body, correlation_id, causation_id, accepted_at, traceparent
         FROM given JOIN accepted USING (id) ORDER BY ordinality
     )
     SELECT id, pg_notify($2, '') FROM accepted"""
@@ -71,6 +72,7 @@ class SqlOutbox:
             correlation_id=cause.correlation_id,
             causation_id=cause.id,
             created_at=created_at,
+            traceparent=cause.traceparent,
             orderid=getattr(event, "orderid", None),
             choice=contract.choice(event),
         )
@@ -87,6 +89,7 @@ class SqlOutbox:
             correlation_id=message.correlation_id,
             causation_id=message.causation_id,
             created_at=(now := self._now()),
+            traceparent=message.traceparent,
             due_at=due_at,
             sent_at=None if due_at is None else now,
         )
@@ -175,7 +178,10 @@ class SqlInbox:
     def _accept_new(self, messages: Sequence[Message]) -> set[UUID]:
         """Record those that were not there, and have the outbox send them; returns their ids."""
         if messages and is_postgresql(self._connection):
-            rows = [self._row(message) | {"sku": _sku(message)} for message in messages]
+            rows = [
+                {**self._row(each), "sku": _sku(each), "traceparent": each.traceparent}
+                for each in messages
+            ]
             planned = prepared(self._connection, _ACCEPT_NEW, "json, text")
             accepted = self._connection.exec_driver_sql(
                 f"EXECUTE {planned} (%(rows)s, %(channel)s)",

@@ -207,6 +207,7 @@ outbox = Table(
     Column("due_at", UtcDateTime),
     Column("orderid", String(255)),
     Column("choice", JSON(none_as_null=True)),
+    Column("traceparent", String(55)),
     CheckConstraint("kind IN ('command', 'event')", name="kind_known"),
     CheckConstraint("(kind = 'event') = (sequence IS NOT NULL)", name="events_numbered"),
 )
@@ -220,6 +221,7 @@ to_send = (
     outbox.c.body.cast(Text).label("body"),
     type_coerce(outbox.c.correlation_id, _as_text).label("correlation_id"),
     type_coerce(outbox.c.causation_id, _as_text).label("causation_id"),
+    outbox.c.traceparent,
 )
 """What a message is made of, as text: the JSON is what is kept, and costs no decoding."""
 

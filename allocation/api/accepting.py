@@ -6,9 +6,10 @@ from http import HTTPStatus
 from time import perf_counter
 from uuid import UUID, uuid4, uuid5
 
+import structlog
 from flask import Response, current_app, g, jsonify, request
 
-from allocation import bootstrap, handlers
+from allocation import bootstrap, handlers, logs
 from allocation.adapters import contract
 from allocation.adapters.contract import Violation
 from allocation.api import waiting
@@ -28,8 +29,9 @@ _CREATED = {"created", "allocated", "reserved"}
 def answer(command: Command) -> Response:
     """Accept `command` in one transaction: 202, or its outcome when the caller waits for it."""
     command_id = request_id()
+    message = Message(command_id, command, correlation_id=command_id, traceparent=g.traceparent)
     preferred = waiting.preference(request.headers.get("Prefer", ""))
-    decided = take([Message(command_id, command, correlation_id=command_id)], preferred.wait)
+    decided = take([message], preferred.wait)
     if command_id in decided:
         response = _decided(command, decided[command_id])
     else:
@@ -60,6 +62,10 @@ def take(messages: Sequence[Message], wait: int | None) -> dict[UUID, Json]:
 
     None: wait for no outcome.
     """
+    names = logs.names(messages[0])
+    if len(messages) > 1:
+        names = {"commands": str(len(messages)), "trace_id": names["trace_id"]}
+    structlog.contextvars.bind_contextvars(**names)
     _put_off_under_pressure(messages[0].id)
     _accept(messages)
     if wait is None:

@@ -24,6 +24,7 @@ from allocation.api import (
     security,
     sessions,
     stream,
+    tracing,
 )
 from allocation.api.database_state import DatabaseState
 from allocation.api.limits import Limits
@@ -56,6 +57,7 @@ def create_app(session_secret: bytes | None = None) -> Flask:
     app.extensions["allocation.events"] = events = LiveEvents(settings.api_streams)
     app.extensions["allocation.pressure"] = Pressure(settings)
 
+    tracing.register(app)
     metrics.register(app, figures)
     app.after_request(_log)
     problems.register(app, error_pages.answer)

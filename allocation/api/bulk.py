@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from uuid import UUID, uuid5
 
-from flask import Response, jsonify, request
+from flask import Response, g, jsonify, request
 
 from allocation.adapters import contract
 from allocation.adapters.contract import Violation
@@ -80,7 +80,12 @@ def _messages(lines: Sequence[Line], given: Sequence[object]) -> list[Message]:
     ]
     request = uuid5(first, json.dumps(meaning, sort_keys=True))
     return [
-        Message(uuid5(request, str(number)) if number else first, command, request)
+        Message(
+            uuid5(request, str(number)) if number else first,
+            command,
+            correlation_id=request,
+            traceparent=g.traceparent,
+        )
         for number, command in enumerate(commands)
     ]
 

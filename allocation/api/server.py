@@ -17,7 +17,7 @@ from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import ThreadWorker
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocation import bootstrap
+from allocation import bootstrap, tracing
 from allocation.adapters.api_keys import ApiKeys
 from allocation.api import waiting
 from allocation.api.problems import Problem
@@ -125,6 +125,7 @@ class _Server(BaseApplication):
             "loglevel": "warning",
             "control_socket_disable": True,
             "post_worker_init": self._worker_ready,
+            "worker_exit": lambda _arbiter, _worker: tracing.stop(),
             "child_exit": _worker_gone,
             "on_exit": lambda _arbiter: shutil.rmtree(self._figures, ignore_errors=True),
         }
@@ -134,6 +135,7 @@ class _Server(BaseApplication):
     def load(self) -> Flask:
         from allocation.api.app import create_app  # in the worker, see `serve`
 
+        tracing.start("api", self._settings)  # after the fork
         app = create_app(self._session_secret)
         # Chunks that are none show only when the application reads the body.
         app.register_error_handler(

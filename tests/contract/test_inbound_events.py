@@ -208,6 +208,15 @@ def test_a_correlation_id_is_carried_on_when_it_is_one_of_ours() -> None:
     assert [message.correlation_id for message in ignored] == [carried.id] * 3
 
 
+def test_an_event_is_a_part_of_the_trace_that_it_names() -> None:
+    """What names none is taken all the same."""
+    given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+    taken = [read(delivered(event(traceparent=each))) for each in (given, "rubbish", 7, None)]
+
+    assert [message.traceparent for message in taken] == [given, None, None, None]
+
+
 def test_what_arrived_has_no_other_day_whatever_else_is_said() -> None:
     """A type's fields are its own: to another type's it pays no heed."""
     told = event("shipment.arrived.v1", data={"batchref": "b1", "eta": "2030-02-15"})

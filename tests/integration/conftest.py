@@ -1,7 +1,7 @@
 """The service's own processes on private servers, and a client that imports nothing of ours."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ class BareClient:
     """What another service has: Celery, an address and names."""
 
     broker_url: str
+    headers: Mapping[str, str] | None = None
 
     def celery(self) -> Celery:
         """An app whose `send_task` returns once the broker has the task.
@@ -96,6 +97,7 @@ class BareClient:
                 name,
                 args=args,
                 kwargs=body,
+                headers=self.headers,
                 exchange="allocation.commands",
                 routing_key="allocation.commands",
             )

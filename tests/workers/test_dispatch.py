@@ -77,7 +77,8 @@ def test_open_picks_are_dispatched_and_that_is_told_as_a_cloudevent(engine: Engi
 
     [event] = told(engine)
     assert picks(engine) == [("o1", "LAMP", "b1", "dispatched")]
-    assert UUID(event.pop("id")).version == 4
+    event_id = event.pop("id")
+    assert UUID(event_id).version == 4
     assert event == {
         "specversion": "1.0",
         "source": "warehouse",
@@ -85,6 +86,7 @@ def test_open_picks_are_dispatched_and_that_is_told_as_a_cloudevent(engine: Engi
         "subject": "LAMP",
         "time": "2030-01-01T12:00:00.000000+00:00",
         "datacontenttype": "application/json",
+        "correlationid": event_id,
         "data": {"orderid": "o1", "sku": "LAMP", "qty": 3, "batchref": "b1"},
     }
 

@@ -1,6 +1,7 @@
 """What the warehouse dispatched is told to the broker: at least once, whatever is down or dies."""
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -165,6 +166,22 @@ def test_what_a_person_dispatches_is_told_by_the_process(telling: Warehouse, ear
         "batchref": "b1",
     }
     assert process.stop() == 0
+
+
+def test_what_a_person_dispatches_in_a_trace_is_told_in_it(telling: Warehouse, ear: Ear) -> None:
+    """It comes from the environment, and goes with the event."""
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    telling.start()
+    telling.tell(event("allocated", 1, orderid="o1", batchref="b1", qty=3))
+    eventually(telling.picks, what="the pick")
+
+    command = [sys.executable, "-m", "workers.warehouse", "dispatch", "o1"]
+    environment = telling.environment | {"TRACEPARENT": traceparent}
+    assert telling.start_process(command, name="person", env=environment).wait(30) == 0
+
+    eventually(lambda: all_sent(telling.engine), what="the mark")
+    [_] = ear.ids(telling.broker_url)
+    assert json.loads(ear.messages[0].body)["traceparent"] == traceparent
 
 
 def test_who_dies_before_the_mark_has_it_sent_again_with_the_same_id(

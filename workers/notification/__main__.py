@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 from sqlalchemy import Engine
 
-from workers import database, logs, retention
+from workers import database, logs, retention, tracing
 from workers.inbox import Inbox
 from workers.metrics import Figures
 from workers.notification import mailing
@@ -54,6 +54,7 @@ def consume(context: typer.Context) -> None:
     )
 
     database.upgrade_when_there(engine, MIGRATIONS, VERSION_TABLE, stop)
+    tracing.start("notification", settings)
     sending = threading.Thread(target=sender.run, args=(stop,), name="sender")
     sending.start()
     try:
@@ -61,6 +62,7 @@ def consume(context: typer.Context) -> None:
     finally:
         stop.set()
         sending.join()
+        tracing.stop()
 
 
 @app.command()

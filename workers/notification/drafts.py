@@ -83,6 +83,7 @@ class Drafts:
                     "orderid": orderid,
                     "sku": sku,
                     "sequence": event.sequence,
+                    "trace_id": event.trace_id,
                     "team": mail.team,
                     "subject": mail.subject,
                     "text": mail.text,

@@ -68,22 +68,22 @@ class Sender:
         row = self._claim()
         if row is None:
             return False
+        about = {"orderid": row.orderid, "sku": row.sku, "trace_id": row.trace_id}
+        names = {"event_id": str(row.event_id)} | {k: v for k, v in about.items() if v is not None}
         try:
             self._postbox.send(self._mail(row))
         except (Refused, ValueError) as refusal:  # ValueError: it can't be written as a mail
-            log.error("a mail was refused for good", event_id=str(row.event_id), why=str(refusal))
+            log.error("a mail was refused for good", why=str(refusal), **names)
             self._mark(row.event_id, status="failed", error=str(refusal))
             self._mails.labels("refused").inc()
         except OSError as error:  # smtplib's own errors are among these
             pause = backoff.pause(row.tries, LONGEST_PAUSE)
-            log.warning(
-                "a mail waits", event_id=str(row.event_id), error=str(error), again_in=round(pause)
-            )
+            log.warning("a mail waits", error=str(error), again_in=round(pause), **names)
             not_before = datetime.now(UTC) + timedelta(seconds=pause)
             self._mark(row.event_id, not_before=not_before, error=str(error))
             self._mails.labels("put_off").inc()
         else:
-            log.info("mail sent", event_id=str(row.event_id), subject=row.subject)
+            log.info("mail sent", subject=row.subject, **names)
             self._mark(row.event_id, status="sent", sent_at=datetime.now(UTC), error=None)
             self._mails.labels("sent").inc()
         return True

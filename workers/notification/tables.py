@@ -40,6 +40,7 @@ mails = Table(
     Column("orderid", String(255)),
     Column("sku", String(255)),
     Column("sequence", BigInteger),
+    Column("trace_id", String(32)),
     Column("team", String(10), nullable=False),
     Column("subject", Text, nullable=False),
     Column("text", Text, nullable=False),

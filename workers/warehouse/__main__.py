@@ -5,6 +5,7 @@ long ago.
 """
 
 import json
+import os
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from rich.text import Text
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from workers import database, logs, retention
+from workers import database, logs, retention, trace_context, tracing
 from workers.inbox import Inbox
 from workers.metrics import Figures
 from workers.retention import AsJson
@@ -58,6 +59,7 @@ def consume(context: typer.Context) -> None:
     patience = timedelta(seconds=settings.subscriber_patience)
     inbox = Inbox(engine, metadata, pick_list.apply, patience)
     relay = Relay(engine, settings, figures.registry)
+    tracing.start("warehouse", settings)
     telling = threading.Thread(target=relay.run, args=(stop,), name="relay")
     telling.start()
     try:
@@ -65,6 +67,7 @@ def consume(context: typer.Context) -> None:
     finally:
         stop.set()
         telling.join()
+        tracing.stop()
 
 
 @app.command()
@@ -73,10 +76,19 @@ def dispatch(
     sku: Annotated[str | None, typer.Option(help="Only this sku's.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Mark the order's open picks as dispatched; allocation is told by the warehouse's process."""
+    """Mark the order's open picks as dispatched; allocation is told by the warehouse's process.
+
+    Where the environment has a TRACEPARENT, what is told is a part of that trace.
+    """
+    traceparent = trace_context.accepted(os.environ.get("TRACEPARENT"))
+    settings = Settings()
     try:
-        engine = open_database(Settings())
-        leaving = dispatching.dispatch(engine, orderid, sku, datetime.now(UTC))
+        engine = open_database(settings)
+        with tracing.making("warehouse", settings):
+            span = tracing.dispatched(orderid, traceparent)
+            traceparent = tracing.caused_by(span) or traceparent
+            with tracing.ending([span]):
+                leaving = dispatching.dispatch(engine, orderid, sku, datetime.now(UTC), traceparent)
     except database.Outage as error:
         raise _unreachable(error) from error
     except dispatching.NothingToDispatch as reason:

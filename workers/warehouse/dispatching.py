@@ -20,7 +20,9 @@ class NothingToDispatch(Exception):
     """No pick that was asked for is open; the text says what became of them, a line each."""
 
 
-def dispatch(engine: Engine, orderid: str, sku: str | None, now: datetime) -> Sequence[Pick]:
+def dispatch(
+    engine: Engine, orderid: str, sku: str | None, now: datetime, traceparent: str | None = None
+) -> Sequence[Pick]:
     """Mark the order's open picks as dispatched, of one sku or all, and have that told.
 
     One transaction. Returns the picks; raises NothingToDispatch where none is open.
@@ -43,7 +45,7 @@ def dispatch(engine: Engine, orderid: str, sku: str | None, now: datetime) -> Se
             .values(status="dispatched", closed_at=now),
             [{"of": pick.sku, "opened": pick.opened} for pick in leaving],
         )
-        outbox.add(connection, [_event(pick, uuid4(), now) for pick in leaving], now)
+        outbox.add(connection, [_event(pick, uuid4(), now) for pick in leaving], now, traceparent)
     return leaving
 
 

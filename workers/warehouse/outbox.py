@@ -26,7 +26,7 @@ class Event:
     data: Mapping[str, object]
 
     def as_json(self) -> str:
-        """CloudEvents 1.0, structured."""
+        """CloudEvents 1.0, structured; what follows from it belongs to it."""
         return json.dumps(
             {
                 "specversion": "1.0",
@@ -36,12 +36,18 @@ class Event:
                 "subject": self.subject,
                 "time": self.time.isoformat(timespec="microseconds"),
                 "datacontenttype": "application/json",
+                "correlationid": str(self.id),
                 "data": self.data,
             }
         )
 
 
-def add(connection: Connection, events: Sequence[Event], now: datetime) -> None:
+def add(
+    connection: Connection,
+    events: Sequence[Event],
+    now: datetime,
+    traceparent: str | None = None,
+) -> None:
     """Have the events sent, once the caller's transaction has committed."""
     connection.execute(
         insert(outbox),
@@ -50,6 +56,7 @@ def add(connection: Connection, events: Sequence[Event], now: datetime) -> None:
                 "event_id": event.id,
                 "type": event.type,
                 "body": event.as_json(),
+                "traceparent": traceparent,
                 "created_at": now,
             }
             for event in events

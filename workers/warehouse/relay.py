@@ -1,5 +1,6 @@
 """Sends what the outbox holds to the broker, and marks it once the broker has it."""
 
+import json
 import threading
 
 import structlog
@@ -9,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from workers import backoff
+from workers import backoff, trace_context, tracing
 from workers.broker import connect
 from workers.dead_letters import CONFIRM_TIMEOUT
 from workers.settings import Settings
@@ -82,17 +83,27 @@ class Relay:
         with outbox.oldest(self._engine) as row:
             if row is None:
                 return False
-            producer.publish(
-                row.body,
-                exchange=EXCHANGE,
-                routing_key=row.type,
-                content_type="application/cloudevents+json",
-                content_encoding="utf-8",
-                message_id=str(row.event_id),
-                delivery_mode=2,
-                mandatory=True,
-                confirm_timeout=CONFIRM_TIMEOUT,
-            )
+            event = json.loads(trace_context.in_event(row.body, row.traceparent))
+            span = tracing.published(row.type, str(row.event_id), EXCHANGE, event)
+            with tracing.ending([span]):
+                producer.publish(
+                    trace_context.in_event(row.body, tracing.caused_by(span) or row.traceparent),
+                    exchange=EXCHANGE,
+                    routing_key=row.type,
+                    content_type="application/cloudevents+json",
+                    content_encoding="utf-8",
+                    message_id=str(row.event_id),
+                    delivery_mode=2,
+                    mandatory=True,
+                    confirm_timeout=CONFIRM_TIMEOUT,
+                )
         self._told.inc()
-        log.info("told", event_id=str(row.event_id), type=row.type)
+        log.info(
+            "told",
+            event_id=str(row.event_id),
+            type=row.type,
+            orderid=event["data"]["orderid"],
+            sku=event["subject"],
+            trace_id=trace_context.trace_id(event),
+        )
         return True

@@ -51,6 +51,7 @@ outbox = Table(
     Column("event_id", Uuid, primary_key=True),
     Column("type", String(255), nullable=False),
     Column("body", Text, nullable=False),
+    Column("traceparent", String(55)),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("sent_at", DateTime(timezone=True)),
 )

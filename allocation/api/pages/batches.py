@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
-from flask import Blueprint, redirect, render_template, request, url_for
+from flask import Blueprint, g, redirect, render_template, request, url_for
 from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response
 
@@ -90,7 +90,7 @@ def _take(name: str, body: Json, batchref: str | None = None) -> Response | tupl
     command_id = _command_id()
     try:
         command = bodies.parse(name, body)
-        message = Message(command_id, command, correlation_id=command_id)
+        message = Message(command_id, command, correlation_id=command_id, traceparent=g.traceparent)
         decided = accepting.take([message], PATIENCE)
         if command_id in decided:
             told = accepting.outcome(command, decided[command_id])

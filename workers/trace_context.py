@@ -1,0 +1,44 @@
+"""The W3C trace context: of which trace an event is a part, and what part of it caused it."""
+
+import re
+from collections.abc import Mapping
+from uuid import UUID
+
+_TRACEPARENT = re.compile(
+    r"(?!ff)([0-9a-f]{2})-((?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(-.*)?",
+    re.DOTALL,
+)
+
+
+def accepted(traceparent: object) -> str | None:
+    """The `traceparent` that somebody gave, as of version 00; None where it is none.
+
+    W3C: what is malformed is ignored, and the trace begins anew; of a newer version only this part
+    is understood.
+    """
+    if not isinstance(traceparent, str):
+        return None
+    known = _TRACEPARENT.fullmatch(traceparent)
+    if known is None or (known[1] == "00" and known[3] is not None):
+        return None
+    return f"00-{known[2]}"
+
+
+def trace_id(event: Mapping[str, object]) -> str | None:
+    """The id of a CloudEvent's trace, as 32 hex digits; None where it says nothing of one.
+
+    Where nobody gave a traceparent, it is the correlation id.
+    """
+    if traceparent := accepted(event.get("traceparent")):
+        return traceparent[3:35]
+    try:
+        return UUID(str(event.get("correlationid"))).hex
+    except ValueError:
+        return None
+
+
+def in_event(body: str, traceparent: str | None) -> str:
+    """The JSON text of a CloudEvent, with `traceparent` as its distributed tracing extension."""
+    if traceparent is None:
+        return body
+    return f'{body[: body.rindex("}")]}, "traceparent": "{traceparent}"}}'
