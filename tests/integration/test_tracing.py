@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from sqlalchemy import Engine, func, select, text
 
+from allocation import check
 from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
 from allocation.adapters.tables import outbox
 from allocation.domain.commands import Allocate
