@@ -4,12 +4,13 @@ import fcntl
 import select as os_select
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+import psycopg2
 from sqlalchemy import (
     ARRAY,
     Connection,
@@ -139,8 +140,10 @@ def woken(connection: Connection) -> Wait:
 
     def wait(seconds: float) -> None:
         os_select.select([driver], [], [], seconds)
-        driver.poll()
-        driver.notifies.clear()
+        # Of a lost connection the next statement tells, as SQLAlchemy's error.
+        with suppress(psycopg2.Error):
+            driver.poll()
+            driver.notifies.clear()
 
     return wait
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import psycopg2
 import structlog
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import SQLAlchemyError
@@ -141,7 +140,7 @@ class LiveEvents:
                         if len(rows) < CHUNK:
                             wait(_AT_MOST_EVERY if watch.waits else LOOK_EVERY)
                             self.pause(_AT_MOST_EVERY)
-            except (SQLAlchemyError, psycopg2.Error) as error:
+            except SQLAlchemyError as error:
                 failures += 1
                 seconds = lifecycle.pause(failures)
                 log.warning(
