@@ -32,8 +32,8 @@ console = Console(soft_wrap=True)
 PLAIN: Any = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
 """How a table looks: as narrow as it can be."""
 _OF_STORAGE = (StorageUnavailable, ConcurrentUpdate)
-_NO_TABLE = ("no such table: ", "UndefinedTable", '" does not exist\nLINE ')
-"""As SQLite and PostgreSQL say that the schema is not there."""
+_NO_SCHEMA = ("no such table: ", "no such column: ", " does not exist\nLINE ")
+"""As SQLite and PostgreSQL say that a table or a column is not there."""
 _NO_LIMIT = 100_000  # characters
 
 
@@ -98,8 +98,11 @@ def reaching(what: str, ask: Callable[[], T]) -> T:
         settings = bootstrap.settings()
         url = settings.database_url if what == "the database" else settings.broker_url
         reason = str(getattr(cause, "orig", cause)).strip()
-        if any(missing in reason for missing in _NO_TABLE):
-            fail(f"{what} at {without_password(url)} lacks a table: run `allocation migrate`")
+        if any(missing in reason for missing in _NO_SCHEMA):
+            fail(
+                f"{what} at {without_password(url)} has not the schema of this version:"
+                " run `allocation migrate`"
+            )
         fail(f"{what} at {without_password(url)} gave no answer: {reason}")
 
 

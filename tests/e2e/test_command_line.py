@@ -16,6 +16,7 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -57,11 +58,18 @@ def allocation(processes: Callable[..., Process], environment: dict[str, str]) -
     return start
 
 
+LETTER = "7f1f6f0a-2b8e-4a57-9a3c-0d8f6c1b7a52"
+LONG_NAME = "allocation.reservation_released.v1"
+
+
 def put_dead_letter(state_dir: Path) -> None:
-    """One that the warehouse could not read."""
+    """One that the warehouse could not read, two hours ago."""
+    then = (datetime.now(UTC) - timedelta(hours=2, minutes=5)).isoformat()
+    headers = {"id": LETTER, "task": LONG_NAME, "x-reason": "unreadable"}
     with Connection(f"spool://{state_dir}/spool", transport=SPOOL_TRANSPORT) as connection:
         connection.Producer().publish(
-            b"{}", routing_key="warehouse.events.dead", headers={"x-reason": "unreadable"}
+            *(b"{}", "warehouse.events.dead"),
+            headers=headers | {"x-first": then, "x-last": then},
         )
 
 
@@ -340,6 +348,21 @@ def test_dead_letters_are_listed_and_replayed_on_the_embedded_broker(
     with Connection(f"spool://{state_dir}/spool", transport=SPOOL_TRANSPORT) as connection:
         queues = ("warehouse.events", "warehouse.events.dead")
         assert [topology.depth(connection, queue) for queue in queues] == [1, 0]
+
+
+def test_dead_letters_fit_a_terminal_of_80_columns(
+    allocation: Run, environment: dict[str, str], state_dir: Path
+) -> None:
+    """Ids and names in one piece, and how long ago it was."""
+    assert allocation("topology").wait() == 0
+    put_dead_letter(state_dir)
+
+    with on_terminal(environment, "dead", "list", "--each") as (listing, screen):
+        assert listing.wait(30) == 0
+        shown = eventually(lambda: re.search(f".*{LETTER}.*", screen()), what="the letter")
+
+    assert shown[0].split() == [LETTER, LONG_NAME, "2h5m"]
+    assert len(shown[0].strip()) <= 80
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,20 @@ def test_without_the_schema_each_command_names_the_one_that_makes_it(arguments: 
     ended = run(*arguments)
 
     assert (ended.exit_code, ended.stdout) == (1, "")
-    assert "lacks a table: run `allocation migrate`" in ended.stderr
+    assert "has not the schema of this version: run `allocation migrate`" in ended.stderr
+
+
+def test_postgresql_says_it_in_other_words(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sentence is the same."""
+    monkeypatch.setenv("ALLOCATION_DATABASE_URL", empty_database_url)
+    bootstrap.settings.cache_clear()
+
+    ended = run("status")
+
+    assert (ended.exit_code, ended.stdout) == (1, "")
+    assert "has not the schema of this version: run `allocation migrate`" in ended.stderr
 
 
 def test_programs_are_told_what_migrate_and_topology_made() -> None:

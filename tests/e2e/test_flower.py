@@ -171,6 +171,20 @@ def test_flower_shows_a_command_that_is_tried_again_and_one_that_failed_with_the
     assert watched.task(delayed, "SUCCESS", within=40)["retries"] >= 1
 
 
+def test_flower_shows_how_a_worker_is_configured(watched: Watched) -> None:
+    """Which it asks the worker for; the worker's log says nothing of it."""
+    worker = watched.worker()
+    watched.flower()
+
+    def configured() -> list[dict[str, Any]]:
+        _, told = ask(watched.port, "/api/workers?refresh=1", LOGIN)
+        return [each["conf"] for each in told.values() if "conf" in each]
+
+    [shown] = eventually(configured, within=20, what="the worker's settings in Flower")
+    assert shown["task_default_queue"] == "allocation.commands"
+    assert "Traceback" not in worker.logs()
+
+
 def test_without_the_login_flower_tells_nothing(watched: Watched) -> None:
     """Neither to who has none, nor to who guesses."""
     watched.flower()
