@@ -71,8 +71,7 @@ def test_every_setting_is_told_in_the_readme() -> None:
 
     told = {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)}
 
-    flowers_own = {"FLOWER_BASIC_AUTH"}
-    assert told == settings() | flowers_own
+    assert told == settings()
 
 
 def test_every_secret_comes_from_the_environment_and_has_no_default() -> None:
