@@ -203,7 +203,7 @@ def test_a_command_that_expired_is_set_aside_and_replayed_without_its_end(
     service.run("dead", "replay", "--reason", "expired")
     assert service.outcome(str(headers["id"])) == (
         "rejected",
-        {"refused": "unknown sku", "sku": "LAMP"},
+        {"reason": "unknown sku", "field": "sku", "sku": "LAMP"},
     )
     dead(service, 0)
 
