@@ -63,7 +63,7 @@ class Reader:
             elif kind == "file":
                 (self.folder / what).write_text(self._here(block.text))
             elif kind == "stays":
-                self._stay(block, what)
+                self.stay(block.text, what)
             elif kind == "soon":
                 assert result, f"{where}: nothing is stated that could come soon"
                 self._soon(block, result, where)
@@ -82,6 +82,14 @@ class Reader:
             timeout=60,
             check=False,
         )
+
+    def stay(self, command: str, words: str) -> None:
+        """Start a command that keeps running, and wait until it has said these words."""
+        name = f"staying-{len(self.staying) + 1}"
+        given = ["bash", "-euc", f"exec {self._here(command).strip()}"]
+        process = self._processes(given, name=name, env=self.environment, cwd=self.folder)
+        self.staying.append(process)
+        process.wait_for_log(words, within=40)
 
     def _run(self, block: Block, result: Block | None, where: str) -> None:
         done = self.run(block.text)
@@ -102,13 +110,6 @@ class Reader:
         except AssertionError as failure:
             failure.add_note(f"{where} said\n{last[0]}\nnot\n{result.text}")
             raise
-
-    def _stay(self, block: Block, words: str) -> None:
-        name = f"staying-{len(self.staying) + 1}"
-        command = ["bash", "-euc", f"exec {self._here(block.text).strip()}"]
-        process = self._processes(command, name=name, env=self.environment, cwd=self.folder)
-        self.staying.append(process)
-        process.wait_for_log(words, within=40)
 
     def _heard_from(self, number: int, block: Block, where: str) -> None:
         process = self.staying[number - 1]
