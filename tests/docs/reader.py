@@ -3,6 +3,7 @@
 A comment on the line before a block, unseen on the page, says what is to be done with it:
 
 - `file: NAME`: the reader writes the block into this file;
+- `in: FILE before: TEXT`: the reader puts the block there, before the one place with this text;
 - `stays: WORDS`: the command keeps running, and the next block comes once it has said these words;
 - `soon`: the command is given again until it says what the next block states;
 - `said by N`: what the N-th command that stays says after what was stated of it before.
@@ -57,11 +58,14 @@ class Reader:
             where = f"{page}:{block.line}"
             kind, _, what = block.note.partition(": ")
             result = after if after and after.is_result and not after.note else None
-            if block.is_result:
-                if kind.startswith("said by "):
-                    self._heard_from(int(kind.removeprefix("said by ")), block, where)
+            if kind.startswith("said by "):
+                self._heard_from(int(kind.removeprefix("said by ")), block, where)
+            elif block.is_result and not kind:
+                pass  # it was compared with what the command before it says
             elif kind == "file":
                 (self.folder / what).write_text(self._here(block.text))
+            elif kind == "in":
+                self._insert(block, *what.split(" before: "), where)
             elif kind == "stays":
                 self.stay(block.text, what)
             elif kind == "soon":
@@ -82,6 +86,12 @@ class Reader:
             timeout=60,
             check=False,
         )
+
+    def _insert(self, block: Block, name: str, place: str, where: str) -> None:
+        path, before = self.folder / name, place.replace("\\n", "\n")
+        text = path.read_text()
+        assert text.count(before) == 1, f"{where}: {name} has {text.count(before)} such places"
+        path.write_text(text.replace(before, block.text + before))
 
     def stay(self, command: str, words: str) -> None:
         """Start a command that keeps running, and wait until it has said these words."""
@@ -148,4 +158,5 @@ def _clone(folder: Path) -> None:
     environment.mkdir()
     for name in ("bin", "lib", "include", "pyvenv.cfg"):
         os.symlink(Path(sys.prefix) / name, environment / name)
-    (environment / "run").touch()  # newer than what it is made from: make installs nothing
+    for made in ("run", "dev"):
+        (environment / made).touch()  # newer than what it is made from: make installs nothing
