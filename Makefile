@@ -43,7 +43,7 @@ screenshots: .venv/dev ## take the pictures in docs/img anew, after the pages ch
 .venv/run: pyproject.toml constraints.txt
 	@echo "Installing into .venv (about a minute, once) ..."
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[server]'
 	@touch $@
 
 .venv/dev: .venv/run

@@ -1,0 +1,176 @@
+"""Every command that a caller may send, with its fields; how it is sent is another's matter."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from datetime import date
+from typing import Any, Literal, NotRequired, TypedDict, Unpack
+from uuid import UUID
+
+from allocation.client.messages import Outcome
+
+Day = date | str
+"""A date, or its text: YYYY-MM-DD."""
+
+
+class Options(TypedDict, total=False):
+    """What goes with every command.
+
+    `wait`: seconds to wait for its outcome. `idempotency_key`: what makes sending it again
+    harmless; without one a new one is made, and kept over the client's own tries.
+    """
+
+    wait: float
+    idempotency_key: UUID | str | None
+
+
+class Line(TypedDict):
+    """One line of `allocate_order`."""
+
+    sku: str
+    qty: int
+    split: NotRequired[bool]
+
+
+class Commands(ABC):
+    """The commands as methods. Each returns once Allocation has taken the command."""
+
+    @abstractmethod
+    def send(
+        self,
+        name: str,
+        *,
+        wait: float = 0.0,
+        idempotency_key: UUID | str | None = None,
+        **fields: Any,
+    ) -> Outcome:
+        """Send the command `name`; None says the same as no field."""
+
+    def create_batch(
+        self,
+        *,
+        batchref: str,
+        sku: str,
+        qty: int,
+        eta: Day | None = None,
+        best_before: Day | None = None,
+        **options: Unpack[Options],
+    ) -> Outcome:
+        """Put stock on the books; without `eta` it is on the shelf."""
+        return self.send(
+            "create_batch",
+            batchref=batchref,
+            sku=sku,
+            qty=qty,
+            eta=eta,
+            best_before=best_before,
+            **options,
+        )
+
+    def allocate(
+        self,
+        *,
+        orderid: str,
+        sku: str,
+        qty: int,
+        customer: str | None = None,
+        split: bool | None = None,
+        **options: Unpack[Options],
+    ) -> Outcome:
+        """Promise stock to one order line; `split`: several batches may serve it."""
+        return self.send(
+            "allocate",
+            orderid=orderid,
+            sku=sku,
+            qty=qty,
+            customer=customer,
+            split=split,
+            **options,
+        )
+
+    def allocate_order(
+        self,
+        *,
+        orderid: str,
+        lines: Sequence[Line],
+        all_or_nothing: bool | None = None,
+        ttl: int | None = None,
+        customer: str | None = None,
+        **options: Unpack[Options],
+    ) -> Outcome:
+        """Promise stock to every line of an order, or hold it for `ttl` seconds."""
+        return self.send(
+            "allocate_order",
+            orderid=orderid,
+            lines=list(lines),
+            all_or_nothing=all_or_nothing,
+            ttl=ttl,
+            customer=customer,
+            **options,
+        )
+
+    def reserve(
+        self,
+        *,
+        orderid: str,
+        sku: str,
+        qty: int,
+        ttl: int,
+        customer: str | None = None,
+        split: bool | None = None,
+        **options: Unpack[Options],
+    ) -> Outcome:
+        """Hold stock for one order line for `ttl` seconds."""
+        return self.send(
+            "reserve",
+            orderid=orderid,
+            sku=sku,
+            qty=qty,
+            ttl=ttl,
+            customer=customer,
+            split=split,
+            **options,
+        )
+
+    def confirm(self, *, orderid: str, **options: Unpack[Options]) -> Outcome:
+        """Make every held line of the order an allocation."""
+        return self.send("confirm", orderid=orderid, **options)
+
+    def extend(self, *, orderid: str, ttl: int, **options: Unpack[Options]) -> Outcome:
+        """Hold the order's lines for longer, `ttl` seconds from now; once for each line."""
+        return self.send("extend", orderid=orderid, ttl=ttl, **options)
+
+    def release(self, *, orderid: str, **options: Unpack[Options]) -> Outcome:
+        """Give up every held line of the order."""
+        return self.send("release", orderid=orderid, **options)
+
+    def deallocate(self, *, orderid: str, sku: str, **options: Unpack[Options]) -> Outcome:
+        """Give up one order line."""
+        return self.send("deallocate", orderid=orderid, sku=sku, **options)
+
+    def change_batch_quantity(
+        self, *, batchref: str, qty: int, **options: Unpack[Options]
+    ) -> Outcome:
+        """Set what a batch holds: it was counted, damaged or shipped short."""
+        return self.send("change_batch_quantity", batchref=batchref, qty=qty, **options)
+
+    def change_batch_eta(
+        self, *, batchref: str, eta: Day | None = None, **options: Unpack[Options]
+    ) -> Outcome:
+        """Set when a batch arrives; without `eta` it is there."""
+        return self.send("change_batch_eta", batchref=batchref, eta=eta, **options)
+
+    def write_off(
+        self, *, batchref: str, qty: int, reason: str, **options: Unpack[Options]
+    ) -> Outcome:
+        """Take pieces off a batch's books: they are damaged, lost or stolen."""
+        return self.send("write_off", batchref=batchref, qty=qty, reason=reason, **options)
+
+    def choose_strategy(
+        self,
+        *,
+        sku: str,
+        strategy: Literal["earliest_first", "first_to_expire", "fewest_open"],
+        **options: Unpack[Options],
+    ) -> Outcome:
+        """Have the product's batches serve in another order from now on."""
+        return self.send("choose_strategy", sku=sku, strategy=strategy, **options)

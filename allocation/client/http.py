@@ -1,0 +1,231 @@
+"""Commands over HTTP, with Python's own library."""
+
+import json
+import math
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from string import Formatter
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlsplit
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
+from uuid import UUID, uuid4
+
+from allocation.client.commands import Commands
+from allocation.client.errors import ClientError, Invalid, Reused, Unauthorized, Unreachable
+from allocation.client.messages import Outcome, Status, plain
+from allocation.client.patience import Patience
+
+_ROUTES = {
+    "create_batch": ("POST", "/v1/batches"),
+    "change_batch_quantity": ("PATCH", "/v1/batches/{batchref}"),
+    "change_batch_eta": ("PUT", "/v1/batches/{batchref}/eta"),
+    "write_off": ("POST", "/v1/batches/{batchref}/write-offs"),
+    "allocate": ("POST", "/v1/allocations"),
+    "allocate_order": ("POST", "/v1/orders"),
+    "deallocate": ("DELETE", "/v1/allocations/{orderid}/{sku}"),
+    "reserve": ("POST", "/v1/reservations"),
+    "confirm": ("POST", "/v1/reservations/{orderid}/confirm"),
+    "extend": ("POST", "/v1/reservations/{orderid}/extend"),
+    "release": ("DELETE", "/v1/reservations/{orderid}"),
+    "choose_strategy": ("PUT", "/v1/products/{sku}/strategy"),
+}
+_ANSWER_WITHIN = 10.0  # seconds, beside those that the server was asked to wait
+_LONGEST_WAIT = 30  # seconds that the server waits at most
+_FAILED = "/problems/command-failed"
+_REUSED = "/problems/idempotency-key-reused"
+
+
+class HttpClient(Commands):
+    """Sends commands to the API at `url`, and asks for outcomes. Threads may share it.
+
+    What can't be reached, or puts commands off, is tried again for `patience` seconds. `tls` says
+    whom to trust at https, by default whom the machine trusts.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        *,
+        patience: float = 30.0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise ValueError(f"the URL of the API begins with http:// or https://, not as {url!r}")
+        self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._patience = patience
+        # The key is for this address alone: no redirect takes it elsewhere.
+        self._opener = build_opener(_NoRedirect, HTTPSHandler(context=tls))
+
+    def send(
+        self,
+        name: str,
+        *,
+        wait: float = 0.0,
+        idempotency_key: UUID | str | None = None,
+        **fields: Any,
+    ) -> Outcome:
+        """Send the command `name`: the outcome, `pending` where `wait` seconds did not bring it.
+
+        Raises Invalid, Reused, Unauthorized and Unreachable.
+        """
+        method, path, body = _request(name, plain(fields))
+        key = str(idempotency_key or uuid4())
+        headers = {"Idempotency-Key": key}
+        end = time.monotonic() + wait
+        while True:
+            left = max(0.0, end - time.monotonic())
+            # Sent again with its key, it adds nothing, and waits for the outcome once more.
+            seconds = min(math.ceil(left), _LONGEST_WAIT)
+            prefer = {"Prefer": f"wait={seconds}"} if left else {}
+            answer = self._ask(method, path, body, headers | prefer, seconds, key)
+            outcome = _taken(answer)
+            left = end - time.monotonic()
+            if outcome.status != "pending" or left <= 0:
+                return outcome
+            time.sleep(min(left, answer.retry_after))
+
+    def outcome(self, command_id: UUID | str, *, wait: float = 0.0) -> Outcome:
+        """How a command stands; `pending` too while nobody has seen it.
+
+        Raises Unauthorized and Unreachable.
+        """
+        end = time.monotonic() + wait
+        pause = 0.05
+        while True:
+            path = f"/v1/commands/{quote(str(command_id), safe='')}"
+            outcome = _standing(self._ask("GET", path, None, {}, 0, None), str(command_id))
+            left = end - time.monotonic()
+            if outcome.status != "pending" or left <= 0:
+                return outcome
+            time.sleep(min(left, pause))
+            pause = min(2 * pause, 1.0)
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        headers: Mapping[str, str],
+        seconds: float,
+        key: str | None,
+    ) -> "_Answer":
+        data = None if body is None else json.dumps(body).encode()
+        typed = {} if data is None else {"Content-Type": "application/json"}
+        request = Request(  # noqa: S310 - the scheme was checked
+            self._url + path, data, {**self._headers, **headers, **typed}, method=method
+        )
+        patience = Patience(self._patience)
+        while True:
+            try:
+                answer = self._answer(request, seconds + _ANSWER_WITHIN)
+            except (OSError, HTTPException) as error:
+                said = error.reason if isinstance(error, URLError) else error
+                why, pause = f"{self._url} can't be reached ({said})", 0.0
+            else:
+                if not answer.is_for_later:
+                    return answer
+                why = f"{self._url} puts it off ({answer.status}: {answer.detail})"
+                pause = answer.retry_after
+            if not patience.pause(pause):
+                raise Unreachable(why, key)
+
+    def _answer(self, request: Request, within: float) -> "_Answer":
+        try:
+            with self._opener.open(request, timeout=within) as response:
+                return _Answer(response.status, dict(response.headers), _json(response.read()))
+        except HTTPError as error:
+            with error:
+                return _Answer(error.code, dict(error.headers), _json(error.read()))
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: Mapping[str, Any]
+
+    @property
+    def detail(self) -> str:
+        return str(self.body.get("detail", "no reason told"))
+
+    @property
+    def retry_after(self) -> float:
+        asked = self.headers.get("Retry-After", "")
+        return float(asked) if asked.isascii() and asked.isdigit() else 1.0
+
+    @property
+    def is_for_later(self) -> bool:
+        """Whether the same request may be answered otherwise later."""
+        return self.status == 429 or (self.status >= 500 and self.body.get("type") != _FAILED)
+
+
+def _json(text: bytes) -> Mapping[str, Any]:
+    """The body's fields; none where it is no JSON object, as from a proxy."""
+    try:
+        body = json.loads(text)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _request(name: str, fields: dict[str, Any]) -> tuple[str, str, dict[str, Any] | None]:
+    """Method, path and body of the command."""
+    if name not in _ROUTES:
+        raise Invalid(f"the command {name!r} does not go over HTTP", {})
+    method, template = _ROUTES[name]
+    names = [field for _, field, _, _ in Formatter().parse(template) if field]
+    if missing := {field: "is missing" for field in names if not fields.get(field)}:
+        raise Invalid("A field breaks the contract.", missing)
+    path = template.format(**{field: quote(str(fields.pop(field)), safe="") for field in names})
+    return method, path, None if method == "DELETE" or name == "confirm" else fields
+
+
+def _taken(answer: _Answer) -> Outcome:
+    """What the answer to a command says. Raises where it was not taken."""
+    if answer.status in (401, 403):
+        raise Unauthorized(f"{answer.detail} ({answer.status})")
+    if answer.body.get("type") == _REUSED:
+        raise Reused(answer.detail)
+    if answer.status in (400, 413, 415, 422):
+        errors = answer.body.get("errors", [])
+        raise Invalid(answer.detail, {error["field"]: error["problem"] for error in errors})
+    statuses: dict[int, Status] = {200: "succeeded", 201: "succeeded", 202: "pending"}
+    statuses |= {409: "rejected", 500: "failed"}
+    status, location = statuses.get(answer.status), answer.headers.get("Location")
+    if status is None or not location:
+        raise ClientError(f"this is no answer of Allocation: {answer.status}, {answer.detail}")
+    facts, reason = dict(answer.body), None
+    if status in ("rejected", "failed"):
+        reason = facts["title"]
+        facts = {name: facts[name] for name in facts.keys() - _PROBLEM}
+    elif status == "pending":
+        facts = {}
+    return Outcome(location.rpartition("/")[2], status, facts, reason)
+
+
+_PROBLEM = {"type", "title", "status", "detail", "errors"}
+"""Members of every problem; the others are facts."""
+
+
+def _standing(answer: _Answer, command_id: str) -> Outcome:
+    """What the answer to a question after a command says."""
+    if answer.status in (401, 403):
+        raise Unauthorized(f"{answer.detail} ({answer.status})")
+    if answer.status == 404 and answer.body.get("status") == 404:
+        return Outcome(command_id, "pending", {})
+    if answer.status != 200 or "status" not in answer.body:
+        raise ClientError(f"this is no answer of Allocation: {answer.status}, {answer.detail}")
+    facts = dict(answer.body["outcome"] or {})
+    facts.pop("field", None)
+    return Outcome(answer.body["id"], answer.body["status"], facts, facts.pop("reason", None))

@@ -1,0 +1,299 @@
+"""The client for Python services, over real HTTP with the API."""
+
+import inspect
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from flask import Flask
+from sqlalchemy import Engine, select
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from allocation.adapters import contract
+from allocation.adapters.api_keys import ApiKeys
+from allocation.adapters.tables import commands
+from allocation.asyncapi import INTERNAL
+from allocation.client import (
+    AmqpClient,
+    ClientError,
+    HttpClient,
+    Invalid,
+    Outcome,
+    Reused,
+    Unauthorized,
+    Unreachable,
+)
+from tests.api.conftest import Serve, Worker
+from tests.servers.ports import LOOPBACK, free_ports
+
+CALLERS = {name.removeprefix("allocation.") for name in contract.COMMANDS.keys() - INTERNAL}
+OVER_HTTP = sorted(CALLERS - {"dispatch"})
+LINE: dict[str, Any] = {"orderid": "order-1", "sku": "LAMP", "qty": 3}
+
+Environ = dict[str, Any]
+Wsgi = Callable[[Environ, Callable[..., Any]], Any]
+
+
+@dataclass
+class Server:
+    """An application on a port, and what goes wrong there."""
+
+    app: Wsgi
+    faults: list[Callable[[Environ, Callable[..., Any], Wsgi], Any]] = field(default_factory=list)
+    """Each answers one request in the place of the app, the first the next one."""
+    requests: list[str] = field(default_factory=list)
+    url: str = ""
+
+    def __call__(self, environ: Environ, start: Callable[..., Any]) -> Any:
+        self.requests.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
+        if self.faults:
+            return self.faults.pop(0)(environ, start, self.app)
+        return self.app(environ, start)
+
+
+class Silent(WSGIRequestHandler):
+    def log(self, *_: object, **__: object) -> None:
+        pass
+
+
+@pytest.fixture
+def listening() -> Iterator[Callable[[Wsgi], Server]]:
+    """Puts an application on a port."""
+    running = []
+
+    def make(app: Wsgi) -> Server:
+        server = Server(app)
+        served = make_server(LOOPBACK, 0, server, threaded=True, request_handler=Silent)
+        server.url = f"http://{LOOPBACK}:{served.port}"
+        thread = threading.Thread(target=served.serve_forever, args=(0.01,))
+        thread.start()
+        running.append((served, thread))
+        return server
+
+    yield make
+    for served, thread in running:
+        served.shutdown()
+        thread.join()
+        served.server_close()
+
+
+@pytest.fixture
+def app(serve: Serve, sqlite_url: str) -> Flask:
+    """The API on SQLite; it asks for no key."""
+    return serve(database_url=sqlite_url).application
+
+
+@pytest.fixture
+def server(listening: Callable[[Wsgi], Server], app: Flask) -> Server:
+    """The API on SQLite, on a port."""
+    return listening(app)
+
+
+@pytest.fixture
+def http(server: Server) -> HttpClient:
+    """A client of that API, which doesn't wait long."""
+    return HttpClient(server.url, patience=5)
+
+
+def accepted(engine: Engine) -> list[tuple[str, str, dict[str, Any]]]:
+    """Id, name and body of every command that was taken."""
+    query = select(commands.c.id, commands.c.name, commands.c.body)
+    with engine.connect() as connection:
+        return [(str(row.id), row.name, row.body) for row in connection.execute(query)]
+
+
+def put_off(environ: Environ, start: Callable[..., Any], app: Wsgi) -> list[bytes]:
+    """As the API does under pressure."""
+    start("503 Service Unavailable", [("Retry-After", "1")])
+    return [b'{"detail": "Too much waits."}']
+
+
+def lose_answer(environ: Environ, start: Callable[..., Any], app: Wsgi) -> list[bytes]:
+    """The request takes effect, and the connection is cut before the answer."""
+    for _ in app(environ, lambda *_: None):
+        pass
+    environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+    return []
+
+
+@pytest.mark.parametrize("name", OVER_HTTP)
+def test_each_command_arrives_as_the_contracts_example(
+    http: HttpClient, engine: Engine, name: str
+) -> None:
+    """Its fields are the method's arguments; the id that is returned is the command's."""
+    example = contract.example(f"allocation.{name}")
+
+    sent = getattr(http, name)(**example)
+
+    expected = contract.command_body(contract.parse_command(f"allocation.{name}", example))
+    assert accepted(engine) == [(sent.id, f"allocation.{name}", expected)]
+    assert sent == Outcome(sent.id, "pending", {})
+
+
+def test_the_methods_are_the_contracts_commands_with_their_fields() -> None:
+    """A new command or field of the contract is one of the client, too."""
+    methods = {
+        name: set(inspect.signature(method).parameters) - {"self", "options"}
+        for name, method in inspect.getmembers(AmqpClient, inspect.isfunction)
+        if not name.startswith("_") and name not in ("send", "close")
+    }
+
+    assert methods == {
+        name: set(contract.schema(f"allocation.{name}")["properties"]) for name in CALLERS
+    }
+    assert {name for name in methods if hasattr(HttpClient, name)} == set(OVER_HTTP)
+
+
+def test_who_waits_is_told_what_came_of_it(http: HttpClient, worker: Worker) -> None:
+    """What holds now; a refusal is an outcome with its reason, no error."""
+    http.create_batch(batchref="shelf", sku="LAMP", qty=5, wait=10)
+
+    promised = http.allocate(**LINE, wait=10)
+    waiting = http.allocate(orderid="order-2", sku="LAMP", qty=3, wait=10)
+    refused = http.allocate(orderid="order-3", sku="NOPE", qty=1, wait=10)
+
+    facts = LINE | {"status": "allocated", "batchref": "shelf", "eta": None}
+    assert promised == Outcome(promised.id, "succeeded", facts)
+    assert waiting.facts["status"] == "waiting"
+    assert refused == Outcome(refused.id, "rejected", {"sku": "NOPE"}, "unknown sku")
+    decided = {"status": "allocated", "batchref": "shelf", "eta": None}
+    assert http.outcome(promised.id) == Outcome(promised.id, "succeeded", decided)
+    assert http.outcome(refused.id) == refused
+
+
+def test_a_command_that_nobody_has_seen_is_pending(http: HttpClient) -> None:
+    """One that was sent over AMQP may be still on its way."""
+    unknown = "0c9ad1a4-5a52-4d4e-8b0e-3f4f5a1f7e10"
+
+    assert http.outcome(unknown) == Outcome(unknown, "pending", {})
+
+
+def test_a_lost_answer_is_asked_for_again_and_the_command_taken_once(
+    http: HttpClient, server: Server, engine: Engine
+) -> None:
+    """The client keeps one idempotency key over its tries."""
+    server.faults.append(lose_answer)
+
+    sent = http.allocate(**LINE)
+
+    assert server.requests == ["POST /v1/allocations"] * 2
+    assert [command_id for command_id, _, _ in accepted(engine)] == [sent.id]
+
+
+def test_a_server_that_puts_it_off_is_asked_again_after_its_time(
+    http: HttpClient, server: Server, engine: Engine
+) -> None:
+    """And no longer than there is patience."""
+    impatient = HttpClient(server.url, patience=0.9)
+    server.faults += [put_off, put_off]
+
+    with pytest.raises(Unreachable, match=r"puts it off \(503: Too much waits\.\)"):
+        impatient.allocate(**LINE)
+    sent = http.allocate(**LINE)
+
+    assert [command_id for command_id, _, _ in accepted(engine)] == [sent.id]
+    assert len(server.requests) == 3
+
+
+def test_a_server_that_is_away_is_named_with_what_to_do() -> None:
+    """The error has the key with which the same can be sent again."""
+    [port] = free_ports(1)
+
+    with pytest.raises(Unreachable) as raised:
+        HttpClient(f"http://{LOOPBACK}:{port}", patience=0).allocate(**LINE, idempotency_key="k")
+
+    assert str(raised.value) == (
+        f"http://{LOOPBACK}:{port} can't be reached ([Errno 111] Connection refused); send it again"
+        " with idempotency_key='k': it takes effect once"
+    )
+    assert raised.value.idempotency_key == "k"
+
+
+def test_wrong_fields_are_named(http: HttpClient, engine: Engine) -> None:
+    """Those of the body, and those of the path."""
+    with pytest.raises(Invalid) as of_the_body:
+        http.allocate(orderid="a/b", sku="LAMP", qty=0)
+    with pytest.raises(Invalid) as of_the_path:
+        http.send("confirm", orderid="")
+    with pytest.raises(Invalid, match="'dispatch' does not go over HTTP"):
+        http.send("dispatch", orderid="order-1", sku="LAMP")
+
+    assert of_the_body.value.fields == {
+        "orderid": "has a control character or a slash",
+        "qty": "the value is less than the minimum of 1",
+    }
+    assert of_the_path.value.fields == {"orderid": "is missing"}
+    assert accepted(engine) == []
+
+
+def test_a_key_that_comes_with_another_command_is_an_error(http: HttpClient) -> None:
+    """The same command with it is the same again."""
+    first = http.allocate(**LINE, idempotency_key="key-1")
+
+    assert http.allocate(**LINE, idempotency_key="key-1") == first
+    with pytest.raises(Reused):
+        http.allocate(orderid="order-2", sku="LAMP", qty=3, idempotency_key="key-1")
+
+
+def test_a_key_that_may_only_write_is_told_the_outcome_too(
+    serve: Serve,
+    sqlite_url: str,
+    listening: Callable[[Wsgi], Server],
+    engine: Engine,
+    worker: Worker,
+) -> None:
+    """Without a key, or with one that may not, it is Unauthorized."""
+    url = listening(serve(database_url=sqlite_url, host="0.0.0.0").application).url
+    _, reads = ApiKeys(engine).create("reader", ["read"])
+    _, writes = ApiKeys(engine).create("writer", ["write"])
+
+    refused = HttpClient(url, writes).allocate(**LINE, wait=10)
+
+    assert refused == Outcome(refused.id, "rejected", {"sku": "LAMP"}, "unknown sku")
+    for key in (None, "alloc_wrong", reads):
+        with pytest.raises(Unauthorized):
+            HttpClient(url, key).allocate(**LINE)
+    with pytest.raises(Unauthorized):
+        HttpClient(url, writes).outcome(refused.id)
+
+
+def test_the_key_follows_no_redirect(server: Server, listening: Callable[[Wsgi], Server]) -> None:
+    """It is for the address that it was given with."""
+
+    def redirect(_: Environ, start: Callable[..., Any]) -> list[bytes]:
+        start("307 Temporary Redirect", [("Location", f"{server.url}/v1/allocations")])
+        return []
+
+    elsewhere = HttpClient(listening(redirect).url, "secret-key-of-the-shop")
+
+    with pytest.raises(ClientError, match="no answer of Allocation: 307"):
+        elsewhere.allocate(**LINE)
+    assert server.requests == []
+
+
+def test_http_alone_loads_no_library() -> None:
+    """Neither what speaks AMQP, nor anything of the service."""
+    program = """if True:
+        import sys
+        from allocation.client import HttpClient
+        HttpClient("http://127.0.0.1:1")
+        roots = {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names
+        print(sorted(roots - {"__main__"}))
+        ours = [name.split(".") for name in sys.modules if name.startswith("allocation.")]
+        print({name[1] for name in ours})
+    """
+
+    told = subprocess.run(
+        [sys.executable, "-S", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert told.stderr == ""
+    assert told.stdout.splitlines() == ["['allocation']", "{'client'}"]
