@@ -81,3 +81,22 @@ def test_the_picture_of_the_flow_is_that_of_the_readme() -> None:
     drawn_from = picture.findtext("{http://www.w3.org/2000/svg}metadata")
     diagram = (site.ROOT / "README.md").read_text().partition("```mermaid\n")[2].partition("```")[0]
     assert drawn_from == diagram
+
+
+def test_the_pages_name_only_files_and_tests_that_are_there() -> None:
+    """In code: `allocation/relay.py`, `tests/storage/test_race.py::test_...`."""
+    folders = "allocation|workers|tests|tools|examples|bench"
+    named = re.compile(rf"`((?:{folders})/[\w./-]+)(?:::(\w+))?`")
+    found = {
+        (file, test)
+        for page in (site.ROOT / "docs").rglob("*.md")
+        for file, test in named.findall(page.read_text())
+    }
+
+    missing = [
+        (file, test)
+        for file, test in sorted(found)
+        if not (site.ROOT / file).exists()
+        or (test and f"def {test}(" not in (site.ROOT / file).read_text())
+    ]
+    assert missing == []
