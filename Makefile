@@ -33,9 +33,11 @@ lint: .venv/dev ## style, types, and the rules of the architecture
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: .venv/run ## write the descriptions in docs/ anew, after the contract or a route changed
+docs: .venv/dev ## write what is made from the code anew, and build the site of all pages in site/
 	$(BIN)/allocation openapi > docs/openapi.json
 	$(BIN)/allocation asyncapi > docs/asyncapi.json
+	$(BIN)/python -m tools.reference
+	$(BIN)/python -m tools.site
 
 screenshots: .venv/dev ## take the pictures in docs/img anew, after the pages changed
 	$(BIN)/python -m tests.browser.screenshots
@@ -52,4 +54,4 @@ screenshots: .venv/dev ## take the pictures in docs/img anew, after the pages ch
 	@touch $@
 
 clean: ## remove the environment and the embedded state
-	rm -rf .venv var build dist *.egg-info
+	rm -rf .venv var build dist site *.egg-info

@@ -1,0 +1,57 @@
+"""The pages about messages, made from the contract: fields and an example of each."""
+
+from collections.abc import Iterable
+
+from allocation.adapters import contract
+from allocation.adapters.inbound_events import TYPES
+from tools.reference import markdown
+from tools.reference.markdown import block, code, fields
+
+
+def commands() -> str:
+    """What callers may ask, and the follow-ups that allocation asks of itself."""
+    return markdown.page(
+        "Commands",
+        "`allocation/contract/commands/`",
+        "Each is a Celery task with keyword arguments only ([enqueue](../enqueue.md)); over HTTP"
+        " the body has the same fields ([HTTP](http.md)). Other fields are refused.",
+        *_each(contract.COMMANDS, "data"),
+    )
+
+
+def events() -> str:
+    """What allocation tells."""
+    envelope = contract.schema(next(iter(contract.EVENT_TYPES.values())))
+    shared = {name: what for name, what in envelope["properties"].items() if name != "data"}
+    shared["type"] = {"type": "string", "description": "Which of the events below it is."}
+    return markdown.page(
+        "Events",
+        "`allocation/contract/events/`",
+        "CloudEvents 1.0 in JSON, on the fanout exchange `allocation.events`"
+        " ([add a subscriber](../add-a-subscriber.md)). Ignore types and fields that you don't"
+        " know.",
+        "## What all have",
+        fields(envelope | {"properties": shared}),
+        *_each(contract.EVENT_TYPES.values(), "data"),
+    )
+
+
+def inbound() -> str:
+    """What other systems tell allocation."""
+    meanings = {name: f"It becomes {code(meaning.command)}." for name, meaning in TYPES.items()}
+    return markdown.page(
+        "Events of other systems",
+        "`allocation/contract/inbound/`",
+        "CloudEvents 1.0 in JSON, sent to the topic exchange `allocation.inbound` with the type as"
+        " routing key ([enqueue](../enqueue.md#tell-what-happened-by-plain-amqp)).",
+        *_each(meanings, "data"),
+    )
+
+
+def _each(names: Iterable[str], inner: str) -> Iterable[str]:
+    for name in names:
+        schema = contract.schema(name)
+        yield f"## {name}"
+        yield schema["description"]
+        yield fields(schema["properties"].get(inner, schema))
+        yield block(contract.example(name))
