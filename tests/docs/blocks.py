@@ -55,6 +55,12 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
+def beginning(page: Path, words: str) -> Block:
+    """The page's one block that begins with these words."""
+    [found] = [block for block in blocks(page) if block.text.startswith(words)]
+    return found
+
+
 def says(block: Block, said: str) -> bool:
     """Whether `said` is what the result states."""
     if block.language == "json":

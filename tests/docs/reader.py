@@ -65,7 +65,7 @@ class Reader:
             elif kind == "file":
                 (self.folder / what).write_text(self._here(block.text))
             elif kind == "in":
-                self._insert(block, *what.split(" before: "), where)
+                self._insert(block, what, where)
             elif kind == "stays":
                 self.stay(block.text, what)
             elif kind == "soon":
@@ -87,7 +87,8 @@ class Reader:
             check=False,
         )
 
-    def _insert(self, block: Block, name: str, place: str, where: str) -> None:
+    def _insert(self, block: Block, what: str, where: str) -> None:
+        name, _, place = what.partition(" before: ")
         path, before = self.folder / name, place.replace("\\n", "\n")
         text = path.read_text()
         assert text.count(before) == 1, f"{where}: {name} has {text.count(before)} such places"
