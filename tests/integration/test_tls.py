@@ -22,6 +22,7 @@ from sqlalchemy.exc import OperationalError
 from allocation.adapters import broker, database, topology
 from allocation.adapters.migrations import upgrade
 from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
+from allocation.client import AmqpClient, Unreachable, listen
 from allocation.domain.commands import Allocate, CreateBatch
 from allocation.handlers import accept
 from tests.integration.conftest import Service
@@ -396,3 +397,26 @@ def test_the_topology_is_the_same_by_tls(amqps: Callable[..., str], files: Files
 
         assert connection.transport.driver_type == "amqp"
         assert topology.depth(connection, "celery_delayed_27") == 0
+
+
+def test_the_client_of_other_services_trusts_the_right_broker_alone(
+    amqps: Callable[..., str], files: Files
+) -> None:
+    """By its authority and name; the second node is held against its own."""
+    wrong, right = amqps(files.query, host="127.0.0.1"), amqps(files.query)
+    with broker.connect(right) as connection:
+        topology.commands_queue()(connection.channel()).declare()
+        topology.events_exchange()(connection.channel()).declare()
+
+    with AmqpClient(f"{wrong};{right}") as client:
+        client.confirm(orderid="order-1")
+    with listen(right, "shop.events", quiet=0.1) as events:
+        assert list(events) == []
+
+    for url, reason in (
+        (amqps(files.of_a_stranger), "certificate verify failed"),
+        (amqps(f"certfile={files.client}"), "certificate verify failed"),
+        (wrong, "IP address mismatch"),
+    ):
+        with pytest.raises(Unreachable, match=reason):
+            AmqpClient(url, patience=0).confirm(orderid="order-1")
