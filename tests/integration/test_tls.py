@@ -396,3 +396,42 @@ def test_the_topology_is_the_same_by_tls(amqps: Callable[..., str], files: Files
 
         assert connection.transport.driver_type == "amqp"
         assert topology.depth(connection, "celery_delayed_27") == 0
+
+
+SHOP = """if True:
+    import sys
+    from allocation.client import AmqpClient, Unreachable, listen
+
+    for url in sys.argv[1:]:
+        try:
+            with AmqpClient(url, patience=1) as client:
+                client.confirm(orderid="order-1")
+            with listen(url, "shop.events", quiet=0.1, patience=1) as events:
+                print(list(events))
+        except Unreachable as error:
+            print(error)
+"""
+
+
+def test_the_client_of_other_services_trusts_the_right_broker_alone(
+    amqps: Callable[..., str], files: Files, processes: Callable[..., Process]
+) -> None:
+    """By its authority and name, also where the first node is not the right one."""
+    wrong, right = amqps(files.query, host="127.0.0.1"), amqps(files.query)
+    stranger, unknown = amqps(files.of_a_stranger), amqps(f"certfile={files.client}")
+    with broker.connect(right) as connection:
+        topology.commands_queue()(connection.channel()).declare()
+        topology.events_exchange()(connection.channel()).declare()
+
+    # In a process of its own: the service's own way to connect is not there.
+    urls = [right, f"{wrong};{right}", wrong, stranger, unknown]
+    shop = processes([sys.executable, "-c", SHOP, *urls], name="shop")
+
+    assert shop.wait(40) == 0, shop.logs()
+    good, second, *refused = shop.logs().splitlines()
+    assert (good, second) == ("[]", "[]")
+    reasons = ["IP address mismatch", "self-signed certificate", "self-signed certificate"]
+    assert [
+        f"certificate verify failed: {reason}" in line
+        for reason, line in zip(reasons, refused, strict=True)
+    ] == [True, True, True]
