@@ -17,6 +17,8 @@ from allocation.tools.terminal import BROKEN_OFF, AsJson, console, fail, misused
 from allocation.views import exports, snapshot
 from allocation.views.exports import Export
 
+_ONE = {"batches": "batch", "lines": "line"}
+
 app = typer.Typer(name="export", help="Batches and order lines as CSV.", no_args_is_help=True)
 
 Output = Annotated[
@@ -71,10 +73,11 @@ def _export(
         told = {"dry_run": dry_run, "exported": total, "left_out": left_out}
         console.print_json(json.dumps(told))
         return
-    done = "would be" if dry_run else "were"
-    besides = f"; {left_out} of quantity 0 {done} left out" if left_out else ""
+    counted = f"1 {_ONE[what]}" if total == 1 else f"{total} {what}"
+    done = "would be" if dry_run else "was" if total == 1 else "were"
+    besides = f"; of quantity 0 and left out: {left_out}" if left_out else ""
     # Standard output may be the table itself.
-    typer.echo(f"{total} {what} {done} exported{besides}.", err=output is None and not dry_run)
+    typer.echo(f"{counted} {done} exported{besides}.", err=output is None and not dry_run)
 
 
 @contextmanager

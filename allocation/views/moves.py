@@ -51,6 +51,8 @@ def of_order(connection: Connection, orderid: str, *, limit: int) -> list[Json]:
 
 def decisions(connection: Connection, rows: Sequence[Any]) -> list[Json]:
     """What the rows of the outbox say, each with what it was decided from and what began it."""
+    if not rows:
+        return []
     # The commands that began it all, as far as they came in here and are kept.
     statement = select(commands.c.id, commands.c.name, commands.c.body).where(
         commands.c.id.in_({row.correlation_id for row in rows})

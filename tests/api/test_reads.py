@@ -14,7 +14,7 @@ from allocation.adapters import database
 from allocation.adapters.tables import allocations, batches, products
 from allocation.domain.books import Batch
 from allocation.domain.preference import STRATEGIES
-from allocation.views import lines, progress, stock
+from allocation.views import catalogue, lines, moves, progress, stock
 from tests.api.conftest import Serve, Worker
 
 
@@ -229,8 +229,16 @@ def statements(engine: Engine, ask: Callable[[Connection], object]) -> list[tupl
         lambda connection: stock.batch(connection, "batch-1"),
         progress.backlog,
         progress.figures,
+        lambda connection: catalogue.page(connection, date(2030, 1, 1)),
+        lambda connection: stock.batches_of(connection, "LAMP", after="batch-1"),
+        lambda connection: lines.waiting(connection, "LAMP"),
+        lambda connection: moves.of_product(connection, "LAMP"),
+        lambda connection: moves.of_order(connection, "order-1", limit=9),
     ],
-    ids=["order", "product", "batch", "backlog", "figures"],
+    ids=[
+        *("order", "product", "batch", "backlog", "figures"),
+        *("products", "batches", "waiting", "moves", "moves of an order"),
+    ],
 )
 def test_no_read_goes_through_a_whole_table(
     ask: Callable[[Connection], object], engine: Engine

@@ -83,7 +83,7 @@ def test_the_batches_go_in_again_elsewhere(
     file, again = tmp_path / "batches.csv", tmp_path / "again.csv"
     export = allocation("export", "batches", "-o", file, ALLOCATION_DATABASE_URL=books)
     assert export.wait() == 0
-    assert export.logs() == "3 batches were exported; 1 of quantity 0 were left out.\n"
+    assert export.logs() == "3 batches were exported; of quantity 0 and left out: 1.\n"
     assert file.read_text() == EXPORTED
 
     assert allocation("migrate").wait() == 0

@@ -1,5 +1,6 @@
 """Spans as OpenTelemetry makes them for both sides of the broker: ids, parents, samples."""
 
+from inspect import getsource
 from types import ModuleType
 from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 
@@ -65,3 +66,8 @@ def test_a_part_of_the_traces_that_are_called_by_uuids_is_sampled(
 
     assert 70 <= len(sampled) <= 130
     assert {trace_id for trace_id, _ in sampled} <= {each.hex for each in commands}
+
+
+def test_both_sides_make_their_spans_by_the_same_lines() -> None:
+    """Workers import nothing of allocation: what they have twice must not drift apart."""
+    assert getsource(otel) == getsource(of_workers)

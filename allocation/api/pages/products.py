@@ -1,6 +1,6 @@
 """Products: the list, those in trouble first, and one of them with batches, queue and moves."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -17,6 +17,8 @@ from allocation.views.catalogue import Listed, Place
 ROWS = 50
 """Of a list on one page."""
 MOVES = 20
+CHUNK = 1000
+"""Rows of a sheet that are read at once."""
 
 _BATCH = ("batchref", "qty", "allocated", "available", "eta", "best_before")
 _MOVE = ("sequence", "time", "event", "orderid", "qty", "batchref", "eta", "cause")
@@ -104,33 +106,39 @@ def product(sku: str) -> str:
 
 def batches_sheet(sku: str) -> Response:
     def rows(connection: Connection) -> Iterator[Json]:
-        after = None
-        while found := stock.batches_of(connection, sku, after=after, limit=1000):
-            yield from found
-            after = found[-1]["batchref"]
+        return _every(
+            lambda after: stock.batches_of(connection, sku, after=after, limit=CHUNK), "batchref"
+        )
 
     return sheets.sheet(f"batches of {sku}", _BATCH, rows)
 
 
 def waiting_sheet(sku: str) -> Response:
     def rows(connection: Connection) -> Iterator[Json]:
-        after = None
-        while found := lines.waiting(connection, sku, after=after, limit=1000):
-            yield from found
-            after = found[-1]["place"]
+        return _every(
+            lambda after: lines.waiting(connection, sku, after=after, limit=CHUNK), "place"
+        )
 
     return sheets.sheet(f"waiting for {sku}", ("orderid", "part", "qty", "customer"), rows)
 
 
 def moves_sheet(sku: str) -> Response:
     def rows(connection: Connection) -> Iterator[Json]:
-        before = None
-        while found := moves.of_product(connection, sku, before=before, limit=1000):
-            for move in found:
-                yield dict.fromkeys(_MOVE) | move | {"cause": move["cause"]["command"]}
-            before = found[-1]["sequence"]
+        found = _every(
+            lambda before: moves.of_product(connection, sku, before=before, limit=CHUNK), "sequence"
+        )
+        for move in found:
+            yield dict.fromkeys(_MOVE) | move | {"cause": move["cause"]["command"]}
 
     return sheets.sheet(f"moves of {sku}", _MOVE, rows)
+
+
+def _every(page: Callable[[Any], list[Json]], key: str) -> Iterator[Json]:
+    """All rows of a list that is read page by page, each behind the last row's `key`."""
+    last = None
+    while found := page(last):
+        yield from found
+        last = found[-1][key]
 
 
 def _filter() -> tuple[str, bool]:
