@@ -5,6 +5,7 @@ from typing import Any
 
 from billiard.einfo import ExceptionInfo
 from celery.worker.request import Request
+from celery.worker.state import revoked
 
 from allocation.adapters import topology
 from allocation.adapters.contract import UnknownFields
@@ -30,6 +31,14 @@ class CommandRequest(Request):
             super().reject(requeue)
         else:
             self.acknowledge()
+
+    def maybe_expire(self) -> bool:
+        """Celery remembers what came too late as revoked, and would not take it when replayed."""
+        known = self.id in revoked
+        expired = bool(super().maybe_expire())
+        if expired and not known:
+            revoked.discard(self.id)
+        return expired
 
     def _announce_revoked(
         self, reason: str, terminated: bool, signum: object, expired: bool

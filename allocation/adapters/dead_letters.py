@@ -35,8 +35,9 @@ REASONS = {
 """By queue: why a message may come there by our own hand."""
 
 _OURS = ("reason", "error", "traceback", "attempts", "first", "last", "held_event")
-# What belongs to the life that ended: a message that is replayed begins a new one.
-_OF_THE_PAST = {f"x-{name}" for name in _OURS} | {"first_failed_at"}
+# What belongs to the life that ended: a message that is replayed begins a new one, and whoever
+# replays it has decided that it is not too late.
+_OF_THE_PAST = {f"x-{name}" for name in _OURS} | {"first_failed_at", "expires"}
 _COUNTED = ("x-delivery-count", "x-acquired-")
 _THE_BROKERS = ("x-death", "x-first-death-", "x-last-death-", *_COUNTED)
 

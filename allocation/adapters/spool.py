@@ -6,6 +6,7 @@ The folder stands in the URL: `spool:///absolute/folder`. It is for one machine,
 import os
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -307,7 +308,8 @@ def _with_death(headers: Payload, queue: str, reason: str, information: Payload)
     deaths = [dict(death) for death in headers.get("x-death", [])]
     same = next((d for d in deaths if (d["queue"], d["reason"]) == (queue, reason)), None)
     if same is None:
-        same = {"queue": queue, "reason": reason, "count": 0, "time": time.time()}
+        same = {"queue": queue, "reason": reason, "count": 0}
+        same["time"] = datetime.now(UTC).isoformat()
         same["exchange"] = information.get("exchange", "")
         same["routing-keys"] = [information.get("routing_key", "")]
     else:

@@ -188,17 +188,24 @@ def test_what_the_worker_cannot_set_aside_itself_the_broker_does(
     assert celery_setup.worker.container.status == "running"
 
 
-def test_a_command_that_expired_is_set_aside(
+def test_a_command_that_expired_is_set_aside_and_replayed_without_its_end(
     service: Service, celery_setup: CeleryTestSetup, client: BareClient
 ) -> None:
     """Celery would acknowledge it, and nobody would hear of it."""
     past = (datetime.now(UTC) - timedelta(minutes=1)).isoformat()
+    headers = celery_headers(expires=past)
 
-    client.send_raw(body(orderid="o1", sku="LAMP", qty=1), headers=celery_headers(expires=past))
+    client.send_raw(body(orderid="o1", sku="LAMP", qty=1), headers=headers)
 
     dead(service, 1)
     [letter] = service.dead_letters()
     assert (letter.reason, letter.name) == ("expired", "allocation.allocate")
+    service.run("dead", "replay", "--reason", "expired")
+    assert service.outcome(str(headers["id"])) == (
+        "rejected",
+        {"reason": "unknown sku", "field": "sku", "sku": "LAMP"},
+    )
+    dead(service, 0)
 
 
 def test_commands_put_off_by_their_senders_stop_nobody_else(

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,7 @@ def test_a_rejected_message_goes_to_the_dead_letters_with_the_reason(spool: Conn
     assert [(d["queue"], d["reason"], d["count"]) for d in dead.headers["x-death"]] == [
         ("fragile", "rejected", 1)
     ]
+    assert datetime.fromisoformat(dead.headers["x-death"][0]["time"]).tzinfo == UTC
     assert get(spool, "fragile") is None
 
 

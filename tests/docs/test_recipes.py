@@ -1,0 +1,42 @@
+"""The recipes for contributors: followed in a copy of the project, whose own tests then judge."""
+
+import re
+
+from tests.docs.reader import Reader
+from tests.servers.processes import ROOT
+
+PAGE = "docs/recipes.md"
+
+DECIDE = """
+from uuid import uuid4
+from allocation import bootstrap
+from allocation.domain.commands import CreateBatch, Recall
+from allocation.handlers import decide
+from allocation.unit_of_work import Message
+
+for command in (CreateBatch("b1", "LAMP", 1), Recall("LAMP", "it may catch fire")):
+    outcome = decide(Message(uuid4(), command, uuid4()), bootstrap.unit_of_work())
+    print(type(outcome).__name__, outcome.facts["status"])
+"""
+
+
+def test_the_recipe_for_a_command_makes_one(reader: Reader) -> None:
+    """It and its event are described, and keep the contract and the rules of style."""
+    reader.read(PAGE)
+
+    linted = reader.run(".venv/bin/lint-imports")
+    assert linted.returncode == 0, linted.stdout
+    (reader.folder / "decide.py").write_text(DECIDE)
+    decided = reader.run(".venv/bin/allocation migrate >/dev/null; .venv/bin/python decide.py")
+    assert decided.stdout == "Succeeded created\nSucceeded recalled\n", decided.stderr
+
+
+def test_each_file_that_a_recipe_names_is_there() -> None:
+    """But for those that it makes."""
+    text = (ROOT / PAGE).read_text()
+    made = set(re.findall(r"<!-- file: (\S+) -->", text))
+
+    named = set(re.findall(r"`([a-z_.-]+(?:/[\w.-]*)+|compose\.yaml|\.env\.example)`", text))
+
+    assert {name for name in named - made if not (ROOT / name).exists()} == set()
+    assert len(named) > 15

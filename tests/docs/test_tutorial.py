@@ -1,0 +1,10 @@
+"""The tutorial: each of its blocks is done, and says what stands below it."""
+
+from tests.docs.reader import Reader
+
+
+def test_the_tutorial_goes_as_it_is_written(reader: Reader) -> None:
+    """From a clone without state to a dead letter that took effect, and books that hold."""
+    reader.read("docs/tutorial.md")
+
+    assert [process.running for process in reader.staying] == [True, True]
