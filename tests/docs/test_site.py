@@ -6,8 +6,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from playwright.sync_api import Page, expect
 
+from tests.browser.conftest import browser_type_launch_args
 from tools import reference, site
+
+__all__ = ["browser_type_launch_args"]
 
 
 @pytest.fixture
@@ -59,6 +63,21 @@ def test_faults_are_found(
         site.build(source, tmp_path)
 
     assert [said for _, _, said in planted if said not in str(refusal.value)] == []
+
+
+def test_the_site_is_read_and_searched_without_a_network(tmp_path: Path, page: Page) -> None:
+    """Opened as files, in a real browser: it asks nobody."""
+    front = site.build(site.ROOT, tmp_path) / "index.html"
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+
+    page.goto(front.as_uri())
+    page.keyboard.press("Control+k")
+    page.keyboard.type("outbox")
+
+    found = page.get_by_role("option", name="What is due later waits in the outbox")
+    expect(found).to_be_visible()
+    assert [url for url in asked if not url.startswith((tmp_path.as_uri(), "data:"))] == []
 
 
 @pytest.mark.parametrize("name", sorted(reference.pages()))
