@@ -69,10 +69,12 @@ def says(block: Block, said: str) -> bool:
         except ValueError:
             return False
     lines = [line.rstrip() for line in block.text.strip().splitlines()]
-    pattern = "\n".join(
-        "(?s:.*)" if line == ANYTHING else ".*".join(map(re.escape, line.split(ANYTHING)))
-        for line in lines
-    )
+    pattern = ""
+    for number, line in enumerate(lines):
+        if line == ANYTHING:
+            pattern += r"(?s:(\n.*)?)" if number else "(?s:.*)"
+        else:
+            pattern += "\n" * bool(number) + ".*".join(map(re.escape, line.split(ANYTHING)))
     heard = "\n".join(line.rstrip() for line in said.strip().splitlines())
     return re.fullmatch(pattern, heard) is not None
 

@@ -44,6 +44,7 @@ class Reader:
         self.environment = {
             "ALLOCATION_PORT": str(api),
             "ALLOCATION_FLOWER_PORT": str(flower),
+            "ALLOCATION_API_WORKERS": "1",
             # The copy's own modules, as if it were what is installed.
             "PYTHONPATH": str(folder),
         }
@@ -92,7 +93,9 @@ class Reader:
         path, before = self.folder / name, place.replace("\\n", "\n")
         text = path.read_text()
         assert text.count(before) == 1, f"{where}: {name} has {text.count(before)} such places"
-        path.write_text(text.replace(before, block.text + before))
+        # Blank lines as the style asks: two after what stands alone, one after a method.
+        blank = 2 if block.language == "python" else int("def " in block.text)
+        path.write_text(text.replace(before, block.text + "\n" * blank + before))
 
     def stay(self, command: str, words: str) -> None:
         """Start a command that keeps running, and wait until it has said these words."""

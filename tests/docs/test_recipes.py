@@ -24,7 +24,7 @@ def test_the_recipe_for_a_command_makes_one(reader: Reader) -> None:
     """It and its event are described, and keep the contract and the rules of style."""
     reader.read(PAGE)
 
-    linted = reader.run(".venv/bin/lint-imports")
+    linted = reader.run(".venv/bin/lint-imports && .venv/bin/ruff format --check")
     assert linted.returncode == 0, linted.stdout
     (reader.folder / "decide.py").write_text(DECIDE)
     decided = reader.run(".venv/bin/allocation migrate >/dev/null; .venv/bin/python decide.py")

@@ -7,4 +7,6 @@ def test_the_tutorial_goes_as_it_is_written(reader: Reader) -> None:
     """From a clone without state to a dead letter that took effect, and books that hold."""
     reader.read("docs/tutorial.md")
 
+    page = reader.run("curl -sf http://127.0.0.1:5005/orders/order-1")
+    assert "ship-7" in page.stdout
     assert [process.running for process in reader.staying] == [True, True]
