@@ -1,8 +1,9 @@
 """docs/back-up-and-restore.md: what it tells brings the system back."""
 
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from workers.warehouse import pick_list
 
 __all__ = ["service"]
 
+SUBSCRIBERS = ("WAREHOUSE", "NOTIFICATION")
 PAGE = (Path(__file__).parents[2] / "docs" / "back-up-and-restore.md").read_text()
 
 
@@ -37,76 +39,96 @@ def new_broker_url(rabbitmq: Vhosts) -> Iterator[str]:
 
 
 @pytest.fixture
-def new_databases(postgres: Databases) -> Iterator[tuple[str, str]]:
-    """Two empty databases."""
-    urls = (postgres.create_database(), postgres.create_database())
-    yield urls
-    for url in urls:
+def new_database(postgres: Databases) -> Iterator[Callable[[], str]]:
+    """Makes an empty database."""
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(postgres.create_database())
+        return made[-1]
+
+    yield make
+    for url in made:
         postgres.drop_database(url)
 
 
 def test_the_system_comes_back_from_its_backups(
     service: Service,
-    empty_database_url: str,
-    new_databases: tuple[str, str],
+    new_database: Callable[[], str],
     new_broker_url: str,
     tmp_path: Path,
 ) -> None:
-    """What the warehouse's older backup lacks is replayed, and what was under way is decided."""
-    dumps = tmp_path / "allocation.dump", tmp_path / "warehouse.dump"
-    running = [service.relay(), warehouse(service, empty_database_url)]
+    """What the subscribers' older backups lack is replayed, what was under way is decided.
+
+    A mail that the backup knows is not sent again; one that was sent later is.
+    """
+    old = prepared(service, new_database)
+    running = [service.relay(), *subscribers(old)]
     decide(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(service.engine))
     decide(message(Allocate("o1", "LAMP", 3), 2), SqlUnitOfWork(service.engine))
-    eventually(lambda: picks(empty_database_url) == ["o1"], what="the first pick")
-    dump(empty_database_url, dumps[1])
-    decide(message(Allocate("o2", "LAMP", 3), 3), SqlUnitOfWork(service.engine))
-    accept(message(Allocate("o3", "LAMP", 3), 4), SqlUnitOfWork(service.engine))
+    decide(message(Allocate("large-1", "LAMP", 99), 3), SqlUnitOfWork(service.engine))
+    eventually(lambda: (picks(old), mails(old)) == (["o1"], ["large-1"]), what="pick and mail")
+    for name in SUBSCRIBERS:
+        dump(old, name, tmp_path)
+    decide(message(Allocate("o2", "LAMP", 3), 4), SqlUnitOfWork(service.engine))
+    decide(message(Allocate("large-2", "LAMP", 99), 5), SqlUnitOfWork(service.engine))
+    accept(message(Allocate("o3", "LAMP", 3), 6), SqlUnitOfWork(service.engine))
+    eventually(lambda: mails(old) == ["large-1", "large-2"], what="the second mail")
     eventually(lambda: unsent(service.engine) == 0, what="everything to be sent")
-    dump(str(service.environment["ALLOCATION_DATABASE_URL"]), dumps[0])
+    dump(old, "ALLOCATION", tmp_path)
     for process in running:
         process.kill()
+    for mail in folder_of_mails(service).iterdir():
+        mail.unlink()
 
-    for file, url in zip(dumps, new_databases, strict=True):
-        run("pg_restore", "--no-owner", "--exit-on-error", "--dbname", plain(url), str(file))
-    restored = Service(
-        new_broker_url,
-        database.engine(new_databases[0]),
-        service.environment
-        | {"ALLOCATION_BROKER_URL": new_broker_url, "ALLOCATION_DATABASE_URL": new_databases[0]},
-        service.start_process,
-    )
+    environment = service.environment | {"ALLOCATION_BROKER_URL": new_broker_url}
+    for name in ("ALLOCATION", *SUBSCRIBERS):
+        environment[f"{name}_DATABASE_URL"] = restore(new_database(), tmp_path / name)
+    engine = database.engine(environment["ALLOCATION_DATABASE_URL"])
+    new = Service(new_broker_url, engine, environment, service.start_process)
     with Connection(new_broker_url) as connection:
         topology.declare(connection)
-    assert picks(new_databases[1]) == ["o1"]
-    with restored.engine.begin() as connection_to_it:
-        connection_to_it.execute(text(PAGE.partition("```sql\n")[2].partition("```")[0]))
-    restored.relay()
-    warehouse(restored, new_databases[1])
+    assert picks(new) == ["o1"]
+    with engine.begin() as books:
+        books.execute(text(PAGE.partition("```sql\n")[2].partition("```")[0]))
+    new.relay()
+    subscribers(new)
     worker = [sys.executable, "-m", "celery", "-A", "allocation", "worker", "-c1"]
-    restored.start_process(worker, name="worker", env=restored.environment)
-    restored.run("replay", "--queue", "warehouse.events")
+    new.start_process(worker, name="worker", env=environment)
+    for name in SUBSCRIBERS:
+        new.run("replay", "--queue", f"{name.lower()}.events")
 
-    eventually(lambda: picks(new_databases[1]) == ["o1", "o2", "o3"], within=40, what="every pick")
-    restored.run("check")
-    restored.engine.dispose()
+    eventually(lambda: picks(new) == ["o1", "o2", "o3"], within=40, what="every pick")
+    eventually(lambda: mails(new) == ["large-2"], what="the mail that the backup lacks")
+    new.run("check")
+    engine.dispose()
 
 
 def message(command: Command, number: int) -> Message:
     return Message(UUID(int=number), command, correlation_id=UUID(int=number))
 
 
-def warehouse(service: Service, url: str) -> Process:
-    """The warehouse on its database, consuming."""
-    command = [sys.executable, "-m", "workers.warehouse"]
-    environment = service.environment | {"WAREHOUSE_DATABASE_URL": url}
-    process = service.start_process(command, name="warehouse", env=environment)
-    process.wait_for_log("ready: consuming")
-    return process
+def prepared(service: Service, new_database: Callable[[], str]) -> Service:
+    """With a database for each subscriber."""
+    urls = {f"{name}_DATABASE_URL": new_database() for name in SUBSCRIBERS}
+    environment = service.environment | urls
+    return Service(service.broker_url, service.engine, environment, service.start_process)
 
 
-def picks(url: str) -> list[str]:
+def subscribers(service: Service) -> list[Process]:
+    """Both, consuming."""
+    started = []
+    for name in map(str.lower, SUBSCRIBERS):
+        command = [sys.executable, "-m", f"workers.{name}"]
+        started.append(service.start_process(command, name=name, env=service.environment))
+    for process in started:
+        process.wait_for_log("ready: consuming")
+    return started
+
+
+def picks(service: Service) -> list[str]:
     """The orders that have an open pick."""
-    engine = database.engine(url)
+    engine = database.engine(service.environment["WAREHOUSE_DATABASE_URL"])
     try:
         return sorted(
             str(pick["orderid"]) for pick in pick_list.listed(engine) if pick["status"] == "open"
@@ -115,13 +137,29 @@ def picks(url: str) -> list[str]:
         engine.dispose()
 
 
+def mails(service: Service) -> list[str]:
+    """The large orders that mails were sent about."""
+    texts = [mail.read_text() for mail in folder_of_mails(service).glob("*.eml")]
+    return sorted({order for text in texts for order in re.findall(r"large-\d", text)})
+
+
+def folder_of_mails(service: Service) -> Path:
+    return Path(service.environment["ALLOCATION_STATE_DIR"]) / "mails"
+
+
 def unsent(engine: Engine) -> int:
     with engine.connect() as connection:
         return connection.scalar(text("SELECT count(*) FROM outbox WHERE sent_at IS NULL")) or 0
 
 
-def dump(url: str, file: Path) -> None:
-    run("pg_dump", "--format=custom", "--dbname", plain(url), "--file", str(file))
+def dump(service: Service, name: str, folder: Path) -> None:
+    url = plain(service.environment[f"{name}_DATABASE_URL"])
+    run("pg_dump", "--format=custom", "--dbname", url, "--file", str(folder / name))
+
+
+def restore(url: str, file: Path) -> str:
+    run("pg_restore", "--no-owner", "--exit-on-error", "--dbname", plain(url), str(file))
+    return url
 
 
 def plain(url: str) -> str:

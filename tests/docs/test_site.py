@@ -6,8 +6,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from playwright.sync_api import Page, expect
 
+from tests.browser.conftest import browser_type_launch_args
 from tools import reference, site
+
+__all__ = ["browser_type_launch_args"]
 
 
 @pytest.fixture
@@ -61,6 +65,21 @@ def test_faults_are_found(
     assert [said for _, _, said in planted if said not in str(refusal.value)] == []
 
 
+def test_the_site_is_read_and_searched_without_a_network(tmp_path: Path, page: Page) -> None:
+    """Opened as files, in a real browser: it asks nobody."""
+    front = site.build(site.ROOT, tmp_path) / "index.html"
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+
+    page.goto(front.as_uri())
+    page.keyboard.press("Control+k")
+    page.keyboard.type("outbox")
+
+    found = page.get_by_role("option", name="What is due later waits in the outbox")
+    expect(found).to_be_visible()
+    assert [url for url in asked if not url.startswith((tmp_path.as_uri(), "data:"))] == []
+
+
 @pytest.mark.parametrize("name", sorted(reference.pages()))
 def test_the_reference_says_what_the_code_says(name: str) -> None:
     """`make docs` writes it anew."""
@@ -84,13 +103,17 @@ def test_the_picture_of_the_flow_is_that_of_the_readme() -> None:
 
 
 def test_the_pages_name_only_files_and_tests_that_are_there() -> None:
-    """In code: `allocation/relay.py`, `tests/storage/test_race.py::test_...`."""
+    """In code: `allocation/relay.py`, `tests/storage/test_race.py::test_...`.
+
+    Recipes make files, which they name by a comment.
+    """
     folders = "allocation|workers|tests|tools|examples|bench"
     named = re.compile(rf"`((?:{folders})/[\w./-]+)(?:::(\w+))?`")
     found = {
         (file, test)
-        for page in (site.ROOT / "docs").rglob("*.md")
-        for file, test in named.findall(page.read_text())
+        for text in (page.read_text() for page in (site.ROOT / "docs").rglob("*.md"))
+        for file, test in named.findall(text)
+        if f"<!-- file: {file} -->" not in text
     }
 
     missing = [
