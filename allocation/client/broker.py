@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from amqp.exceptions import AccessRefused, AMQPError
 from kombu import Connection
+from kombu.exceptions import OperationalError
 
 from allocation.client.errors import Unauthorized, Unreachable
 from allocation.client.patience import Patience
@@ -38,10 +39,10 @@ class Broker:
                 transport_options={"confirm_publish": True, **_LIMITS},
             )
             try:
-                connection.connect()
+                connection.ensure_connection(max_retries=0)  # its pauses are long ones
             except AccessRefused as error:
                 raise Unauthorized(f"the broker refuses the user: {error.reply_text}") from error
-            except LOST as error:
+            except (OperationalError, *LOST) as error:
                 if not patience.pause():
                     where = f"{connection.hostname}:{connection.port}"
                     raise Unreachable(
