@@ -14,6 +14,7 @@ from venv import EnvBuilder
 import pytest
 from packaging.metadata import Metadata
 
+from allocation.client import listen
 from tests.e2e.conftest import House
 from tests.servers.processes import ROOT, Process, clean_environment
 
@@ -63,15 +64,24 @@ def output(*command: str | Path) -> str:
 def sources() -> set[str]:
     """Every file of the tree that the packages need."""
     files = (path for name in SOURCES for path in (ROOT / name).rglob("*") if path.is_file())
-    return {
-        str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts
-    } | {"celeryconfig.py"}
+    return {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts} | {
+        "celeryconfig.py"
+    }
 
 
-def environment(folder: Path) -> Path:
-    """The Python of a new, empty virtual environment."""
-    EnvBuilder(with_pip=True, symlinks=True).create(folder)
-    return folder / "bin" / "python"
+def installed(folder: Path, *options: str | Path) -> Path:
+    """The Python of a new environment, in which pip has installed what the options say."""
+    EnvBuilder(symlinks=True).create(folder)
+    python = folder / "bin" / "python"
+    output(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", *options)
+    return python
+
+
+@pytest.fixture(scope="module")
+def outside(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment that has the wheel without extras, and what that needs."""
+    folder = tmp_path_factory.mktemp("outside")
+    return installed(folder, "--constraint", ROOT / "constraints.txt", built.wheel)
 
 
 def test_the_packages_have_every_file_of_the_tree_and_no_other(built: Built) -> None:
@@ -79,9 +89,7 @@ def test_the_packages_have_every_file_of_the_tree_and_no_other(built: Built) -> 
     with zipfile.ZipFile(built.wheel) as wheel:
         wheeled = {name for name in wheel.namelist() if ".dist-info/" not in name}
     with tarfile.open(built.sdist) as sdist:
-        packed = {
-            member.name.partition("/")[2] for member in sdist.getmembers() if member.isfile()
-        }
+        packed = {member.name.partition("/")[2] for member in sdist.getmembers() if member.isfile()}
 
     assert wheeled == sources()
     assert {name for name in packed if ".egg-info/" not in name} == sources() | {
@@ -141,19 +149,13 @@ print(json.dumps({
 
 
 def test_a_service_outside_has_its_orders_served_with_the_clients_part_alone(
-    house: House, built: Built, processes: Callable[..., Process], tmp_path: Path
+    house: House, outside: Path, processes: Callable[..., Process], tmp_path: Path
 ) -> None:
     """From the wheel without extras, in an environment that has nothing of the server's."""
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "shop.py").write_text(OUTSIDE)
-    python = environment(tmp_path / "venv")
-    constraints = ROOT / "constraints.txt"
-    output(python, "-m", "pip", "install", "--quiet", "--constraint", constraints, built.wheel)
+    (tmp_path / "shop.py").write_text(OUTSIDE)
 
-    api = f"http://127.0.0.1:{house.port}"
-    command = [python, "shop.py", house.broker_url, api, *SERVERS_OWN]
-    shop = processes(command, name="shop", cwd=elsewhere)
+    command = [outside, "shop.py", house.broker_url, f"http://127.0.0.1:{house.port}", *SERVERS_OWN]
+    shop = processes(command, name="shop", cwd=tmp_path)
 
     assert shop.wait(60) == 0, shop.logs()
     shelf = {"status": "allocated", "batchref": "shelf", "eta": None}
@@ -179,8 +181,7 @@ def test_the_service_runs_from_the_wheel(
     built: Built, processes: Callable[..., Process], tmp_path: Path
 ) -> None:
     """Its files are found where it is installed; what it depends on is this environment's."""
-    python = environment(tmp_path / "venv")
-    output(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", built.wheel)
+    python = installed(tmp_path / "venv", "--no-deps", "--no-index", built.wheel)
     [packages] = (tmp_path / "venv" / "lib").glob("*/site-packages")
     # A path alone: the editable install of this project beside them stays unseen.
     [ours] = {path for path in sys.path if path.endswith("site-packages")}
@@ -199,3 +200,38 @@ def test_the_service_runs_from_the_wheel(
     )
     told("-m", "allocation.cli", "migrate")
     assert "holds" in told("-m", "allocation.cli", "check")
+
+
+def test_the_examples_of_the_clients_page_do_what_it_says(
+    house: House, outside: Path, processes: Callable[..., Process], tmp_path: Path
+) -> None:
+    """One after the other, with the wheel alone."""
+    page = (ROOT / "docs" / "clients.md").read_text()
+    blocks = [block.partition("```")[0] for block in page.split("```python\n")[1:]]
+    broker, api = "amqp://guest:guest@127.0.0.1:5672//", "http://127.0.0.1:5005"
+    with listen(house.broker_url, "shop.events"):
+        pass  # the queue is there before what the last block hears
+
+    told = []
+    for block in blocks:
+        program = block.replace(broker, house.broker_url)
+        program = program.replace(api, f"http://127.0.0.1:{house.port}").replace(
+            "quiet=10", "quiet=3"
+        )
+        (tmp_path / "example.py").write_text(program)
+        example = processes([outside, "example.py"], name="example", cwd=tmp_path)
+        assert example.wait(40) == 0, example.logs()
+        told.append(example.logs().splitlines())
+
+    assert told == [
+        ["succeeded allocated shipment-77", "rejected unknown sku"],
+        ["pending shipment-77", "succeeded"],
+        [],
+        [
+            "allocation.batch_created.v1 RED-CHAIR 1 None",
+            "allocation.allocated.v1 RED-CHAIR 2 order-1",
+            "allocation.allocated.v1 RED-CHAIR 3 order-2",
+            "allocation.dispatched.v1 RED-CHAIR 4 order-2",
+            "allocation.allocated.v1 RED-CHAIR 5 order-3",
+        ],
+    ]
