@@ -266,12 +266,12 @@ def test_the_key_follows_no_redirect(server: Server, listening: Callable[[Wsgi],
     """It is for the address that it was given with."""
 
     def redirect(_: Environ, start: Callable[..., Any]) -> list[bytes]:
-        start("307 Temporary Redirect", [("Location", f"{server.url}/v1/allocations")])
+        start("302 Found", [("Location", f"{server.url}/v1/allocations")])
         return []
 
     elsewhere = HttpClient(listening(redirect).url, "secret-key-of-the-shop")
 
-    with pytest.raises(ClientError, match="no answer of Allocation: 307"):
+    with pytest.raises(ClientError, match="no answer of Allocation: 302"):
         elsewhere.allocate(**LINE)
     assert server.requests == []
 

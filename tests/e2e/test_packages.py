@@ -177,6 +177,16 @@ def test_a_service_outside_has_its_orders_served_with_the_clients_part_alone(
     }
 
 
+def test_the_command_says_what_it_lacks_beside_the_client(outside: Path) -> None:
+    """One sentence, where the service's libraries were not installed."""
+    command = outside.with_name("allocation")
+
+    done = subprocess.run([command, "demo"], capture_output=True, text=True, check=False)
+
+    sentence = "typer is missing: the service needs the extra, `allocation[server]`\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
+
+
 def test_the_service_runs_from_the_wheel(
     built: Built, processes: Callable[..., Process], tmp_path: Path
 ) -> None:
@@ -187,19 +197,20 @@ def test_the_service_runs_from_the_wheel(
     [ours] = {path for path in sys.path if path.endswith("site-packages")}
     (packages / "dependencies.pth").write_text(ours)
     state = {"ALLOCATION_STATE_DIR": str(tmp_path / "state")}
+    allocation = python.with_name("allocation")
     where = "import allocation.cli, celeryconfig; print(allocation.cli.__file__)"
 
-    def told(*command: str) -> str:
-        process = processes([python, *command], name="installed", env=state, cwd=tmp_path)
+    def told(*command: str | Path) -> str:
+        process = processes([*command], name="installed", env=state, cwd=tmp_path)
         assert process.wait(40) == 0, process.logs()
         return process.logs()
 
-    assert told("-c", where).strip() == str(packages / "allocation" / "cli.py")
-    assert json.loads(told("-m", "allocation.cli", "openapi")) == json.loads(
+    assert told(python, "-c", where).strip() == str(packages / "allocation" / "cli.py")
+    assert json.loads(told(allocation, "openapi")) == json.loads(
         (ROOT / "docs" / "openapi.json").read_text()
     )
-    told("-m", "allocation.cli", "migrate")
-    assert "holds" in told("-m", "allocation.cli", "check")
+    told(allocation, "migrate")
+    assert "holds" in told(allocation, "check")
 
 
 def test_the_examples_of_the_clients_page_do_what_it_says(
