@@ -235,6 +235,17 @@ def test_a_lost_connection_is_opened_again_and_no_event_missed(
     assert heard in ([1, 1, 2], [1, 2, 1, 2])
 
 
+def test_a_connection_that_broke_while_nothing_came_is_opened_again(
+    service: Service, proxy: Proxy
+) -> None:
+    """What is told then waits in the queue."""
+    with listen(proxy.url, "shop.events", quiet=2) as events:
+        proxy.cut()
+        tell(service.broker_url, *numbered(7))
+
+        assert [event.sequence for event in events] == [7]
+
+
 def test_what_is_no_event_goes_to_a_dead_letter_queue(service: Service) -> None:
     """And stops nobody."""
     with listen(service.broker_url, "shop.events", quiet=1) as events:
