@@ -30,6 +30,7 @@ from allocation.client import (
 )
 from tests.api.conftest import Serve, Worker
 from tests.servers.ports import LOOPBACK, free_ports
+from tests.servers.processes import ROOT
 
 CALLERS = {name.removeprefix("allocation.") for name in contract.COMMANDS.keys() - INTERNAL}
 OVER_HTTP = sorted(CALLERS - {"dispatch"})
@@ -290,6 +291,7 @@ def test_http_alone_loads_no_library() -> None:
 
     told = subprocess.run(
         [sys.executable, "-S", "-c", program],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
