@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.message import Message
 from typing import Any
 
 from allocation.client.errors import ClientError, Invalid, Reused, Unauthorized
@@ -17,7 +18,7 @@ _PROBLEM = {"type", "title", "status", "detail", "errors"}
 @dataclass(frozen=True, slots=True)
 class Answer:
     status: int
-    headers: Mapping[str, str]
+    headers: Message
     body: Mapping[str, Any]
 
     @property

@@ -136,10 +136,10 @@ class HttpClient(Commands):
     def _answer(self, request: Request, within: float) -> Answer:
         try:
             with self._opener.open(request, timeout=within) as response:
-                return Answer(response.status, dict(response.headers), members(response.read()))
+                return Answer(response.status, response.headers, members(response.read()))
         except HTTPError as error:
             with error:
-                return Answer(error.code, dict(error.headers), members(error.read()))
+                return Answer(error.code, error.headers, members(error.read()))
 
 
 class _NoRedirect(HTTPRedirectHandler):

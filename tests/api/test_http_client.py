@@ -110,7 +110,7 @@ def accepted(engine: Engine) -> list[tuple[str, str, dict[str, Any]]]:
 
 def put_off(environ: Environ, start: Callable[..., Any], app: Wsgi) -> list[bytes]:
     """As the API does under pressure."""
-    start("503 Service Unavailable", [("Retry-After", "1")])
+    start("503 Service Unavailable", [("retry-after", "1")])  # some proxies write it small
     return [b'{"detail": "Too much waits."}']
 
 
