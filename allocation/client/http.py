@@ -5,7 +5,6 @@ import math
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from http.client import HTTPException
 from string import Formatter
 from typing import Any
@@ -14,9 +13,10 @@ from urllib.parse import quote, urlsplit
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 from uuid import UUID, uuid4
 
+from allocation.client.answers import Answer, members, standing, taken
 from allocation.client.commands import Commands
-from allocation.client.errors import ClientError, Invalid, Reused, Unauthorized, Unreachable
-from allocation.client.messages import Outcome, Status, plain
+from allocation.client.errors import Invalid, Unreachable
+from allocation.client.messages import Outcome, plain
 from allocation.client.patience import Patience
 
 _ROUTES = {
@@ -35,8 +35,6 @@ _ROUTES = {
 }
 _ANSWER_WITHIN = 10.0  # seconds, beside those that the server was asked to wait
 _LONGEST_WAIT = 30  # seconds that the server waits at most
-_FAILED = "/problems/command-failed"
-_REUSED = "/problems/idempotency-key-reused"
 
 
 class HttpClient(Commands):
@@ -84,7 +82,7 @@ class HttpClient(Commands):
             seconds = min(math.ceil(left), _LONGEST_WAIT)
             prefer = {"Prefer": f"wait={seconds}"} if left else {}
             answer = self._ask(method, path, body, headers | prefer, seconds, key)
-            outcome = _taken(answer)
+            outcome = taken(answer)
             left = end - time.monotonic()
             if outcome.status != "pending" or left <= 0:
                 return outcome
@@ -99,7 +97,7 @@ class HttpClient(Commands):
         pause = 0.05
         while True:
             path = f"/v1/commands/{quote(str(command_id), safe='')}"
-            outcome = _standing(self._ask("GET", path, None, {}, 0, None), str(command_id))
+            outcome = standing(self._ask("GET", path, None, {}, 0, None), str(command_id))
             left = end - time.monotonic()
             if outcome.status != "pending" or left <= 0:
                 return outcome
@@ -114,7 +112,7 @@ class HttpClient(Commands):
         headers: Mapping[str, str],
         seconds: float,
         key: str | None,
-    ) -> "_Answer":
+    ) -> Answer:
         data = None if body is None else json.dumps(body).encode()
         typed = {} if data is None else {"Content-Type": "application/json"}
         request = Request(  # noqa: S310 - the scheme was checked
@@ -135,48 +133,18 @@ class HttpClient(Commands):
             if not patience.pause(pause):
                 raise Unreachable(why, key)
 
-    def _answer(self, request: Request, within: float) -> "_Answer":
+    def _answer(self, request: Request, within: float) -> Answer:
         try:
             with self._opener.open(request, timeout=within) as response:
-                return _Answer(response.status, dict(response.headers), _json(response.read()))
+                return Answer(response.status, response.headers, members(response.read()))
         except HTTPError as error:
             with error:
-                return _Answer(error.code, dict(error.headers), _json(error.read()))
+                return Answer(error.code, error.headers, members(error.read()))
 
 
 class _NoRedirect(HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status: int
-    headers: Mapping[str, str]
-    body: Mapping[str, Any]
-
-    @property
-    def detail(self) -> str:
-        return str(self.body.get("detail", "no reason told"))
-
-    @property
-    def retry_after(self) -> float:
-        asked = self.headers.get("Retry-After", "")
-        return float(asked) if asked.isascii() and asked.isdigit() else 1.0
-
-    @property
-    def is_for_later(self) -> bool:
-        """Whether the same request may be answered otherwise later."""
-        return self.status == 429 or (self.status >= 500 and self.body.get("type") != _FAILED)
-
-
-def _json(text: bytes) -> Mapping[str, Any]:
-    """The body's fields; none where it is no JSON object, as from a proxy."""
-    try:
-        body = json.loads(text)
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
 
 
 def _request(name: str, fields: dict[str, Any]) -> tuple[str, str, dict[str, Any] | None]:
@@ -189,43 +157,3 @@ def _request(name: str, fields: dict[str, Any]) -> tuple[str, str, dict[str, Any
         raise Invalid("A field breaks the contract.", missing)
     path = template.format(**{field: quote(str(fields.pop(field)), safe="") for field in names})
     return method, path, None if method == "DELETE" or name == "confirm" else fields
-
-
-def _taken(answer: _Answer) -> Outcome:
-    """What the answer to a command says. Raises where it was not taken."""
-    if answer.status in (401, 403):
-        raise Unauthorized(f"{answer.detail} ({answer.status})")
-    if answer.body.get("type") == _REUSED:
-        raise Reused(answer.detail)
-    if answer.status in (400, 413, 415, 422):
-        errors = answer.body.get("errors", [])
-        raise Invalid(answer.detail, {error["field"]: error["problem"] for error in errors})
-    statuses: dict[int, Status] = {200: "succeeded", 201: "succeeded", 202: "pending"}
-    statuses |= {409: "rejected", 500: "failed"}
-    status, location = statuses.get(answer.status), answer.headers.get("Location")
-    if status is None or not location:
-        raise ClientError(f"this is no answer of Allocation: {answer.status}, {answer.detail}")
-    facts, reason = dict(answer.body), None
-    if status in ("rejected", "failed"):
-        reason = facts["title"]
-        facts = {name: facts[name] for name in facts.keys() - _PROBLEM}
-    elif status == "pending":
-        facts = {}
-    return Outcome(location.rpartition("/")[2], status, facts, reason)
-
-
-_PROBLEM = {"type", "title", "status", "detail", "errors"}
-"""Members of every problem; the others are facts."""
-
-
-def _standing(answer: _Answer, command_id: str) -> Outcome:
-    """What the answer to a question after a command says."""
-    if answer.status in (401, 403):
-        raise Unauthorized(f"{answer.detail} ({answer.status})")
-    if answer.status == 404 and answer.body.get("status") == 404:
-        return Outcome(command_id, "pending", {})
-    if answer.status != 200 or "status" not in answer.body:
-        raise ClientError(f"this is no answer of Allocation: {answer.status}, {answer.detail}")
-    facts = dict(answer.body["outcome"] or {})
-    facts.pop("field", None)
-    return Outcome(answer.body["id"], answer.body["status"], facts, facts.pop("reason", None))

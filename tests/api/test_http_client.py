@@ -30,6 +30,7 @@ from allocation.client import (
 )
 from tests.api.conftest import Serve, Worker
 from tests.servers.ports import LOOPBACK, free_ports
+from tests.servers.processes import ROOT
 
 CALLERS = {name.removeprefix("allocation.") for name in contract.COMMANDS.keys() - INTERNAL}
 OVER_HTTP = sorted(CALLERS - {"dispatch"})
@@ -109,7 +110,7 @@ def accepted(engine: Engine) -> list[tuple[str, str, dict[str, Any]]]:
 
 def put_off(environ: Environ, start: Callable[..., Any], app: Wsgi) -> list[bytes]:
     """As the API does under pressure."""
-    start("503 Service Unavailable", [("Retry-After", "1")])
+    start("503 Service Unavailable", [("retry-after", "1")])  # some proxies write it small
     return [b'{"detail": "Too much waits."}']
 
 
@@ -290,6 +291,7 @@ def test_http_alone_loads_no_library() -> None:
 
     told = subprocess.run(
         [sys.executable, "-S", "-c", program],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
