@@ -54,4 +54,4 @@ screenshots: .venv/dev ## take the pictures in docs/img anew, after the pages ch
 	@touch $@
 
 clean: ## remove the environment and the embedded state
-	rm -rf .venv var build dist site *.egg-info
+	rm -rf .venv var build dist site .cache *.egg-info

@@ -93,6 +93,15 @@ def test_the_reference_has_no_page_that_nothing_makes() -> None:
     assert pages == {"README.md", *reference.pages()}
 
 
+def test_the_list_of_decisions_has_each() -> None:
+    """By its number and its file."""
+    folder = site.ROOT / "docs" / "decisions"
+
+    listed = re.findall(r"^\| (\d+) \| \[.*?\]\((.*?)\)", (folder / "README.md").read_text(), re.M)
+    files = sorted(path.name for path in folder.glob("[0-9]*.md"))
+    assert listed == [(str(int(name[:4])), name) for name in files]
+
+
 def test_the_picture_of_the_flow_is_that_of_the_readme() -> None:
     """It has the diagram's own source inside."""
     picture = ElementTree.parse(site.ROOT / "docs" / "img" / "flow.svg")

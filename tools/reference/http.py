@@ -30,7 +30,8 @@ def page() -> str:
 
 def _operation(head: str, operation: Mapping[str, Any]) -> Iterable[str]:
     yield f"## {head}"
-    yield f"**{operation['summary']}.** {operation.get('description', '')}".strip()
+    summary, description = operation["summary"], operation.get("description", "")
+    yield description if description.startswith(summary) else f"{summary}. {description}".strip()
     scopes = {scope for way in operation["security"] for scope in way.get("key", ())}
     yield (
         f"Scope of the key: {', '.join(map(code, sorted(scopes)))}." if scopes else "Needs no key."

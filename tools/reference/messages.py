@@ -4,8 +4,9 @@ from collections.abc import Iterable
 
 from allocation.adapters import contract
 from allocation.adapters.inbound_events import TYPES
+from allocation.asyncapi import INTERNAL
 from tools.reference import markdown
-from tools.reference.markdown import block, code, fields
+from tools.reference.markdown import block, fields
 
 
 def commands() -> str:
@@ -15,7 +16,7 @@ def commands() -> str:
         "`allocation/contract/commands/`",
         "Each is a Celery task with keyword arguments only ([enqueue](../enqueue.md)); over HTTP"
         " the body has the same fields ([HTTP](http.md)). Other fields are refused.",
-        *_each(contract.COMMANDS, "data"),
+        *_each(contract.COMMANDS),
     )
 
 
@@ -32,26 +33,26 @@ def events() -> str:
         " know.",
         "## What all have",
         fields(envelope | {"properties": shared}),
-        *_each(contract.EVENT_TYPES.values(), "data"),
+        *_each(contract.EVENT_TYPES.values()),
     )
 
 
 def inbound() -> str:
     """What other systems tell allocation."""
-    meanings = {name: f"It becomes {code(meaning.command)}." for name, meaning in TYPES.items()}
     return markdown.page(
         "Events of other systems",
         "`allocation/contract/inbound/`",
         "CloudEvents 1.0 in JSON, sent to the topic exchange `allocation.inbound` with the type as"
         " routing key ([enqueue](../enqueue.md#tell-what-happened-by-plain-amqp)).",
-        *_each(meanings, "data"),
+        *_each(TYPES),
     )
 
 
-def _each(names: Iterable[str], inner: str) -> Iterable[str]:
+def _each(names: Iterable[str]) -> Iterable[str]:
     for name in names:
         schema = contract.schema(name)
         yield f"## {name}"
         yield schema["description"]
-        yield fields(schema["properties"].get(inner, schema))
+        yield "Allocation sends it to itself: it is not for callers." if name in INTERNAL else ""
+        yield fields(schema["properties"].get("data", schema))
         yield block(contract.example(name))
