@@ -25,6 +25,8 @@ from tests.servers.ports import free_ports
 from tests.servers.processes import Process
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 LINE = {"orderid": "order-1", "sku": "LAMP", "qty": 3}
 Run = Callable[..., Any]
 

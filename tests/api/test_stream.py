@@ -39,6 +39,8 @@ from tests.servers.postgres import PrivatePostgres
 from tests.servers.processes import Process
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 COMMAND = [sys.executable, "-m", "allocation.cli", "api"]
 
 

@@ -13,6 +13,8 @@ from tests.docs.reader import Reader
 from tests.servers.processes import ROOT, Process
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 PAGE = "docs/http-by-curl.md"
 README = ROOT / "README.md"
 SERVES = "make up"

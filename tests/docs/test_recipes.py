@@ -2,8 +2,12 @@
 
 import re
 
+import pytest
+
 from tests.docs.reader import Reader
 from tests.servers.processes import ROOT
+
+pytestmark = pytest.mark.long
 
 PAGE = "docs/recipes.md"
 

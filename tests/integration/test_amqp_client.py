@@ -24,6 +24,8 @@ from tests.integration.conftest import Service
 from tests.servers.ports import LOOPBACK, free_ports
 from tests.servers.vhosts import Vhosts
 
+pytestmark = pytest.mark.long
+
 CALLERS = sorted(contract.COMMANDS.keys() - INTERNAL)
 LINE: dict[str, Any] = {"orderid": "order-1", "sku": "LAMP", "qty": 3}
 ALLOCATED = contract.example("allocation.allocated.v1")

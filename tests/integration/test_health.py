@@ -12,6 +12,8 @@ from tests.servers.ports import free_ports
 from tests.servers.processes import Process
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def healthy(service: Service) -> Callable[[str], tuple[int, str]]:

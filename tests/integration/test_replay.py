@@ -29,6 +29,8 @@ from tests.waiting import eventually
 from workers import database
 from workers.warehouse import pick_list, tables
 
+pytestmark = pytest.mark.long
+
 QUEUE = "warehouse.events"
 Picks = list[tuple[str, str, str, int | None]]
 

@@ -34,6 +34,8 @@ from tests.servers.vhosts import Vhosts
 from tests.storage.conftest import message
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 
 def dispatched(service: Service) -> list[str]:
     """The orders whose goods are off the books."""

@@ -13,6 +13,8 @@ from tests.servers.postgres import PrivatePostgres
 from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 
 def test_rabbitmq_keeps_confirmed_messages_over_a_kill(private_rabbitmq: PrivateRabbitMQ) -> None:
     """And the node serves the next test."""

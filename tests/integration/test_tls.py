@@ -37,6 +37,8 @@ from workers import broker as workers_broker
 from workers import database as workers_database
 from workers.notification.postbox import SmtpServer
 
+pytestmark = pytest.mark.long
+
 CONNECTS = [broker.connect, workers_broker.connect]
 ENGINES = [database.engine, workers_database.engine]
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from kombu import Connection, Queue
 
 from allocation.adapters import topology
@@ -16,6 +17,8 @@ from tests.servers.processes import clean_environment
 from tests.servers.vhosts import Vhosts
 from tests.storage.conftest import message
 from tests.waiting import eventually
+
+pytestmark = pytest.mark.long
 
 
 def declare(broker_url: str, state_dir: Path) -> "subprocess.CompletedProcess[str]":

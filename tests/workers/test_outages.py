@@ -5,6 +5,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import pytest
 from kombu import Connection, Queue
 
 from allocation.adapters import topology
@@ -12,6 +13,8 @@ from tests.servers.postgres import PrivatePostgres
 from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.waiting import eventually
 from tests.workers.conftest import QUEUE, Warehouse, event, expected, life
+
+pytestmark = pytest.mark.long
 
 
 def allow_deliveries(warehouse: Warehouse, limit: int) -> None:

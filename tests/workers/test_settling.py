@@ -21,6 +21,8 @@ from workers.warehouse import tables
 from workers.warehouse.__main__ import MIGRATIONS
 from workers.warehouse.messages import parse
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(params=["rabbitmq", "spool"])
 def connection(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connection]:
