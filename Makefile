@@ -16,7 +16,7 @@ up: .venv/run ## the same service, staying up, with its page on http://127.0.0.1
 	@$(BIN)/allocation up
 
 test: lint ## every test, against real PostgreSQL and RabbitMQ that it starts by itself
-	$(BIN)/pytest --numprocesses 4 --dist loadfile
+	$(BIN)/pytest --numprocesses 3 --dist loadfile
 
 compose-test: .venv/dev ## the deployed system on a container engine: the story, kills, restarts
 	$(BIN)/pytest --override-ini norecursedirs=.* --durations=0 tests/compose

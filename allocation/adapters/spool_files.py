@@ -68,9 +68,16 @@ class Owner:
     @classmethod
     def of_this_process(cls, folder: Path) -> "Owner":
         key = (folder, os.getpid())
-        if key not in _owners:
-            _owners[key] = cls(folder)
-        return _owners[key]
+        if key in _owners:
+            return _owners[key]
+        # Two threads may come first: a second owner would look dead to the first one's sweep, as
+        # such a lock keeps no thread of its own process out.
+        made = cls(folder)
+        kept = _owners.setdefault(key, made)
+        if kept is not made:
+            made._lock.close()
+            shutil.rmtree(made.path, ignore_errors=True)
+        return kept
 
 
 class Files:

@@ -190,7 +190,8 @@ def test_up_leaves_a_login_that_was_configured(
 ) -> None:
     """And does not print it."""
     up = allocation("up", FLOWER_BASIC_AUTH="me:of-my-own")
-    up.wait_for_log("flower .*Visit me at", within=40)
+    for line in ("flower .*Visit me at", "api .*ready at"):
+        up.wait_for_log(line, within=40)
 
     flower = int(environment["ALLOCATION_FLOWER_PORT"])
     assert ask(flower, "/api/tasks", "me:of-my-own")[0] == 200

@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from kombu import Connection, Exchange, Queue
 from kombu.exceptions import ChannelError
 
 from allocation.adapters.spool import Transport, Unroutable
+from allocation.adapters.spool_files import Owner
 from tests.integration.spool_programs import TRANSPORT, connect, work
 from tests.servers.processes import Process
 from tests.waiting import eventually
@@ -288,3 +291,23 @@ def test_importing_the_transport_starts_nothing(tmp_path: Path) -> None:
     )
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_threads_that_come_first_at_once_are_one_owner(tmp_path: Path) -> None:
+    """As in Flower: of two owners the one would take the other for dead, and drop its queues."""
+    folders = [tmp_path / str(number) for number in range(20)]
+    together = threading.Barrier(8)
+
+    def own(_: int) -> list[Path]:
+        found = []
+        for folder in folders:
+            together.wait()
+            found.append(Owner.of_this_process(folder).path)
+        return found
+
+    with ThreadPoolExecutor(8) as threads:
+        owners = list(threads.map(own, range(8)))
+
+    assert [owner.parent for owner in owners[0]] == folders
+    assert owners == [owners[0]] * 8
+    assert [list(folder.iterdir()) for folder in folders] == [[owner] for owner in owners[0]]
