@@ -8,6 +8,7 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 from allocation.domain import commands
 from allocation.domain.books import OrderLine
 from allocation.domain.commands import Command, FollowUp
+from allocation.domain.model import Product
 from allocation.domain.outcomes import Fact, Outcome, Refused, Succeeded
 from allocation.unit_of_work import Message, UnitOfWork
 
@@ -74,29 +75,55 @@ def _one_of_order(line: OrderLine, expires_at: datetime | None, uow: UnitOfWork)
 def confirm(command: commands.Confirm, uow: UnitOfWork) -> Outcome:
     """Make every held line of the order an allocation.
 
-    A hold that ended in the meantime, by the clock alone, is confirmed all the same: its stock is
-    still there.
+    A line that waits for stock, wholly or in part, becomes one that waits for its allocation; with
+    `all_or_nothing` the command is refused instead. A hold that ended in the meantime, by the clock
+    alone, is confirmed all the same: its stock is still there.
     """
-    confirmed = [each.confirm(command.orderid) for each in uow.products.of_order(command.orderid)]
-    return _of_lines("confirmed", command.orderid, sum(confirmed))
+    held = _holding(command.orderid, uow)
+    if not held:
+        return _no_reservation(command.orderid)
+    waiting = [product for product in held if product.waits(command.orderid)]
+    if command.all_or_nothing and waiting:
+        sku = waiting[0].sku
+        return Refused("not all held", field="orderid", orderid=command.orderid, sku=sku)
+    for product in held:
+        product.confirm(command.orderid)
+    return Succeeded(
+        status="waiting" if waiting else "confirmed",
+        lines=len(held) - len(waiting),
+        waiting=len(waiting),
+    )
 
 
 def extend(command: commands.Extend, uow: UnitOfWork) -> Outcome:
-    """Hold the order's held lines for longer: all of them, or none."""
-    products = uow.products.of_order(command.orderid)
-    for product in products:
+    """Hold the order's held lines for longer, never for a shorter time: all of them, or none."""
+    held = _holding(command.orderid, uow)
+    if not held:
+        return _no_reservation(command.orderid)
+    for product in held:
         if not product.can_extend(command.orderid):
             sku = product.sku
             return Refused("extended already", field="orderid", orderid=command.orderid, sku=sku)
     expires_at = uow.now() + timedelta(seconds=command.ttl)
-    extended = [product.extend(command.orderid, expires_at) for product in products]
-    return _of_lines("extended", command.orderid, sum(extended), expires_at=expires_at.isoformat())
+    extended = [product.extend(command.orderid, expires_at) for product in held]
+    waiting = sum(product.waits(command.orderid) for product in held)
+    ends = [end for product in held if (end := product.held_until(command.orderid))]
+    return Succeeded(
+        status="extended" if any(extended) else "unchanged",
+        lines=len(held) - waiting,
+        waiting=waiting,
+        expires_at=min(ends).isoformat(),
+    )
 
 
 def release(command: commands.Release, uow: UnitOfWork) -> Outcome:
-    """Give up every held line of the order."""
-    released = [each.release(command.orderid) for each in uow.products.of_order(command.orderid)]
-    return _of_lines("released", command.orderid, sum(released))
+    """Give up every held line of the order, those that wait for stock among them."""
+    held = _holding(command.orderid, uow)
+    if not held:
+        return _no_reservation(command.orderid)
+    for product in held:
+        product.release(command.orderid)
+    return Succeeded(status="released", lines=len(held))
 
 
 def expire(command: commands.Expire, uow: UnitOfWork) -> Outcome:
@@ -267,11 +294,13 @@ def _line(command: commands.Allocate | commands.Reserve) -> OrderLine:
     return OrderLine(command.orderid, command.sku, command.qty, command.customer, command.split)
 
 
-def _of_lines(status: str, orderid: str, lines: int, **facts: str) -> Outcome:
-    """The outcome of what was done to so many of the order's held lines."""
-    if not lines:
-        return Refused("no reservation", field="orderid", orderid=orderid)
-    return Succeeded(status=status, lines=lines, **facts)
+def _holding(orderid: str, uow: UnitOfWork) -> list[Product]:
+    """The products of which the order has a held line."""
+    return [each for each in uow.products.of_order(orderid) if each.held_until(orderid)]
+
+
+def _no_reservation(orderid: str) -> Refused:
+    return Refused("no reservation", field="orderid", orderid=orderid)
 
 
 def _following(command: FollowUp, cause: Message) -> Message:

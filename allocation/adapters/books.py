@@ -93,6 +93,8 @@ class SqlBooks:
         return fitting[0]
 
     def untold(self, limit: int) -> Sequence[Allocation]:
+        if self.least_wanted == _NOBODY_WAITS:
+            return []
         query = select(tables.allocations).where(tables.untold)
         return self._fetch(query.order_by(_LINE.age).limit(limit))
 
@@ -155,7 +157,7 @@ class SqlBooks:
             row.part,
         )
         line.batchref, line.promised_at, line.eta = row.batchref, row.promised_at, row.eta
-        line.told, line.dispatched = row.told, row.dispatched
+        line.told, line.dispatched, line.last_part = row.told, row.dispatched, row.last_part
         line.expires_at, line.extended = row.expires_at, row.extended
         parts[row.part] = line
         self.stored_lines[row.orderid, row.part] = _state(line)

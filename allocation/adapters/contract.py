@@ -55,6 +55,7 @@ SOURCE = "allocation"
 
 # Left out where they say nothing: so a command is the same as it was before they came.
 _CAME_LATER = {"customer", "best_before", "split"}
+_CAME_LATER_TO_CONFIRM = {"all_or_nothing"}
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _PROBLEMS = {
     "required": "is missing",
@@ -167,7 +168,8 @@ def command_body(command: Command) -> Json:
     if isinstance(command, Malformed):
         return {"malformed": command.body}
     body = _json(command)
-    for name in _CAME_LATER & body.keys():
+    later = _CAME_LATER_TO_CONFIRM if isinstance(command, commands.Confirm) else _CAME_LATER
+    for name in later & body.keys():
         if not body[name]:
             del body[name]
     return body
@@ -183,8 +185,9 @@ def cloud_event(
     """
     data = _json(event)
     sequence = data.pop("sequence")
-    if not data.get("part"):  # the line is whole
-        data.pop("part", None)
+    for name in ("part", "waiting"):  # they say nothing of a line that is served whole
+        if not data.get(name):
+            data.pop(name, None)
     kind = EVENT_TYPES[type(event)]
     body = {
         "specversion": "1.0",

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
 from time import monotonic
@@ -95,6 +96,17 @@ def engine(url: str, *, pool_size: int = 5) -> Engine:
 def is_postgresql(connectable: Engine | Connection) -> bool:
     """Whether this database has row locks, advisory locks and NOTIFY."""
     return connectable.dialect.name == "postgresql"
+
+
+def clock(connection: Connection) -> datetime:
+    """The time by the database's own clock, which all processes share; in UTC.
+
+    SQLite has none but this machine's.
+    """
+    if not is_postgresql(connection):
+        return datetime.now(UTC)
+    now: datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
+    return now.astimezone(UTC)
 
 
 def among(column: ColumnElement[T], values: str, dialect: str) -> ColumnElement[bool]:

@@ -190,7 +190,8 @@ class MemoryUnitOfWork:
         self._copy = copy.deepcopy(self.store)
         self.products = MemoryProducts(self._copy)
         self.inbox = MemoryInbox(self._copy)
-        self.outbox = MemoryOutbox(self._copy, self._now)
+        self.outbox = MemoryOutbox(self._copy, self.now)
+        self._began: datetime | None = None
         return self
 
     def __exit__(
@@ -202,7 +203,9 @@ class MemoryUnitOfWork:
         del self._copy
 
     def now(self) -> datetime:
-        return self._now()
+        if self._began is None:
+            self._began = self._now()
+        return self._began
 
     def commit(self) -> None:
         self.products.save()

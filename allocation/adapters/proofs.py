@@ -18,6 +18,7 @@ from sqlalchemy import (
     case,
     cast,
     except_,
+    exists,
     false,
     func,
     literal,
@@ -137,6 +138,13 @@ def lines_where_their_last_event_left_them() -> Finds:
         .group_by(outbox.c.sku, orderid, part)
         .subquery()
     )
+    newest = (
+        select(last.c.sku, last.c.orderid, func.max(last.c.number).label("number"))
+        .group_by(last.c.sku, last.c.orderid)
+        .subquery()
+    )
+    of_line = aliased(allocations)
+    line_is_there = exists().where(of_line.c.orderid == last.c.orderid, of_line.c.sku == last.c.sku)
     event = aliased(outbox)
     given_up = or_(
         and_(
@@ -150,6 +158,7 @@ def lines_where_their_last_event_left_them() -> Finds:
     )
     return (
         select(_line(last.c.orderid, last.c.sku))
+        .join(newest, and_(newest.c.sku == last.c.sku, newest.c.orderid == last.c.orderid))
         .join(event, and_(event.c.sku == last.c.sku, event.c.sequence == last.c.number))
         .outerjoin(
             allocations,
@@ -161,8 +170,9 @@ def lines_where_their_last_event_left_them() -> Finds:
         )
         .where(
             or_(
-                # A further part that lost its stock waits as one with the rest of its line.
-                and_(allocations.c.orderid.is_(None), ~given_up, last.c.part == 0),
+                # A part may have become one with another of its line: the line itself may not go
+                # without an event that gives it up.
+                and_(last.c.number == newest.c.number, ~given_up, ~line_is_there),
                 # Also whoever gave a line up may wait for it again, not told yet.
                 and_(allocations.c.batchref.is_(None), event.c.name.in_([_ALLOCATED, _RESERVED])),
                 allocations.c.promised_at < event.c.sequence,

@@ -1,18 +1,18 @@
 """The unit of work on a SQL database: one session, one transaction, one commit."""
 
 from collections.abc import Callable, Collection, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Connection, Engine, Select, func, select
+from sqlalchemy import Connection, Engine, Select, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from allocation.adapters import books, tables
 from allocation.adapters.books import Skus, SqlBooks
-from allocation.adapters.database import among, is_postgresql, translated
+from allocation.adapters.database import among, clock, is_postgresql, translated
 from allocation.adapters.inbox import NOTIFY_CHANNEL, SqlInbox, SqlOutbox
 from allocation.adapters.rows import Writes
 from allocation.domain.commands import AllocateOrder, Command
@@ -189,14 +189,12 @@ class SqlUnitOfWork:
     def __init__(
         self,
         engine: Engine,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
         locked: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         """`locked` hears how many seconds it took to have the rows of products locked."""
         self._engine = (
             engine if is_postgresql(engine) else engine.execution_options(sqlite_begin="IMMEDIATE")
         )
-        self._now = now
         self._locked = locked
 
     def __enter__(self) -> Self:
@@ -204,9 +202,10 @@ class SqlUnitOfWork:
             self._connection = self._engine.connect()
         except SQLAlchemyError as error:
             raise translated(error) from error
+        self._began: datetime | None = None
         self.products = SqlProducts(self._connection, self._locked)
-        self.outbox = SqlOutbox(self._now)
-        self.inbox = SqlInbox(self._connection, self.outbox, self._now)
+        self.outbox = SqlOutbox(self.now)
+        self.inbox = SqlInbox(self._connection, self.outbox, self.now)
         return self
 
     def __exit__(
@@ -222,10 +221,11 @@ class SqlUnitOfWork:
                 raise known from error
 
     def now(self) -> datetime:
-        if not is_postgresql(self._connection):
-            return self._now()  # the database has no clock but this machine's
-        now: datetime = self._connection.execute(select(func.clock_timestamp())).scalar_one()
-        return now.astimezone(UTC)
+        # Read once, when it is first asked for: the products are locked by then, so that the times
+        # of a product's events never go backwards.
+        if self._began is None:
+            self._began = clock(self._connection)
+        return self._began
 
     def commit(self) -> None:
         changes = Writes(self._connection)

@@ -99,6 +99,8 @@ allocations = Table(
         autoincrement=False,
         server_default=text("0"),
     ),
+    # The highest part that the line ever had, as far as this one knows: no number is used twice.
+    Column("last_part", SmallInteger, nullable=False, server_default=text("0")),
     Column("qty", Integer, nullable=False),
     Column("smallest_part", Integer),
     Column("age", BigInteger, nullable=False),

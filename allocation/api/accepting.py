@@ -83,7 +83,9 @@ def outcome(command: Command, decided: Json) -> Json | Problem:
         reason, field = facts.pop("reason"), facts.pop("field")
         sentence = REFUSALS.get(reason, reason)
         return Problem(409, sentence, kind=reason, errors=[Violation(field, reason)], **facts)
-    return {**contract.command_body(command), **facts}
+    fields = contract.command_body(command)
+    fields.pop("ttl", None)  # a hold may end at another time than was asked: `expires_at` says when
+    return {**fields, **facts}
 
 
 def location(command_id: UUID) -> str:

@@ -23,8 +23,15 @@ def schemas() -> dict[str, Json]:
         "eta": {**eta, "description": "Of its batch; null: on the shelf, or waiting."},
     }
     until = {"type": "string", "format": "date-time", "description": "Until when it is held."}
+    number = {
+        "type": "integer",
+        "minimum": 0,
+        "description": "Which part of the line: each batch that serves it has one, and what waits"
+        " has one. 0 for a line that was never split; no number is used twice.",
+    }
     line = {
         "sku": sku,
+        "part": number,
         "qty": qty,
         "status": _one_of("allocated", "reserved", "waiting", "dispatched"),
         **standing,
@@ -56,12 +63,13 @@ def schemas() -> dict[str, Json]:
     part = {
         "type": "object",
         "properties": {
+            "part": number,
             "qty": qty,
             "status": _one_of("allocated", "reserved", "waiting", "dispatched"),
             **standing,
             "expires_at": until,
         },
-        "required": ["qty", "status", "batchref", "eta"],
+        "required": ["part", "qty", "status", "batchref", "eta"],
     }
     in_parts = {
         "orderid": orderid,
@@ -70,7 +78,11 @@ def schemas() -> dict[str, Json]:
         "status": _one_of("allocated", "reserved", "waiting", "dispatched", "in parts"),
         "parts": _list(part, "One for each batch that serves the line, and one for what waits."),
     }
-    of_order = {"orderid": orderid, "lines": _count("Lines that were held.")}
+    of_order = {
+        "orderid": orderid,
+        "lines": _count("Lines that hold all their stock now."),
+        "waiting": _count("Lines of which pieces still wait for stock."),
+    }
     return {
         "Pending": _object(id=_uuid("The command's id."), status=_one_of("pending")),
         "CreatedBatch": _object(
@@ -100,7 +112,6 @@ def schemas() -> dict[str, Json]:
             orderid=orderid,
             status=_one_of("decided"),
             all_or_nothing=field("all_or_nothing", "allocation.allocate_order"),
-            ttl=field("ttl", "allocation.allocate_order"),
             lines=_list(
                 {
                     "type": "object",
@@ -127,14 +138,20 @@ def schemas() -> dict[str, Json]:
             strategy=field("strategy", "allocation.choose_strategy"),
             status=_one_of("changed", "unchanged"),
         ),
-        "ConfirmedOrder": _object(**of_order, status=_one_of("confirmed")),
+        "ConfirmedOrder": _confirmed(
+            **of_order,
+            status=_one_of("confirmed", "waiting", description="waiting: a line of it waits."),
+        ),
         "ExtendedOrder": _object(
             **of_order,
-            ttl=field("ttl", "allocation.extend"),
-            status=_one_of("extended"),
-            expires_at=until,
+            status=_one_of("extended", "unchanged", description="unchanged: held for longer."),
+            expires_at={**until, "description": "When the first of its holds ends."},
         ),
-        "ReleasedOrder": _object(**of_order, status=_one_of("released")),
+        "ReleasedOrder": _object(
+            orderid=orderid,
+            lines=_count("Lines that were given up, those that waited among them."),
+            status=_one_of("released"),
+        ),
         "DeallocatedLine": _object(orderid=orderid, sku=sku, status=_one_of("deallocated")),
         "Batch": _object(sku=sku, batchref=batchref, **figures),
         "Order": _object(orderid=orderid, lines=_list(_object(**line), "By sku.")),
@@ -221,6 +238,7 @@ def _explanation(orderid: Json, sku: Json) -> Json:
         qty=_count("Pieces."),
     )
     decision["properties"] |= {
+        "part": _count("Which part of the line, where several batches serve it."),
         "candidates": _count("Batches with free pieces; there for a choice only."),
         "considered": _list(candidate, "By preference; of many the first ones and the last."),
     }
@@ -252,6 +270,12 @@ def _object(**properties: Json) -> Json:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
+def _confirmed(**properties: Json) -> Json:
+    made = _object(**properties)
+    made["properties"]["all_or_nothing"] = field("all_or_nothing", "allocation.confirm")
+    return made
+
+
 def _order_answer(**properties: Json) -> Json:
     made = _object(**properties)
     made["properties"]["customer"] = field("customer", "allocation.allocate_order")
@@ -263,7 +287,7 @@ def _line_answer(*kinds: Json) -> Json:
     made = [_object(**kind) for kind in kinds]
     for kind in made:
         kind["properties"] |= {
-            name: field(name, "allocation.reserve") for name in ("ttl", "customer", "split")
+            name: field(name, "allocation.reserve") for name in ("customer", "split")
         }
         kind["properties"]["expires_at"] = {"type": "string", "format": "date-time"}
     return {"anyOf": made}
@@ -273,8 +297,9 @@ def _list(items: Json, description: str) -> Json:
     return {"type": "array", "items": items, "description": description}
 
 
-def _one_of(*values: str) -> Json:
-    return {"type": "string", "enum": list(values)}
+def _one_of(*values: str, description: str | None = None) -> Json:
+    said = {"description": description} if description else {}
+    return {"type": "string", "enum": list(values), **said}
 
 
 def _count(description: str) -> Json:

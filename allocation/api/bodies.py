@@ -22,12 +22,13 @@ _DRAINED = 8 * LIMIT
 """Bytes of a body too large that are read and dropped, so that its sender gets to the answer."""
 
 
-def command(name: str, **from_path: str) -> Command:
+def command(name: str, *, optional: bool = False, **from_path: str) -> Command:
     """The command `name` that the request's JSON body and its path make together.
 
-    Raises Problem, naming every field that breaks the contract.
+    `optional`: there may be no body. Raises Problem, naming every field that breaks the contract.
     """
-    body = read()
+    has_body = bool(request.content_length) or "Transfer-Encoding" in request.headers
+    body = read() if has_body or not optional else {}
     if isinstance(body, dict):
         twice = [Violation(field, "is given by the path") for field in from_path if field in body]
         if twice:

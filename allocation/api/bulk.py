@@ -11,15 +11,15 @@ from allocation.adapters import contract
 from allocation.adapters.contract import Violation
 from allocation.api import accepting, waiting
 from allocation.api.problems import Problem, invalid
-from allocation.domain.commands import Command
+from allocation.domain.commands import Allocate, Command
 from allocation.unit_of_work import Message
 from allocation.views import Json
 
 MOST = 1000
 """Lines of one request."""
 
-Line = Command | list[Violation]
-"""A line that keeps the contract is a command; of another one, everything that is wrong with it."""
+Line = Command | Problem
+"""A line that can be taken is a command; of another one, what is wrong with it."""
 
 
 def asked(body: object) -> bool:
@@ -31,7 +31,7 @@ def asked(body: object) -> bool:
 def answer(body: Json) -> Response:
     """Accept the good ones of the body's lines together: 202, or 200 once all are decided."""
     given = _lines(body)
-    lines = [contract.read_command("allocation.allocate", line) for line in given]
+    lines = _read(given)
     messages = _messages(lines, given)
     if not messages:
         raise Problem(
@@ -65,6 +65,27 @@ def _lines(body: Json) -> list[object]:
     return lines
 
 
+def _read(given: Sequence[object]) -> list[Line]:
+    """The lines in their order; of two about the same order and sku the second is refused."""
+    lines: list[Line] = []
+    known: set[tuple[str, str]] = set()
+    for each in given:
+        read = contract.read_command("allocation.allocate", each)
+        if isinstance(read, list):
+            lines.append(invalid(read))
+            continue
+        assert isinstance(read, Allocate)
+        line = (read.orderid, read.sku)
+        lines.append(_twice(*line) if line in known else read)
+        known.add(line)
+    return lines
+
+
+def _twice(orderid: str, sku: str) -> Problem:
+    errors = [Violation("orderid", "line twice")]
+    return Problem(409, kind="line twice", errors=errors, orderid=orderid, sku=sku)
+
+
 def _messages(lines: Sequence[Line], given: Sequence[object]) -> list[Message]:
     """The good lines under ids that follow from the request's.
 
@@ -72,10 +93,10 @@ def _messages(lines: Sequence[Line], given: Sequence[object]) -> list[Message]:
     that the key gives, whatever the lines are, and all have a correlation id that depends on every
     line, bad ones too: where these two don't go together, the key came with another request.
     """
-    commands = [line for line in lines if not isinstance(line, list)]
+    commands = [line for line in lines if not isinstance(line, Problem)]
     first = accepting.request_id()
     meaning = [
-        raw if isinstance(line, list) else contract.command_body(line)
+        raw if isinstance(line, Problem) else contract.command_body(line)
         for line, raw in zip(lines, given, strict=True)
     ]
     request = uuid5(first, json.dumps(meaning, sort_keys=True))
@@ -94,8 +115,8 @@ def _told(
     lines: Sequence[Line], messages: Iterator[Message], decided: dict[UUID, Json]
 ) -> Iterator[Json]:
     for index, line in enumerate(lines):
-        if isinstance(line, list):
-            yield {"status": "rejected", "problem": invalid(line).body() | {"index": index}}
+        if isinstance(line, Problem):
+            yield {"status": "rejected", "problem": line.body() | {"index": index}}
             continue
         command_id = next(messages).id
         known = {"id": str(command_id), "location": accepting.location(command_id)}

@@ -24,8 +24,9 @@ _GOOD = {
     "WaitingReservation": "Nothing can serve the line yet: it waits; only with `Prefer: wait`.",
     "DecidedOrder": "What became of each line; only with `Prefer: wait`.",
     "ChosenStrategy": "The batches serve in this order; only with `Prefer: wait`.",
-    "ConfirmedOrder": "Its held lines are allocations now; only with `Prefer: wait`.",
-    "ExtendedOrder": "Its held lines are held until then; only with `Prefer: wait`.",
+    "ConfirmedOrder": "No line of it is held any more: each is allocated, or waits; only with"
+    " `Prefer: wait`.",
+    "ExtendedOrder": "None of its holds ends before then; only with `Prefer: wait`.",
     "ReleasedOrder": "Its held lines are given up; only with `Prefer: wait`.",
     "BatchOnAnotherDay": "The batch arrives on this day; only with `Prefer: wait`.",
     "WrittenOffPieces": "The pieces are off the books; only with `Prefer: wait`.",
@@ -131,7 +132,7 @@ def _operation(route: Route) -> Json:
         content = _content(route.command, names)
         if content["schema"]["properties"]:
             made["requestBody"] = {
-                "required": True,
+                "required": bool(content["schema"]["required"]),
                 "content": {"application/json": _or_many(content) if route.bulk else content},
             }
     if parameters:

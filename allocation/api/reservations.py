@@ -19,7 +19,7 @@ def reserve() -> Response:
 
 
 def confirm(orderid: str) -> Response:
-    return accepting.answer(bodies.command_from_path("allocation.confirm", orderid=orderid))
+    return accepting.answer(bodies.command("allocation.confirm", optional=True, orderid=orderid))
 
 
 def extend(orderid: str) -> Response:

@@ -120,7 +120,7 @@ ROUTES = (
         "/v1/reservations/{orderid}/confirm",
         "Make what is held for an order its own",
         {200: "ConfirmedOrder", 202: "Pending"},
-        _DELETE,
+        _BODY,
         command="allocation.confirm",
     ),
     Route(

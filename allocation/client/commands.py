@@ -131,9 +131,15 @@ class Commands(ABC):
             **options,
         )
 
-    def confirm(self, *, orderid: str, **options: Unpack[Options]) -> Outcome:
-        """Make every held line of the order an allocation."""
-        return self.send("confirm", orderid=orderid, **options)
+    def confirm(
+        self, *, orderid: str, all_or_nothing: bool | None = None, **options: Unpack[Options]
+    ) -> Outcome:
+        """Make every held line of the order an allocation.
+
+        `all_or_nothing`: only if all of them hold stock. Otherwise the status is `waiting` if one
+        does not.
+        """
+        return self.send("confirm", orderid=orderid, all_or_nothing=all_or_nothing, **options)
 
     def extend(self, *, orderid: str, ttl: int, **options: Unpack[Options]) -> Outcome:
         """Hold the order's lines for longer, `ttl` seconds from now; once for each line."""

@@ -156,4 +156,4 @@ def _request(name: str, fields: dict[str, Any]) -> tuple[str, str, dict[str, Any
     if missing := {field: "is missing" for field in names if not fields.get(field)}:
         raise Invalid("A field breaks the contract.", missing)
     path = template.format(**{field: quote(str(fields.pop(field)), safe="") for field in names})
-    return method, path, None if method == "DELETE" or name == "confirm" else fields
+    return method, path, None if method == "DELETE" else fields

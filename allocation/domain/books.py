@@ -51,8 +51,9 @@ class Batch:
 class Allocation:
     """An order line on the books: promised stock of `batchref`, or waiting when that is None.
 
-    One that may be split, as it has a `smallest_part`, has a part for each batch that serves it,
-    and one at most that waits.
+    One that may be split, as it has a `smallest_part`, has one part for each batch that serves it,
+    and one at most that waits. No number of a part is used twice: `last_part` is the highest one
+    that was ever given to the line, as far as this part knows.
 
     `age` is the product's version when the line came: the lower, the older. `promised_at` is the
     sequence of the event that promised the stock, and `eta` the day that was promised, None for the
@@ -79,6 +80,7 @@ class Allocation:
         self.customer = customer
         self.smallest_part = 1 if split else None
         self.part = part
+        self.last_part = 0
         self.batchref: str | None = None
         self.promised_at: int | None = None
         self.eta: date | None = None

@@ -70,14 +70,18 @@ class AllocateOrder:
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """Make every held line of the order an allocation."""
+    """Make every held line of the order an allocation.
+
+    `all_or_nothing`: only if all of them hold stock.
+    """
 
     orderid: str
+    all_or_nothing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Extend:
-    """Hold the order's held lines for `ttl` seconds from now on; once for each line."""
+    """Hold the order's held lines for `ttl` seconds from now on, if that is longer; once a line."""
 
     orderid: str
     ttl: int

@@ -93,7 +93,10 @@ class WrittenOff(Event):
 
 @dataclass(frozen=True, slots=True)
 class Allocated(LineEvent):
-    """The order line is promised `qty` pieces of this batch, which arrives on that day."""
+    """The order line is promised `qty` pieces of this batch, which arrives on that day.
+
+    `waiting` pieces of the same line still wait, if it may be split.
+    """
 
     orderid: str
     sku: str
@@ -101,11 +104,15 @@ class Allocated(LineEvent):
     batchref: str
     eta: date | None = None
     customer: str | None = None
+    waiting: int = field(default=0, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Reserved(LineEvent):
-    """`qty` pieces of this batch are held for the order line until then."""
+    """`qty` pieces of this batch are held for the order line until then.
+
+    `waiting` pieces of the same line still wait, if it may be split.
+    """
 
     orderid: str
     sku: str
@@ -114,6 +121,7 @@ class Reserved(LineEvent):
     eta: date | None
     expires_at: datetime
     customer: str | None = None
+    waiting: int = field(default=0, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from allocation.domain.events import (
     StrategyChosen,
     WrittenOff,
 )
-from allocation.domain.outcomes import Outcome, Refused, Succeeded
+from allocation.domain.outcomes import Fact, Outcome, Refused, Succeeded
 from allocation.domain.preference import enough
 from allocation.domain.promises import Promises
 
@@ -58,6 +58,16 @@ class Product(Promises):
         self._follow_ups[Expire(line.orderid, expires_at)] = None
         return self._take(line, expires_at)
 
+    def held_until(self, orderid: str) -> datetime | None:
+        """When the hold on the order's line ends; None if the line is not held."""
+        return min(
+            (line.expires_at for line in self._held(orderid) if line.expires_at), default=None
+        )
+
+    def waits(self, orderid: str) -> bool:
+        """Whether pieces of the order's line wait for stock."""
+        return any(line.batchref is None for line in self._books.parts(orderid))
+
     def confirm(self, orderid: str) -> bool:
         """Make the order's held line an allocation; False when it holds none here."""
         held = self._held(orderid)
@@ -65,7 +75,7 @@ class Product(Promises):
         for line in held:
             line.expires_at = None
             if line.batchref is not None:
-                self._record_promise(line, line.batchref)
+                self._record_promise(line, line.batchref, self._waiting_pieces(line))
         return bool(held)
 
     def can_extend(self, orderid: str) -> bool:
@@ -73,15 +83,17 @@ class Product(Promises):
         return not any(line.extended for line in self._held(orderid))
 
     def extend(self, orderid: str, expires_at: datetime) -> bool:
-        """Hold the order's held line until then; False when there is none here."""
-        held = self._held(orderid)
+        """Hold the order's held line until then; False if it is not held, or for longer already."""
+        held = [
+            line for line in self._held(orderid) if line.expires_at and line.expires_at < expires_at
+        ]
         self.version += bool(held)
         for line in held:
             line.expires_at = expires_at
             line.extended = True
             self._follow_ups[Expire(orderid, expires_at)] = None
             if line.batchref is not None:
-                self._record_promise(line, line.batchref)
+                self._record_promise(line, line.batchref, self._waiting_pieces(line))
         return bool(held)
 
     def release(self, orderid: str) -> bool:
@@ -139,7 +151,13 @@ class Product(Promises):
         qty = sum(part.qty for part in known)
         if qty != line.qty:
             return Refused("quantity differs", field="qty", qty=line.qty, known_qty=qty)
-        return self._answer(known)
+        # The line stays as it is: the answer says where it differs from what was asked now.
+        stays: dict[str, Fact] = {}
+        if known[0].customer != line.customer:
+            stays["customer"] = known[0].customer
+        if known[0].split != line.split:
+            stays["split"] = known[0].split
+        return self._answer(known, **stays)
 
     def _take(self, line: OrderLine, expires_at: datetime | None) -> Outcome:
         self.version += 1

@@ -51,6 +51,24 @@ def first_fit(batches: Iterable[Batch], qty: int) -> Batch | None:
     return next((batch for batch in batches if batch.free >= qty), None)
 
 
+def pieces_of(batches: Iterable[Batch], qty: int, *, split: bool) -> list[tuple[Batch, int]]:
+    """How many pieces each batch serves of a line: all from the first that has enough.
+
+    Where none has, and the line may be `split`, each gives what it has until it is enough; what
+    they don't have is left out.
+    """
+    batches = list(batches)
+    whole = first_fit(batches, qty)
+    if whole is not None:
+        return [(whole, qty)]
+    pieces: list[tuple[Batch, int]] = []
+    for batch in batches if split else ():
+        if qty > 0 and batch.free > 0:
+            pieces.append((batch, min(batch.free, qty)))
+            qty -= pieces[-1][1]
+    return pieces
+
+
 def enough(batches: Iterable[Batch], qty: int, *, split: bool) -> bool:
     """Whether one of the batches has so many free pieces, or, `split`, all of them together."""
     free = [batch.free for batch in batches]

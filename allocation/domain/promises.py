@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import date
-from itertools import count
+from typing import TypedDict
 
 from allocation.domain.books import Allocation, Batch, Books, MemoryBooks
 from allocation.domain.commands import AllocateWaiting, FollowUp, ReviewPromises
@@ -18,18 +17,25 @@ from allocation.domain.events import (
     ReservationReleased,
     Reserved,
 )
-from allocation.domain.outcomes import Outcome, Plain, Succeeded
+from allocation.domain.outcomes import Fact, Outcome, Plain, Succeeded
 from allocation.domain.preference import (
     EARLIEST_FIRST,
     STRATEGIES,
     Strategy,
     arrival,
     first_fit,
+    pieces_of,
 )
 from allocation.domain.preference import choice as choice_among
 
 SERVED_AT_ONCE = 500
 """Lines that one command serves, moves or tells at most: it bounds how long it may take."""
+
+
+class _OfLine(TypedDict):
+    part: int
+    waiting: int
+    choice: Choice | None
 
 
 class Promises:
@@ -58,9 +64,21 @@ class Promises:
         return events
 
     def pull_follow_ups(self) -> list[FollowUp]:
-        """What the decisions since the last call left to be done, each once."""
+        """What the decisions since the last call left to be done, each once.
+
+        Waiting lines need a follow-up only if one of them fits free stock, or was not told yet.
+        """
         follow_ups, self._follow_ups = self._follow_ups, {}
-        return list(follow_ups)
+        return [
+            each
+            for each in follow_ups
+            if not isinstance(each, AllocateWaiting) or self._has_waiting_to_serve()
+        ]
+
+    def _has_waiting_to_serve(self) -> bool:
+        largest = max((batch.free for batch in self._books.open_batches()), default=0)
+        fits = self._books.oldest_waiting(at_most=largest, after=0)
+        return fits is not None or bool(self._books.untold(1))
 
     def _serve_waiting(self) -> tuple[list[Batch], bool]:
         """Serve at most SERVED_AT_ONCE lines: the batches by preference, and whether that did all.
@@ -85,30 +103,59 @@ class Promises:
 
     def _tell_who_waits(self, batches: Sequence[Batch]) -> None:
         """Tell at most SERVED_AT_ONCE lines that they wait, each once."""
-        untold = self._books.untold(SERVED_AT_ONCE)
-        for line in untold:
+        for line in self._books.untold(SERVED_AT_ONCE):
             self._tell(line, batches)
-        if len(untold) == SERVED_AT_ONCE:
-            self._serve_waiting_next()
+        self._serve_waiting_next()  # pulled only if some are left
 
     def _serve(self, line: Allocation, batches: Sequence[Batch]) -> bool:
         """Promise the line stock, in parts if it may; whether nothing of it is left to wait."""
-        batch = first_fit(batches, line.qty)
-        if batch is None and line.split:
-            parts = self._books.parts(line.orderid)
-            numbers = count(1 + max((part.part for part in parts), default=line.part))
-            for each in batches:
-                if each.free >= line.qty:
-                    batch = each  # the rest of it
-                    break
-                if each.free > 0:
-                    self._promise(self._part(line, each.free, next(numbers)), each, batches)
-        if batch is not None:
-            self._promise(line, batch, batches)
-        return batch is not None
+        pieces = pieces_of(batches, line.qty, split=line.split)
+        left = line.qty - sum(qty for _, qty in pieces)
+        for batch, qty in pieces:
+            self._promise_piece(line, qty, batch, batches, left)
+        return left == 0
 
-    def _part(self, line: Allocation, qty: int, number: int) -> Allocation:
-        """So many pieces of the line, as a part of their own."""
+    def _promise_piece(
+        self, line: Allocation, qty: int, batch: Batch, batches: Sequence[Batch], left: int
+    ) -> Allocation:
+        """Promise `qty` pieces of a line that holds nothing; returns the part that holds them.
+
+        A batch serves one part of a line: where it serves one already, that part grows. Of the
+        line, `left` pieces still wait afterwards.
+        """
+        choice = choice_among(batch, batches)
+        part = self._part_served_by(batch, line.orderid)
+        if part is not None:
+            self._free(part, "moved")
+            part.qty += qty
+            line.qty -= qty
+            if line.qty == 0:
+                self._remove(line)
+        elif qty < line.qty:
+            part = self._cut(line, qty)
+        else:
+            part = line
+        batch.allocated += part.qty
+        part.eta = batch.eta
+        part.told = False
+        self._record_promise(part, batch.batchref, left, choice)
+        return part
+
+    def _part_served_by(self, batch: Batch, orderid: str) -> Allocation | None:
+        """The part of the order's line that holds stock of this batch."""
+        return next(
+            (
+                part
+                for part in self._books.parts(orderid)
+                if part.batchref == batch.batchref and not part.dispatched
+            ),
+            None,
+        )
+
+    def _cut(self, line: Allocation, qty: int) -> Allocation:
+        """Make `qty` pieces of the line a part of their own, under a number that is new to it."""
+        parts = self._books.parts(line.orderid) or [line]
+        number = 1 + max(max(part.part, part.last_part) for part in parts)
         part = Allocation(
             *(line.orderid, self.sku, qty, line.age, line.customer), split=True, part=number
         )
@@ -116,6 +163,12 @@ class Promises:
         line.qty -= qty
         self._books.add_line(part)
         return part
+
+    def _remove(self, part: Allocation) -> None:
+        """Take the part off the books; the rest of its line never gives its number again."""
+        self._books.remove_line(part)
+        for other in self._books.parts(part.orderid)[:1]:
+            other.last_part = max(other.last_part, part.part, part.last_part)
 
     def _serve_waiting_next(self) -> None:
         self._follow_ups[AllocateWaiting(self.sku)] = None
@@ -135,48 +188,42 @@ class Promises:
         # Whoever waits comes before whoever has a promise.
         batches, all_served = self._serve_waiting()
         earlier = [batch for batch in batches if arrival(batch.eta) < arrival(late.eta)]
-        lines = self._books.promised_another_day(late, SERVED_AT_ONCE) if all_served else []
-        for line in lines:
-            old = line.eta
-            better = first_fit(earlier, line.qty) if arrival(old) < arrival(late.eta) else None
+        lines = self._books.promised_another_day(late, SERVED_AT_ONCE + 1) if all_served else []
+        for line in lines[:SERVED_AT_ONCE]:
+            old, qty, part = line.eta, line.qty, line
+            better = first_fit(earlier, qty) if arrival(old) < arrival(late.eta) else None
             if better is not None:
+                waiting = self._waiting_pieces(line)
                 self._free(line, "moved")
-                self._promise(line, better, earlier)
+                part = self._promise_piece(line, qty, better, earlier, waiting)
                 if self._strategy.by_free:
                     earlier = self._strategy.sort(earlier)
-            line.eta = (better or late).eta
-            if line.eta != old:
-                self._record(self._changed_promise(line, old))
-        if not all_served or len(lines) == SERVED_AT_ONCE:
+            serving = better or late
+            part.eta = serving.eta
+            if part.eta != old:
+                name = (line.orderid, self.sku, qty, serving.batchref, old, part.eta)
+                self._record(PromiseChanged(*name, part=part.part))
+        if not all_served or len(lines) > SERVED_AT_ONCE:
             self._follow_ups[ReviewPromises(late.batchref)] = None
-
-    def _changed_promise(self, line: Allocation, old: date | None) -> PromiseChanged:
-        assert line.batchref is not None
-        return PromiseChanged(
-            *(line.orderid, self.sku, line.qty, line.batchref, old, line.eta), part=line.part
-        )
 
     def _tell(self, line: Allocation, batches: Sequence[Batch]) -> None:
         choice = choice_among(None, batches)
         self._record(OutOfStock(line.orderid, self.sku, line.qty, part=line.part, choice=choice))
         line.told = True
 
-    def _promise(self, line: Allocation, batch: Batch, batches: Sequence[Batch]) -> None:
-        choice = choice_among(batch, batches)
-        batch.allocated += line.qty
-        line.eta = batch.eta
-        line.told = False
-        self._record_promise(line, batch.batchref, choice)
+    def _waiting_pieces(self, line: Allocation) -> int:
+        """How many pieces of the order's line wait, in whatever part."""
+        return sum(part.qty for part in self._books.parts(line.orderid) if part.batchref is None)
 
     def _record_promise(
-        self, line: Allocation, batchref: str, choice: Choice | None = None
+        self, line: Allocation, batchref: str, waiting: int, choice: Choice | None = None
     ) -> None:
         name = (line.orderid, self.sku, line.qty, batchref, line.eta)
+        of_line: _OfLine = {"part": line.part, "waiting": waiting, "choice": choice}
         if line.expires_at is None:
-            self._record(Allocated(*name, line.customer, part=line.part, choice=choice))
+            self._record(Allocated(*name, line.customer, **of_line))
         else:
-            until = line.expires_at
-            self._record(Reserved(*name, until, line.customer, part=line.part, choice=choice))
+            self._record(Reserved(*name, line.expires_at, line.customer, **of_line))
         line.batchref, line.promised_at = batchref, self.sequence
 
     def _held(self, orderid: str) -> list[Allocation]:
@@ -186,7 +233,7 @@ class Promises:
         self.version += bool(lines)
         for line in lines:
             self._free(line, reason)
-            self._books.remove_line(line)
+            self._remove(line)
         return bool(lines)
 
     def _release(self, line: Allocation) -> None:
@@ -198,7 +245,7 @@ class Promises:
         for part in waiting[1:]:
             waiting[0].qty += part.qty
             waiting[0].told = waiting[0].told and part.told
-            self._books.remove_line(part)
+            self._remove(part)
 
     def _free(self, line: Allocation, reason: str) -> None:
         name = (line.orderid, self.sku, line.qty, line.batchref)
@@ -212,15 +259,19 @@ class Promises:
         line.batchref = line.promised_at = line.eta = None
         self._serve_waiting_next()
 
-    def _answer(self, parts: Sequence[Allocation]) -> Outcome:
+    def _answer(self, parts: Sequence[Allocation], **facts: Fact) -> Outcome:
         """How the line stands; where several batches serve it, its parts tell which."""
         told = [self._standing(part) for part in parts]
         if len(told) == 1:
-            return Succeeded(**told[0])
+            return Succeeded(**told[0], **facts)
         statuses = {str(part["status"]) for part in told}
         return Succeeded(
             status=statuses.pop() if len(statuses) == 1 else "in parts",
-            parts=[{"qty": part.qty, **facts} for part, facts in zip(parts, told, strict=True)],
+            parts=[
+                {"part": part.part, "qty": part.qty, **standing}
+                for part, standing in zip(parts, told, strict=True)
+            ],
+            **facts,
         )
 
     def _standing(self, line: Allocation) -> dict[str, Plain]:

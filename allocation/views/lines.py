@@ -24,6 +24,7 @@ def order(connection: Connection, orderid: str) -> Json | None:
     lines = [
         {
             "sku": row.sku,
+            "part": row.part,
             "qty": row.qty,
             "status": status_of(row),
             "batchref": row.batchref,

@@ -177,31 +177,6 @@ def test_a_thousand_lines_with_ids_of_any_length_fit_into_a_request(client: Flas
     assert response.status_code == 202
 
 
-def test_a_line_that_comes_twice_in_a_request_is_two_commands(
-    client: FlaskClient, engine: Engine, idle_worker: Worker
-) -> None:
-    """As in two requests: the same again changes nothing, another quantity is refused."""
-    client.post("/v1/batches", json={"batchref": "batch-1", "sku": "LAMP", "qty": 10})
-    body = {"lines": [line(1), line(1), line(1, qty=2)]}
-
-    told(client, body, **KEY)
-    idle_worker.decide_all()
-    answers = told(client, body, **KEY, **WAIT)
-
-    assert [answer["status"] for answer in answers] == ["allocated", "allocated", "rejected"]
-    assert answers[2]["problem"]["title"] == "quantity differs"
-    assert len({answer["id"] for answer in answers}) == 3
-    assert client.get("/v1/batches/batch-1").json == {
-        "sku": "LAMP",
-        "batchref": "batch-1",
-        "qty": 10,
-        "allocated": 1,
-        "available": 9,
-        "eta": None,
-        "best_before": None,
-    }
-
-
 def test_a_connection_that_dies_leaves_no_line_behind(
     serve: Serve, database_url: str, outside: Engine
 ) -> None:
@@ -394,3 +369,35 @@ def test_many_lines_are_one_request_to_the_rate_limit(serve: Serve, sqlite_url: 
     statuses = [client.post(PATH, json=lines(6)).status_code for _ in range(5)]
 
     assert statuses == [202] * 5
+
+
+def test_of_two_lines_about_the_same_order_and_sku_the_second_is_refused(
+    client: FlaskClient, worker: Worker
+) -> None:
+    batch = {"batchref": "b1", "sku": "LAMP", "qty": 10}
+    client.post("/v1/batches", json=batch, headers=WAIT)
+    body = {"lines": [line(1, qty=2), line(1, qty=2), line(2), line(1, qty=3)]}
+
+    answers = told(client, body, **WAIT)
+
+    assert [answer["status"] for answer in answers] == [
+        "allocated",
+        "rejected",
+        "allocated",
+        "rejected",
+    ]
+    assert answers[1] == {
+        "status": "rejected",
+        "problem": {
+            "type": "/problems/line-twice",
+            "title": "line twice",
+            "status": 409,
+            "detail": "The request has a line of the same order and sku before this one.",
+            "index": 1,
+            "orderid": "order-1",
+            "sku": "LAMP",
+            "errors": [{"field": "orderid", "problem": "line twice"}],
+        },
+    }
+    shown: Any = client.get("/v1/batches/b1").json
+    assert shown["allocated"] == 3

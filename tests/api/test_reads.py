@@ -43,6 +43,7 @@ def test_an_order_shows_every_line(client: FlaskClient, idle_worker: Worker) -> 
         "lines": [
             {
                 "sku": "LAMP",
+                "part": 0,
                 "qty": 3,
                 "status": "allocated",
                 "batchref": "shipment",
@@ -51,6 +52,7 @@ def test_an_order_shows_every_line(client: FlaskClient, idle_worker: Worker) -> 
             },
             {
                 "sku": "SOFA",
+                "part": 0,
                 "qty": 2,
                 "status": "waiting",
                 "batchref": None,

@@ -1,5 +1,6 @@
 """Stock that is held, and lines that several batches serve, over HTTP."""
 
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -33,7 +34,8 @@ def test_stock_is_held_and_confirmed(stocked: FlaskClient) -> None:
     [after] = lines(stocked)
 
     assert held.status_code == 201
-    assert held.json == BASKET | {
+    asked = {name: value for name, value in BASKET.items() if name != "ttl"}
+    assert held.json == asked | {
         "status": "reserved",
         "batchref": "shelf",
         "eta": None,
@@ -44,7 +46,12 @@ def test_stock_is_held_and_confirmed(stocked: FlaskClient) -> None:
         "allocated",
         None,
     )
-    assert confirmed.json == {"orderid": "order-1", "status": "confirmed", "lines": 1}
+    assert confirmed.json == {
+        "orderid": "order-1",
+        "status": "confirmed",
+        "lines": 1,
+        "waiting": 0,
+    }
 
 
 def test_a_reservation_is_extended_once_and_given_up(stocked: FlaskClient) -> None:
@@ -53,8 +60,8 @@ def test_a_reservation_is_extended_once_and_given_up(stocked: FlaskClient) -> No
     path = "/v1/reservations/order-1"
 
     answers = [
-        stocked.post(f"{path}/extend", json={"ttl": 60}, headers=WAIT),
-        stocked.post(f"{path}/extend", json={"ttl": 60}, headers=WAIT),
+        stocked.post(f"{path}/extend", json={"ttl": 1800}, headers=WAIT),
+        stocked.post(f"{path}/extend", json={"ttl": 1800}, headers=WAIT),
         stocked.delete(path, headers=WAIT),
         stocked.post(f"{path}/confirm", headers=WAIT),
     ]
@@ -79,14 +86,14 @@ def test_a_line_that_may_be_split_is_answered_in_parts(stocked: FlaskClient) -> 
     answer = stocked.post("/v1/allocations", json=line, headers=WAIT)
 
     parts = [
-        {"qty": 2, "status": "waiting", "batchref": None, "eta": None},
-        {"qty": 5, "status": "allocated", "batchref": "shelf", "eta": None},
-        {"qty": 5, "status": "allocated", "batchref": "ship", "eta": "2030-01-31"},
+        {"part": 0, "qty": 2, "status": "waiting", "batchref": None, "eta": None},
+        {"part": 1, "qty": 5, "status": "allocated", "batchref": "shelf", "eta": None},
+        {"part": 2, "qty": 5, "status": "allocated", "batchref": "ship", "eta": "2030-01-31"},
     ]
     assert answer.status_code == 200
     assert answer.json == line | {"status": "in parts", "parts": parts}
     assert [
-        {name: each[name] for name in ("qty", "status", "batchref", "eta")}
+        {name: each[name] for name in ("part", "qty", "status", "batchref", "eta")}
         for each in lines(stocked)
     ] == parts
     story: Any = stocked.get("/v1/allocations/order-1/LAMP/explanation").json
@@ -134,3 +141,43 @@ def test_a_wrong_field_is_named(
     assert response.status_code == 422
     assert response.json is not None
     assert [error["field"] for error in response.json["errors"]] == [field]
+
+
+def test_a_reservation_that_is_repeated_is_answered_with_the_end_that_holds(
+    stocked: FlaskClient,
+) -> None:
+    first: Any = stocked.post("/v1/reservations", json=BASKET, headers=WAIT).json
+
+    again: Any = stocked.post("/v1/reservations", json=BASKET | {"ttl": 9}, headers=WAIT).json
+
+    assert again == first
+    assert "ttl" not in again
+    assert lines(stocked)[0]["expires_at"] == first["expires_at"]
+
+
+def test_an_order_of_which_the_only_line_waits_is_not_confirmed(stocked: FlaskClient) -> None:
+    stocked.post("/v1/reservations", json=BASKET | {"qty": 40}, headers=WAIT)
+    path = "/v1/reservations/order-1/confirm"
+
+    refused = stocked.post(path, json={"all_or_nothing": True}, headers=WAIT)
+    waits = stocked.post(path, headers=WAIT)
+
+    assert refused.status_code == 409
+    assert refused.json is not None
+    assert (refused.json["title"], refused.json["sku"]) == ("not all held", "LAMP")
+    assert (waits.status_code, waits.json) == (
+        200,
+        {"orderid": "order-1", "status": "waiting", "lines": 0, "waiting": 1},
+    )
+
+
+def test_what_a_confirmation_says_is_held_against_its_contract(stocked: FlaskClient) -> None:
+    path = "/v1/reservations/order-1/confirm"
+
+    answers = [
+        stocked.post(path, json={"all_or_nothing": "yes"}),
+        stocked.post(path, data="no JSON", content_type="application/json"),
+        stocked.post(path, input_stream=BytesIO(b"[]"), headers={"Transfer-Encoding": "chunked"}),
+    ]
+
+    assert [answer.status_code for answer in answers] == [422, 400, 415]

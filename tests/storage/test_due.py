@@ -132,7 +132,7 @@ def test_an_order_is_confirmed_over_all_its_products_at_once(sql: Storage) -> No
         for n, each in enumerate(times)
     ]
 
-    assert confirmed == Succeeded(status="confirmed", lines=2)
+    assert confirmed == Succeeded(status="confirmed", lines=2, waiting=0)
     assert expired == [Succeeded(status="kept", lines=0)] * 2
 
 
@@ -149,7 +149,7 @@ def test_a_reservation_and_its_confirmation_may_be_decided_together(sql: Storage
     outcomes = decide_together(messages, sql.unit_of_work())
 
     assert outcomes[2:] == [
-        Succeeded(status="confirmed", lines=1),
+        Succeeded(status="confirmed", lines=1, waiting=0),
         Refused("no reservation", field="orderid", orderid="o2"),
     ]
 
@@ -157,11 +157,11 @@ def test_a_reservation_and_its_confirmation_may_be_decided_together(sql: Storage
 def test_an_order_is_extended_as_a_whole_or_not_at_all(sql: Storage) -> None:
     """Here one of its lines was extended before."""
     engine = reserved(sql, "LAMP")
-    decide(message(Extend("o1", 60), 200), sql.unit_of_work())
+    decide(message(Extend("o1", 1800), 200), sql.unit_of_work())
     decide(message(CreateBatch("b2", "CHAIR", 10), 201), sql.unit_of_work())
     decide(message(Reserve("o1", "CHAIR", 1, 900), 202), sql.unit_of_work())
 
-    outcome = decide(message(Extend("o1", 60), 203), sql.unit_of_work())
+    outcome = decide(message(Extend("o1", 1800), 203), sql.unit_of_work())
 
     assert outcome == Refused("extended already", field="orderid", orderid="o1", sku="LAMP")
     with engine.connect() as connection:

@@ -13,6 +13,8 @@ from allocation.domain.commands import (
     ChangeBatchQuantity,
     Confirm,
     CreateBatch,
+    Extend,
+    Release,
     Reserve,
     Wanted,
 )
@@ -110,7 +112,7 @@ def test_an_order_that_is_held_is_confirmed_as_one(storage: Storage) -> None:
 
     outcomes = decided(storage, held, Confirm("o1"))
 
-    assert outcomes[1] == Succeeded(status="confirmed", lines=2)
+    assert outcomes[1] == Succeeded(status="confirmed", lines=2, waiting=0)
     ends = [body["expires_at"] for name, body in storage.outbox() if name == "allocation.expire"]
     assert ends == ["2030-01-01T12:01:00+00:00"]
 
@@ -157,3 +159,78 @@ def test_what_is_held_gives_way_before_what_is_sold(storage: Storage, sold_first
 
     assert told_of(storage, "held")[-1] == ("reservation_released", "LAMP")
     assert told_of(storage, "sold") == [("allocated", "LAMP")]
+
+
+def test_an_order_of_which_a_line_waits_is_not_confirmed_but_waits(storage: Storage) -> None:
+    outcomes = decided(
+        storage, Reserve("o1", "LAMP", 2, 60), Reserve("o1", "CHAIR", 6, 60), Confirm("o1")
+    )
+
+    assert outcomes[-1] == Succeeded(status="waiting", lines=1, waiting=1)
+    assert told_of(storage)[-1] == ("allocated", "LAMP")
+
+
+def test_a_line_that_waits_in_part_counts_as_one_that_waits(storage: Storage) -> None:
+    outcomes = decided(storage, Reserve("o1", "LAMP", 6, 60, split=True), Confirm("o1"))
+
+    assert outcomes[-1] == Succeeded(status="waiting", lines=0, waiting=1)
+
+
+def test_all_or_nothing_confirms_no_order_of_which_a_line_waits(storage: Storage) -> None:
+    whole = Confirm("o1", all_or_nothing=True)
+    reserved = Reserve("o1", "LAMP", 2, 60), Reserve("o1", "CHAIR", 6, 60)
+
+    outcomes = decided(storage, *reserved, whole, Release("o1"))
+
+    assert outcomes[2:] == [
+        Refused("not all held", field="orderid", orderid="o1", sku="CHAIR"),
+        Succeeded(status="released", lines=2),
+    ]
+    assert told_of(storage) == [
+        ("reserved", "LAMP"),
+        ("out_of_stock", "CHAIR"),
+        ("reservation_released", "CHAIR"),
+        ("reservation_released", "LAMP"),
+    ]
+
+
+def test_all_or_nothing_confirms_an_order_that_holds_all(storage: Storage) -> None:
+    outcomes = decided(storage, Reserve("o1", "LAMP", 2, 60), Confirm("o1", all_or_nothing=True))
+
+    assert outcomes[-1] == Succeeded(status="confirmed", lines=1, waiting=0)
+
+
+def test_extending_never_ends_a_hold_sooner(storage: Storage) -> None:
+    outcomes = decided(
+        storage, Reserve("o1", "LAMP", 2, 900), Extend("o1", 1), Extend("o1", 1800), Extend("o1", 9)
+    )
+
+    assert outcomes[1:] == [
+        Succeeded(status="unchanged", lines=1, waiting=0, expires_at="2030-01-01T12:15:00+00:00"),
+        Succeeded(status="extended", lines=1, waiting=0, expires_at="2030-01-01T12:30:00+00:00"),
+        Refused("extended already", field="orderid", orderid="o1", sku="LAMP"),
+    ]
+
+
+def test_an_extended_order_is_said_to_end_when_its_first_hold_does(storage: Storage) -> None:
+    outcomes = decided(
+        storage, Reserve("o1", "LAMP", 2, 60), Reserve("o1", "CHAIR", 6, 900), Extend("o1", 600)
+    )
+
+    assert outcomes[-1] == Succeeded(
+        status="extended", lines=1, waiting=1, expires_at="2030-01-01T12:10:00+00:00"
+    )
+    ends = [body["expires_at"] for name, body in storage.outbox() if name == "allocation.expire"]
+    assert ends[2:] == ["2030-01-01T12:10:00+00:00"]
+
+
+def test_a_repeated_line_is_answered_as_it_stands_and_not_as_it_was_asked_again(
+    storage: Storage,
+) -> None:
+    again = Allocate("o1", "LAMP", 2, "bob", split=True)
+
+    outcomes = decided(storage, Allocate("o1", "LAMP", 2, "ann"), again)
+
+    assert outcomes[1] == Succeeded(
+        status="allocated", batchref="lamps", eta=None, customer="ann", split=False
+    )

@@ -24,22 +24,49 @@ from tests.storage.conftest import Storage, message
 
 def test_stock_outcome_events_and_follow_up_are_saved_together(storage: Storage) -> None:
     """One commit."""
-    outcome = decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+    decide(message(Allocate("o1", "LAMP", 12), 2), storage.unit_of_work())
+    before = len(storage.outbox())
 
-    assert outcome == Succeeded(status="created", batchref="b1")
-    told = storage.outbox()
+    outcome = decide(message(CreateBatch("b2", "LAMP", 12), 3), storage.unit_of_work())
+
+    assert outcome == Succeeded(status="created", batchref="b2")
+    told = storage.outbox()[before:]
     assert len(told) == 2
     assert dict(told) == {
         "allocation.batch_created.v1": {
-            "batchref": "b1",
+            "batchref": "b2",
             "sku": "LAMP",
-            "qty": 10,
+            "qty": 12,
             "eta": None,
             "best_before": None,
-            "sequence": 1,
+            "sequence": 3,
         },
         "allocation.allocate_waiting": {"sku": "LAMP"},
     }
+
+
+@pytest.mark.parametrize("qty", [0, 11], ids=["nobody waits", "no waiting line fits"])
+def test_a_decision_leaves_no_follow_up_that_has_nothing_to_do(storage: Storage, qty: int) -> None:
+    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+    if qty:
+        decide(message(Allocate("o1", "LAMP", qty), 2), storage.unit_of_work())
+
+    decide(message(CreateBatch("b2", "LAMP", 10), 3), storage.unit_of_work())
+    decide(message(ChangeBatchQuantity("b2", 5), 4), storage.unit_of_work())
+    decide(message(Allocate("o2", "LAMP", 1), 5), storage.unit_of_work())
+    decide(message(Deallocate("o2", "LAMP"), 6), storage.unit_of_work())
+
+    assert "allocation.allocate_waiting" not in [name for name, _ in storage.outbox()]
+
+
+def test_a_waiting_line_that_was_not_told_so_is_followed_up(storage: Storage) -> None:
+    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+    decide(message(Allocate("o1", "LAMP", 10), 2), storage.unit_of_work())
+
+    decide(message(ChangeBatchQuantity("b1", 5), 3), storage.unit_of_work())
+
+    assert ("allocation.allocate_waiting", {"sku": "LAMP"}) in storage.outbox()
 
 
 def test_leaving_without_a_commit_saves_nothing(storage: Storage) -> None:
@@ -247,14 +274,19 @@ def test_an_unknown_batchref_is_refused(storage: Storage) -> None:
 
 def test_what_follows_from_a_command_carries_the_ids_that_caused_it(sql: Storage) -> None:
     """The command's own id, and that of the command which began it all."""
-    begun, create = UUID(int=99), CreateBatch("b1", "LAMP", 10)
+    begun, change = UUID(int=99), ChangeBatchQuantity("b1", 10)
+    decide(message(CreateBatch("b1", "LAMP", 5), 2), sql.unit_of_work())
+    decide(message(Allocate("o1", "LAMP", 10), 3), sql.unit_of_work())
 
-    decide(Message(UUID(int=1), create, correlation_id=begun), sql.unit_of_work())
+    decide(Message(UUID(int=1), change, correlation_id=begun), sql.unit_of_work())
 
     assert sql.engine is not None
     with sql.engine.connect() as connection:
+        columns = tables.outbox.c
         caused = connection.execute(
-            select(tables.outbox.c.causation_id, tables.outbox.c.correlation_id)
+            select(columns.causation_id, columns.correlation_id).where(
+                columns.correlation_id == begun
+            )
         ).all()
     assert caused == [(UUID(int=1), begun), (UUID(int=1), begun)]
 

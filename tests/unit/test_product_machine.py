@@ -54,6 +54,9 @@ class ProductMachine(RuleBasedStateMachine):
         self.asked: dict[str, int] = {}
         self.events: list[Event] = []
         self.due: set[FollowUp] = set()
+        self.there: set[tuple[str, int]] = set()
+        self.gone: set[tuple[str, int]] = set()
+        """Parts that are no longer on the books, of lines that are."""
 
     def asked_for(self, orderid: str, qty: int) -> None:
         if not self.kept.books.parts(orderid):
@@ -178,6 +181,23 @@ class ProductMachine(RuleBasedStateMachine):
         for orderid, qty in held.items():
             assert waiting[orderid] <= 1
             assert qty == self.asked.get(orderid)
+
+    @invariant()
+    def a_batch_serves_one_part_of_a_line(self) -> None:
+        held = Counter(
+            (line.orderid, line.batchref)
+            for line in self.kept.books.lines.values()
+            if line.batchref is not None and not line.dispatched
+        )
+        assert [key for key, parts in held.items() if parts > 1] == []
+
+    @invariant()
+    def no_number_of_a_part_is_used_twice(self) -> None:
+        there = set(self.kept.books.lines)
+        self.gone = {key for key in self.gone if self.kept.books.parts(key[0])}
+        assert there & self.gone == set()
+        self.gone |= {key for key in self.there - there if self.kept.books.parts(key[0])}
+        self.there = there
 
     @invariant()
     def every_reservation_will_end(self) -> None:

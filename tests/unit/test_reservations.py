@@ -97,6 +97,8 @@ def test_a_waiting_reservation_that_is_confirmed_waits_for_an_allocation() -> No
 def test_a_reservation_that_expires_frees_its_stock() -> None:
     """For those who wait."""
     lamp = reserved("order-1")
+    lamp.allocate(line("waiting", 9))
+    lamp.pull_events()
 
     assert lamp.expire("order-1", NOON)
 

@@ -6,10 +6,12 @@ from typing import Any
 from allocation.domain.books import OrderLine
 from allocation.domain.events import (
     Allocated,
+    BatchEtaChanged,
     BatchQuantityChanged,
     Deallocated,
     Dispatched,
     OutOfStock,
+    PromiseChanged,
     Reserved,
 )
 from allocation.domain.outcomes import Refused, Succeeded
@@ -59,9 +61,15 @@ def test_a_line_that_no_batch_can_serve_whole_is_served_by_several() -> None:
     assert outcome == Succeeded(
         status="allocated",
         parts=[
-            {"qty": 2, "status": "allocated", "batchref": "second", "eta": "2030-02-01"},
-            {"qty": 4, "status": "allocated", "batchref": "on-shelf", "eta": None},
-            {"qty": 5, "status": "allocated", "batchref": "shipment", "eta": "2030-01-01"},
+            {"part": 0, "qty": 2, "status": "allocated", "batchref": "second", "eta": "2030-02-01"},
+            {"part": 1, "qty": 4, "status": "allocated", "batchref": "on-shelf", "eta": None},
+            {
+                "part": 2,
+                "qty": 5,
+                "status": "allocated",
+                "batchref": "shipment",
+                "eta": "2030-01-01",
+            },
         ],
     )
 
@@ -77,7 +85,7 @@ def test_what_is_not_there_waits_and_is_served_as_soon_as_anything_is() -> None:
 
     assert isinstance(waiting, Succeeded)
     assert waiting.facts["status"] == "in parts"
-    assert lamp.pull_events() == [Allocated("order-1", "LAMP", 2, "new", part=2)]
+    assert lamp.pull_events() == [Allocated("order-1", "LAMP", 2, "new", part=2, waiting=3)]
     assert lamp.deallocate("order-1") == Succeeded(status="deallocated")
     assert lamp.pull_events() == [
         Deallocated("order-1", "LAMP", 3, None),
@@ -93,7 +101,7 @@ def test_the_rest_is_told_that_it_waits() -> None:
     lamp.allocate(split("order-1", 9))
 
     assert lamp.pull_events() == [
-        Allocated("order-1", "LAMP", 4, "on-shelf", part=1),
+        Allocated("order-1", "LAMP", 4, "on-shelf", part=1, waiting=5),
         OutOfStock("order-1", "LAMP", 5),
     ]
 
@@ -171,3 +179,88 @@ def test_an_order_of_all_or_nothing_may_be_split() -> None:
     assert lamp.cannot_promise(split("order-1", 18), hold=False) is None
     assert lamp.cannot_promise(line("order-1", 10), hold=False) is not None
     assert lamp.cannot_promise(split("order-1", 19), hold=False) is not None
+
+
+def test_a_batch_that_grew_serves_one_part_of_a_line() -> None:
+    lamp = lamp_with(on_shelf(2))
+    lamp.allocate(split("order-1", 5))
+    lamp.change_batch_quantity("on-shelf", 10)
+    lamp.pull_events()
+
+    lamp.allocate_waiting()
+
+    assert lamp.pull_events() == [
+        Deallocated("order-1", "LAMP", 2, "on-shelf", part=1),
+        Allocated("order-1", "LAMP", 5, "on-shelf", part=1),
+    ]
+    assert lamp.allocate(split("order-1", 5)) == Succeeded(
+        status="allocated", batchref="on-shelf", eta=None
+    )
+
+
+def test_a_part_that_grows_tells_how_many_pieces_still_wait() -> None:
+    lamp = lamp_with(on_shelf(2))
+    lamp.allocate(split("order-1", 9))
+    lamp.change_batch_quantity("on-shelf", 6)
+    lamp.pull_events()
+
+    lamp.allocate_waiting()
+
+    assert lamp.pull_events() == [
+        Deallocated("order-1", "LAMP", 2, "on-shelf", part=1),
+        Allocated("order-1", "LAMP", 6, "on-shelf", part=1, waiting=3),
+    ]
+
+
+def test_a_late_part_joins_the_part_of_the_batch_that_it_moves_to() -> None:
+    lamp = lamp_with(on_shelf(4), shipment(5))
+    lamp.allocate(split("order-1", 9))
+    lamp.change_batch_quantity("on-shelf", 10)
+    lamp.pull_events()
+
+    lamp.change_batch_eta("shipment", LATER)
+
+    assert lamp.pull_events() == [
+        BatchEtaChanged("shipment", "LAMP", LATER),
+        Deallocated("order-1", "LAMP", 5, "shipment"),
+        Deallocated("order-1", "LAMP", 4, "on-shelf", part=1),
+        Allocated("order-1", "LAMP", 9, "on-shelf", part=1),
+        PromiseChanged("order-1", "LAMP", 5, "on-shelf", SOON, None, part=1),
+    ]
+
+
+def test_what_has_left_is_a_part_of_its_own() -> None:
+    lamp = lamp_with(on_shelf(2))
+    lamp.allocate(split("order-1", 5))
+    lamp.dispatch("order-1", "on-shelf")
+    lamp.change_batch_quantity("on-shelf", 10)
+    lamp.pull_events()
+
+    lamp.allocate_waiting()
+
+    assert lamp.pull_events() == [Allocated("order-1", "LAMP", 3, "on-shelf")]
+
+
+def test_the_number_of_a_part_is_never_used_again() -> None:
+    lamp = lamp_with(on_shelf(4), shipment(5))
+    lamp.allocate(split("order-1", 12))
+    lamp.change_batch_quantity("shipment", 0)  # part 2 becomes one with what waits
+    lamp.create_batch("third", 3)
+    lamp.pull_events()
+
+    lamp.allocate_waiting()
+
+    assert lamp.pull_events() == [
+        Allocated("order-1", "LAMP", 3, "third", part=3, waiting=5),
+        OutOfStock("order-1", "LAMP", 5),
+    ]
+
+
+def test_a_held_line_that_is_confirmed_tells_how_many_pieces_wait() -> None:
+    lamp = lamp_with(on_shelf(4))
+    lamp.reserve(split("order-1", 9), NOON)
+    lamp.pull_events()
+
+    lamp.confirm("order-1")
+
+    assert lamp.pull_events() == [Allocated("order-1", "LAMP", 4, "on-shelf", part=1, waiting=5)]

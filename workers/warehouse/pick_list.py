@@ -156,6 +156,9 @@ def listed(engine: Engine, orderid: str | None = None) -> Sequence[dict[str, Any
     query = select(picks).order_by(picks.c.opened_at, picks.c.sku, picks.c.opened_sequence)
     if orderid is not None:
         query = query.where(picks.c.orderid == orderid)
-    names = ("orderid", "sku", "qty", "batchref", "status", "opened_sequence", "closed_sequence")
+    names = (
+        *("orderid", "sku", "part", "qty", "batchref", "status"),
+        *("opened_sequence", "closed_sequence"),
+    )
     with engine.connect() as connection:
         return [{name: getattr(row, name) for name in names} for row in connection.execute(query)]
