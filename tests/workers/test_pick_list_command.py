@@ -51,9 +51,9 @@ def test_the_picks_are_a_table_in_the_order_in_which_they_were_opened() -> None:
     )
 
     assert table() == [
-        ["orderid", "sku", "qty", "batchref", "status"],
-        ["o2", "LAMP", "3", "b1", "cancelled"],
-        ["o1", "LAMP", "4", "b1", "open"],
+        ["orderid", "sku", "part", "qty", "batchref", "status"],
+        ["o2", "LAMP", "0", "3", "b1", "cancelled"],
+        ["o1", "LAMP", "0", "4", "b1", "open"],
     ]
 
 
@@ -68,6 +68,7 @@ def test_programs_read_json() -> None:
         {
             "orderid": "o1",
             "sku": "LAMP",
+            "part": 0,
             "qty": 3,
             "batchref": "b1",
             "status": "cancelled",

@@ -121,7 +121,7 @@ def picks(
     if as_json:
         console.print_json(json.dumps(rows))
         return
-    names = ("orderid", "sku", "qty", "batchref", "status")
+    names = ("orderid", "sku", "part", "qty", "batchref", "status")
     table = Table(*(Column(name, overflow="fold") for name in names), box=None)
     for row in rows:
         table.add_row(*(Text(str(row[name])) for name in names))  # no markup: names have brackets
