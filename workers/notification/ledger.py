@@ -1,4 +1,4 @@
-"""The pieces of one order line that no batch serves: where they were promised, and who knows."""
+"""The pieces of one order line that have no batch: which one they left, and whether it was told."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -76,13 +76,14 @@ class Ledger:
     def serve(self, part: int, batchref: str, qty: int, waiting: int, sequence: int) -> Served:
         """Take out the pieces that the batch serves by this event.
 
-        The part's own pieces go first, then those that left the same batch, then those that nobody
-        was told of: they are on the move, and of these the ones of the events directly before this
-        one, which are a part of the same step. Then the oldest. What is not covered was served
-        before, or its loss was never told.
+        The part's own pieces are taken first, then those that left the same batch. Then come those
+        that the stock team was not told of: they only just left their batches. Among these, the
+        pieces of the events directly before this one belong to the same step, such as another part
+        that joins this one. Otherwise the oldest come first. Pieces that no entry covers were not
+        lost: the batch served them before, or the event about their loss is missing.
 
-        `waiting` pieces of the line still wait at the end of the step, 0 if that is not known: so
-        no more than the others can be served.
+        `waiting` pieces of the line still wait after the step, 0 if none do or that is not known;
+        they limit how many can be taken.
         """
         older = self._before(sequence)
         known = [entry.qty for entry in older if entry.qty is not None]
