@@ -141,6 +141,29 @@ def test_what_was_cancelled_does_not_leave(engine: Engine) -> None:
     assert (picks(engine), told(engine)) == ([("o1", "LAMP", "b1", "cancelled")], [])
 
 
+def test_of_a_line_in_parts_every_dispatched_pick_is_told_beside_the_newest(engine: Engine) -> None:
+    data = {"orderid": "o1", "part": 1, "batchref": "b2", "qty": 2}
+    take(engine, promised(1), envelope("allocated", 2, "allocate", **data))
+    dispatch(engine, "o1", None, NOW)
+    data |= {"part": 2, "batchref": "b3"}
+    take(
+        engine,
+        *[
+            envelope(kind, n, "write_off", **data)
+            for n, kind in ((3, "allocated"), (4, "deallocated"))
+        ],
+    )
+
+    with pytest.raises(NothingToDispatch) as reason:
+        dispatch(engine, "o1", None, NOW)
+
+    assert str(reason.value).splitlines() == [
+        "The pick of 3 x LAMP for the order o1 was dispatched already.",
+        "The pick of 2 x LAMP for the order o1 was dispatched already.",
+        "The pick of 2 x LAMP for the order o1 was cancelled.",
+    ]
+
+
 def test_a_dispatched_pick_is_not_cancelled_by_news_that_crossed_it(engine: Engine) -> None:
     """Neither taken back nor picked from another batch; the log says so."""
     take(engine, promised(1))

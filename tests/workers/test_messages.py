@@ -24,14 +24,20 @@ READ: dict[str, tuple[object, object]] = {
     "allocation.batch_quantity_changed.v1": (None, None),
     "allocation.deallocated.v1": (
         warehouse.Deallocated("order-1", "RED-CHAIR", 3, "shipment-77"),
-        notification.Deallocated("order-1", "RED-CHAIR", "shipment-77", cancelled=False),
+        notification.Deallocated("order-1", "RED-CHAIR", 3, "shipment-77", cancelled=False),
     ),
     "allocation.dispatched.v1": (
         warehouse.Dispatched("order-1", "RED-CHAIR", 3, "shipment-77"),
-        None,
+        notification.Dispatched("order-1", "RED-CHAIR"),
     ),
-    "allocation.reservation_released.v1": (None, None),
-    "allocation.reserved.v1": (None, None),
+    "allocation.reservation_released.v1": (
+        None,
+        notification.Released("order-1", "RED-CHAIR", 3, moved=False),
+    ),
+    "allocation.reserved.v1": (
+        None,
+        notification.Reserved("order-1", "RED-CHAIR", 3, "shipment-77"),
+    ),
     "allocation.strategy_chosen.v1": (None, None),
     "allocation.out_of_stock.v1": (None, notification.OutOfStock("order-1", "RED-CHAIR", 3)),
     "allocation.promise_changed.v1": (
@@ -71,7 +77,28 @@ def test_a_line_that_its_caller_gave_up_is_told_from_one_that_moves() -> None:
     """By the name of the command that caused it."""
     given_up = notification.parse(envelope("deallocated", 1, cause="deallocate"))
 
-    assert given_up == notification.Deallocated("order-1", "LAMP", "shipment-77", cancelled=True)
+    assert given_up == notification.Deallocated("order-1", "LAMP", 3, "shipment-77", cancelled=True)
+
+
+@pytest.mark.parametrize(("kind", "cause"), [("allocated", "confirm"), ("reserved", "extend")])
+def test_a_promise_that_is_told_again_of_a_held_line_is_no_new_one(kind: str, cause: str) -> None:
+    """It says that the line is kept, or kept for longer."""
+    assert notification.parse(envelope(kind, 1, cause)) is None
+
+
+@pytest.mark.parametrize("value", [-1, "1", 1.5, True, 2**31])
+@pytest.mark.parametrize("field", ["part", "waiting"])
+def test_a_number_of_another_shape_is_unreadable_and_named(field: str, value: object) -> None:
+    """Be it optional or not."""
+    with pytest.raises(Unreadable, match=f"data.{field}"):
+        notification.parse(envelope("allocated", 1, "allocate", **{field: value}))
+
+
+def test_numbers_that_are_0_may_be_absent() -> None:
+    """A line that one batch serves whole has neither."""
+    absent, zero = envelope("allocated", 1), envelope("allocated", 1, part=0, waiting=0)
+
+    assert notification.parse(absent) == notification.parse(zero)
 
 
 def test_a_line_that_was_still_waiting_names_no_batch() -> None:
@@ -183,7 +210,10 @@ NEEDED: list[tuple[Any, str, tuple[str, ...]]] = [
     (warehouse.parse, "allocated", ("orderid", "sku", "qty", "batchref")),
     (warehouse.parse, "deallocated", ("orderid", "sku")),
     (notification.parse, "allocated", ("orderid", "sku", "qty", "batchref")),
-    (notification.parse, "deallocated", ("orderid", "sku")),
+    (notification.parse, "deallocated", ("orderid", "sku", "qty")),
+    (notification.parse, "dispatched", ("orderid", "sku")),
+    (notification.parse, "reserved", ("orderid", "sku", "qty", "batchref")),
+    (notification.parse, "reservation_released", ("orderid", "sku", "qty")),
     (notification.parse, "out_of_stock", ("orderid", "sku", "qty")),
     (
         notification.parse,

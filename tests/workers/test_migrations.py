@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, MetaData, inspect
+from sqlalchemy import Engine, MetaData, insert, inspect, select, text
 
 from workers import database
 from workers.notification import tables as notification
@@ -48,3 +48,40 @@ def test_downgrading_leaves_nothing_behind(
     database.downgrade(worker_engine, migrations, version_table)
 
     assert inspect(worker_engine).get_table_names() == [version_table]
+
+
+def test_the_lines_on_the_move_outlive_the_upgrade_to_parts_and_the_way_back(
+    worker_engine: Engine,
+) -> None:
+    """A process of the release before writes rows without the new columns meanwhile."""
+    database.upgrade(worker_engine, NOTIFICATION, notification.VERSION_TABLE, "0004")
+    old = "INSERT INTO moving (orderid, sku, batchref, sequence) VALUES (:o, 'LAMP', 'b1', :n)"
+    with worker_engine.begin() as connection:
+        connection.execute(text(old), [{"o": "o1", "n": 1}, {"o": "o2", "n": 2}])
+
+    database.upgrade(worker_engine, NOTIFICATION, notification.VERSION_TABLE)
+    with worker_engine.begin() as connection:
+        connection.execute(text(old), [{"o": "o3", "n": 3}])
+        connection.execute(
+            insert(notification.moving).values(orderid="o4", sku="LAMP", part=1, told=True),
+            [
+                {"sequence": 4, "batchref": "b1", "qty": 2},
+                {"sequence": 5, "batchref": "b2", "qty": 2},
+                {"sequence": 6, "batchref": None, "qty": 3},
+            ],
+        )
+        rows = connection.execute(select(notification.moving).order_by("sequence")).all()
+    database.downgrade(worker_engine, NOTIFICATION, notification.VERSION_TABLE, "0004")
+
+    assert [tuple(row) for row in rows] == [
+        ("o1", "LAMP", 1, "b1", 0, None, False),
+        ("o2", "LAMP", 2, "b1", 0, None, False),
+        ("o3", "LAMP", 3, "b1", 0, None, False),
+        ("o4", "LAMP", 4, "b1", 1, 2, True),
+        ("o4", "LAMP", 5, "b2", 1, 2, True),
+        ("o4", "LAMP", 6, None, 1, 3, True),
+    ]
+    with worker_engine.connect() as connection:
+        query = text("SELECT orderid, batchref FROM moving ORDER BY sequence")
+        left = [tuple(row) for row in connection.execute(query)]
+    assert left == [("o1", "b1"), ("o2", "b1"), ("o3", "b1"), ("o4", "b2")]

@@ -1,12 +1,12 @@
 """The mails of order lines, as rows: those that one transaction notes, and those it finds."""
 
 from collections import defaultdict
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from sqlalchemy import Connection, Select, bindparam, select, update
 
@@ -17,6 +17,22 @@ from workers.notification.rules import Mail
 from workers.notification.tables import mails
 
 
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    event: Envelope
+    line: Line
+    part: int
+    mail: Mail
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    id: UUID
+    sequence: int
+    team: str
+    part: int | None
+
+
 class Drafts:
     """What one transaction notes; each mail is known by its line and its event's sequence."""
 
@@ -24,9 +40,9 @@ class Drafts:
         """Of these lines the mails that were noted before are known too."""
         self._connection = connection
         self._dialect = connection.dialect.name
-        self._new: dict[UUID, tuple[Envelope, Line, Mail]] = {}
+        self._new: dict[UUID, _Draft] = {}
         self._more: list[tuple[UUID, str]] = []
-        self._known: defaultdict[Line, dict[int, UUID]] = defaultdict(dict)
+        self._known: defaultdict[Line, list[_Known]] = defaultdict(list)
         if not lines:
             return
         asked = {
@@ -34,29 +50,37 @@ class Drafts:
             "skus": list({sku for _, sku in lines}),
         }
         for row in connection.execute(_asked(self._dialect), asked):
-            self._known[row.orderid, row.sku][row.sequence] = row.event_id
+            known = _Known(row.event_id, row.sequence, row.team, row.part)
+            self._known[row.orderid, row.sku].append(known)
 
-    def has(self, line: Line, sequence: int) -> bool:
-        """Whether the event of this number led to a mail about the line."""
-        return sequence in self._known[line]
+    def tells_orders(self, line: Line, part: int, sequence: int) -> bool:
+        """Whether the event of this number led to a mail to the orders team about the part."""
+        mail = self._to_orders(line, sequence)
+        return mail is not None and mail.part in (part, None)
 
     def has_newer(self, line: Line, sequence: int) -> bool:
         """Whether a later event than that led to a mail about the line."""
-        return any(known > sequence for known in self._known[line])
+        return any(known.sequence > sequence for known in self._known[line])
 
-    def note(self, event: Envelope, line: Line, mail: Mail) -> None:
-        """Have the mail sent; once an event, however often this is done."""
-        self._new[event.id] = (event, line, mail)
-        self._known[line].setdefault(event.sequence, event.id)
+    def note(self, event: Envelope, line: Line, part: int, mails: Sequence[Mail]) -> None:
+        """Have the mails about the event sent, once however often this is done; two at most.
+
+        The first has the event's id, by which mail programs know it; the second one made from it.
+        """
+        for mail in mails:
+            mail_id = event.id if mail is mails[0] else uuid5(event.id, mail.team)
+            self._new[mail_id] = _Draft(event, line, part, mail)
+            self._known[line].append(_Known(mail_id, event.sequence, mail.team, part))
 
     def add(self, line: Line, sequence: int, text: str) -> None:
-        """Write more into a mail, unless somebody began to send it."""
-        event_id = self._known[line][sequence]
-        if event_id in self._new:
-            event, line, mail = self._new[event_id]
-            self._new[event_id] = (event, line, replace(mail, text=mail.text + text))
+        """Write more into a mail to the orders team, unless somebody began to send it."""
+        known = self._to_orders(line, sequence)
+        assert known is not None, f"no mail of {line} was noted for {sequence}"
+        if draft := self._new.get(known.id):
+            mail = replace(draft.mail, text=draft.mail.text + text)
+            self._new[known.id] = replace(draft, mail=mail)
         else:
-            self._more.append((event_id, text))
+            self._more.append((known.id, text))
 
     def save(self) -> None:
         """Write all of it."""
@@ -75,18 +99,20 @@ class Drafts:
         if not self._new:
             return
         rows = []
-        for event, (orderid, sku), mail in self._new.values():
+        for mail_id, draft in self._new.items():
             now = datetime.now(UTC)  # each its own: mails are sent in the order of their time
+            orderid, sku = draft.line
             rows.append(
                 {
-                    "event_id": event.id,
+                    "event_id": mail_id,
                     "orderid": orderid,
                     "sku": sku,
-                    "sequence": event.sequence,
-                    "trace_id": event.trace_id,
-                    "team": mail.team,
-                    "subject": mail.subject,
-                    "text": mail.text,
+                    "part": draft.part,
+                    "sequence": draft.event.sequence,
+                    "trace_id": draft.event.trace_id,
+                    "team": draft.mail.team,
+                    "subject": draft.mail.subject,
+                    "text": draft.mail.text,
                     "status": "pending",
                     "tries": 0,
                     "not_before": now,
@@ -98,10 +124,25 @@ class Drafts:
             rows,
         )
 
+    def _to_orders(self, line: Line, sequence: int) -> _Known | None:
+        return next(
+            (
+                known
+                for known in self._known[line]
+                if known.sequence == sequence and known.team == "orders"
+            ),
+            None,
+        )
+
 
 @cache
 def _asked(dialect: str) -> Select[Any]:
     columns = mails.c
-    return select(columns.event_id, columns.orderid, columns.sku, columns.sequence).where(
-        among(columns.orderid, "orderids", dialect), among(columns.sku, "skus", dialect)
-    )
+    return select(
+        columns.event_id,
+        columns.orderid,
+        columns.sku,
+        columns.part,
+        columns.sequence,
+        columns.team,
+    ).where(among(columns.orderid, "orderids", dialect), among(columns.sku, "skus", dialect))

@@ -8,28 +8,41 @@ from sqlalchemy import Connection
 from workers import logs
 from workers.notification import moves, rules
 from workers.notification.drafts import Drafts
-from workers.notification.messages import Allocated, Message, OutOfStock, PromiseChanged, parse
-from workers.notification.moves import Left, Line, Moving
+from workers.notification.ledger import Entry, Ledger
+from workers.notification.messages import (
+    Allocated,
+    Deallocated,
+    Dispatched,
+    Message,
+    OutOfStock,
+    PromiseChanged,
+    Released,
+    Reserved,
+    parse,
+)
+from workers.notification.moves import Line
 from workers.turns import Due
 
 log = structlog.get_logger(__name__)
 
 
 def apply(connection: Connection, due: Sequence[Due]) -> None:
-    """Note the mails that the events lead to, and which lines are on the move."""
+    """Note the mails that the events lead to, and which pieces have no batch."""
     asked = [(each, message) for each in due if (message := parse(each.event)) is not None]
     if not asked:
         return
-    before = moves.read(connection, {_line(message) for _, message in asked})
-    after = dict(before)
+    lines = {_line(message) for _, message in asked}
+    before = moves.read(connection, lines)
+    ledgers = {line: Ledger(before.get(line, ())) for line in lines}
     drafts = Drafts(
         connection,
         {_line(message) for _, message in asked if isinstance(message, PromiseChanged)},
     )
     for each, message in asked:
-        if mail := _follow(after, drafts, each, message):
-            drafts.note(each.event, _line(message), mail)
-    moves.save(connection, before, after)
+        line = _line(message)
+        mails = _follow(ledgers[line], drafts, each, message)
+        drafts.note(each.event, line, message.part, mails)
+    moves.save(connection, before, ledgers)
     drafts.save()
 
 
@@ -37,46 +50,74 @@ def _line(message: Message) -> Line:
     return (message.orderid, message.sku)
 
 
-def _follow(moving: Moving, drafts: Drafts, each: Due, message: Message) -> rules.Mail | None:
-    if isinstance(message, OutOfStock):
-        return rules.out_of_stock(message)
-    line = _line(message)
-    left = moving.get(line)
-    if left is not None and left.sequence < each.event.sequence:
-        del moving[line]
-    else:
-        left = None
-    if isinstance(message, Allocated):
-        return rules.allocated(message, left.batchref if left else None)
-    if isinstance(message, PromiseChanged):
-        return _changed_promise(line in moving, left, drafts, each, message)
+def _follow(ledger: Ledger, drafts: Drafts, each: Due, message: Message) -> list[rules.Mail]:
+    sequence = each.event.sequence
+    match message:
+        case OutOfStock():
+            if not each.late:
+                ledger.wait(message.part, message.qty, sequence)
+            return [rules.out_of_stock(message)]
+        case Allocated():
+            return _served(ledger, each, message)
+        case Reserved():
+            ledger.serve(message.part, message.batchref, message.qty, message.waiting, sequence)
+        case PromiseChanged():
+            return _changed_promise(ledger, drafts, each, message)
+        case Dispatched():
+            ledger.forget(sequence, message.part)
+        case Deallocated(batchref=str(), cancelled=False) | Released(moved=True):
+            _left(ledger, each, message)
+        case _:
+            ledger.forget(sequence)  # the whole line is given up
+    return []
+
+
+def _left(ledger: Ledger, each: Due, message: Deallocated | Released) -> None:
+    """Note the pieces that had to leave their batch; no move is mailed of those only held."""
+    sequence = each.event.sequence
+    batchref = message.batchref if isinstance(message, Deallocated) else None
     if each.late:
-        # Where the line went since then has passed by; an old move would only confuse.
+        # Where the pieces went since then has passed by; an old move would only confuse.
+        ledger.forget(sequence, message.part)
         log.warning(
             "a deallocation came too late: no move is mailed for it", **logs.names(each.event)
         )
-    elif message.batchref is not None and not message.cancelled:
-        moving[line] = Left(message.batchref, each.event.sequence)
-    return None
+    else:
+        ledger.leave(Entry(message.part, batchref, message.qty, sequence))
+
+
+def _served(ledger: Ledger, each: Due, message: Allocated) -> list[rules.Mail]:
+    """The mails about pieces that moved, and about those that still wait beside them."""
+    part, waiting = message.part, message.waiting
+    served = ledger.serve(part, message.batchref, message.qty, waiting, each.event.sequence)
+    # Late, nobody knows whether what waited then still waits.
+    waiting = 0 if each.late else waiting
+    mails = [rules.moved(message, served.moved, waiting)] if served.moved else []
+    if waiting and served.waited:
+        mails.append(rules.still_out_of_stock(message, served.waited))
+    return mails
 
 
 def _changed_promise(
-    left_since: bool, left: Left | None, drafts: Drafts, each: Due, message: PromiseChanged
-) -> rules.Mail | None:
-    """The mail about another day; None where the one about the move can tell it.
-
-    `left_since`: the line had to leave its batch after this. `left`: it had to before, and no event
-    has told yet where it went.
-    """
-    line, sequence = _line(message), each.event.sequence
-    # A line that moves is told by one event where it is served from, and by the next one of what
+    ledger: Ledger, drafts: Drafts, each: Due, message: PromiseChanged
+) -> list[rules.Mail]:
+    """The mail about another day; none where the one about the move can tell it."""
+    line, part, sequence = _line(message), message.part, each.event.sequence
+    # No event has told yet where these went; the one that does comes too late now.
+    own = ledger.pull(part, sequence)
+    # A part that moves is told by one event where it is served from, and by the next one of what
     # other day that is.
-    if drafts.has(line, sequence - 1):
+    if drafts.tells_orders(line, part, sequence - 1):
         drafts.add(line, sequence - 1, rules.old_day(message))
-        return None
-    if left_since or drafts.has_newer(line, sequence):
+        return []
+    if ledger.left_since(part, sequence) or drafts.has_newer(line, sequence):
         log.warning(
             "another day was told too late: newer things were mailed", **logs.names(each.event)
         )
-        return None
-    return rules.promise_changed(message, left.batchref if left else None)
+        return []
+    left = {
+        entry.batchref: message.qty if entry.qty is None else min(entry.qty, message.qty)
+        for entry in own
+        if entry.batchref is not None and entry.batchref != message.batchref
+    }
+    return [rules.promise_changed(message, left)]

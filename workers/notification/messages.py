@@ -1,7 +1,9 @@
 """What the notification service understands of the events, and nothing more."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 from workers.envelope import Envelope, day, number, text, version_one
 
@@ -15,37 +17,68 @@ class Day:
 
 @dataclass(frozen=True, slots=True)
 class OutOfStock:
-    """The order line waits."""
+    """Pieces of the order line wait: so many, in whatever parts they were."""
 
     orderid: str
     sku: str
     qty: int
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Allocated:
-    """The order line is promised stock; no `day`: an event of a release that did not tell it."""
+    """A part of the order line is promised stock; a line that one batch serves is the part 0.
+
+    `waiting` pieces of the line still wait. No `day`: an event of a release that did not have it.
+    """
 
     orderid: str
     sku: str
     qty: int
     batchref: str
     day: Day | None = None
+    part: int = 0
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """Stock is held for a part of the order line."""
+
+    orderid: str
+    sku: str
+    qty: int
+    batchref: str
+    part: int = 0
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Deallocated:
-    """The order line lost its promise; `cancelled`: because its own caller gave it up."""
+    """A part of the order line lost its promise; `cancelled`: its own caller gave the line up."""
 
     orderid: str
     sku: str
+    qty: int
     batchref: str | None
     cancelled: bool
+    part: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Stock is held no more for a part of the order line; not `moved`: the line is given up."""
+
+    orderid: str
+    sku: str
+    qty: int
+    moved: bool
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class PromiseChanged:
-    """The order line comes on another day than it was promised."""
+    """`qty` pieces of the order line come on another day than they were promised."""
 
     orderid: str
     sku: str
@@ -53,47 +86,77 @@ class PromiseChanged:
     batchref: str
     old: Day
     new: Day
+    part: int = 0
 
 
-Message = OutOfStock | Allocated | Deallocated | PromiseChanged
+@dataclass(frozen=True, slots=True)
+class Dispatched:
+    """The goods of a part have left."""
+
+    orderid: str
+    sku: str
+    part: int = 0
+
+
+Message = OutOfStock | Allocated | Reserved | Deallocated | Released | PromiseChanged | Dispatched
 
 
 WANTED = (
     "allocation.out_of_stock",
     "allocation.allocated",
+    "allocation.reserved",
     "allocation.deallocated",
+    "allocation.reservation_released",
     "allocation.promise_changed",
+    "allocation.dispatched",
 )
+REPEATING = ("allocation.confirm", "allocation.extend")
+"""Commands that have the promises of a held line told again; no piece of it gets another batch."""
 
 
 def parse(event: Envelope) -> Message | None:
     """The event in this service's words; None when it does not concern it. Raises Unreadable."""
+    kind = version_one(event, WANTED)
+    if kind is None:
+        return None
     data = event.data
-    match version_one(event, WANTED):
+    name = (text(data, "orderid"), text(data, "sku"))
+    part = _count(data, "part")
+    match kind:
         case "allocation.out_of_stock":
-            return OutOfStock(text(data, "orderid"), text(data, "sku"), number(data, "qty"))
-        case "allocation.allocated":
-            return Allocated(
-                text(data, "orderid"),
-                text(data, "sku"),
-                number(data, "qty"),
-                text(data, "batchref"),
-                Day(day(data, "eta")) if "eta" in data else None,
-            )
+            return OutOfStock(*name, number(data, "qty"), part)
         case "allocation.promise_changed":
             return PromiseChanged(
-                text(data, "orderid"),
-                text(data, "sku"),
+                *name,
                 number(data, "qty"),
                 text(data, "batchref"),
                 old=Day(day(data, "old_eta")),
                 new=Day(day(data, "new_eta")),
+                part=part,
             )
         case "allocation.deallocated":
             return Deallocated(
-                text(data, "orderid"),
-                text(data, "sku"),
+                *name,
+                number(data, "qty"),
                 None if data.get("batchref") is None else text(data, "batchref"),
                 cancelled=event.causationtype == "allocation.deallocate",
+                part=part,
             )
-    return None
+        case "allocation.reservation_released":
+            moved = data.get("reason") == "moved"
+            return Released(*name, number(data, "qty"), moved, part)
+        case "allocation.dispatched":
+            return Dispatched(*name, part)
+    served = (*name, number(data, "qty"), text(data, "batchref"))
+    waiting = _count(data, "waiting")
+    known = Day(day(data, "eta")) if "eta" in data else None
+    if event.causationtype in REPEATING:
+        return None
+    if kind == "allocation.reserved":
+        return Reserved(*served, part, waiting)
+    return Allocated(*served, known, part, waiting)
+
+
+def _count(data: Mapping[str, Any], name: str) -> int:
+    """A number that is absent when it is 0."""
+    return number(data, name) if data.get(name) else 0

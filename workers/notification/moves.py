@@ -1,33 +1,24 @@
-"""Which order lines are on the move: they had to leave a batch, and have no other yet."""
+"""The ledgers of order lines, as rows: which pieces have no batch, and which one they had."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, delete, select
 
 from workers.database import among, insert_into
+from workers.notification.ledger import Entry, Ledger
 from workers.notification.tables import moving
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """The batch that a line had to leave, and the event that told it."""
-
-    batchref: str
-    sequence: int
-
 
 Line = tuple[str, str]
 """An order line: its orderid and sku."""
 
-Moving = dict[Line, Left]
-"""The lines that are on the move."""
+Entries = Mapping[Line, Collection[Entry]]
 
 
-def read(connection: Connection, lines: Collection[Line]) -> Moving:
-    """Those on the move, of at least these lines."""
+def read(connection: Connection, lines: Collection[Line]) -> Entries:
+    """The entries of at least these lines."""
     rows = connection.execute(
         _asked(connection.dialect.name),
         {
@@ -35,7 +26,11 @@ def read(connection: Connection, lines: Collection[Line]) -> Moving:
             "skus": list({sku for _, sku in lines}),
         },
     )
-    return {(row.orderid, row.sku): Left(row.batchref, row.sequence) for row in rows}
+    entries: defaultdict[Line, list[Entry]] = defaultdict(list)
+    for row in rows:
+        entry = Entry(row.part, row.batchref, row.qty, row.sequence, row.told)
+        entries[row.orderid, row.sku].append(entry)
+    return entries
 
 
 @cache
@@ -46,28 +41,36 @@ def _asked(dialect: str) -> Select[Any]:
     )
 
 
-def save(connection: Connection, before: Moving, after: Moving) -> None:
-    """Write what changed since `before` was read."""
+def save(connection: Connection, before: Entries, after: Mapping[Line, Ledger]) -> None:
+    """Write what the ledgers changed since `before` was read."""
     columns = moving.c
-    gone = [line for line in before if after.get(line) != before[line]]
-    come = [line for line in after if after[line] != before.get(line)]
-    if gone:
+    old = {(line, entry) for line in after for entry in before.get(line, ())}
+    new = {(line, entry) for line, ledger in after.items() for entry in ledger.entries}
+    if gone := old - new:
         connection.execute(
             delete(moving).where(
-                columns.orderid == bindparam("order"), columns.sku == bindparam("of")
+                columns.orderid == bindparam("order"),
+                columns.sku == bindparam("of"),
+                columns.sequence == bindparam("number"),
             ),
-            [{"order": orderid, "of": sku} for orderid, sku in gone],
+            [
+                {"order": orderid, "of": sku, "number": entry.sequence}
+                for (orderid, sku), entry in gone
+            ],
         )
-    if come:
+    if come := new - old:
         connection.execute(
             insert_into(moving, connection.dialect.name),
             [
                 {
-                    "orderid": line[0],
-                    "sku": line[1],
-                    "batchref": after[line].batchref,
-                    "sequence": after[line].sequence,
+                    "orderid": orderid,
+                    "sku": sku,
+                    "sequence": entry.sequence,
+                    "part": entry.part,
+                    "batchref": entry.batchref,
+                    "qty": entry.qty,
+                    "told": entry.told,
                 }
-                for line in come
+                for (orderid, sku), entry in come
             ],
         )

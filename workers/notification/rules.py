@@ -1,5 +1,6 @@
 """Who is mailed about what."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,22 +26,34 @@ def out_of_stock(message: OutOfStock) -> Mail:
     )
 
 
-def allocated(message: Allocated, left: str | None) -> Mail | None:
-    """The orders team hears of a line that moved: `left` is the batch that it had to leave."""
-    if left is None or left == message.batchref:
-        return None
-    return _moved(message, left, f"Now: {_words(message.day)}\n" if message.day else "")
+def still_out_of_stock(message: Allocated, served: int) -> Mail:
+    """The stock team hears that some of the pieces that it knows as waiting still wait."""
+    return Mail(
+        "stock",
+        f"Still out of stock: {message.waiting} x {message.sku} for order {message.orderid}",
+        f"The batch {message.batchref} serves {served} x {message.sku} that the order"
+        f" {message.orderid} waited for.\n{_still_waiting(message.sku, message.waiting)}",
+    )
 
 
-def promise_changed(message: PromiseChanged, left: str | None) -> Mail:
-    """The orders team hears of another day, and of the move if the line had to leave a batch."""
+def moved(message: Allocated, left: Mapping[str, int], waiting: int) -> Mail:
+    """The orders team hears of pieces that moved: how many had to leave which batch.
+
+    `waiting` pieces of the line still wait; 0 if they may have been served since.
+    """
+    return _moved(message, left, waiting, f"Now: {_words(message.day)}\n" if message.day else "")
+
+
+def promise_changed(message: PromiseChanged, left: Mapping[str, int]) -> Mail:
+    """The orders team hears of another day, and of the move if the pieces had to leave a batch."""
     days = f"Now: {_words(message.new)}\n{old_day(message)}"
-    if left is not None and left != message.batchref:
-        return _moved(message, left, days)
+    if left:
+        return _moved(message, left, 0, days)
+    which = f"{message.qty} of the pieces of order" if message.part else "order"
     return Mail(
         "orders",
-        f"New day for order {message.orderid}: {_words(message.new)}",
-        f"The order {message.orderid} is promised {message.qty} x {message.sku} from the batch"
+        f"New day for {which} {message.orderid}: {_words(message.new)}",
+        f"The order {message.orderid} is promised {_pieces(message)} from the batch"
         f" {message.batchref}.\n{days}",
     )
 
@@ -50,13 +63,34 @@ def old_day(message: PromiseChanged) -> str:
     return f"Before: {_words(message.old)}\n"
 
 
-def _moved(message: Allocated | PromiseChanged, left: str, days: str) -> Mail:
+def _moved(
+    message: Allocated | PromiseChanged, left: Mapping[str, int], waiting: int, days: str
+) -> Mail:
+    qty, batchref = message.qty, message.batchref
+    if message.part == 0 and not waiting and list(left.values()) == [qty]:
+        return Mail(
+            "orders",
+            f"Order {message.orderid} moved to batch {batchref}",
+            f"The order {message.orderid} was promised {qty} x {message.sku} from the batch"
+            f" {next(iter(left))}.\nIt is served from the batch {batchref} now.\n{days}",
+        )
+    sources = ", ".join(f"{pieces} of {qty} from the batch {ref}" for ref, pieces in left.items())
+    rest = _still_waiting(message.sku, waiting) if waiting else ""
     return Mail(
         "orders",
-        f"Order {message.orderid} moved to batch {message.batchref}",
-        f"The order {message.orderid} was promised {message.qty} x {message.sku} from the batch"
-        f" {left}.\nIt is served from the batch {message.batchref} now.\n{days}",
+        f"Order {message.orderid}: {sum(left.values())} of the pieces moved to batch {batchref}",
+        f"The batch {batchref} serves {_pieces(message)} for the order {message.orderid} now.\n"
+        f"Moved: {sources}.\n{rest}{days}",
     )
+
+
+def _pieces(message: Allocated | PromiseChanged) -> str:
+    of = "of the pieces of" if message.part else "x"
+    return f"{message.qty} {of} {message.sku}"
+
+
+def _still_waiting(sku: str, qty: int) -> str:
+    return f"Still waiting: {qty} x {sku}.\n"
 
 
 def _words(day: Day) -> str:

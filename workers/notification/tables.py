@@ -2,16 +2,19 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
     Index,
     Integer,
     MetaData,
+    SmallInteger,
     String,
     Table,
     Text,
     Uuid,
+    false,
 )
 
 from workers import notes
@@ -22,23 +25,32 @@ metadata = MetaData()
 
 received, progress = notes.tables(metadata)
 
-# Lines that had to leave a batch and have no other yet.
+# Pieces of order lines that have no batch; each row is what one event left without one. Processes
+# of a release that did not know parts write rows without part, qty and told.
 moving = Table(
     "moving",
     metadata,
     Column("orderid", String(255), primary_key=True),
     Column("sku", String(255), primary_key=True),
-    Column("batchref", String(255), nullable=False),
-    Column("sequence", BigInteger, nullable=False),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    # The batch that they had to leave; null if they had none.
+    Column("batchref", String(255)),
+    Column("part", SmallInteger, nullable=False, server_default="0"),
+    Column("qty", Integer),
+    # Whether the stock team was mailed that they wait.
+    Column("told", Boolean, nullable=False, server_default=false()),
 )
 
 mails = Table(
     "mails",
     metadata,
+    # The event's id; a second mail about the same event has an id made from it.
     Column("event_id", Uuid, primary_key=True),
     # The order line that it is about, and its event's number; null in mails of the first release.
     Column("orderid", String(255)),
     Column("sku", String(255)),
+    # Of the line; null in mails of releases that did not know parts.
+    Column("part", SmallInteger),
     Column("sequence", BigInteger),
     Column("trace_id", String(32)),
     Column("team", String(10), nullable=False),

@@ -58,7 +58,8 @@ def _why(known: Sequence[Pick], orderid: str, sku: str | None) -> str:
     return "\n".join(
         f"The pick of {pick.qty} x {pick.sku} for the order {orderid} "
         + ("was dispatched already." if pick.dispatched else "was cancelled.")
-        for pick in newest.values()
+        for pick in known
+        if pick.dispatched or pick is newest[pick.sku]
     )
 
 
