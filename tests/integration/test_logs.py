@@ -11,15 +11,19 @@ from uuid import UUID, uuid5
 
 import pytest
 from kombu import Connection
-from sqlalchemy import select
+from sqlalchemy import func, select, update
 
 from allocation.adapters.inbound_events import COMMAND_IDS
-from allocation.adapters.tables import commands
+from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
+from allocation.adapters.tables import commands, outbox
+from allocation.domain.commands import Allocate, CreateBatch
+from allocation.handlers import decide
 from tests.integration.conftest import BareClient, Service
 from tests.integration.test_inbound import tell
 from tests.servers.ports import free_ports
 from tests.servers.postgres import PrivatePostgres
 from tests.servers.processes import Process
+from tests.storage.conftest import message
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
@@ -222,9 +226,14 @@ def test_the_relay_names_the_first_of_what_the_broker_refused(
     writing: Writing, client: BareClient
 ) -> None:
     """Here the command that follows: its queue is gone."""
+    engine = writing.service.engine
+    decide(message(CreateBatch("b0", "LAMP", 1), 1), SqlUnitOfWork(engine))
+    decide(message(Allocate("o1", "LAMP", 2), 2), SqlUnitOfWork(engine))
+    with engine.begin() as connection:
+        connection.execute(update(outbox).values(sent_at=func.now()))
     writing.worker()
     traced = replace(client, headers={"traceparent": FIRST})
-    created = traced.send("allocation.create_batch", batchref="b1", sku="LAMP", qty=1)
+    created = traced.send("allocation.create_batch", batchref="b1", sku="LAMP", qty=2)
     assert writing.service.outcome(created)[0] == "succeeded"
     with Connection(writing.service.broker_url) as connection:
         connection.default_channel.queue_unbind("allocation.commands", "allocation.commands", "#")

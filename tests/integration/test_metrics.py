@@ -192,7 +192,6 @@ def test_a_relay_counts_what_the_broker_has_by_kind_and_name(service: Service, p
         port,
         "allocation_relay_sent_total",
         {
-            ("command", "allocation.allocate_waiting"): 1,
             ("command", "allocation.allocate"): 1,
             ("event", "allocation.batch_created.v1"): 1,
             ("event", "allocation.allocated.v1"): 1,

@@ -236,10 +236,8 @@ def test_every_process_sends_its_last_spans_before_it_ends(
 
     assert sorted(collector.spans) == [
         ("allocation-api", "POST /v1/batches", TRACE),
-        ("allocation-relay", "publish allocation.allocate_waiting", TRACE),
         ("allocation-relay", "publish allocation.batch_created.v1", TRACE),
         ("allocation-relay", "publish allocation.create_batch", TRACE),
-        ("allocation-worker", "process allocation.allocate_waiting", TRACE),
         ("allocation-worker", "process allocation.create_batch", TRACE),
         ("warehouse", "process allocation.batch_created.v1", TRACE),
     ]
