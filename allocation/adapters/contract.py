@@ -266,8 +266,9 @@ def _problem_of_new_id(error: jsonschema_rs.ValidationError) -> str | None:
 
 
 def _text_problem(error: jsonschema_rs.ValidationError) -> str | None:
-    is_pattern = error.kind.name == "pattern" and isinstance(error.instance, str)
-    return identifiers.unstorable(error.instance) if is_pattern else None
+    if error.kind.name == "pattern" and isinstance(error.instance, str):
+        return identifiers.unstorable(error.instance)
+    return None
 
 
 def _field(name: str, body: object, error: jsonschema_rs.ValidationError) -> str:

@@ -9,7 +9,7 @@ from flask import Response, g, jsonify, request
 
 from allocation.adapters import contract
 from allocation.adapters.contract import Violation
-from allocation.api import accepting, waiting
+from allocation.api import accepting, bodies, waiting
 from allocation.api.problems import Problem, invalid
 from allocation.domain.commands import Command
 from allocation.unit_of_work import Message
@@ -31,7 +31,7 @@ def asked(body: object) -> bool:
 def answer(body: Json) -> Response:
     """Accept the good ones of the body's lines together: 202, or 200 once all are decided."""
     given = _lines(body)
-    lines = [contract.read_command("allocation.allocate", line) for line in given]
+    lines = bodies.parse_each("allocation.allocate", given)
     messages = _messages(lines, given)
     if not messages:
         raise Problem(
