@@ -47,7 +47,7 @@ def links(client: FlaskClient, path: str) -> list[str]:
     """The addresses on a page: links, forms, and what its script asks for."""
     page = BeautifulSoup(client.get(path).text, "html.parser")
     found = [tag.get("href") or tag.get("action") for tag in page.find_all(["a", "form"])]
-    found += [tag["hx-get"] for tag in page.find_all(attrs={"hx-get": True})]
+    found += [tag["hx-get"] for tag in page.select("[hx-get]")]
     return [str(each) for each in found if each and str(each).startswith("/")]
 
 
