@@ -250,13 +250,16 @@ def decide_together(messages: Sequence[Message], uow: UnitOfWork) -> list[Outcom
     Each is carried out by itself, in this order; a refusal touches no other.
     """
     with uow:
-        uow.products.load([message.command for message in messages])
+        uow.products.load([commands.meant(message.command) for message in messages])
         outcomes = uow.inbox.claim(messages)
         left: dict[FollowUp, Message] = {}
         for message in messages:
             if message.id in outcomes:
                 continue
-            outcome = HANDLERS[type(message.command)](message.command, uow)
+            command = message.command
+            if uow.inbox.was_accepted(message):
+                command = commands.meant(command)
+            outcome = HANDLERS[type(command)](command, uow)
             for product in uow.products.pull_seen():
                 for event in product.pull_events():
                     uow.outbox.add(event, message)

@@ -93,6 +93,10 @@ class Inbox(Protocol):
         """
         ...
 
+    def was_accepted(self, message: Message) -> bool:
+        """Whether a claimed command was accepted before it came to be decided."""
+        ...
+
     def record(self, message: Message, outcome: Outcome) -> None:
         """Save the outcome of a claimed command."""
         ...

@@ -12,6 +12,7 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 
 import jsonschema_rs
 
+from allocation.adapters import identifiers
 from allocation.domain import commands, events
 from allocation.domain.commands import Command, Malformed, Wanted
 from allocation.domain.events import Event
@@ -60,7 +61,6 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _PROBLEMS = {
     "required": "is missing",
     "additionalProperties": "is not a field of this command",
-    "pattern": "has a control character or a slash",
 }
 
 
@@ -89,8 +89,11 @@ def example(name: str) -> Json:
     return dict(_read(name, "example"))
 
 
-def violations(name: str, body: object) -> list[Violation]:
-    """Everything in which `body` breaks the contract called `name`; empty when it keeps it."""
+def violations(name: str, body: object, *, accepted: bool = False) -> list[Violation]:
+    """Everything in which `body` breaks the contract called `name`; empty when it keeps it.
+
+    `accepted`: it was accepted before, perhaps by a release that had no rule for new ids.
+    """
     if isinstance(body, Mapping):
         for field, value in body.items():
             if isinstance(value, str) and not value.isprintable() and _LONE_SURROGATE.search(value):
@@ -102,9 +105,12 @@ def violations(name: str, body: object) -> list[Violation]:
         return [Violation("body", f"is not JSON: {error}")]
     found: dict[str, Violation] = {}
     for broken in errors:
+        new_id = _problem_of_new_id(broken)
+        if new_id and accepted:
+            continue
         field = _field(name, body, broken)
-        problem = _PROBLEMS.get(broken.kind.name) or broken.message or broken.kind.name
-        found.setdefault(field, Violation(field, problem))
+        problem = new_id or _PROBLEMS.get(broken.kind.name) or _text_problem(broken)
+        found.setdefault(field, Violation(field, problem or broken.message or broken.kind.name))
     return list(found.values())
 
 
@@ -126,16 +132,19 @@ def parse_command(name: str, body: Mapping[str, Any]) -> Command:
     Raises KeyError for a name that is no command.
     """
     read = read_command(name, body)
-    return _malformed(name, body, read[0]) if isinstance(read, list) else read
+    if not isinstance(read, list):
+        return read
+    meant = read_command(name, body, accepted=True)
+    return _malformed(name, body, read[0], None if isinstance(meant, list) else meant)
 
 
-def read_command(name: str, body: Any) -> Command | list[Violation]:
+def read_command(name: str, body: Any, *, accepted: bool = False) -> Command | list[Violation]:
     """The command that `body` is under `name`, or everything in which it breaks the contract.
 
-    Raises KeyError for a name that is no command.
+    `accepted` is as for `violations`. Raises KeyError for a name that is no command.
     """
     kind = COMMANDS[name]
-    broken = violations(name, body)
+    broken = violations(name, body, accepted=accepted)
     if broken:
         return broken
     fields = dict(body)
@@ -166,7 +175,7 @@ def command_name(command: Command) -> str:
 def command_body(command: Command) -> Json:
     """The keyword arguments of the task that carries `command`, as JSON."""
     if isinstance(command, Malformed):
-        return {"malformed": command.body}
+        return {"malformed": command.body} if command.meant is None else command_body(command.meant)
     body = _json(command)
     later = _CAME_LATER_TO_CONFIRM if isinstance(command, commands.Confirm) else _CAME_LATER
     for name in later & body.keys():
@@ -226,11 +235,10 @@ def event_id(body: Json) -> UUID:
     return UUID(body["id"])
 
 
-def _malformed(name: str, body: object, violation: Violation) -> Malformed:
+def _malformed(name: str, body: object, violation: Violation, meant: Command | None) -> Malformed:
     # ASCII, so that whatever came can be stored as text.
-    return Malformed(
-        name, violation.field, violation.problem, json.dumps(body, default=repr)[:10_000]
-    )
+    text = json.dumps(body, default=repr)[:10_000]
+    return Malformed(name, violation.field, violation.problem, text, meant)
 
 
 def _json(record: Command | Event) -> Json:
@@ -248,6 +256,22 @@ def _value(value: Any) -> Any:
             for line in value
         ]
     return value
+
+
+def _problem_of_new_id(error: jsonschema_rs.ValidationError) -> str | None:
+    """What is wrong with a new id; None where the error is about something else."""
+    text, rule = error.instance, error.kind.as_dict()
+    is_of_id = "pattern" in rule or rule.get("format") == identifiers.FORMAT
+    # A text that nothing can store breaks the pattern of ids that are looked up, too.
+    if not is_of_id or not isinstance(text, str) or identifiers.unstorable(text):
+        return None
+    return identifiers.problem(text)
+
+
+def _text_problem(error: jsonschema_rs.ValidationError) -> str | None:
+    if error.kind.name == "pattern" and isinstance(error.instance, str):
+        return identifiers.unstorable(error.instance)
+    return None
 
 
 def _field(name: str, body: object, error: jsonschema_rs.ValidationError) -> str:
@@ -268,7 +292,10 @@ def _field(name: str, body: object, error: jsonschema_rs.ValidationError) -> str
 @cache
 def _validator(name: str) -> jsonschema_rs.Validator:
     return jsonschema_rs.validator_for(
-        _read(name, "schema"), validate_formats=True, mask="the value"
+        _read(name, "schema"),
+        validate_formats=True,
+        formats={identifiers.FORMAT: lambda text: identifiers.problem(text) is None},
+        mask="the value",
     )
 
 

@@ -130,6 +130,9 @@ class SqlInbox:
         self._recorded.update(rows)
         return {known: outcome for known, outcome in rows.items() if outcome is not None}
 
+    def was_accepted(self, message: Message) -> bool:
+        return message.id in self._recorded
+
     def record(self, message: Message, outcome: Outcome) -> None:
         decided = {**_columns(outcome), "decided_at": self._now()}
         if message.id in self._recorded:

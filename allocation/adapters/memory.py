@@ -10,7 +10,7 @@ from uuid import UUID
 
 from allocation.adapters import contract
 from allocation.domain.books import Allocation, Batch, MemoryBooks
-from allocation.domain.commands import Command, Malformed
+from allocation.domain.commands import Command, Malformed, meant
 from allocation.domain.events import Event
 from allocation.domain.model import Product
 from allocation.domain.outcomes import Outcome, Refused
@@ -146,6 +146,10 @@ class MemoryInbox:
         rows = {message.id: self._known(message) for message in messages}
         return {known: row.outcome for known, row in rows.items() if row.outcome is not None}
 
+    def was_accepted(self, message: Message) -> bool:
+        # A malformed command is never accepted, only claimed.
+        return not isinstance(self._store.commands[message.id].message.command, Malformed)
+
     def record(self, message: Message, outcome: Outcome) -> None:
         row = self._store.commands[message.id]
         row.status, row.outcome, row.error = "decided", outcome, None
@@ -166,7 +170,7 @@ class MemoryInbox:
 
     def _known(self, message: Message) -> _Row:
         row = self._store.commands[message.id]
-        if row.message.command != message.command:
+        if meant(row.message.command) != meant(message.command):
             raise CommandConflict(f"command {message.id} is known with another body")
         return row
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from http import HTTPStatus
 from time import perf_counter
+from urllib.parse import unquote
 from uuid import UUID, uuid4, uuid5
 
 import structlog
@@ -54,7 +55,13 @@ def request_id() -> UUID:
         return uuid4()
     if not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
         raise Problem(400, kind="malformed idempotency key")
-    return uuid5(_IDEMPOTENT_IDS, json.dumps([request.method, request.path, key, g.caller.name]))
+    resource = unquote(request.path)
+    return uuid5(_IDEMPOTENT_IDS, json.dumps([request.method, resource, key, g.caller.name]))
+
+
+def is_repeat() -> bool:
+    """Whether the request has an Idempotency-Key that was accepted before."""
+    return "Idempotency-Key" in request.headers and _is_known(request_id())
 
 
 def take(messages: Sequence[Message], wait: int | None) -> dict[UUID, Json]:

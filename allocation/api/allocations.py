@@ -35,7 +35,6 @@ def deallocate(orderid: str, sku: str) -> Response:
 
 
 def explain(orderid: str, sku: str) -> Response:
-    bodies.check_ids("allocation.deallocate", orderid=orderid, sku=sku)
     with snapshot() as connection:
         explanation = lines.explanation(connection, orderid, sku)
     if explanation is None:
@@ -44,7 +43,6 @@ def explain(orderid: str, sku: str) -> Response:
 
 
 def show(orderid: str) -> Response:
-    bodies.check_ids("allocation.deallocate", orderid=orderid)
     with snapshot() as connection:
         order = lines.order(connection, orderid)
     if order is None:

@@ -7,16 +7,17 @@ from allocation.adapters import contract
 Json = dict[str, Any]
 
 
-def field(name: str, command: str = "allocation.create_batch") -> Json:
-    """The schema of one field of a command."""
+def field(name: str, command: str = "allocation.dispatch") -> Json:
+    """The schema of one field of a command; ids of answers are those that commands look up."""
     return dict(contract.schema(command)["properties"][name])
 
 
 def schemas() -> dict[str, Json]:
     """Every answer's schema by its name; all properties are always there unless said otherwise."""
-    batchref, sku, qty, eta = (field(name) for name in ("batchref", "sku", "qty", "eta"))
+    orderid, sku = field("orderid"), field("sku")
+    batchref = field("batchref", "allocation.change_batch_quantity")
+    qty, eta = (field(name, "allocation.create_batch") for name in ("qty", "eta"))
     changed_qty = field("qty", "allocation.change_batch_quantity")
-    orderid = field("orderid", "allocation.allocate")
     nothing: Json = {"type": "null"}
     standing = {
         "batchref": {"anyOf": [batchref, nothing], "description": "null: it waits."},
@@ -42,7 +43,7 @@ def schemas() -> dict[str, Json]:
         "allocated": _count("Pieces that lines are promised."),
         "available": _count("Pieces that are free."),
         "eta": eta,
-        "best_before": field("best_before"),
+        "best_before": field("best_before", "allocation.create_batch"),
     }
     allocated = {
         "orderid": orderid,

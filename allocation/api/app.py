@@ -18,6 +18,8 @@ from allocation.api import (
     login,
     metrics,
     pages,
+    parameters,
+    paths,
     problems,
     products,
     reservations,
@@ -47,6 +49,7 @@ def create_app(session_secret: bytes | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's own provider
     # A path has one spelling: no redirect mends another one.
     app.url_map.merge_slashes = False
+    paths.register(app)
 
     database = DatabaseState()
     figures = metrics.Metrics(lambda: database.ask().backlog)
@@ -66,6 +69,7 @@ def create_app(session_secret: bytes | None = None) -> Flask:
     guard = security.Guard(settings, keys, limits)
     security.register(app, guard, limits, security.OPEN | login.OPEN | assets.OPEN)
     sessions.register(app, sessions.secret(settings, session_secret))
+    parameters.register(app)
     for blueprint in (
         batches.blueprint(),
         allocations.blueprint(),

@@ -37,7 +37,6 @@ def write_off(batchref: str) -> Response:
 
 
 def show(batchref: str) -> Response:
-    bodies.check_ids("allocation.change_batch_quantity", batchref=batchref)
     with snapshot() as connection:
         batch = stock.batch(connection, batchref)
     if batch is None:

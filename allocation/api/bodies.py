@@ -1,6 +1,7 @@
-"""What a request carries: its body read strictly as JSON, its ids held against the contract."""
+"""What a request carries: its body, read strictly as JSON and held against the contract."""
 
 import json
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from flask import request
@@ -8,6 +9,7 @@ from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from allocation.adapters import contract
 from allocation.adapters.contract import Violation
+from allocation.api import accepting
 from allocation.api.problems import Problem, invalid
 from allocation.domain.commands import Command
 
@@ -42,18 +44,22 @@ def command_from_path(name: str, **from_path: str) -> Command:
     return parse(name, from_path)
 
 
-def check_ids(name: str, **ids: str) -> None:
-    """Hold ids from a path against the fields of the command `name`; raises Problem."""
-    broken = [violation for violation in contract.violations(name, ids) if violation.field in ids]
-    if broken:
-        raise invalid(broken)
-
-
 def parse(name: str, body: Any) -> Command:
     """The command `name` that the body makes. Raises Problem as `command` does."""
-    parsed = contract.read_command(name, body)
+    [parsed] = parse_each(name, [body])
     if isinstance(parsed, list):
         raise invalid(parsed)
+    return parsed
+
+
+def parse_each(name: str, bodies: Sequence[Any]) -> list[Command | list[Violation]]:
+    """The command that each body makes, or everything in which it breaks the contract.
+
+    A request that was accepted before keeps its meaning, whatever the rule for new ids is now.
+    """
+    parsed = [contract.read_command(name, body) for body in bodies]
+    if any(isinstance(each, list) for each in parsed) and accepting.is_repeat():
+        return [contract.read_command(name, body, accepted=True) for body in bodies]
     return parsed
 
 

@@ -9,7 +9,7 @@ from flask import Response, g, jsonify, request
 
 from allocation.adapters import contract
 from allocation.adapters.contract import Violation
-from allocation.api import accepting, waiting
+from allocation.api import accepting, bodies, waiting
 from allocation.api.problems import Problem, invalid
 from allocation.domain.commands import Allocate, Command
 from allocation.unit_of_work import Message
@@ -69,8 +69,7 @@ def _read(given: Sequence[object]) -> list[Line]:
     """The lines in their order; of two about the same order and sku the second is refused."""
     lines: list[Line] = []
     known: set[tuple[str, str]] = set()
-    for each in given:
-        read = contract.read_command("allocation.allocate", each)
+    for read in bodies.parse_each("allocation.allocate", given):
         if isinstance(read, list):
             lines.append(invalid(read))
             continue

@@ -6,7 +6,8 @@ from typing import Any
 
 from allocation.adapters import contract
 from allocation.adapters.api_keys import READ, WRITE
-from allocation.api.answers import field, schemas
+from allocation.api import parameters
+from allocation.api.answers import schemas
 from allocation.api.bulk import MOST
 from allocation.api.problems import CONTENT_TYPE, REFUSALS, type_uri
 from allocation.api.routes import ROUTES, Route
@@ -54,11 +55,9 @@ _BAD = {
     " or as many streams are open as are served.",
 }
 _ACCEPTED = " Accepted first and decided later: 202, or with `Prefer: wait=N` what came of it."
-_PATH_FIELDS = {
-    "batchref": "allocation.create_batch",
-    "orderid": "allocation.allocate",
-    "sku": "allocation.allocate",
-}
+_PERCENT_ENCODED = (
+    "One segment of the path, percent-encoded: a slash is `%2F`, a percent sign `%25`."
+)
 _KEY = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -111,7 +110,7 @@ def document() -> Json:
 
 def _operation(route: Route) -> Json:
     names = re.findall(r"{(\w+)}", route.path)
-    parameters = [*[_path_parameter(name) for name in names], *route.parameters]
+    described = [*[_path_parameter(name) for name in names], *route.parameters]
     made: Json = {
         "operationId": _words(route),
         "summary": route.summary,
@@ -127,7 +126,7 @@ def _operation(route: Route) -> Json:
         },
     }
     if route.command:
-        parameters += [_KEY, _PREFER]
+        described += [_KEY, _PREFER]
         made["description"] = contract.schema(route.command)["description"] + _ACCEPTED
         content = _content(route.command, names)
         if content["schema"]["properties"]:
@@ -135,8 +134,8 @@ def _operation(route: Route) -> Json:
                 "required": bool(content["schema"]["required"]),
                 "content": {"application/json": _or_many(content) if route.bulk else content},
             }
-    if parameters:
-        made["parameters"] = parameters
+    if described:
+        made["parameters"] = described
     return made
 
 
@@ -223,8 +222,10 @@ def _header(description: str) -> Json:
 
 
 def _path_parameter(name: str) -> Json:
-    schema = field(name, _PATH_FIELDS[name]) if name in _PATH_FIELDS else {"type": "string"}
-    return {"name": name, "in": "path", "required": True, "schema": schema}
+    made: Json = {"name": name, "in": "path", "required": True}
+    if schema := parameters.field(name):
+        return made | {"description": _PERCENT_ENCODED, "schema": schema}
+    return made | {"schema": {"type": "string"}}
 
 
 def _words(route: Route) -> str:

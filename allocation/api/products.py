@@ -20,7 +20,6 @@ def choose_strategy(sku: str) -> Response:
 
 
 def show(sku: str) -> Response:
-    bodies.check_ids("allocation.allocate", sku=sku)
     with snapshot() as connection:
         product = stock.product(connection, sku)
     if product is None:

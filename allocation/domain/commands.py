@@ -171,12 +171,17 @@ class ReviewPromises:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """What came under the command name `name` and breaks its contract: `field` has `problem`."""
+    """What came under the command name `name` and breaks its contract: `field` has `problem`.
+
+    `meant` is the command that it is apart from the rule for new ids: it is carried out if it was
+    accepted before that rule came.
+    """
 
     name: str
     field: str
     problem: str
     body: str
+    meant: "Command | None" = None
 
 
 FollowUp = AllocateWaiting | ReviewPromises | Expire
@@ -199,3 +204,8 @@ Command = (
     | FollowUp
     | Malformed
 )
+
+
+def meant(command: Command) -> Command:
+    """The command itself, or what a malformed one is apart from the rule for new ids."""
+    return command.meant or command if isinstance(command, Malformed) else command

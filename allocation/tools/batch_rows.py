@@ -13,6 +13,7 @@ from uuid import UUID, uuid5
 from allocation.adapters import contract
 from allocation.domain.commands import CreateBatch, Malformed
 from allocation.unit_of_work import Message
+from allocation.views.cells import text as text_of
 
 COMMAND = "allocation.create_batch"
 REQUIRED = ("batchref", "sku", "qty")
@@ -115,7 +116,7 @@ class BatchRows:
             missing = self.columns[len(cells)] if len(cells) < len(self.columns) else ""
             reason = f"the row has {len(cells)} fields, and the header {len(self.columns)}"
             return Rejected(line, cells, missing, reason)
-        body: dict[str, Any] = dict(zip(self.columns, cells, strict=True))
+        body: dict[str, Any] = dict(zip(self.columns, map(text_of, cells), strict=True))
         for note in NOTES:
             body.pop(note, None)
         for field, value in body.items():

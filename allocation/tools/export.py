@@ -15,6 +15,7 @@ import typer
 from allocation import bootstrap
 from allocation.tools.terminal import BROKEN_OFF, AsJson, console, fail, misused, progress, reaching
 from allocation.views import exports, snapshot
+from allocation.views.cells import cell
 from allocation.views.exports import Export
 
 _ONE = {"batches": "batch", "lines": "line"}
@@ -67,7 +68,7 @@ def _export(
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(export.columns)
                 while chunk := reaching("the database", lambda: next(chunks, None)):
-                    writer.writerows(chunk)
+                    writer.writerows(map(cell, row) for row in chunk)
                     advance(len(chunk))
     if as_json:
         told = {"dry_run": dry_run, "exported": total, "left_out": left_out}

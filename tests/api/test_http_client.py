@@ -218,18 +218,34 @@ def test_a_server_that_is_away_is_named_with_what_to_do() -> None:
 def test_wrong_fields_are_named(http: HttpClient, engine: Engine) -> None:
     """Those of the body, and those of the path."""
     with pytest.raises(Invalid) as of_the_body:
-        http.allocate(orderid="a/b", sku="LAMP", qty=0)
+        http.allocate(orderid="order-1 ", sku="LAMP", qty=0)
     with pytest.raises(Invalid) as of_the_path:
         http.send("confirm", orderid="")
     with pytest.raises(Invalid, match="'dispatch' does not go over HTTP"):
         http.send("dispatch", orderid="order-1", sku="LAMP")
 
     assert of_the_body.value.fields == {
-        "orderid": "has a control character or a slash",
+        "orderid": "has white space at its end",
         "qty": "the value is less than the minimum of 1",
     }
     assert of_the_path.value.fields == {"orderid": "is missing"}
     assert accepted(engine) == []
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("text", ["SO/2026/001", "100%", "a%2Fb", "a?b", "żółw"])
+def test_what_a_path_names_may_be_any_id(http: HttpClient, text: str) -> None:
+    """The client encodes it."""
+    http.create_batch(batchref=text, sku=text, qty=5, wait=10)
+    http.reserve(orderid=text, sku=text, qty=1, ttl=60, wait=10)
+
+    asked = [
+        http.change_batch_quantity(batchref=text, qty=7, wait=10),
+        http.confirm(orderid=text, wait=10),
+        http.deallocate(orderid=text, sku=text, wait=10),
+    ]
+
+    assert [outcome.status for outcome in asked] == ["succeeded"] * 3
 
 
 def test_a_key_that_comes_with_another_command_is_an_error(http: HttpClient) -> None:

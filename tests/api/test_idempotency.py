@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, update
 
 from allocation.adapters import database
 from allocation.adapters.tables import commands, outbox
@@ -57,6 +57,24 @@ def test_a_key_that_comes_with_another_body_is_refused(client: FlaskClient, engi
         "status": 422,
         "detail": "This Idempotency-Key came before with another request.",
     }
+    assert count(engine) == (1, 1)
+
+
+def test_a_repeat_of_what_an_older_release_accepted_is_the_same_command(
+    client: FlaskClient, engine: Engine
+) -> None:
+    """Also when its new id would be refused now."""
+    headers = {"Idempotency-Key": "key-1"}
+    odd = LINE | {"orderid": "order-1 "}
+    first = client.post("/v1/allocations", json=LINE, headers=headers)
+    with engine.begin() as connection:  # as a release without the rule accepted it
+        connection.execute(update(commands).values(body=odd))
+
+    again = client.post("/v1/allocations", json=odd, headers=headers)
+    new = client.post("/v1/allocations", json=odd, headers={"Idempotency-Key": "key-2"})
+
+    assert (again.status_code, again.json) == (202, first.json)
+    assert new.status_code == 422
     assert count(engine) == (1, 1)
 
 

@@ -310,6 +310,17 @@ def test_a_batch_is_added_by_a_form(visitor: Browser) -> None:
 
 
 @pytest.mark.usefixtures("worker")
+def test_white_space_around_what_is_typed_into_a_form_is_dropped(visitor: Browser) -> None:
+    """As it comes with what is pasted; no-break spaces, too."""
+    typed = {"batchref": "\u00a0b-1\t", "sku": " BED ", "qty": " 7 ", "eta": f"{SHIP} "}
+
+    sent = visitor.send(visitor.get("/new-batch"), "/new-batch", **typed)
+
+    page = visitor.get(sent.headers["Location"])
+    assert [row[0] for row in rows(page, "Batches of BED")] == ["b-1"]
+
+
+@pytest.mark.usefixtures("worker")
 def test_a_form_that_is_sent_twice_takes_effect_once(visitor: Browser, engine: Engine) -> None:
     """As by an impatient click."""
     form = visitor.get("/new-batch")
@@ -327,7 +338,7 @@ def test_a_form_that_can_t_be_taken_comes_back_with_what_is_wrong(visitor: Brows
     """Beside each field; what was typed is kept."""
     form = visitor.get("/new-batch")
 
-    sent = visitor.send(form, "/new-batch", batchref="b/1", sku="", qty="many")
+    sent = visitor.send(form, "/new-batch", batchref="b\u200b1", sku="", qty="many")
     page = _page(sent, 422)
 
     wrong = {
@@ -336,11 +347,11 @@ def test_a_form_that_can_t_be_taken_comes_back_with_what_is_wrong(visitor: Brows
     }
     typed = {str(each["name"]): each["value"] for each in page.find_all("input")}
     assert wrong == {
-        "batchref": "has a control character or a slash",
+        "batchref": "has an invisible character U+200B",
         "sku": "is missing",
         "qty": 'the value is not of type "integer"',
     }
-    assert (typed["batchref"], typed["qty"]) == ("b/1", "many")
+    assert (typed["batchref"], typed["qty"]) == ("b\u200b1", "many")
 
 
 @pytest.mark.usefixtures("worker")

@@ -1,12 +1,19 @@
-"""For the run of the description: every Idempotency-Key that is well formed is a new one.
+"""For the run of the description: what its schemas can't say.
 
-The same key with another body is refused by 422, as it must be, and no schema can say so.
+Every Idempotency-Key that is well formed is a new one: the same key with another body is refused by
+422, as it must be. New ids are some that the format `identifier` takes.
 """
 
 from typing import Any
 from uuid import uuid4
 
 import schemathesis
+from hypothesis import strategies as st
+
+schemathesis.openapi.format(
+    "identifier",
+    st.from_regex(r"[a-zA-Z0-9é漢]([a-zA-Z0-9é漢 /.%-]{0,20}[a-zA-Z0-9é漢])?", fullmatch=True),
+)
 
 HEADER = "Idempotency-Key"
 

@@ -26,16 +26,22 @@ BATCHES = [
     ('b "2", red', "LÄMP", 5, 0, date(2030, 1, 31), None),
     ("b-3", "LAMP", 7, 7, date(2030, 2, 1), date(2031, 12, 31)),
     ("b-lost", "LAMP", 0, 0, None, None),
+    ("=cmd|' -C calc'!A0", "LAMP", 1, 0, None, None),
+    ("'-1", "LAMP", 1, 0, None, None),
+    ("@x", "LAMP", 1, 0, None, None),
 ]
 EXPORTED = """\
 batchref,sku,qty,eta,best_before
+''-1,LAMP,1,,
+'=cmd|' -C calc'!A0,LAMP,1,,
+'@x,LAMP,1,,
 "b ""2"", red",LÄMP,5,2030-01-31,
 b-1,LAMP,10,,
 b-3,LAMP,7,2030-02-01,2031-12-31
 """
 UNTIL = datetime(2030, 1, 1, 12, tzinfo=UTC)
 LINES: list[dict[str, Any]] = [
-    {"orderid": "o-1", "batchref": "b-1", "qty": 3, "customer": "Ann, Bob"},
+    {"orderid": "o-1", "batchref": "b-1", "qty": 3, "customer": "+Ann, Bob"},
     {"orderid": "o-2", "batchref": "b-3", "qty": 4, "expires_at": UNTIL},
     {"orderid": "o-3", "batchref": "b-3", "qty": 1, "dispatched": True},
     {"orderid": "o-3", "part": 1, "qty": 2},
@@ -83,7 +89,7 @@ def test_the_batches_go_in_again_elsewhere(
     file, again = tmp_path / "batches.csv", tmp_path / "again.csv"
     export = allocation("export", "batches", "-o", file, ALLOCATION_DATABASE_URL=books)
     assert export.wait() == 0
-    assert export.logs() == "3 batches were exported; of quantity 0 and left out: 1.\n"
+    assert export.logs() == "6 batches were exported; of quantity 0 and left out: 1.\n"
     assert file.read_text() == EXPORTED
 
     assert allocation("migrate").wait() == 0
@@ -112,7 +118,7 @@ def test_the_lines_say_how_each_stands(allocation: Run, books: str) -> None:
     until = UNTIL.isoformat()
     assert list(csv.reader(io.StringIO(export.logs()))) == [
         ["orderid", "sku", "part", "qty", "status", "batchref", "eta", "expires_at", "customer"],
-        ["o-1", "LAMP", "0", "3", "allocated", "b-1", "", "", "Ann, Bob"],
+        ["o-1", "LAMP", "0", "3", "allocated", "b-1", "", "", "'+Ann, Bob"],
         ["o-2", "LAMP", "0", "4", "reserved", "b-3", "2030-02-01", until, ""],
         ["o-3", "LAMP", "0", "1", "dispatched", "b-3", "2030-02-01", "", ""],
         ["o-3", "LAMP", "1", "2", "waiting", "", "", "", ""],

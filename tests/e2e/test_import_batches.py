@@ -237,7 +237,7 @@ def test_wrong_rows_are_told_by_line_and_field_and_a_dry_run_saves_nothing(
         b"half,LAMP,2.5,\n"
         b"none,LAMP,0,\n"
         b"huge,LAMP,99999999999999999999999999,\n"
-        b"a/slash,LAMP,5,\n"
+        b"a\xe2\x80\x8bblank,LAMP,5,\n"
         b",LAMP,5,\n"
         b"late,LAMP,5,tomorrow\n"
         b"short,LAMP\n"
@@ -253,7 +253,7 @@ def test_wrong_rows_are_told_by_line_and_field_and_a_dry_run_saves_nothing(
         (7, "qty", "is not a whole number"),
         (8, "qty", "the value is less than the minimum of 1"),
         (9, "qty", "the value is greater than the maximum of 2147483647"),
-        (10, "batchref", "has a control character or a slash"),
+        (10, "batchref", "has an invisible character U+200B"),
         (11, "batchref", "the value is shorter than 1 character"),
         (12, "eta", 'the value is not a "date"'),
         (13, "qty", "the row has 2 fields, and the header 4"),

@@ -7,13 +7,15 @@ from uuid import UUID
 import pytest
 from sqlalchemy import event, select
 
-from allocation.adapters import database, tables
+from allocation.adapters import contract, database, tables
 from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import (
     Allocate,
     ChangeBatchQuantity,
+    Command,
     CreateBatch,
     Deallocate,
+    Dispatch,
     Malformed,
 )
 from allocation.domain.outcomes import Refused, Succeeded
@@ -316,3 +318,67 @@ def test_a_connection_plans_each_statement_once(database_url: str) -> None:
 
     assert planned
     assert len(planned) == len(set(planned))
+
+
+ODD = Allocate("o1 ", "LAMP", 4)
+"""A command with an id that only releases without the rule for new ids took."""
+
+
+def as_it_comes(command: Command, number: int) -> Message:
+    """The command as a worker reads it."""
+    name, body = contract.command_name(command), contract.command_body(command)
+    return message(contract.parse_command(name, body), number)
+
+
+def test_a_new_id_that_breaks_the_rule_is_refused_as_it_comes(storage: Storage) -> None:
+    """Whoever sends it: the refusal names the field, and a repeat gets it again."""
+    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+
+    refused = decide(as_it_comes(ODD, 2), storage.unit_of_work())
+
+    assert refused == Refused(
+        "malformed command", field="orderid", problem="has white space at its end"
+    )
+    assert decide(as_it_comes(ODD, 2), storage.unit_of_work()) == refused
+
+
+def test_what_was_accepted_before_there_was_a_rule_is_carried_out(storage: Storage) -> None:
+    """Waiting in the outbox or the broker while the workers were upgraded."""
+    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+    accept(message(ODD, 2), storage.unit_of_work())
+
+    outcome = decide(as_it_comes(ODD, 2), storage.unit_of_work())
+
+    assert outcome == Succeeded(status="allocated", batchref="b1", eta=None)
+
+
+def test_a_repeat_from_before_there_was_a_rule_gets_the_recorded_outcome(storage: Storage) -> None:
+    """Once is once."""
+    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+    first = decide(message(ODD, 2), storage.unit_of_work())
+    before = storage.outbox()
+
+    again = decide(as_it_comes(ODD, 2), storage.unit_of_work())
+
+    assert again == first == Succeeded(status="allocated", batchref="b1", eta=None)
+    assert storage.outbox() == before
+
+
+def test_what_is_stored_under_an_odd_id_can_be_changed_and_leaves(storage: Storage) -> None:
+    """Its events are told."""
+    decide(message(CreateBatch("b1 ", "LAMP\u200b", 10), 1), storage.unit_of_work())
+    decide(message(Allocate("o1 ", "LAMP\u200b", 4), 2), storage.unit_of_work())
+    asked: list[Command] = [
+        Allocate("o2", "LAMP\u200b", 1),
+        ChangeBatchQuantity("b1 ", 20),
+        Dispatch("o1 ", "LAMP\u200b", "b1 "),
+        Deallocate("o2", "LAMP\u200b"),
+    ]
+
+    outcomes = [
+        decide(as_it_comes(command, number), storage.unit_of_work())
+        for number, command in enumerate(asked, 3)
+    ]
+
+    said = [outcome.facts.get("status") for outcome in outcomes]
+    assert said == ["allocated", "changed", "dispatched", "deallocated"]

@@ -10,6 +10,7 @@ from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response
 
 from allocation.adapters import contract
+from allocation.adapters.identifiers import trimmed
 from allocation.api import accepting, bodies
 from allocation.api.pages import notices
 from allocation.api.problems import Problem
@@ -49,7 +50,8 @@ def new_batch() -> str:
 
 
 def create_batch() -> Response | tuple[str, int]:
-    body = {name: text for name, text in request.form.items() if name in _fields(_CREATE) and text}
+    typed = {name: trimmed(text) for name, text in request.form.items() if name in _fields(_CREATE)}
+    body = {name: text for name, text in typed.items() if text}
     taken = _take(_CREATE, _numbered(body))
     if isinstance(taken, Response):
         return taken
@@ -75,7 +77,6 @@ def _new(form: Form) -> str:
 
 
 def _shown(batchref: str, form: Form | None) -> str:
-    bodies.check_ids(_CHANGE, batchref=batchref)
     with snapshot() as connection:
         found = stock.batch(connection, batchref)
         notice = notices.of_request(connection)
@@ -127,6 +128,6 @@ def _fields(name: str) -> Mapping[str, object]:
 
 def _numbered(body: dict[str, str]) -> Json:
     """With the quantity as a number, where it is one: a form sends text."""
-    qty = body.get("qty", "").strip()
+    qty = trimmed(body.get("qty", ""))
     is_whole = qty.removeprefix("-").isdecimal() and len(qty) < 20
     return body | ({"qty": int(qty)} if is_whole else {})

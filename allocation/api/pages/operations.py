@@ -24,6 +24,7 @@ from allocation.adapters.dead_letter_queues import (
 )
 from allocation.adapters.dead_letters import DeadLetter
 from allocation.api.pages import sheets
+from allocation.api.parameters import number
 from allocation.api.problems import Problem
 from allocation.api.reading import snapshot
 from allocation.views import Json, progress
@@ -72,7 +73,7 @@ def dead_letters() -> str:
         causes=by_cause(found),
         letters=[_shown(letter) for letter in found] if not selection.is_everything else [],
         selection=selection,
-        replayed=request.args.get("replayed", type=int),
+        replayed=number(request.args.get("replayed")),
         trouble=trouble,
         most=MOST,
     )

@@ -8,8 +8,9 @@ from flask import Blueprint, Response, render_template, request, url_for
 from sqlalchemy import Connection
 from werkzeug.exceptions import NotFound
 
-from allocation.api import bodies
+from allocation.adapters.identifiers import trimmed
 from allocation.api.pages import notices, sheets, words
+from allocation.api.parameters import number
 from allocation.api.reading import snapshot
 from allocation.views import Json, catalogue, lines, moves, stock
 from allocation.views.catalogue import Listed, Place
@@ -72,10 +73,9 @@ def products_sheet() -> Response:
 
 
 def product(sku: str) -> str:
-    bodies.check_ids("allocation.allocate", sku=sku)
     asked = request.args
     waiting_after = _place(asked.get("waiting_after"))
-    moves_before = asked.get("moves_before", type=int)
+    moves_before = number(asked.get("moves_before"))
     with snapshot() as connection:
         known = stock.product(connection, sku)
         if known is None:
@@ -142,7 +142,7 @@ def _every(page: Callable[[Any], list[Json]], key: str) -> Iterator[Json]:
 
 
 def _filter() -> tuple[str, bool]:
-    return request.args.get("q", "").strip(), "trouble" in request.args
+    return trimmed(request.args.get("q", "")), "trouble" in request.args
 
 
 def _after(last: Listed) -> str:
@@ -154,7 +154,8 @@ def _place(text: str | None) -> tuple[int, str, int] | None:
     """A place in the queue as a link has it; what is no place is the beginning."""
     age, _, rest = (text or "").partition(":")
     part, _, orderid = rest.partition(":")
-    return (int(age), orderid, int(part)) if age.isdecimal() and part.isdecimal() else None
+    since, place = number(age), number(part)
+    return None if since is None or place is None else (since, orderid, place)
 
 
 def _next(found: list[Json], shown: int, **key: str) -> str | None:

@@ -8,10 +8,10 @@ from typing import Any
 from flask import Response
 from sqlalchemy import Connection
 
+from allocation.api.downloads import attachment
 from allocation.api.reading import snapshot
+from allocation.views.cells import cell
 
-# A spreadsheet takes a text that begins so for a formula.
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 _ROWS = 500
 
 Rows = Iterable[Mapping[str, Any]]
@@ -29,7 +29,7 @@ def sheet(name: str, columns: Sequence[str], rows: Callable[[Connection], Rows])
         writer.writerow(columns)
         with snapshot() as connection:
             for number, row in enumerate(rows(connection), 1):
-                writer.writerow([_cell(row[column]) for column in columns])
+                writer.writerow([cell(row[column]) for column in columns])
                 if number % _ROWS == 0:
                     yield _taken(buffer)
         yield _taken(buffer)
@@ -37,7 +37,7 @@ def sheet(name: str, columns: Sequence[str], rows: Callable[[Connection], Rows])
     return Response(
         text(),
         content_type="text/csv; charset=utf-8",
-        headers={"Content-Disposition": f'attachment; filename="{name}.csv"'},
+        headers={"Content-Disposition": attachment(f"{name}.csv")},
     )
 
 
@@ -46,9 +46,3 @@ def _taken(buffer: StringIO) -> str:
     buffer.seek(0)
     buffer.truncate()
     return text
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, str) and value.startswith(_FORMULAS):
-        return f"'{value}"
-    return value
