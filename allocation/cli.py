@@ -15,10 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-MISUSED = 2
-BROKEN_OFF = 130
-NOBODY_READS = 141
-"""Exit statuses: what was asked for makes no sense; Ctrl-C; standard output was closed."""
+from allocation.tools.exits import BROKEN_OFF, MISUSED, NOBODY_READS, NobodyReads
 
 _TRY = "Try it"
 _SET_UP = "Set it up"
@@ -177,7 +174,7 @@ class _Root(_Group):
         try:
             done = super().invoke(ctx)
             sys.stdout.flush()  # else the interpreter would find out, too late for an exit status
-        except BrokenPipeError:
+        except (BrokenPipeError, NobodyReads):
             if not _nobody_reads():
                 raise
             # What is still in its buffer has nowhere to go.

@@ -13,9 +13,10 @@ import typer
 from rich.progress import TaskProgressColumn
 
 from allocation.tools.batch_rows import BatchRows, DateOrder, Rejected, Row, Unreadable
+from allocation.tools.exits import BROKEN_OFF, MISUSED
 from allocation.tools.handover import Handover, Stalled
 from allocation.tools.import_report import RejectedFile, Report
-from allocation.tools.terminal import BROKEN_OFF, MISUSED, AsJson, bars, fail
+from allocation.tools.terminal import AsJson, bars, fail
 
 CHUNK = 500
 """Rows that are read, and handed over by one transaction, at once."""

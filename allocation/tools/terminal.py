@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from allocation import bootstrap
 from allocation.adapters.broker import without_password
+from allocation.tools.exits import FAILED, MISUSED, NobodyReads
 from allocation.unit_of_work import ConcurrentUpdate, StorageUnavailable
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Rich would end the process here and now; `cli` says how a command ends."""
-        raise  # what Rich handles when it calls this
+        raise NobodyReads
 
 
 console = _Console(soft_wrap=True)
@@ -130,12 +131,6 @@ def _embedded(url: str) -> Path | None:
     if scheme == "spool":
         return Path(unquote(path))
     return Path(path.removeprefix("/")) if scheme == "sqlite" and path.strip("/") else None
-
-
-FAILED = 1
-MISUSED = 2
-BROKEN_OFF = 130
-"""Exit statuses: it failed or does not hold; what was asked for makes no sense; Ctrl-C."""
 
 
 def misused(sentence: str) -> NoReturn:

@@ -273,6 +273,41 @@ def test_help_and_completion_import_nothing_that_only_commands_need() -> None:
     assert helped.stderr == "[]\n"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["openapi"],
+        ["status", "--watch"],
+        ["check"],
+        ["dead", "list"],
+        ["export", "lines"],
+        ["demo"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_whose_output_nobody_reads_ends_with_141(
+    arguments: list[str], state_dir: Path
+) -> None:
+    """As programs that SIGPIPE ends do, and without a traceback."""
+    if arguments[0] not in ("openapi", "demo"):
+        prepared()
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "allocation.cli", *arguments],
+        env=clean_environment() | {"ALLOCATION_STATE_DIR": str(state_dir)},
+        cwd=ROOT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
 def complete(line: str, word: int, **changes: str) -> "subprocess.CompletedProcess[str]":
     """What bash is offered for the word of this number."""
     return subprocess.run(
