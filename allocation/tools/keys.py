@@ -11,7 +11,6 @@ import typer
 from allocation import bootstrap
 from allocation.adapters import api_keys
 from allocation.adapters.api_keys import REMEMBERED, ApiKey, ApiKeys
-from allocation.api.security import is_loopback
 from allocation.tools.terminal import AsJson, console, fail, misused, print_table, reaching
 
 app = typer.Typer(name="keys", help="Keys of the HTTP API.", no_args_is_help=True)
@@ -95,6 +94,8 @@ _NO_KEY_LEFT = (
 
 def _is_open() -> bool:
     """Whether the API asks for no key: it is on loopback, and there was never one."""
+    from allocation.api.security import is_loopback  # Flask: no other command here needs it
+
     if not is_loopback(bootstrap.settings().host):
         return False
     return not _settings_have_one() and not reaching("the database", lambda: _keys().any_made())

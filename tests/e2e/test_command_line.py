@@ -280,14 +280,16 @@ def test_two_up_do_not_share_a_folder_and_a_closed_pipe_ends_the_one_that_runs(
         cwd=ROOT,
     )
     os.close(writing)
-    with os.fdopen(reading) as pipe:
-        said = iter(pipe.readline, "")
-        eventually(lambda: "is ready; Ctrl-C" in next(said), within=60, what="the first one")
-        second = allocation("up", **{name: str(port) for name, port in other_ports.items()})
+    try:
+        with os.fdopen(reading) as pipe:
+            assert any("is ready; Ctrl-C" in line for line in pipe)
+            second = allocation("up", **{name: str(port) for name, port in other_ports.items()})
 
-        assert second.wait(60) == 1
-        assert first.poll() is None
-    assert first.wait(60) == 0
+            assert second.wait(60) == 1
+            assert first.poll() is None
+        assert first.wait(60) == 0
+    finally:
+        first.terminate()
     assert second.logs() == (
         f"allocation: another `allocation up` uses the folder {state_dir} (process {first.pid}, or"
         " what it left behind when it was killed): stop it, or choose another folder by"
