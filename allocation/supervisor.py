@@ -30,6 +30,8 @@ _LONGEST_LINE = 65_536  # bytes
 _MOST_LINES = 10_000
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)  # the reader, or the terminal
 _CLEAR = "\r\x1b[K"
+_COLOURS = (36, 33, 32, 35, 31, 34)
+"""Of the names on a terminal: cyan, yellow, green, magenta, red, blue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Output:
     def __init__(self, target: int, on_close: Callable[[], None]) -> None:
         self._target = target
         self._on_close = on_close
-        self._terminal = os.isatty(target)
+        self.is_terminal = os.isatty(target)
         self._waiting: Queue[str | _Status | None] = Queue(_MOST_LINES)
         self._left_out = 0
         self._writer = threading.Thread(target=self._write_all, daemon=True)
@@ -84,8 +86,9 @@ class Output:
 
     def show(self, text: str) -> None:
         """Show this below the last line, in place of what was shown; on a terminal alone."""
-        if self._terminal and not self._waiting.full():
-            self._waiting.put(_Status(text))
+        if self.is_terminal and not self._waiting.full():
+            # A line that wraps could not be taken back.
+            self._waiting.put(_Status(text[: os.get_terminal_size(self._target).columns - 1]))
 
     def close(self) -> None:
         """Write what is left, unless that takes too long."""
@@ -287,7 +290,10 @@ class Supervisor:
 
     def _kill(self) -> None:
         for child in self._running():
-            os.killpg(child.process.pid, signal.SIGKILL)
+            try:
+                os.killpg(child.process.pid, signal.SIGKILL)
+            except ProcessLookupError:  # it has just ended
+                pass
 
     def _ended(self, name: str, returncode: int) -> None:
         self._children[name].ended = True
@@ -301,7 +307,11 @@ class Supervisor:
 
     def _say(self, name: str, line: str) -> None:
         now = time.strftime("%H:%M:%S")
-        self._output.say(f"{now} {name:{self._width}} | {line}")
+        prefix = f"{now} {name:{self._width}} | "
+        if self._output.is_terminal and name in self._children:
+            colour = _COLOURS[list(self._children).index(name) % len(_COLOURS)]
+            prefix = f"\x1b[{colour}m{prefix}\x1b[0m"
+        self._output.say(f"{prefix}{line}")
 
 
 def _signals() -> list[signal.Signals]:

@@ -5,10 +5,11 @@ import os
 import secrets
 import socket
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -194,24 +195,24 @@ def _readiness(settings: Settings) -> dict[str, Callable[[float], bool]]:
     """By process: whether it is ready, given when it was started."""
     signs = ("worker", "relay", "inbound", "warehouse", "notification")
     return {
-        "api": lambda _started: _answers(f"{page(settings)}readyz", refusal=False),
-        # It refuses whoever has no login, once it is there.
-        "flower": lambda _started: _answers(
-            f"http://127.0.0.1:{settings.flower_port}/", refusal=True
-        ),
-    } | {
-        name: lambda started, name=name: health.beaten_since(settings, name, started)
-        for name in signs
-    }
+        "api": lambda _started: _is_ready(f"{page(settings)}readyz"),
+        "flower": lambda _started: _listens("127.0.0.1", settings.flower_port),
+    } | {name: partial(health.beaten_since, settings, name) for name in signs}
 
 
-def _answers(url: str, *, refusal: bool) -> bool:
-    """Whether this address answers, and if only by refusing where that is enough."""
+def _is_ready(url: str) -> bool:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own address
+        with direct.open(url, timeout=5):
             return True
-    except urllib.error.HTTPError:
-        return refusal
+    except (OSError, HTTPException):
+        return False
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=5):
+            return True
     except OSError:
         return False
 
