@@ -105,12 +105,11 @@ def reaching(what: str, ask: Callable[[], T], *, makes_it: bool = False) -> T:
     Embedded ones that are not there yet are only made where `makes_it` says so: to look at a
     service that never ran leaves no files.
     """
-    settings = bootstrap.settings()
-    url = settings.database_url if what == "the database" else settings.broker_url
-    if not makes_it and (path := _embedded(url)) and not path.exists():
+    url = _url(what)
+    if not makes_it and is_missing(what):
         fail(
-            f"nothing runs here: {what} at {path} is not there yet; `allocation up` starts"
-            " everything, and ALLOCATION_STATE_DIR names the folder"
+            f"nothing runs here: {what} at {_embedded(url)} is not there yet; `allocation up`"
+            " starts everything, and ALLOCATION_STATE_DIR names the folder"
         )
     try:
         return ask()
@@ -123,6 +122,17 @@ def reaching(what: str, ask: Callable[[], T], *, makes_it: bool = False) -> T:
                 " run `allocation migrate`"
             )
         fail(f"{what} at {without_password(url)} gave no answer: {reason}")
+
+
+def is_missing(what: str) -> bool:
+    """Whether `the database` or `the broker` is an embedded one that nothing has made yet."""
+    path = _embedded(_url(what))
+    return path is not None and not path.exists()
+
+
+def _url(what: str) -> str:
+    settings = bootstrap.settings()
+    return settings.database_url if what == "the database" else settings.broker_url
 
 
 def _embedded(url: str) -> Path | None:
