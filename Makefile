@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo up test compose-test faults bench lint docs screenshots clean
+.PHONY: help demo up env test compose-test faults bench lint docs screenshots clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -14,6 +14,9 @@ demo: .venv/run ## play the whole story on the embedded default, and end
 
 up: .venv/run ## the same service, staying up, with its page on http://127.0.0.1:5005/
 	@$(BIN)/allocation up
+
+env: ## write .env for compose, with a random value for each secret
+	@$(PYTHON) tools/env.py
 
 test: lint ## every test, against real PostgreSQL and RabbitMQ that it starts by itself
 	$(BIN)/pytest --numprocesses 3 --dist loadfile

@@ -1,208 +1,263 @@
-"""The command line for people: run the processes, look at the state, prove the books."""
+"""The command line for people: an entry for each command, whose module is imported when it runs.
 
-import json
+So help and completion are quick: they need the entries alone.
+"""
+
 import os
-from dataclasses import asdict
+import select
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
-from allocation import (
-    asyncapi,
-    bootstrap,
-    check,
-    demo,
-    inbound,
-    lifecycle,
-    logs,
-    relay,
-    supervisor,
-    tracing,
+from allocation.tools.exits import BROKEN_OFF, MISUSED, NOBODY_READS, NobodyReads
+
+_TRY = "Try it"
+_SET_UP = "Set it up"
+_RUN = "Run one process"
+_STOCK = "Stock in and out"
+_LOOK_AFTER = "Look after it"
+_DESCRIBE = "Describe it"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command or a group: `where` is MODULE:NAME, `summary` the first line of its help."""
+
+    name: str
+    panel: str
+    where: str
+    summary: str
+
+
+ENTRIES = (
+    Entry(
+        "demo",
+        _TRY,
+        "allocation.running:run_demo",
+        "Play the whole story on the embedded default, in a temporary folder, and end.",
+    ),
+    Entry(
+        "up",
+        _TRY,
+        "allocation.running:up",
+        "Run everything on this machine: api, worker, relay, inbound, subscribers, flower.",
+    ),
+    Entry(
+        "migrate",
+        _SET_UP,
+        "allocation.tools.setup:migrate",
+        "Bring the database to the schema of this version; safe to run again.",
+    ),
+    Entry(
+        "topology",
+        _SET_UP,
+        "allocation.tools.setup:declare_topology",
+        "Declare every exchange, queue and user at the broker; safe to run again.",
+    ),
+    Entry("keys", _SET_UP, "allocation.tools.keys:app", "Keys of the HTTP API."),
+    Entry("api", _RUN, "allocation.running:api", "Serve the HTTP API."),
+    Entry(
+        "relay",
+        _RUN,
+        "allocation.running:run_relay",
+        "Send what the outbox holds to the broker, until stopped.",
+    ),
+    Entry(
+        "inbound",
+        _RUN,
+        "allocation.running:run_inbound",
+        "Accept the events of other systems, until stopped.",
+    ),
+    Entry(
+        "import-batches",
+        _STOCK,
+        "allocation.tools.import_batches:import_batches",
+        "Create a batch of each row of a CSV file; running it again changes nothing.",
+    ),
+    Entry("export", _STOCK, "allocation.tools.export:app", "Batches and order lines as CSV."),
+    Entry(
+        "status",
+        _LOOK_AFTER,
+        "allocation.tools.status:status",
+        "Show what waits, what was decided in the last minute, and how many dead letters there"
+        " are.",
+    ),
+    Entry(
+        "check",
+        _LOOK_AFTER,
+        "allocation.tools.setup:prove",
+        "Prove the books: one line a promise; exit status 1 when one does not hold.",
+    ),
+    Entry(
+        "dead",
+        _LOOK_AFTER,
+        "allocation.tools.dead:app",
+        "Dead letters: what could not be understood or decided, by whichever process.",
+    ),
+    Entry(
+        "replay",
+        _LOOK_AFTER,
+        "allocation.tools.replay:replay",
+        "Send the kept events again to one queue, in order; what took effect there does so once.",
+    ),
+    Entry(
+        "prune",
+        _LOOK_AFTER,
+        "allocation.tools.prune:prune",
+        "Drop sent events and decided commands that are past their time; safe to break off.",
+    ),
+    Entry(
+        "openapi",
+        _DESCRIBE,
+        "allocation.tools.setup:describe_api",
+        "Print the description of the HTTP API: OpenAPI, as JSON.",
+    ),
+    Entry(
+        "asyncapi",
+        _DESCRIBE,
+        "allocation.tools.setup:describe_messages",
+        "Print the description of the messages: AsyncAPI, as JSON.",
+    ),
 )
-from allocation.adapters import roles, topology
-from allocation.tools import dead, export, keys
-from allocation.tools.import_batches import import_batches
-from allocation.tools.prune import prune
-from allocation.tools.replay import replay
-from allocation.tools.status import status
-from allocation.tools.terminal import MISUSED, AsJson, console, fail, reaching
+"""In the order of use."""
+
+
+class _PlainFlags:
+    """Help that shows no type for an option that takes no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.metavar = ""
+        return params
+
+
+class _Command(_PlainFlags, TyperCommand):
+    pass
+
+
+class _Group(_PlainFlags, TyperGroup):
+    pass
+
+
+class _Unloaded(TyperCommand):
+    """A command of which help and completion know no more than its entry."""
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__(entry.name, help=entry.summary, rich_help_panel=entry.panel)
+        self.entry = entry
+
+
+class _Root(_Group):
+    """All commands, and what each failure of any of them looks like."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for entry in ENTRIES:
+            self.add_command(_Unloaded(entry))
+
+    def list_commands(self, _ctx: Any) -> list[str]:
+        return [entry.name for entry in ENTRIES]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, loaded(command), rest
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            done = super().invoke(ctx)
+            sys.stdout.flush()  # else the interpreter would find out, too late for an exit status
+        except (BrokenPipeError, NobodyReads):
+            if not _nobody_reads():
+                raise
+            # What is still in its buffer has nowhere to go.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(NOBODY_READS) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(BROKEN_OFF) from None
+        except ValueError as error:
+            _fail_by_setting(error)
+            raise
+        return done
+
+
+def loaded(command: Any) -> Any:
+    """The command itself, once its module is imported."""
+    if not isinstance(command, _Unloaded):
+        return command
+    module, _, name = command.entry.where.partition(":")
+    found = getattr(import_module(module), name)
+    alone = typer.Typer(add_completion=False)
+    alone.callback()(lambda: None)  # without it, one command would be the whole program
+    if isinstance(found, typer.Typer):
+        found.info.cls = _Group
+        for each in found.registered_commands:
+            each.cls = _Command
+        alone.add_typer(found, name=command.name)
+    else:
+        alone.command(command.name, cls=_Command)(found)
+    group = get_command(alone)
+    assert isinstance(group, TyperGroup), "a program with a callback is a group"
+    return group.commands[str(command.name)]
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a closed pipe: a connection that broke is another matter."""
+    poller = select.poll()
+    poller.register(sys.stdout.fileno(), 0)
+    return any(what & select.POLLERR for _, what in poller.poll(0))
+
+
+def _fail_by_setting(error: ValueError) -> None:
+    """End with one sentence for each setting that can't be used, if that is the error."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError) or error.title != "Settings":
+        return
+    for problem in error.errors():
+        variable = "ALLOCATION_" + "_".join(str(part) for part in problem["loc"]).upper()
+        typer.echo(f"allocation: {variable}: {problem['msg']}", err=True)
+    raise typer.Exit(MISUSED) from error
+
 
 app = typer.Typer(
     name="allocation",
+    cls=_Root,
     help="Promises each order line stock from a batch, and tells everyone else by messages.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-app.add_typer(dead.app)
-app.add_typer(export.app)
-app.add_typer(keys.app)
-app.command()(import_batches)
-app.command()(prune)
-app.command()(replay)
-app.command()(status)
-
-
-@app.command()
-def up() -> None:
-    """Run everything on this machine: api, worker, relay, inbound, subscribers, flower."""
-    settings = bootstrap.settings()
-    migrate()
-    declare_topology()
-    environment = dict(os.environ)
-    login = supervisor.flower_login(environment)
-    if login is not None:
-        environment["FLOWER_BASIC_AUTH"] = login
-    console.print("Starting; Ctrl-C stops everything.")
-    for name, address in supervisor.addresses(settings, login).items():
-        console.print(f"  {name:7} {address}", markup=False, highlight=False)
-    ports = supervisor.metrics_ports(settings)
-    for name, (_, port) in ports.items():
-        console.print(f"The metrics of {name}: http://{settings.metrics_host}:{port}/metrics")
-    ended = supervisor.run(supervisor.processes(settings), environment, ports)
-    if ended.broke:
-        name, status = ended.broke
-        fail(
-            f"{name} stopped with exit status {status}, so everything was stopped;"
-            " its last lines above say why"
-        )
-    raise typer.Exit(0 if ended.returncode in (130, 143) else ended.returncode or 0)
-
-
-@app.command("demo")
-def run_demo() -> None:
-    """Play the whole story on the embedded default, in a temporary folder, and end."""
-    try:
-        demo.play(console)
-    except demo.StepFailed as failure:
-        fail(str(failure))
-    console.print(
-        "Everything held. Next: `make up` (or `allocation up`) keeps the service running;"
-        f" then open its page, {supervisor.page(bootstrap.settings())}."
-        " README.md shows how other services send commands and hear events."
-    )
-
-
-@app.command()
-def api() -> None:
-    """Serve the HTTP API."""
-    from allocation.api import server
-
-    logs.configure(bootstrap.settings())
-    server.serve(bootstrap.settings())
-
-
-@app.command("openapi")
-def describe_api() -> None:
-    """Print the description of the HTTP API: OpenAPI, as JSON."""
-    from allocation.api import openapi
-
-    _describe(openapi.document())
-
-
-@app.command("asyncapi")
-def describe_messages() -> None:
-    """Print the description of the messages: AsyncAPI, as JSON."""
-    _describe(asyncapi.document())
-
-
-def _describe(document: dict[str, object]) -> None:
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
-
-
-@app.command("relay")
-def run_relay() -> None:
-    """Send what the outbox holds to the broker, until stopped."""
-    logs.configure(bootstrap.settings())
-    with tracing.making("relay", bootstrap.settings()):
-        relay.run(lifecycle.stop_signal())
-
-
-@app.command("inbound")
-def run_inbound() -> None:
-    """Accept what other systems tell as events, until stopped."""
-    logs.configure(bootstrap.settings())
-    with tracing.making("inbound", bootstrap.settings()):
-        inbound.run(lifecycle.stop_signal())
-
-
-@app.command()
-def migrate(as_json: AsJson = False) -> None:
-    """Bring the database to the schema of this version; safe to run again."""
-    url = bootstrap.settings().database_url
-    from allocation.adapters import migrations  # Alembic: a sixth of every command's start
-
-    reaching("the database", lambda: migrations.upgrade(url))
-    if as_json:
-        console.print_json(json.dumps({"schema": migrations.newest()}))
-    else:
-        console.print("The database has the schema of this version.")
-
-
-@app.command("topology")
-def declare_topology(as_json: AsJson = False) -> None:
-    """Declare every exchange, queue and user at the broker; safe to run again."""
-
-    def declare() -> list[str]:
-        with bootstrap.broker() as connection:
-            return topology.declare(connection)
-
-    settings = bootstrap.settings()
-    try:
-        queues = reaching("the broker", declare)
-        users = roles.make_users(
-            settings.broker_url, settings.broker_management_url, roles.parse(settings.broker_users)
-        )
-    except (topology.Undeclared, roles.NoUsers) as refusal:
-        fail(str(refusal))
-    if as_json:
-        console.print_json(json.dumps({"queues": queues, "users": users}))
-        return
-    console.print(f"The broker has the queues {', '.join(queues)}.")
-    if users:
-        console.print(f"It has the users {', '.join(users)}, each with the rights of its role.")
-
-
-@app.command("check")
-def prove(as_json: AsJson = False) -> None:
-    """Prove the books: one line a promise; exit status 1 when one does not hold."""
-    engine = bootstrap.engine(bootstrap.settings().database_url)
-    proofs = reaching(
-        "the database",
-        lambda: [_shown(proof, quiet=as_json) for proof in check.prove(engine)],
-    )
-    if as_json:
-        rows = [asdict(proof) | {"holds": proof.holds} for proof in proofs]
-        console.print_json(json.dumps(rows))
-    if not all(proof.holds for proof in proofs):
-        raise typer.Exit(1)
-
-
-def _shown(proof: check.Proof, *, quiet: bool) -> check.Proof:
-    if not quiet:
-        verdict = "[green]holds [/green]" if proof.holds else "[red]BROKEN[/red]"
-        console.print(f"{verdict} {proof.promise} ({proof.examined} examined)")
-        for breach in proof.broken:
-            console.print(f"         {breach}", markup=False)
-    return proof
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"allocation {metadata.version('allocation')}")
+        raise typer.Exit
 
 
 @app.callback()
-def _read_settings() -> None:
-    """A setting that can't be used is one clear sentence; help and completion need none."""
-    try:
-        bootstrap.settings()
-    except ValidationError as error:
-        for problem in error.errors():
-            variable = "ALLOCATION_" + "_".join(str(part) for part in problem["loc"]).upper()
-            typer.echo(f"allocation: {variable}: {problem['msg']}", err=True)
-        raise typer.Exit(MISUSED) from error
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, under its name however it was started."""
-    app(prog_name="allocation")
+    app(arguments, prog_name="allocation")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from celery.worker.consumer.delayed_delivery import DelayedDelivery
 from kombu import Connection
 from kombu.message import Message
 
-from allocation import bootstrap
+from allocation import bootstrap, health
 from allocation.acknowledging import Acknowledgements
 from allocation.admission import StrictConsumer
 from allocation.gathering import Gathering
@@ -66,6 +66,10 @@ class Consumer(StrictConsumer):
     def _send_events(self) -> None:
         self._events_due = False
         self._flush_events()
+
+    def on_ready(self) -> None:
+        super().on_ready()
+        health.beat(bootstrap.settings(), "worker")
 
     def on_close(self) -> None:
         super().on_close()

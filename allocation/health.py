@@ -30,6 +30,14 @@ def beat(settings: Settings, name: str) -> None:
     file.touch()
 
 
+def beaten_since(settings: Settings, name: str, start: float) -> bool:
+    """Whether the process called `name` has given a sign of life since `start`, of `time.time`."""
+    try:
+        return _sign(settings, name).stat().st_mtime >= start
+    except FileNotFoundError:
+        return False
+
+
 def check(settings: Settings, name: str) -> None:
     """Ask the process called `name` in this container. Raises Unhealthy."""
     CHECKS.get(name, _alive)(settings, name)

@@ -54,7 +54,8 @@ def configure(settings: Settings) -> None:
     root.setLevel(settings.log_level)
     if root.level > logging.DEBUG:
         # A line for each command costs as much as to decide it; each job has one of its own.
-        for name in ("celery.worker.strategy", "celery.app.trace"):
+        # Alembic names its plugins and its kind of database at each look at the schema.
+        for name in ("celery.worker.strategy", "celery.app.trace", "alembic"):
             logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
 
 

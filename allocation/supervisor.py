@@ -1,129 +1,320 @@
-"""`allocation up`: every process under one supervisor, on one machine."""
+"""Runs commands side by side, prefixes their output, and stops all when one stops or is signalled.
 
+Nothing here waits for its reader: a terminal that is paused delays nobody, and a closed pipe is a
+reason to stop.
+"""
+
+import errno
 import os
-import secrets
-import shlex
+import select
 import signal
-import sys
-from collections.abc import Mapping
+import stat
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from queue import Empty, Full, Queue, SimpleQueue
 
-from honcho import manager as honcho_manager
-from honcho.manager import Manager
+GRACE = 30.0
+"""Seconds between SIGTERM and SIGKILL: longer than the worker's own soft shutdown."""
 
-from allocation.settings import Settings
+START_TIME = 30.0
+"""Seconds after which a command that is not ready is named, and nobody waits for it any more."""
 
-# Long enough for the worker's own soft shutdown.
-KILL_WAIT = 30  # seconds
-
-
-class _OwnSignals:
-    """Signals go to the process itself, not to its children: each knows how to stop its own."""
-
-    def terminate(self, pid: int) -> None:
-        os.kill(pid, signal.SIGTERM)
-
-    def kill(self, pid: int) -> None:
-        os.killpg(pid, signal.SIGKILL)
+_QUIET_START = 2.0  # seconds without a progress line
+_LAST_WORDS = 2.0  # seconds that are left for output, after its process or everything has ended
+_TICK = 0.1  # seconds between two looks while something is expected
+_LONGEST_LINE = 65_536  # bytes
+_MOST_LINES = 10_000
+_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)  # the reader, or the terminal
+_CLEAR = "\r\x1b[K"
+_COLOURS = (36, 33, 32, 35, 31, 34)
+"""Of the names on a terminal: cyan, yellow, green, magenta, red, blue."""
 
 
-class Supervisor(Manager):
-    """Starts all, prefixes their output, and stops all when one stops or a signal comes.
+@dataclass(frozen=True, slots=True)
+class Command:
+    """`is_ready` is asked, in a thread, with the time.time() of the start; `after` these are."""
 
-    `broke` is the name and exit status of the process that stopped by itself, if one did.
+    name: str
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    is_ready: Callable[[float], bool] = lambda _started: True
+    after: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Child:
+    process: "subprocess.Popen[bytes]"
+    ready: bool = False
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Status:
+    """A line that stays the last one of a terminal, until the next such line."""
+
+    text: str
+
+
+class Output:
+    """Writes lines to a file descriptor by a thread of its own, as fast as they are read there.
+
+    What is more than _MOST_LINES lines ahead of the reader is left out, and counted.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._procmgr = _OwnSignals()
-        self.broke: tuple[str, int] | None = None
+    def __init__(self, target: int, on_close: Callable[[], None]) -> None:
+        self._target = target
+        self._on_close = on_close
+        self.is_terminal = os.isatty(target)
+        self._waiting: Queue[str | _Status | None] = Queue(_MOST_LINES)
+        self._left_out = 0
+        self._writer = threading.Thread(target=self._write_all, daemon=True)
+        self._writer.start()
+        kind = os.fstat(target).st_mode
+        if stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind):
+            threading.Thread(target=self._watch, daemon=True).start()
 
-    def terminate(self) -> None:
-        if self.returncode not in (130, 143):
-            stopped = (
-                (name, process["returncode"])
-                for name, process in self._processes.items()
-                if "returncode" in process
-            )
-            self.broke = self.broke or next(stopped, None)
-        super().terminate()
+    def say(self, text: str) -> None:
+        """Write these lines."""
+        try:
+            self._waiting.put_nowait(f"{text}\n")
+        except Full:
+            self._left_out += 1
 
+    def show(self, text: str) -> None:
+        """Show this below the last line, in place of what was shown; on a terminal alone."""
+        if self.is_terminal and not self._waiting.full():
+            # A line that wraps could not be taken back.
+            self._waiting.put(_Status(text[: os.get_terminal_size(self._target).columns - 1]))
 
-def processes(settings: Settings) -> dict[str, list[str]]:
-    """Name and command of every process, as `allocation up` runs them."""
-    python = sys.executable
-    celery = [python, "-m", "celery", "-A", "allocation"]
-    return {
-        "api": [python, "-m", "allocation.cli", "api"],
-        "worker": [*celery, "worker", "--without-gossip", "--without-mingle"],
-        "relay": [python, "-m", "allocation.cli", "relay"],
-        "inbound": [python, "-m", "allocation.cli", "inbound"],
-        "warehouse": [python, "-m", "workers.warehouse"],
-        "notification": [python, "-m", "workers.notification"],
-        "flower": [*celery, "flower", "--address=127.0.0.1", f"--port={settings.flower_port}"],
-    }
+    def close(self) -> None:
+        """Write what is left, unless that takes too long."""
+        try:
+            self._waiting.put(None, timeout=_LAST_WORDS)
+        except Full:
+            return
+        self._writer.join(_LAST_WORDS)
 
+    def _write_all(self) -> None:
+        shown = ""
+        while (item := self._waiting.get()) is not None:
+            text = item if isinstance(item, str) else ""
+            clear = _CLEAR if shown else ""
+            shown = item.text if isinstance(item, _Status) else shown
+            if left_out := self._left_out:
+                self._left_out -= left_out
+                text += f"... {left_out} lines were left out: nobody read them in time\n"
+            try:
+                self._write(f"{clear}{text}{shown}".encode(errors="replace"))
+            except OSError as error:
+                if error.errno in _GONE:
+                    self._on_close()
+                    return
+                self._left_out += 1  # such as a full disk
 
-def page(settings: Settings) -> str:
-    """The address of the API's page, for a browser on this machine."""
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - it is only read
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/"
+    def _write(self, data: bytes) -> None:
+        while data:
+            try:
+                data = data[os.write(self._target, data) :]
+            except BlockingIOError:
+                select.select([], [self._target], [])
 
-
-def addresses(settings: Settings, login: str | None) -> dict[str, str]:
-    """What `allocation up` serves to people, and where; `login` is Flower's, if it is a new one."""
-    user, _, password = (login or "").partition(":")
-    asks = f" (user {user}, password {password})" if login else ""
-    return {
-        "page": page(settings),
-        "docs": f"{page(settings)}docs, of the messages {page(settings)}docs/events",
-        "Flower": f"http://127.0.0.1:{settings.flower_port}/{asks}",
-    }
-
-
-_FLOWERS_OWN = ("FLOWER_BASIC_AUTH", "FLOWER_AUTH", "FLOWER_UNAUTHENTICATED_API")
-_OFF = ("", "0", "false", "no", "off")
-
-
-def flower_login(environment: Mapping[str, str]) -> str | None:
-    """A login for Flower, `user:password`, new for this run; None where one was configured.
-
-    Without any, its API answers nobody, and its pages let everyone stop the workers.
-    """
-    if any(environment.get(name, "").lower() not in _OFF for name in _FLOWERS_OWN):
-        return None
-    return f"allocation:{secrets.token_urlsafe(12)}"
-
-
-def metrics_ports(settings: Settings) -> dict[str, tuple[str, int]]:
-    """By process: the variable of its metrics' port, and the port; none unless the first is set."""
-    if (first := settings.metrics_port) is None:
-        return {}
-    return {
-        "worker": ("ALLOCATION_METRICS_PORT", first),
-        "relay": ("ALLOCATION_METRICS_PORT", first + 1),
-        "inbound": ("ALLOCATION_METRICS_PORT", first + 2),
-        "warehouse": ("WAREHOUSE_METRICS_PORT", first + 3),
-        "notification": ("NOTIFICATION_METRICS_PORT", first + 4),
-    }
+    def _watch(self) -> None:
+        """A closed pipe would be noticed only when the next line is written."""
+        poller = select.poll()
+        poller.register(self._target, 0)  # errors and hang-ups are reported anyway
+        poller.poll()
+        self._on_close()
 
 
-def run(
-    commands: dict[str, list[str]],
-    environment: dict[str, str],
-    ports: dict[str, tuple[str, int]],
-) -> Supervisor:
-    """Run the commands until one stops, or SIGINT or SIGTERM comes; returns what happened.
+@dataclass
+class Supervisor:
+    """`broke` is the name and exit status of the command that stopped by itself, if one did."""
 
-    `ports` as of `metrics_ports`.
-    """
-    honcho_manager.KILL_WAIT = KILL_WAIT
-    supervisor = Supervisor()
-    for name, command in commands.items():
-        own = {}
-        if name in ports:
-            variable, port = ports[name]
-            own = {variable: str(port)}
-        # exec: the shell that the supervisor starts must not stand between it and the process.
-        supervisor.add_process(name, f"exec {shlex.join(command)}", env=environment | own)
-    supervisor.loop()
-    return supervisor
+    commands: Sequence[Command]
+    on_ready: Callable[[], str]
+    """Called when every command is ready; what it returns is printed."""
+    target: int = 1
+    inherited: Sequence[int] = ()
+    """File descriptors that the commands inherit."""
+    grace: float = GRACE
+
+    broke: tuple[str, int] | None = None
+    _children: dict[str, _Child] = field(default_factory=dict)
+    _stopping: bool = False
+    _late: bool = False
+    _began: float = 0.0
+    """When it began to start or to stop, of time.monotonic."""
+    # What the main thread does next. Signal handlers may put into it, as nothing else does.
+    _actions: SimpleQueue[Callable[[], None]] = field(default_factory=SimpleQueue)
+
+    def run(self) -> None:
+        """Run the commands until one stops, a signal comes, or nobody can read the output."""
+        self._output = Output(
+            self.target,
+            lambda: self._actions.put(partial(self._stop, "nobody reads the output any more")),
+        )
+        self._width = max(len("system"), *(len(command.name) for command in self.commands))
+        before = {number: signal.getsignal(number) for number in _signals()}
+        for number in before:
+            signal.signal(number, self._on_signal)
+        try:
+            self._began = time.monotonic()
+            names = [command.name for command in self.commands]
+            self._say("system", f"starting {', '.join(names)}")
+            self._start_those_that_may()
+            threading.Thread(target=self._look_who_is_ready, daemon=True).start()
+            while self._running() or not self._stopping:
+                self._act()
+        finally:
+            for child in self._running():  # one could not be started
+                child.process.terminate()
+            self._output.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _act(self) -> None:
+        """Do what comes next, or look at the clock."""
+        waiting = self._waiting()
+        try:
+            self._actions.get(timeout=_TICK if waiting or self._stopping else None)()
+        except Empty:
+            pass
+        now = time.monotonic()
+        if self._stopping:
+            if now > self._began + self.grace:
+                self._kill()
+        elif waiting and now > self._began + _QUIET_START:
+            self._output.show(f"Waiting for {', '.join(waiting)} ({now - self._began:.0f} s) ...")
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        reason = f"{signal.Signals(number).name} received"
+        self._actions.put(partial(self._stop, reason))
+
+    # Starting
+
+    def _start_those_that_may(self, *, all_of_them: bool = False) -> None:
+        ready = {name for name, child in self._children.items() if child.ready}
+        for command in self.commands:
+            if command.name not in self._children and (all_of_them or ready >= {*command.after}):
+                self._start(command)
+
+    def _start(self, command: Command) -> None:
+        reading, writing = os.pipe()
+        process = subprocess.Popen(  # noqa: S603 - our own commands
+            command.arguments,
+            env=command.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=writing,
+            stderr=subprocess.STDOUT,
+            # Ctrl-C goes to the supervisor alone: each process knows how to stop its own ones.
+            start_new_session=True,
+            pass_fds=self.inherited,
+        )
+        os.close(writing)
+        self._children[command.name] = _Child(process)
+        reader = threading.Thread(target=self._read, args=(command.name, reading), daemon=True)
+        reader.start()
+        threading.Thread(
+            target=self._wait_for, args=(command.name, process, reader), daemon=True
+        ).start()
+
+    def _read(self, name: str, pipe: int) -> None:
+        # Not through a file object: its lock would outlive a thread that still waits at the end.
+        rest = b""
+        while data := os.read(pipe, _LONGEST_LINE):
+            *lines, rest = (rest + data).split(b"\n")
+            if len(rest) > _LONGEST_LINE:
+                lines, rest = [*lines, rest], b""
+            for line in lines:
+                self._say(name, line.decode(errors="replace"))
+        if rest:
+            self._say(name, rest.decode(errors="replace"))
+        os.close(pipe)
+
+    def _wait_for(
+        self, name: str, process: "subprocess.Popen[bytes]", reader: threading.Thread
+    ) -> None:
+        process.wait()
+        reader.join(_LAST_WORDS)  # longer than that only where something still runs that it started
+        self._actions.put(partial(self._ended, name, process.returncode))
+
+    def _look_who_is_ready(self) -> None:
+        started = time.time()
+        while (waiting := self._waiting()) and not self._stopping:
+            for command in self.commands:
+                may_be = command.name in waiting and command.name in self._children
+                if may_be and command.is_ready(started):
+                    self._actions.put(partial(self._became_ready, command.name))
+            if not self._late and time.time() > started + START_TIME:
+                self._late = True
+                self._actions.put(partial(self._wait_no_longer, waiting))
+            time.sleep(_TICK)  # between two looks at processes that can't call back
+
+    def _became_ready(self, name: str) -> None:
+        if self._children[name].ready or self._stopping:
+            return
+        self._children[name].ready = True
+        self._start_those_that_may(all_of_them=self._late)
+        if not self._waiting():
+            self._output.show("")
+            self._output.say(self.on_ready())
+
+    def _wait_no_longer(self, waiting: Sequence[str]) -> None:
+        if not self._stopping:
+            self._say("system", f"not ready yet, see above: {', '.join(waiting)}")
+            self._start_those_that_may(all_of_them=True)
+
+    def _waiting(self) -> list[str]:
+        """The names of those that are not ready yet."""
+        return [
+            command.name
+            for command in self.commands
+            if not (child := self._children.get(command.name)) or not child.ready
+        ]
+
+    # Stopping
+
+    def _stop(self, reason: str) -> None:
+        if self._stopping:
+            return
+        self._stopping = True
+        self._began = time.monotonic()
+        self._output.show("")
+        self._say("system", f"{reason}: stopping everything")
+        for child in self._running():
+            child.process.terminate()
+
+    def _kill(self) -> None:
+        for child in self._running():
+            try:
+                os.killpg(child.process.pid, signal.SIGKILL)
+            except ProcessLookupError:  # it has just ended
+                pass
+
+    def _ended(self, name: str, returncode: int) -> None:
+        self._children[name].ended = True
+        self._say("system", f"{name} stopped (rc={returncode})")
+        if not self._stopping:
+            self.broke = (name, returncode)
+            self._stop(f"{name} has stopped")
+
+    def _running(self) -> list[_Child]:
+        return [child for child in self._children.values() if not child.ended]
+
+    def _say(self, name: str, line: str) -> None:
+        now = time.strftime("%H:%M:%S")
+        prefix = f"{now} {name:{self._width}} | "
+        if self._output.is_terminal and name in self._children:
+            colour = _COLOURS[list(self._children).index(name) % len(_COLOURS)]
+            prefix = f"\x1b[{colour}m{prefix}\x1b[0m"
+        self._output.say(f"{prefix}{line}")
+
+
+def _signals() -> list[signal.Signals]:
+    """Those that end it; SIGHUP, of a terminal that is gone, unless `nohup` ignores it."""
+    ignores = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGINT, *([] if ignores else [signal.SIGHUP])]

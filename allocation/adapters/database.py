@@ -62,15 +62,20 @@ def verified(url: URL) -> URL:
 
 
 def engine(url: str, *, pool_size: int = 5) -> Engine:
-    """An engine that opens no connection yet; the folder of a SQLite file is made.
+    """An engine that opens no connection yet; the first one makes the folder of a SQLite file.
 
     `pool_size` connections are kept open; a process needs about one per thread.
     """
     parsed = verified(make_url(normalise_url(url)))
     if parsed.get_backend_name() == "sqlite":
-        if parsed.database and parsed.database != ":memory:":
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         made = create_engine(parsed, connect_args={"timeout": 30}, pool_size=pool_size)
+        if parsed.database and parsed.database != ":memory:":
+            folder = Path(parsed.database).parent
+
+            @event.listens_for(made, "do_connect")
+            def make_folder(*_arguments: object) -> None:
+                folder.mkdir(parents=True, exist_ok=True)
+
         event.listen(made, "connect", _prepare_sqlite)
         event.listen(made, "begin", _begin_sqlite)
         return made

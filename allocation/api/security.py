@@ -14,7 +14,7 @@ from cachetools import TTLCache
 from flask import Flask, Response, g, request
 
 from allocation.adapters import api_keys
-from allocation.adapters.api_keys import READ, SCOPES, WRITE, ApiKeys, KeptKey
+from allocation.adapters.api_keys import READ, REMEMBERED, SCOPES, WRITE, ApiKeys, KeptKey
 from allocation.api import sessions
 from allocation.api.limits import Limits
 from allocation.api.problems import Problem
@@ -50,9 +50,6 @@ CAREFUL = {
 
 Strict-Transport-Security is for whatever ends TLS in front of this.
 """
-
-REMEMBERED = 2.0
-"""Seconds that a process goes on to accept a key after it was revoked."""
 
 RATE_LIMIT = 1000
 """Requests per second of one caller, in each process, where others than this machine may ask."""

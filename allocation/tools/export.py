@@ -13,7 +13,8 @@ from uuid import uuid4
 import typer
 
 from allocation import bootstrap
-from allocation.tools.terminal import BROKEN_OFF, AsJson, console, fail, misused, progress, reaching
+from allocation.tools.exits import BROKEN_OFF
+from allocation.tools.terminal import AsJson, console, fail, misused, progress, reaching
 from allocation.views import exports, snapshot
 from allocation.views.cells import cell
 from allocation.views.exports import Export

@@ -2,20 +2,21 @@
 
 import os
 import stat
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from io import BufferedReader
 from itertools import islice
 from pathlib import Path
-from typing import IO, Annotated, BinaryIO
+from typing import IO, Annotated
 
 import typer
 from rich.progress import TaskProgressColumn
 
-from allocation.tools.batch_rows import BatchRows, Rejected, Row, Unreadable
+from allocation.tools.batch_rows import BatchRows, DateOrder, Rejected, Row, Unreadable
+from allocation.tools.exits import BROKEN_OFF, MISUSED
 from allocation.tools.handover import Handover, Stalled
 from allocation.tools.import_report import RejectedFile, Report
-from allocation.tools.terminal import BROKEN_OFF, MISUSED, AsJson, bars, fail
+from allocation.tools.terminal import AsJson, bars, fail
 
 CHUNK = 500
 """Rows that are read, and handed over by one transaction, at once."""
@@ -24,7 +25,8 @@ File = Annotated[
     Path,
     typer.Argument(
         metavar="FILE.csv",
-        help="With the columns batchref, sku, qty and perhaps eta; - reads standard input.",
+        help="With the columns batchref, sku, qty and perhaps eta and best_before;"
+        " - reads standard input.",
     ),
 ]
 Wait = Annotated[
@@ -37,7 +39,13 @@ NoWait = Annotated[bool, typer.Option("--no-wait", help="Only hand over, wait fo
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only look for rows that are wrong.")]
 RejectedTo = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Write the rejected rows there, to be mended and imported."),
+    typer.Option(
+        metavar="FILE", help="Write the rejected rows there, to be corrected and imported."
+    ),
+]
+Dates = Annotated[
+    DateOrder | None,
+    typer.Option(help="Read local dates too: 31.12.2026 or 31/12/2026, or 12/31/2026."),
 ]
 
 
@@ -47,6 +55,7 @@ def import_batches(
     no_wait: NoWait = False,
     dry_run: DryRun = False,
     rejected: RejectedTo = None,
+    dates: Dates = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a batch of each row of a CSV file; running it again changes nothing.
@@ -58,10 +67,13 @@ def import_batches(
     try:
         with ExitStack() as stack:
             source = stack.enter_context(_opened(file))
-            rows = BatchRows(source)
+            rows = BatchRows(source, dates)
+            if rows.ignored:
+                typer.echo(f"allocation: {file}: {_ignored(rows.ignored)}", err=True)
             if rejected is not None:
-                written = stack.enter_context(_written(rejected, source))
-                report.file = RejectedFile(written, rows.columns)
+                encoding = "utf-8-sig" if rows.has_byte_order_mark else "utf-8"
+                written = stack.enter_context(_written(rejected, source, encoding))
+                report.file = RejectedFile(written, rows.columns, rows.delimiter)
             shown = stack.enter_context(bars(TaskProgressColumn(), quiet=as_json))
             reading = shown.add_task("reading", total=_size(source))
             deciding = shown.add_task("deciding", total=0, visible=not (no_wait or dry_run))
@@ -79,7 +91,7 @@ def import_batches(
                 show()
             handover.wait_for_all()
     except Unreadable as error:
-        fail(f"{file}: {error}", MISUSED)
+        fail(f"{file}: {error}{_safe(report)}", MISUSED)
     except OSError as error:
         fail(f"{error.filename or file}: {error.strerror or error}{_safe(report)}", MISUSED)
     except typer.Exit:  # the database is away
@@ -106,27 +118,31 @@ def _chunks(rows: BatchRows) -> Iterator[list[Row | Rejected]]:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[BinaryIO]:
-    if str(file) == "-":
-        yield sys.stdin.buffer
-    else:
-        with file.open("rb") as opened:
-            yield opened
-
-
-@contextmanager
-def _written(file: Path, source: BinaryIO) -> Iterator[IO[str]]:
-    if file.exists() and os.path.samestat(file.stat(), os.fstat(source.fileno())):
-        raise Unreadable("is the file to be read, so the rejected rows can't be written to it")
-    # What is not UTF-8 is written as it came.
-    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as opened:
+def _opened(file: Path) -> Iterator[BufferedReader]:
+    standard_input = str(file) == "-"
+    with open(0 if standard_input else file, "rb", closefd=not standard_input) as opened:
         yield opened
 
 
-def _size(source: BinaryIO) -> int | None:
+@contextmanager
+def _written(file: Path, source: BufferedReader, encoding: str) -> Iterator[IO[str]]:
+    if file.exists() and os.path.samestat(file.stat(), os.fstat(source.fileno())):
+        raise Unreadable("is the file to be read, so the rejected rows can't be written to it")
+    # What is not UTF-8 is written as it came.
+    with file.open("w", encoding=encoding, errors="surrogateescape", newline="") as opened:
+        yield opened
+
+
+def _size(source: BufferedReader) -> int | None:
     """In bytes; None for a pipe, whose end nobody knows."""
     status = os.fstat(source.fileno())
     return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _ignored(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return f"the column {names[0]} is ignored"
+    return f"the columns {', '.join(names)} are ignored"
 
 
 def _safe(report: Report) -> str:

@@ -20,10 +20,13 @@ _FAILED = "nobody could decide it: see `allocation dead list`"
 
 
 class RejectedFile:
-    """Rejected rows as CSV, each behind its line and the reason; it can be mended and imported."""
+    """Rejected rows as CSV, each after its line and the reason; it can be corrected and imported.
 
-    def __init__(self, file: IO[str], columns: tuple[str, ...]) -> None:
-        self._writer = csv.writer(file)
+    It has the delimiter of the file that was read, as the spreadsheet at hand expects it.
+    """
+
+    def __init__(self, file: IO[str], columns: tuple[str, ...], delimiter: str) -> None:
+        self._writer = csv.writer(file, delimiter=delimiter)
         # The notes of an earlier import make place for those of this one.
         self._kept = [index for index, name in enumerate(columns) if name not in NOTES]
         self._columns = len(columns)

@@ -1,6 +1,7 @@
 """`allocation keys`: who may use the API."""
 
 import json
+import sys
 from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ import typer
 
 from allocation import bootstrap
 from allocation.adapters import api_keys
-from allocation.adapters.api_keys import ApiKey, ApiKeys
+from allocation.adapters.api_keys import REMEMBERED, ApiKey, ApiKeys
 from allocation.tools.terminal import AsJson, console, fail, misused, print_table, reaching
 
 app = typer.Typer(name="keys", help="Keys of the HTTP API.", no_args_is_help=True)
@@ -29,11 +30,19 @@ def create(
         list[Scope] | None,
         typer.Option(help="read: GET requests; write: all others. Both unless given."),
     ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask whether to make the first key.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key, and print it: this once, as only its hash is kept."""
+    """Make a key, and print it: this once, as only its hash is kept.
+
+    With the first key the API on loopback begins to ask every caller for a key.
+    """
     if not (0 < len(name) <= 100 and name.isprintable()):
         misused("the name of a key is 1 to 100 printable characters")
+    if not yes and _is_open():
+        _ask_before_the_first(as_json=as_json)
     key, text = reaching("the database", lambda: _keys().create(name, scope or list(Scope)))
     if as_json:
         console.print_json(json.dumps({"key": text} | _row(key)))
@@ -63,10 +72,44 @@ def revoke(
     """Take a key back; within seconds no process of the API accepts it any more."""
     if not reaching("the database", lambda: _keys().revoke(key_id)):
         fail(f"no valid key has the id {key_id}: `allocation keys list` shows them")
+    last = not _settings_have_one() and not reaching("the database", lambda: _keys().any_valid())
     if as_json:
         console.print_json(json.dumps({"revoked": key_id}))
     else:
         console.print(f"The key {key_id} is revoked.", markup=False)
+    if last:
+        typer.echo(f"allocation: {_NO_KEY_LEFT}", err=True)
+
+
+_FIRST = (
+    "no key was ever made, so an API on loopback without ALLOCATION_API_KEY answers everybody;"
+    f" {int(REMEMBERED)} seconds after the first key it asks every caller for one, also pages and"
+    " programs that work now, and revoking all keys does not open it again"
+)
+_NO_KEY_LEFT = (
+    "no valid key is left, and the API goes on asking for one: a key that was revoked may have"
+    " been in the wrong hands, so that opens nothing. `allocation keys create NAME` makes a new one"
+)
+
+
+def _is_open() -> bool:
+    """Whether the API asks for no key: it is on loopback, and there was never one."""
+    from allocation.api.security import is_loopback  # Flask: no other command here needs it
+
+    if not is_loopback(bootstrap.settings().host):
+        return False
+    return not _settings_have_one() and not reaching("the database", lambda: _keys().any_made())
+
+
+def _settings_have_one() -> bool:
+    return bool(bootstrap.settings().api_key)
+
+
+def _ask_before_the_first(*, as_json: bool) -> None:
+    if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        misused(f"{_FIRST}: say --yes to make it")
+    typer.echo(f"{_FIRST[0].upper()}{_FIRST[1:]}.", err=True)
+    typer.confirm("Make it?", abort=True, err=True)
 
 
 def _keys() -> ApiKeys:

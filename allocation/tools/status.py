@@ -14,7 +14,16 @@ from sqlalchemy import Connection
 
 from allocation import bootstrap
 from allocation.adapters import topology
-from allocation.tools.terminal import PLAIN, AsJson, age, console, misused, reaching, show_table
+from allocation.tools.terminal import (
+    PLAIN,
+    AsJson,
+    age,
+    console,
+    is_missing,
+    misused,
+    reaching,
+    show_table,
+)
 from allocation.views import Json, progress
 
 REFRESH = 2.0  # seconds
@@ -78,6 +87,8 @@ def _ask(*, quick: bool) -> Status:
             return {name: topology.depth(connection, name) for name in topology.names()}
 
     figures, kept = reaching("the database", ask_database)
+    if is_missing("the broker"):
+        return Status(figures, kept, dict.fromkeys(topology.names()))
     return Status(figures, kept, reaching("the broker", ask_broker))
 
 

@@ -3,7 +3,9 @@
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
+from urllib.parse import unquote
 
 import typer
 from amqp.exceptions import AMQPError
@@ -23,12 +25,20 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from allocation import bootstrap
 from allocation.adapters.broker import without_password
+from allocation.tools.exits import FAILED, MISUSED, NobodyReads
 from allocation.unit_of_work import ConcurrentUpdate, StorageUnavailable
 
 T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
-console = Console(soft_wrap=True)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process here and now; `cli` says how a command ends."""
+        raise NobodyReads
+
+
+console = _Console(soft_wrap=True)
 PLAIN: Any = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
 """How a table looks: as narrow as it can be."""
 _OF_STORAGE = (StorageUnavailable, ConcurrentUpdate)
@@ -53,7 +63,7 @@ def print_table(rows: Sequence[Mapping[str, object]], whole: Collection[str] = (
 
 def show_table(table: Table) -> None:
     """The table as wide as the terminal, or in a pipe as wide as it wants to be."""
-    Console(soft_wrap=True, width=None if sys.stdout.isatty() else _NO_LIMIT).print(table)
+    _Console(soft_wrap=True, width=None if sys.stdout.isatty() else _NO_LIMIT).print(table)
 
 
 def age(seconds: float) -> str:
@@ -89,14 +99,22 @@ def bars(figures: ProgressColumn, *, quiet: bool) -> Progress:
     )
 
 
-def reaching(what: str, ask: Callable[[], T]) -> T:
-    """Ask `the database` or `the broker`, or end with the sentence why it gave no answer."""
+def reaching(what: str, ask: Callable[[], T], *, makes_it: bool = False) -> T:
+    """Ask `the database` or `the broker`, or end with the sentence why it gave no answer.
+
+    Embedded ones that are not there yet are only made where `makes_it` says so: to look at a
+    service that never ran leaves no files.
+    """
+    url = _url(what)
+    if not makes_it and is_missing(what):
+        fail(
+            f"nothing runs here: {what} at {_embedded(url)} is not there yet; `allocation up`"
+            " starts everything, and ALLOCATION_STATE_DIR names the folder"
+        )
     try:
         return ask()
     except (*_OF_STORAGE, SQLAlchemyError, BrokerError, OSError, AMQPError) as error:
         cause = error.__cause__ or error if isinstance(error, _OF_STORAGE) else error
-        settings = bootstrap.settings()
-        url = settings.database_url if what == "the database" else settings.broker_url
         reason = str(getattr(cause, "orig", cause)).strip()
         if any(missing in reason for missing in _NO_SCHEMA):
             fail(
@@ -106,10 +124,23 @@ def reaching(what: str, ask: Callable[[], T]) -> T:
         fail(f"{what} at {without_password(url)} gave no answer: {reason}")
 
 
-FAILED = 1
-MISUSED = 2
-BROKEN_OFF = 130
-"""Exit statuses: it failed or does not hold; what was asked for makes no sense; Ctrl-C."""
+def is_missing(what: str) -> bool:
+    """Whether `the database` or `the broker` is an embedded one that nothing has made yet."""
+    path = _embedded(_url(what))
+    return path is not None and not path.exists()
+
+
+def _url(what: str) -> str:
+    settings = bootstrap.settings()
+    return settings.database_url if what == "the database" else settings.broker_url
+
+
+def _embedded(url: str) -> Path | None:
+    """The file of a SQLite database, or the folder of an embedded broker."""
+    scheme, _, path = url.partition("://")
+    if scheme == "spool":
+        return Path(unquote(path))
+    return Path(path.removeprefix("/")) if scheme == "sqlite" and path.strip("/") else None
 
 
 def misused(sentence: str) -> NoReturn:

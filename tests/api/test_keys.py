@@ -57,7 +57,7 @@ def bearer(text: str) -> dict[str, str]:
 
 def test_a_key_is_shown_once_and_only_its_hash_is_kept(run: Run, engine: Engine) -> None:
     """Neither the list nor the database has it."""
-    made = json.loads(run("create", "shop", "--json"))
+    made = json.loads(run("create", "--yes", "shop", "--json"))
     listed = run("list", "--json")
 
     secret = made["key"].split("_", 2)[2]
@@ -188,7 +188,7 @@ def test_both_processes_of_the_server_follow_the_keys(
             connection.close()
         return found
 
-    made = json.loads(run("create", "shop", "--scope", "read", "--json"))
+    made = json.loads(run("create", "--yes", "shop", "--scope", "read", "--json"))
     eventually(lambda: statuses("wrong") <= {401, 429}, within=5, what="a key asked for")
     with_key = statuses(made["key"])
     run("revoke", made["id"])
@@ -318,3 +318,27 @@ def test_whoever_guesses_keys_is_told_to_wait(serve: Serve, sqlite_url: str) -> 
 
     assert codes == {401, 429}
     assert client.get("/metrics", headers=bearer("mine")).status_code == 200
+
+
+def test_the_first_key_is_made_only_by_who_knows_what_it_does(run: Run) -> None:
+    """It locks everybody out who has none: in a pipe it takes --yes. The next ones take nothing."""
+    refused = run("create", "shop", status=2)
+    assert "2 seconds after the first key it asks every caller for one" in refused
+    assert "say --yes to make it" in refused
+    assert json.loads(run("list", "--json")) == []
+
+    run("create", "shop", "--yes")
+    run("create", "dashboard")
+
+    assert [key["name"] for key in json.loads(run("list", "--json"))] == ["shop", "dashboard"]
+
+
+def test_whoever_revokes_the_last_key_is_told_that_it_opens_nothing(run: Run) -> None:
+    first = json.loads(run("create", "shop", "--yes", "--json"))["id"]
+    second = json.loads(run("create", "dashboard", "--json"))["id"]
+
+    assert run("revoke", first) == f"The key {first} is revoked.\n"
+    assert (
+        "no valid key is left, and the API goes on asking for one: a key that was revoked may have"
+        " been in the wrong hands, so that opens nothing."
+    ) in run("revoke", second)

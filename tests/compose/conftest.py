@@ -3,7 +3,7 @@
 import base64
 import json
 import os
-import secrets
+import re
 import shutil
 import subprocess
 import urllib.error
@@ -15,25 +15,9 @@ from typing import Any
 import pytest
 
 from tests.waiting import eventually
+from tools import env
 
 ROOT = Path(__file__).parents[2]
-SECRETS = (
-    "ALLOCATION_API_KEY",
-    "POSTGRES_PASSWORD",
-    "ALLOCATION_DATABASE_PASSWORD",
-    "WAREHOUSE_DATABASE_PASSWORD",
-    "NOTIFICATION_DATABASE_PASSWORD",
-    "RABBITMQ_PASSWORD",
-    "RABBITMQ_API_PASSWORD",
-    "RABBITMQ_WORKER_PASSWORD",
-    "RABBITMQ_RELAY_PASSWORD",
-    "RABBITMQ_INBOUND_PASSWORD",
-    "RABBITMQ_WAREHOUSE_PASSWORD",
-    "RABBITMQ_NOTIFICATION_PASSWORD",
-    "RABBITMQ_FLOWER_PASSWORD",
-    "RABBITMQ_OPERATOR_PASSWORD",
-    "FLOWER_PASSWORD",
-)
 LASTING = (
     "api",
     "allocation-worker",
@@ -53,7 +37,9 @@ class Stack:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.secrets = {secret: secrets.token_hex(8) for secret in SECRETS}
+        # As `make env` writes them.
+        made = env.filled_in((ROOT / ".env.example").read_text())
+        self.secrets = dict(re.findall(r"^([A-Z_]+)=(.+)$", made, re.MULTILINE))
         plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
         self._compose = ["docker", "compose"] if plugin.returncode == 0 else ["docker-compose"]
         if not shutil.which(self._compose[0]):
@@ -62,7 +48,7 @@ class Stack:
     def compose(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
         """Run a compose command on the project."""
         command = [*self._compose, "-p", self.name, "-f", str(ROOT / "compose.yaml"), *arguments]
-        environment = {k: v for k, v in os.environ.items() if k not in SECRETS}
+        environment = {k: v for k, v in os.environ.items() if k not in self.secrets}
         ended = subprocess.run(
             command,
             capture_output=True,

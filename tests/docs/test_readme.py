@@ -17,7 +17,7 @@ RUN_BY = {
     "make demo": "tests/e2e/test_command_line.py::test_the_demo_plays_the_whole_story",
     "curl -i http://127.0.0.1:5005/v1/batches": COMMANDS,
     # By `make compose-test`: it takes a container engine.
-    "cp .env.example .env": "tests/compose/test_stack.py::test_",
+    "make env": "tests/compose/test_stack.py::test_",
     "from celery import Celery": f"{CHAPTER}test_the_lines_of_the_readme_do_what_it_says",
     "import json\nimport amqp": f"{CHAPTER}test_the_readmes_lines_for_systems_without_celery",
     "allocation import-batches": COMMANDS,

@@ -2,19 +2,23 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kombu import Connection
+from typer.core import TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from allocation import bootstrap
 from allocation.adapters import topology
-from allocation.cli import app
+from allocation.cli import ENTRIES, app, loaded
 from allocation.settings import SPOOL_TRANSPORT
 from tests.servers.processes import ROOT, clean_environment
 
@@ -84,7 +88,9 @@ def test_a_wrong_column_ends_with_2_and_names_the_right_ones(tmp_path: Path) -> 
     ended = run("import-batches", str(file), "--dry-run")
 
     assert (ended.exit_code, ended.stdout) == (2, "")
-    assert "the column quantity is not one of batchref, sku, qty, eta, best_before" in ended.stderr
+    assert (
+        "line 1: the column qty is missing; the header has batchref, sku, quantity" in ended.stderr
+    )
 
 
 FAILED = [
@@ -113,9 +119,39 @@ def test_what_is_not_there_ends_with_1_and_one_sentence(
     assert len(ended.stderr.splitlines()) == 1
 
 
+LOOKS = [
+    ["status"],
+    ["check"],
+    ["keys", "list"],
+    ["keys", "create", "shop"],
+    ["dead", "list"],
+    ["export", "lines"],
+    ["replay", "--queue", "warehouse.events"],
+    ["prune", "--dry-run"],
+]
+
+
+@pytest.mark.parametrize("arguments", LOOKS, ids=[" ".join(each[:2]) for each in LOOKS])
+def test_to_look_at_a_service_that_never_ran_says_so_and_leaves_no_files(
+    arguments: list[str], state_dir: Path
+) -> None:
+    state_dir.rmdir()
+
+    ended = run(*arguments)
+
+    assert (ended.exit_code, ended.stdout) == (1, "")
+    assert "nothing runs here: the " in ended.stderr
+    assert "is not there yet; `allocation up` starts everything" in ended.stderr
+    assert not state_dir.exists()
+
+
 @pytest.mark.parametrize("arguments", [["status"], ["check"], ["keys", "list"]])
-def test_without_the_schema_each_command_names_the_one_that_makes_it(arguments: list[str]) -> None:
+def test_without_the_schema_each_command_names_the_one_that_makes_it(
+    arguments: list[str], state_dir: Path
+) -> None:
     """It is not as if the database gave no answer."""
+    (state_dir / "allocation.db").touch()
+
     ended = run(*arguments)
 
     assert (ended.exit_code, ended.stdout) == (1, "")
@@ -176,6 +212,100 @@ def test_programs_are_told_all_of_a_dead_letter(letter: dict[str, Any]) -> None:
     told["headers"] = {name: told["headers"][name] for name in letter["headers"]}
     assert told == letter
     assert told["first"] == "2029-01-31T12:00:00+00:00"
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+@pytest.mark.parametrize("command", [[], ["dead"], ["dead", "list"], ["import-batches"]])
+def test_help_shows_no_type_for_a_flag(command: list[str], option: str) -> None:
+    helped = run(*command, option)
+
+    assert helped.exit_code == 0
+    assert "<bool>" not in helped.stdout
+    assert "Show this message and exit." in helped.stdout
+
+
+def test_help_groups_the_commands_in_the_order_of_use() -> None:
+    panels = re.findall(r"╭─ ([^─]+) ─", run("--help").stdout)
+
+    assert panels == [
+        "Options",
+        "Try it",
+        "Set it up",
+        "Run one process",
+        "Stock in and out",
+        "Look after it",
+        "Describe it",
+    ]
+
+
+def test_the_entry_of_each_command_is_the_first_line_of_its_help() -> None:
+    root = get_command(app)
+    assert isinstance(root, TyperGroup)
+    told = {
+        name: (loaded(each).help or "").partition("\n\n")[0] for name, each in root.commands.items()
+    }
+
+    assert {entry.name: entry.summary for entry in ENTRIES} == told
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert run("--version").stdout == f"allocation {metadata.version('allocation')}\n"
+
+
+def test_help_and_completion_import_nothing_that_only_commands_need() -> None:
+    heavy = "sqlalchemy celery kombu flask pydantic alembic structlog gunicorn prometheus_client"
+    program = (
+        "import sys; from allocation import cli\n"
+        "try: cli.main(['--help'])\n"
+        f"finally: print([name for name in '{heavy}'.split() if name in sys.modules],"
+        " file=sys.stderr)"
+    )
+
+    helped = subprocess.run(
+        [sys.executable, "-c", program],
+        env=clean_environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert helped.stderr == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["openapi"],
+        ["status", "--watch"],
+        ["check"],
+        ["dead", "list"],
+        ["export", "lines"],
+        ["demo"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_whose_output_nobody_reads_ends_with_141(
+    arguments: list[str], state_dir: Path
+) -> None:
+    """As programs that SIGPIPE ends do, and without a traceback."""
+    if arguments[0] not in ("openapi", "demo"):
+        prepared()
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "allocation.cli", *arguments],
+        env=clean_environment() | {"ALLOCATION_STATE_DIR": str(state_dir)},
+        cwd=ROOT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+
+    assert (ended.returncode, ended.stderr) == (141, "")
 
 
 def complete(line: str, word: int, **changes: str) -> "subprocess.CompletedProcess[str]":
