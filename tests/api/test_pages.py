@@ -185,16 +185,16 @@ def test_a_product_shows_its_batches_as_bars_its_queue_and_its_moves(
     page = visitor.get("/products/BED")
 
     assert rows(page, "Batches of BED") == [
-        ["b-1", "on the shelf", "", "5", "0", "5"],
         ["b-2", f"{SHIP.day} {SHIP:%b %Y} (in 9 days)", "", "8", "12", "20"],
+        ["b-1", "on the shelf", "", "5", "0", "5"],
     ]
     bars = [
         (bar["aria-label"], [rect["width"] for rect in bar.find_all("rect")])
         for bar in page.find_all("svg", class_="bar")
     ]
     assert bars == [
-        ("5 promised, 0 free", ["25.00", "0.00"]),
         ("8 promised, 12 free", ["40.00", "60.00"]),
+        ("5 promised, 0 free", ["25.00", "0.00"]),
     ]
     assert rows(page, "Lines that wait") == [["order-3", "30"]]
     moves = page.find("ol", class_="moves")
@@ -207,6 +207,25 @@ def test_a_product_shows_its_batches_as_bars_its_queue_and_its_moves(
         f"batch b-2 put on the books: 20 pieces, arriving {SHIP.day} {SHIP:%b %Y}",
         "batch b-1 put on the books: 5 pieces, on the shelf",
     ]
+
+
+def test_a_product_shows_all_its_batches_page_by_page_and_in_the_sheet(
+    visitor: Browser, shop: Callable[..., None]
+) -> None:
+    """Also the one that holds nothing any more: it comes last."""
+    shop(*(batch(f"b-{number:02}", "BED", 1) for number in range(60)))
+    assert visitor.client.patch("/v1/batches/b-00", json={"qty": 0}).status_code == 202
+    shop()
+
+    first = visitor.get("/products/BED")
+    link = first.find("a", rel="next")
+    assert isinstance(link, Tag)
+    second = visitor.get(str(link["href"]))
+    sheet = visitor.sheet("/products/BED/batches.csv")
+
+    shown = [row[0] for page in (first, second) for row in rows(page, "Batches of BED")]
+    assert shown == [f"b-{number:02}" for number in [*range(1, 60), 0]]
+    assert [row[0] for row in sheet[1:]] == shown
 
 
 def test_a_move_says_why(visitor: Browser, shop: Callable[..., None]) -> None:
