@@ -78,13 +78,15 @@ def product(sku: str) -> str:
     waiting_after = _place(asked.get("waiting_after"))
     moves_before = asked.get("moves_before", type=int)
     with snapshot() as connection:
+        notice = notices.of_request(connection)
         known = stock.product(connection, sku, after=batches_after, limit=ROWS)
+        if known is None and notice is not None:
+            return render_template("pages/product_to_be.html", sku=sku, notice=notice)
         if known is None:
             raise NotFound(f"No batch of the sku {sku} was ever put on the books.")
         [figures] = catalogue.listed(connection, [sku], words.today())
         queue = lines.waiting(connection, sku, after=waiting_after, limit=ROWS + 1)
         latest = moves.of_product(connection, sku, before=moves_before, limit=MOVES + 1)
-        notice = notices.of_request(connection)
     return render_template(
         "pages/product.html",
         sku=sku,
