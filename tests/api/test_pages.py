@@ -614,7 +614,7 @@ def test_an_order_shows_its_customer_and_a_split_line_as_one_with_parts(
 
     assert "For customer Ada & Co" in text(page.find(id="live"))
     assert rows(page, "Lines of order order-1") == [
-        ["BED", "11", "in parts", "in 3 parts"],
+        ["BED", "11", "in parts", "3 parts"],
         ["part 0 of BED", "2", "waiting", "none yet", "when stock fits"],
         ["part 1 of BED", "5", "allocated", "b-1", "on the shelf"],
         ["part 2 of BED", "4", "allocated", "b-2", f"{SHIP.day} {SHIP:%B %Y} (in 9 days)"],
