@@ -130,6 +130,8 @@ def test_who_is_logged_in_has_the_menu_in_one_line_and_tries_the_api_out(
     made = house.run("-m", "allocation.cli", "keys", "create", "me").logs()
     [key] = re.findall(r"alloc_\S+", made)
     for visit in visits("404"):
+        if visit.look not in ("390-dark", "1440-light"):
+            continue
         page = visit.goto("/login")
         eventually(partial(_asks_for_a_key, page), what="a key asked for")
         page.get_by_label("API key").fill(key)
@@ -141,7 +143,7 @@ def test_who_is_logged_in_has_the_menu_in_one_line_and_tries_the_api_out(
         assert _too_wide(page) <= 0, visit.look
 
         page.get_by_role("link", name="API docs").click()
-        operation = page.locator("#operations-products-get_products_sku")
+        operation = page.locator("#operations-products-get_v1_products_sku")
         operation.get_by_role("button").first.click()
         operation.get_by_role("button", name="Try it out").click()
         operation.get_by_placeholder("sku").fill("NONE-SUCH")
@@ -152,7 +154,7 @@ def test_who_is_logged_in_has_the_menu_in_one_line_and_tries_the_api_out(
         assert _too_wide(page) <= 0, visit.look
         is_dark = page.evaluate("document.documentElement.classList.contains('dark-mode')")
         assert is_dark == ("dark" in visit.look)
-        page.get_by_role("link", name="Products").click()
+        links.first.click()
         expect(page).to_have_url(f"{visit.home}/")
 
 
