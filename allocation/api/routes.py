@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from allocation.views.stock import LIMIT, MOST
+from allocation.views.stock import CURSOR, LIMIT, MOST
 
 JSON = "application/json"
 _READ = (401, 403, 404, 422, 429, 500, 503)
@@ -184,7 +184,7 @@ ROUTES = (
             ),
             _parameter(
                 *("after", "query", "Where the page begins, as `next` of the page before says."),
-                {"type": "string"},
+                {"type": "string", "pattern": f"^{CURSOR}$"},
             ),
         ),
     ),

@@ -29,7 +29,8 @@ _GROUPS = {
     _PROMISED: _holds & ~is_open,
     _EMPTY: batches.c.purchased == 0,
 }
-_CURSOR = re.compile(r"([012]):([0-9]{1,10}):([0-9-]{10})?:([0-9-]{10})?:(.{1,255})")
+CURSOR = r"[0-2]:[0-9]{1,10}:[0-9]{0,7}:[0-9]{0,7}:[^\x00-\x1f\x7f]{1,255}"
+"""What the text of a cursor looks like: group, free pieces, two days as numbers, reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,26 +139,29 @@ def batches_of(
 def cursor_after(batch: Json) -> str:
     """The text of the cursor behind this batch."""
     group = _OPEN if batch["available"] else _PROMISED if batch["qty"] else _EMPTY
-    days = f"{batch['best_before'] or ''}:{batch['eta'] or ''}"
-    return f"{group}:{batch['available']}:{days}:{batch['batchref']}"
+    days = [
+        str(date.fromisoformat(batch[name]).toordinal()) if batch[name] else ""
+        for name in ("best_before", "eta")
+    ]
+    return ":".join([str(group), str(batch["available"]), *days, batch["batchref"]])
 
 
 def cursor(text: str) -> Cursor | None:
     """The cursor that `cursor_after` wrote; None for another text."""
-    found = _CURSOR.fullmatch(text)
-    if found is None or "\0" in text:
+    if re.fullmatch(CURSOR, text) is None:
         return None
-    group, available, best_before, eta, batchref = found.groups()
-    try:
-        return Cursor(
-            int(group),
-            int(available),
-            date.fromisoformat(best_before) if best_before else date.max,
-            date.fromisoformat(eta) if eta else date.min,
-            batchref,
-        )
-    except ValueError:
-        return None
+    group, available, best_before, eta, batchref = text.split(":", 4)
+    return Cursor(
+        int(group),
+        int(available),
+        _day(best_before) if best_before else date.max,
+        _day(eta) if eta else date.min,
+        batchref,
+    )
+
+
+def _day(number: str) -> date:
+    return date.fromordinal(min(max(int(number), 1), date.max.toordinal()))
 
 
 def _order(group: int, strategy: str, tie: ColumnElement[str]) -> tuple[ColumnElement[Any], ...]:

@@ -322,6 +322,25 @@ def test_a_page_goes_on_where_the_last_one_ended_though_its_batch_has_changed(
     assert followed(client, first["next"]) == [["batch-2", "batch-3"], ["batch-1"]]
 
 
+@pytest.mark.parametrize("database", ["sqlite_url", "database_url"])
+@pytest.mark.parametrize(
+    "cursor", ["0:9999999999:0:9999999:x", "1:0:9999999:0:\uffff", "2:0:::" + "é" * 255]
+)
+def test_whatever_looks_like_a_cursor_is_taken(
+    cursor: str, database: str, serve: Serve, request: pytest.FixtureRequest
+) -> None:
+    """As the description says."""
+    client = serve(database_url=request.getfixturevalue(database))
+    put(bootstrap.engine(bootstrap.settings().database_url), *ALL_KINDS)
+    for strategy in STRATEGIES:
+        with bootstrap.engine(bootstrap.settings().database_url).begin() as connection:
+            connection.execute(update(products).values(strategy=strategy))
+
+        answer = client.get("/v1/products/LAMP", query_string={"after": cursor})
+
+        assert answer.status_code == 200
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [
