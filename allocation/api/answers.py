@@ -165,8 +165,15 @@ def schemas() -> dict[str, Json]:
             waiting=_object(lines=_count("Lines that wait."), qty=_count("Their pieces.")),
             batches=_list(
                 _object(batchref=batchref, **figures),
-                "The first 100 open batches, in the order in which they serve.",
+                "One page of its batches: those with free pieces first, in the order in which they"
+                " serve; then those that are promised whole, in the same order; then those that"
+                " hold nothing, by reference.",
             ),
+            next={
+                "type": ["string", "null"],
+                "format": "uri-reference",
+                "description": "Where the next page is; null: this is the last one.",
+            },
         ),
         "Command": _object(
             id=_uuid("The command's id."),

@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, jsonify, render_template
 from werkzeug.exceptions import NotFound
 
 from allocation import asyncapi
@@ -10,41 +10,34 @@ from allocation.api import events_page
 from allocation.api.openapi import document
 from allocation.api.problems import KINDS, type_uri
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Allocation API</title>
-<link rel="icon" type="image/png" href="docs/favicon-32x32.png">
-<link rel="stylesheet" href="docs/swagger-ui.css">
-</head>
-<body>
-<div id="api">Loading the description; it is also at <a href="openapi.json">openapi.json</a>.</div>
-<script src="docs/swagger-ui-bundle.js"></script>
-<script src="docs/start.js"></script>
-</body>
-</html>
-"""
 START = """\
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const paint = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+paint();
+dark.addEventListener("change", paint);
+const { description, token } = document.getElementById("api").dataset;
 SwaggerUIBundle({
-  url: "openapi.json", dom_id: "#api", deepLinking: true, validatorUrl: null, layout: "BaseLayout"
+  url: description, dom_id: "#api", deepLinking: true, validatorUrl: null, layout: "BaseLayout",
+  requestInterceptor: (request) => {
+    // Without a key of its own a request goes with the session, which takes the session's token.
+    if (token && !request.headers.Authorization) request.headers["X-CSRFToken"] = token;
+    return request;
+  },
 });
 """
 # The page's scripts come from here alone; its styles and small images are partly written inline.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline';"
-    " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none';"
+    " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self';"
     " frame-ancestors 'none'"
 )
 EVENTS_POLICY = (
-    "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none';"
+    "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self';"
     " frame-ancestors 'none'"
 )
 _ASSETS = {
     "swagger-ui.css": "text/css",
     "swagger-ui-bundle.js": "text/javascript",
-    "favicon-32x32.png": "image/png",
 }
 
 
@@ -52,8 +45,8 @@ def blueprint() -> Blueprint:
     made = Blueprint("docs", __name__, template_folder="events_page")
     made.get("/openapi.json", endpoint="openapi")(_openapi)
     made.get("/asyncapi.json", endpoint="asyncapi")(_asyncapi)
-    made.get("/docs", endpoint="page")(_page)
-    made.get("/docs/events", endpoint="events")(_events)
+    made.get("/docs", endpoint="page", strict_slashes=False)(_page)
+    made.get("/docs/events", endpoint="events", strict_slashes=False)(_events)
     made.get("/docs/<name>", endpoint="asset")(_asset)
     made.get("/problems/<kind>", endpoint="problem")(_problem)
     return made
@@ -65,7 +58,8 @@ def _openapi() -> Response:
 
 def _page() -> Response:
     headers = {"Content-Security-Policy": POLICY}
-    return Response(PAGE, headers=headers, content_type="text/html; charset=utf-8")
+    html = render_template("pages/docs.html")
+    return Response(html, headers=headers, content_type="text/html; charset=utf-8")
 
 
 def _asyncapi() -> Response:

@@ -2,7 +2,8 @@
 
 from urllib.parse import quote
 
-from flask import Response, render_template, request
+from flask import Response, current_app, render_template, request, url_for
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from allocation.api.problems import Problem
 
@@ -22,7 +23,8 @@ def answer(problem: Problem) -> Response:
         response.headers["HX-Redirect"] = "/login"
         return response
     if problem.status == 401 and request.blueprint != "login":
-        there = request.full_path.rstrip("?") if request.method in ("GET", "HEAD") else "/"
+        there = request.full_path.rstrip("?") if request.method in ("GET", "HEAD") else _form()
+        there = there or "/"
         return see_other(f"/login?next={quote(there, safe='/')}")
     return page(problem)
 
@@ -35,10 +37,37 @@ def see_other(path: str) -> Response:
 def page(problem: Problem) -> Response:
     """The problem as a page that needs nothing else: neither a script nor the database."""
     html = render_template(
-        "error.html", problem=problem, title=problem.body()["title"].capitalize()
+        "error.html",
+        problem=problem,
+        title=problem.body()["title"].capitalize(),
+        form=_form(),
     )
     headers = {"Content-Security-Policy": POLICY, **problem.headers}
     return Response(html, problem.status, headers, content_type="text/html; charset=utf-8")
+
+
+def _form() -> str | None:
+    """The page of the form that was sent, with what was typed; None if no form was."""
+    rule = request.url_rule
+    if request.method != "POST" or rule is None or request.blueprint != "pages":
+        return None
+    for other in current_app.url_map.iter_rules():
+        if other.rule == rule.rule and "GET" in (other.methods or ()):
+            return url_for(other.endpoint, **(_typed() | (request.view_args or {})))
+    return None
+
+
+def _typed() -> dict[str, str]:
+    try:
+        fields = request.form.to_dict()
+    except RequestEntityTooLarge:
+        return {}
+    hidden = ("csrf_token", "command_id")
+    return {
+        name: text
+        for name, text in fields.items()
+        if text and name not in hidden and not name.startswith("_")  # what url_for takes itself
+    }
 
 
 def _wants_page() -> bool:

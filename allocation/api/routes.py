@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from allocation.views.stock import CURSOR, LIMIT, MOST
+
 JSON = "application/json"
 _READ = (401, 403, 404, 422, 429, 500, 503)
 _DELETE = (400, 401, 403, 409, 422, 429, 500, 503)
@@ -32,7 +34,7 @@ class Route:
     parameters: tuple[dict[str, Any], ...] = ()
 
 
-def _listeners(name: str, kind: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+def _parameter(name: str, kind: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": kind, "description": description, "schema": schema}
 
 
@@ -169,8 +171,22 @@ ROUTES = (
         "Show a product's stock",
         {200: "Product"},
         _READ,
-        description="Its open batches in the order in which they serve,"
-        " and how much waits for stock.",
+        description="How much is free, how much waits for stock, and its batches, page by page."
+        " `next` leads to the next page; it is null on the last one.",
+        parameters=(
+            _parameter(
+                *("limit", "query", "Batches on a page."),
+                {"type": "integer", "minimum": 1, "maximum": MOST, "default": LIMIT},
+            ),
+            _parameter(
+                *("open", "query", "true: only batches with free pieces."),
+                {"type": "boolean", "default": False},
+            ),
+            _parameter(
+                *("after", "query", "Where the page begins, as `next` of the page before says."),
+                {"type": "string", "pattern": f"^{CURSOR}$"},
+            ),
+        ),
     ),
     Route(
         "get",
@@ -191,10 +207,10 @@ ROUTES = (
         " `allocated`, `data` the CloudEvent. `reset` says that what came since `Last-Event-ID` is"
         " not all kept: ask for the whole state again.",
         parameters=(
-            _listeners("sku", "query", "Of these skus alone.", _IDS),
-            _listeners("orderid", "query", "Of these orders alone.", _IDS),
-            _listeners("lastEventId", "query", "As the header, which counts first.", _POSITION),
-            _listeners("Last-Event-ID", "header", "The last `id`: what came after it.", _POSITION),
+            _parameter("sku", "query", "Of these skus alone.", _IDS),
+            _parameter("orderid", "query", "Of these orders alone.", _IDS),
+            _parameter("lastEventId", "query", "As the header, which counts first.", _POSITION),
+            _parameter("Last-Event-ID", "header", "The last `id`: what came after it.", _POSITION),
         ),
     ),
     Route(

@@ -185,24 +185,33 @@ def register(app: Flask, guard: Guard, limits: Limits, opened: Set[str]) -> None
         if not caller.name:
             _refuse_strange_names()
         limits.count(caller.name or address)
-        scope = READ if request.method in _READING else WRITE
-        if scope not in caller.scopes:
-            challenge = f'{_REALM}, error="insufficient_scope", scope="{scope}"'
-            raise Problem(
-                403,
-                f"This takes a key with the scope {scope}.",
-                kind="missing scope",
-                headers={"WWW-Authenticate": challenge},
-                scope=scope,
-            )
+        check_scope(READ if request.method in _READING else WRITE)
 
     app.after_request(careful)
+    app.jinja_env.globals["may_write"] = lambda: "caller" in g and WRITE in g.caller.scopes
+
+
+def check_scope(scope: str) -> None:
+    """Raise a 403 unless the caller of this request has the scope."""
+    if scope not in g.caller.scopes:
+        challenge = f'{_REALM}, error="insufficient_scope", scope="{scope}"'
+        raise Problem(
+            403,
+            f"This takes a key with the scope {scope}.",
+            kind="missing scope",
+            headers={"WWW-Authenticate": challenge},
+            scope=scope,
+        )
 
 
 def _logged_in(guard: Guard) -> Caller | None:
+    if "Authorization" in request.headers or not guard.asks():
+        return None
     # What no route knows may be a mistyped page; it only gets to hear so.
-    takes_session = request.url_rule is None or request.blueprint in sessions.PAGES
-    if not takes_session or "Authorization" in request.headers or not guard.asks():
+    is_page = request.url_rule is None or request.blueprint in sessions.PAGES
+    # A cookie also goes along with what foreign sites send; they don't know the token, and a
+    # browser lets none of them send this header here.
+    if not is_page and not sessions.has_token(request.headers.get("X-CSRFToken", "")):
         return None
     name = sessions.key()
     return guard.named(name) if name else None

@@ -8,13 +8,14 @@ from datetime import timedelta
 
 from flask import Flask, request, session
 from flask.sessions import SecureCookieSessionInterface
-from flask_wtf.csrf import CSRFError, CSRFProtect
+from flask_wtf.csrf import CSRFError, CSRFProtect, validate_csrf
+from wtforms import ValidationError
 
 from allocation.api.problems import Problem
 from allocation.settings import Settings
 
 PAGES = {"pages", "stream"}
-"""Blueprints that take a session where all others take a key; a session opens nothing else."""
+"""Blueprints that take a session alone; all others take a key, or a session and its token."""
 
 LIFETIME = timedelta(hours=12)
 """How long a session lasts that nobody uses."""
@@ -84,6 +85,15 @@ def key() -> str | None:
     """The name of the key with which whoever asks logged in."""
     named: str | None = session.get("key")
     return named
+
+
+def has_token(given: str) -> bool:
+    """Whether this is the token of the request's session, which only our own pages can read."""
+    try:
+        validate_csrf(given)
+    except ValidationError:
+        return False
+    return True
 
 
 def begin(key_name: str) -> None:

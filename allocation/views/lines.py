@@ -36,6 +36,19 @@ def order(connection: Connection, orderid: str) -> Json | None:
     return {"orderid": orderid, "lines": lines} if lines else None
 
 
+def customers(connection: Connection, orderid: str) -> list[str]:
+    """For whom the order's lines are, as far as it was told."""
+    customer = allocations.c.customer
+    # The customers of one order, one or none as a rule.
+    statement = (
+        select(customer)
+        .where(allocations.c.orderid == orderid, customer.is_not(None))
+        .group_by(customer)
+        .order_by(customer)
+    )
+    return list(connection.scalars(statement))
+
+
 def waiting(
     connection: Connection, sku: str, *, after: tuple[int, str, int] | None = None, limit: int = 50
 ) -> list[Json]:

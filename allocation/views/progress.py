@@ -69,6 +69,15 @@ def command(connection: Connection, command_id: UUID) -> Json | None:
     return _command(row) if row else None
 
 
+def body(connection: Connection, command_id: UUID) -> Json:
+    """The body of a command; empty for an id that was never accepted."""
+    # What one command asks for.
+    found: Json | None = connection.scalar(
+        select(commands.c.body).where(commands.c.id == command_id)
+    )
+    return found or {}
+
+
 def decided(connection: Connection, ids: Collection[UUID]) -> dict[UUID, Json]:
     """How those of the commands stand that are no longer pending."""
     # Many commands by their ids, less what is pending.

@@ -1,26 +1,64 @@
 """Stock: products and their batches."""
 
+import re
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from sqlalchemy import Connection, collate, func, select
+from sqlalchemy import ColumnElement, Connection, collate, func, literal, select, tuple_
 
 from allocation.adapters.database import is_postgresql
 from allocation.adapters.tables import allocations, batches, is_open, products, waits
 from allocation.views import Json
 
-BATCHES_SHOWN = 100
-"""Open batches that a product's answer lists at most; its figures count all of them."""
+LIMIT = 100
+"""Batches on one page of a product's answer, unless the caller asks for fewer or more."""
+
+MOST = 1000
+"""Batches on one page at most."""
 
 _available = batches.c.purchased - batches.c.allocated
+# As the rules compare days: the shelf is before every day, what keeps is after every day.
+_arrival = func.coalesce(batches.c.eta, date.min)
+_expiry = func.coalesce(batches.c.best_before, date.max)
+_holds = batches.c.purchased > 0
+
+_OPEN, _PROMISED, _EMPTY = range(3)
+_GROUPS = {
+    _OPEN: is_open,
+    _PROMISED: _holds & ~is_open,
+    _EMPTY: batches.c.purchased == 0,
+}
+CURSOR = r"[0-2]:[0-9]{1,10}:[0-9]{0,7}:[0-9]{0,7}:[^\x00-\x1f\x7f]{1,255}"
+"""What the text of a cursor looks like: group, free pieces, two days as numbers, reference."""
 
 
-def product(connection: Connection, sku: str) -> Json | None:
-    """The product's stock and queue; None for a sku that no batch ever had.
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place in the list of a product's batches: behind the batch that had these values.
 
-    Lists the open batches, those with free stock, in the order in which they serve, and at most
-    BATCHES_SHOWN of them: a long history of used-up batches costs nothing. `available` and
-    `open_batches` count all open ones. Costs grow with open batches and waiting lines.
+    The values, not the batch, say where the list goes on: the batch may have changed since.
+    """
+
+    group: int
+    available: int
+    best_before: date
+    eta: date
+    batchref: str
+
+
+def product(
+    connection: Connection,
+    sku: str,
+    *,
+    after: Cursor | None = None,
+    only_open: bool = False,
+    limit: int = LIMIT,
+) -> Json | None:
+    """The product's stock and queue, and a page of its batches; None for an unknown sku.
+
+    `after`, `only_open` and `limit` are those of `batches_of`. `next` is the cursor of the next
+    page, or None. `available` and `open_batches` count all batches with free pieces.
     """
     # The product's version, which every decision that changes it counts up, and its strategy.
     known = connection.execute(select(products).where(products.c.sku == sku)).first()
@@ -38,26 +76,8 @@ def product(connection: Connection, sku: str) -> Json | None:
             allocations.c.sku == sku, waits
         )
     ).one()
-    # PostgreSQL would order references by its locale; the rule orders them by their characters.
-    batchref = batches.c.batchref
-    tie = collate(batchref, "C") if is_postgresql(connection) else batchref
-    by_arrival = (batches.c.eta.is_not(None), batches.c.eta, tie)
-    # As the strategies of the domain sort them.
-    order_by: dict[str, tuple[Any, ...]] = {
-        "earliest_first": by_arrival,
-        "first_to_expire": (
-            batches.c.best_before.is_(None),
-            batches.c.best_before,
-            *by_arrival,
-        ),
-        "fewest_open": (_available, *by_arrival),
-    }
-    # The batches with free stock, in the order in which they serve.
-    statement = (
-        select(batches)
-        .where(batches.c.sku == sku, is_open)
-        .order_by(*order_by[known.strategy])
-        .limit(BATCHES_SHOWN)
+    found = batches_of(
+        connection, sku, known.strategy, after=after, only_open=only_open, limit=limit + 1
     )
     return {
         "sku": sku,
@@ -66,34 +86,94 @@ def product(connection: Connection, sku: str) -> Json | None:
         "available": int(stock[1]),
         "open_batches": stock[0],
         "waiting": {"lines": queue[0], "qty": int(queue[1])},
-        "batches": [_batch(row) for row in connection.execute(statement)],
+        "batches": found[:limit],
+        "next": cursor_after(found[limit - 1]) if len(found) > limit else None,
     }
 
 
 def batches_of(
-    connection: Connection, sku: str, *, after: str | None = None, limit: int = 50
+    connection: Connection,
+    sku: str,
+    strategy: str,
+    *,
+    after: Cursor | None = None,
+    only_open: bool = False,
+    limit: int = LIMIT,
 ) -> list[Json]:
-    """The product's batches that hold something: the shelf first, then by arrival.
+    """Up to `limit` batches of the product behind `after`.
 
-    Those after the batch `after`, of whatever state; costs grow with all batches of the product.
+    First those with free pieces, in the order in which they serve; then those that are promised
+    whole, in the same order; then those that hold nothing, by reference. Costs grow with `limit`
+    and the batches that hold something, not with the empty ones, which are the history.
     """
-    # PostgreSQL would order references by its locale.
-    tie = collate(batches.c.batchref, "C") if is_postgresql(connection) else batches.c.batchref
-    eta = batches.c.eta
-    # The batches of a product that hold something, in the order of their arrival.
-    statement = (
-        select(batches)
-        .where(batches.c.sku == sku, batches.c.purchased > 0)
-        .order_by(eta.is_not(None), eta, tie)
-        .limit(limit)
+    # PostgreSQL would order references by its locale; the rule orders them by their characters.
+    batchref = batches.c.batchref
+    tie = collate(batchref, "C") if is_postgresql(connection) else batchref
+    found: list[Json] = []
+    groups = (_OPEN,) if only_open else (_OPEN, _PROMISED, _EMPTY)
+    for group in groups:
+        if (after is not None and group < after.group) or len(found) == limit:
+            continue
+        order = _order(group, strategy, tie)
+        # One group of a product's batches, in its order.
+        statement = (
+            select(batches)
+            .where(batches.c.sku == sku, _GROUPS[group])
+            .order_by(*order)
+            .limit(limit - len(found))
+        )
+        if after is not None and group == after.group:
+            values = {
+                _available: after.available,
+                _expiry: after.best_before,
+                _arrival: after.eta,
+                tie: after.batchref,
+            }
+            statement = statement.where(
+                tuple_(*order) > tuple_(*(literal(values[each], each.type) for each in order))
+            )
+        found += [_batch(row) for row in connection.execute(statement)]
+    return found
+
+
+def cursor_after(batch: Json) -> str:
+    """The text of the cursor behind this batch."""
+    group = _OPEN if batch["available"] else _PROMISED if batch["qty"] else _EMPTY
+    days = [
+        str(date.fromisoformat(batch[name]).toordinal()) if batch[name] else ""
+        for name in ("best_before", "eta")
+    ]
+    return ":".join([str(group), str(batch["available"]), *days, batch["batchref"]])
+
+
+def cursor(text: str) -> Cursor | None:
+    """The cursor that `cursor_after` wrote; None for another text."""
+    if re.fullmatch(CURSOR, text) is None:
+        return None
+    group, available, best_before, eta, batchref = text.split(":", 4)
+    return Cursor(
+        int(group),
+        int(available),
+        _day(best_before) if best_before else date.max,
+        _day(eta) if eta else date.min,
+        batchref,
     )
-    if after is not None:
-        # When the last one of the page before arrives.
-        last = connection.scalar(select(eta).where(batches.c.batchref == after))
-        same_day = (eta.is_(None) if last is None else eta == last) & (tie > after)
-        later = eta.is_not(None) if last is None else eta > last
-        statement = statement.where(same_day | later)
-    return [_batch(row) for row in connection.execute(statement)]
+
+
+def _day(number: str) -> date:
+    return date.fromordinal(min(max(int(number), 1), date.max.toordinal()))
+
+
+def _order(group: int, strategy: str, tie: ColumnElement[str]) -> tuple[ColumnElement[Any], ...]:
+    """The columns by which a group of batches is sorted: as the domain's strategies do."""
+    if group == _EMPTY:
+        return (tie,)
+    by_arrival = (_arrival, tie)
+    return {
+        "earliest_first": by_arrival,
+        "first_to_expire": (_expiry, *by_arrival),
+        "fewest_open": (_available, *by_arrival),
+    }[strategy]
 
 
 def batch(connection: Connection, batchref: str) -> Json | None:

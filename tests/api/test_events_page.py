@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from flask.testing import FlaskClient
 
 from allocation.asyncapi import document, fields
@@ -25,20 +26,22 @@ def test_the_page_shows_every_message_with_its_example_and_schema(client: FlaskC
     assert page.count("<details>") == len(document()["components"]["messages"])
 
 
-def test_the_page_s_links_lead_somewhere_and_nowhere_else(client: FlaskClient) -> None:
-    """Its own parts, its style, the two descriptions; no script, nothing from another host."""
-    page = client.get("/docs/events")
+@pytest.mark.parametrize("path", ["/docs/events", "/docs/events/"])
+def test_the_page_s_links_lead_somewhere_and_nowhere_else(path: str, client: FlaskClient) -> None:
+    """Its own parts, its style, the two descriptions, the other pages; no script, no other host."""
+    page = client.get(path)
     addresses = set(re.findall(r'(?:src|href)="([^"]+)"', page.text))
     parts = {address[1:] for address in addresses if address.startswith("#")}
 
     assert addresses - {f"#{part}" for part in parts} == {
-        "favicon-32x32.png",
-        "events.css",
-        "../asyncapi.json",
-        "../docs",
+        "/assets/icon.svg",
+        "/assets/site.css",
+        "/docs/events.css",
+        "/asyncapi.json",
+        *("/", "/orders", "/operations", "/docs"),
     }
     assert parts <= set(re.findall(r' id="([^"]+)"', page.text))
     assert "<script" not in page.text
     assert "script-src" not in page.headers["Content-Security-Policy"]
     assert client.get("/docs/events.css").mimetype == "text/css"
-    assert "color-scheme: light dark" in client.get("/docs/events.css").text
+    assert "color-scheme: light dark" in client.get("/assets/site.css").text

@@ -76,6 +76,13 @@ def log_in(visitor: FlaskClient, key: str, there: str = "/stock") -> TestRespons
     return visitor.post("/login", data=data)
 
 
+def docs_token(visitor: FlaskClient) -> str:
+    """The token of the session, as the page of the API has it."""
+    found = re.search(r'data-token="([^"]+)"', visitor.get("/docs").text)
+    assert found
+    return found[1]
+
+
 def cookie(response: TestResponse) -> dict[str, str]:
     """The attributes of the cookie that it sets, if it does."""
     name, *attributes = response.headers.get("Set-Cookie", "").split("; ")
@@ -111,20 +118,74 @@ def test_a_page_without_a_session_tells_each_asker_what_it_understands(
     api = visitor.get("/v1/stok", headers=HTML)
 
     assert (part.status_code, part.headers["HX-Redirect"]) == (401, "/login")
-    assert (sent.status_code, sent.headers["Location"]) == (303, "/login?next=/")
+    assert (sent.status_code, sent.headers["Location"]) == (303, "/login?next=/stock")
     assert (unknown.status_code, unknown.headers["Location"]) == (303, "/login?next=/stok")
     assert [(told.status_code, told.mimetype) for told in (program, api)] == [
         (401, "application/problem+json")
     ] * 2
 
 
-def test_a_session_opens_pages_and_nothing_else(visitor: FlaskClient) -> None:
-    """A cookie goes along with what foreign sites send: the API takes none."""
+def test_a_session_alone_opens_pages_and_nothing_else(visitor: FlaskClient) -> None:
+    """A cookie goes along with what foreign sites send: the API wants the session's token, too."""
     log_in(visitor, KEY)
+    batch = {"batchref": "b-1", "sku": "LAMP", "qty": 1}
 
     assert visitor.get("/stock").status_code == 200
     assert visitor.get("/v1/products/LAMP").status_code == 401
     assert visitor.get("/metrics").status_code == 401
+    assert visitor.post("/v1/batches", json=batch).status_code == 401
+
+
+@pytest.mark.parametrize("scopes", [["read"], ["read", "write"]])
+def test_a_session_with_its_token_opens_the_api_as_its_key_does(
+    scopes: list[str], serve_pages: ServePages, engine: Engine
+) -> None:
+    """As the page of the API sends it; the scopes of the key count."""
+    visitor = serve_pages(**BEYOND, api_key=KEY)
+    log_in(visitor, ApiKeys(engine).create("shop", scopes)[1])
+    headers = {"X-CSRFToken": docs_token(visitor)}
+    batch = {"batchref": "b-1", "sku": "LAMP", "qty": 1}
+
+    read = visitor.get("/v1/products/LAMP", headers=headers)
+    sent = visitor.post("/v1/batches", json=batch, headers=headers)
+
+    assert read.status_code == 404
+    assert sent.status_code == (202 if "write" in scopes else 403)
+
+
+def test_the_token_of_another_session_or_none_opens_nothing(serve_pages: ServePages) -> None:
+    """Neither does a token without its session, nor a session once it is over."""
+    visitor, other, nobody = (serve_pages(**BEYOND, api_key=KEY) for _ in range(3))
+    log_in(visitor, KEY)
+    log_in(other, KEY)
+    mine, theirs = docs_token(visitor), docs_token(other)
+
+    def status(asking: FlaskClient, token: str) -> int:
+        return asking.get("/v1/products/LAMP", headers={"X-CSRFToken": token}).status_code
+
+    assert status(visitor, mine) == 404
+    assert [status(visitor, wrong) for wrong in ("", "x", theirs)] == [401] * 3
+    assert status(nobody, mine) == 401
+    visitor.post("/logout", data={"csrf_token": mine})
+    assert status(visitor, mine) == 401
+
+
+def test_a_key_counts_whatever_session_comes_with_it(visitor: FlaskClient) -> None:
+    """Whoever types a key into the page of the API means it."""
+    log_in(visitor, KEY)
+    headers = {"X-CSRFToken": docs_token(visitor), "Authorization": "Bearer wrong"}
+
+    assert visitor.get("/v1/products/LAMP", headers=headers).status_code == 401
+
+
+def test_the_page_of_the_api_has_a_token_only_for_who_is_logged_in(visitor: FlaskClient) -> None:
+    """And begins no session for others."""
+    before = visitor.get("/docs")
+
+    assert "data-token" not in before.text
+    assert "Set-Cookie" not in before.headers
+    log_in(visitor, KEY)
+    assert docs_token(visitor)
 
 
 def test_a_key_opens_pages_too(visitor: FlaskClient) -> None:
@@ -375,8 +436,15 @@ def test_the_form_needs_no_script_and_nothing_from_elsewhere(visitor: FlaskClien
     form = visitor.get("/login")
 
     addresses = re.findall(r'(?:src|href|action)="([^"]+)"', form.text)
-    style = visitor.get("/assets/pages.css")
-    assert addresses == ["/assets/icon.svg", "/assets/pages.css", "#main", "/", "/login"]
+    style = visitor.get("/assets/site.css")
+    assert addresses == [
+        "/assets/icon.svg",
+        "/assets/site.css",
+        "/assets/pages.css",
+        "#main",
+        "/",
+        "/login",
+    ]
     assert '<label for="key">' in form.text
     assert "<script" not in form.text
     assert "script-src" not in form.headers["Content-Security-Policy"]

@@ -1,17 +1,20 @@
 """The operations pages: queues, dead letters and their replay, on the embedded broker."""
 
 import csv
+import json
 import uuid
 from collections.abc import Callable
 from io import StringIO
 from urllib.parse import urlencode
 
 import pytest
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 from flask.testing import FlaskClient
+from sqlalchemy import Engine
 
 from allocation import bootstrap
 from allocation.adapters import topology
+from allocation.adapters.api_keys import ApiKeys
 from allocation.celery import app
 from tests.api.conftest import Serve
 from tests.api.test_pages import Browser, rows, text
@@ -93,8 +96,8 @@ def test_the_figures_are_those_of_the_database(visitor: Browser) -> None:
     figures = text(visitor.get("/operations").find(class_="figures"))
 
     assert figures == (
-        "Decided in the last minute 0 Pending 1 the oldest for 0 s"
-        " Not sent yet 1 the oldest for 0 s Lines waiting 0"
+        "Decided in the last minute 0 Pending 1 the oldest for 0 seconds"
+        " Not sent yet 1 the oldest for 0 seconds Lines waiting 0"
     )
 
 
@@ -141,15 +144,17 @@ def test_dead_letters_are_grouped_by_their_causes(visitor: Browser) -> None:
 
     page = visitor.get(DEAD_LETTERS)
 
+    failed = "It failed at every try"
+    unknown = "The command has a field that this release doesn't know"
     assert rows(page, "Dead letters by") == [
-        ["failed OSError", "allocation.allocate", "allocation.dead", "2", replays("failed")],
-        ["unknown field", "allocation.allocate", "allocation.dead", "1", replays("unknown field")],
+        [f"{failed} OSError", "allocation.allocate", "allocation.dead", "2", replays(failed)],
+        [unknown, "allocation.allocate", "allocation.dead", "1", replays(unknown)],
     ]
     assert page.find("article") is None
 
 
 def replays(reason: str) -> str:
-    return f"Replay those with the reason {reason}"
+    return f"Replay those with the reason: {reason}"
 
 
 def test_the_letters_of_a_cause_are_shown_with_headers_and_body(visitor: Browser) -> None:
@@ -164,6 +169,51 @@ def test_the_letters_of_a_cause_are_shown_with_headers_and_body(visitor: Browser
     assert "OSError: failed" in text(letter)
     assert '"orderid": "<order>"' in text(letter.pre)
     assert "x-reason: failed" in text(letter.pre)
+
+
+def test_a_letter_tells_its_times_as_people_write_them(visitor: Browser) -> None:
+    """A time that a stranger made up is shown as it came."""
+    with bootstrap.broker() as connection:
+        for last in ("2026-11-28T18:25:07+00:00", "<soon>"):
+            connection.Producer().publish(
+                {}, exchange="", routing_key=topology.DEAD, headers={"x-last": last}
+            )
+
+    page = visitor.get(f"{DEAD_LETTERS}?queue=allocation.dead")
+
+    told = [text(letter.find(class_="hint")) for letter in page.find_all("article")]
+    assert told == ["last on 28 November 2026, 18:25 UTC", "last on <soon>"]
+
+
+def test_whoever_may_only_read_sees_dead_letters_and_replays_none(
+    serve_pages: Callable[..., Browser], visitor: Browser, engine: Engine
+) -> None:
+    bury("failed")
+    reader = serve_pages()
+    key = ApiKeys(engine).create("look", ["read"])[1]
+    assert reader.send(reader.get("/login"), "/login", key=key).status_code == 303
+
+    for path in (DEAD_LETTERS, f"{DEAD_LETTERS}?reason=failed"):
+        page = reader.get(path)
+        assert len(rows(page, "Dead letters by")) == 1
+        assert [form["action"] for form in page.find_all("form")] == ["/logout"]
+
+
+def test_a_page_of_dead_letters_is_told_what_is_new_and_else_nothing(visitor: Browser) -> None:
+    """To look at the letters takes them from everybody else: that is not done in vain."""
+    bury("failed")
+    live = visitor.get(DEAD_LETTERS).find(id="live")
+    assert isinstance(live, Tag)
+    seen = json.loads(str(live["hx-headers"]))
+
+    nothing_new = visitor.client.get(DEAD_LETTERS, headers=seen)
+    bury("unknown field")
+    something_new = visitor.client.get(DEAD_LETTERS, headers=seen)
+
+    assert live["hx-trigger"] == "every 5s"
+    assert (nothing_new.status_code, nothing_new.text) == (204, "")
+    assert something_new.status_code == 200
+    assert len(rows(BeautifulSoup(something_new.text, "html.parser"), "Dead letters by")) == 2
 
 
 def test_one_letter_is_replayed(visitor: Browser) -> None:

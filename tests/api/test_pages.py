@@ -1,8 +1,9 @@
 """The pages for people, as a browser without a script gets them."""
 
 import csv
+import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from io import StringIO
 from typing import Any
 
@@ -12,12 +13,16 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, select
 from werkzeug.test import TestResponse
 
+from allocation.adapters import dead_letters
+from allocation.adapters.api_keys import ApiKeys
 from allocation.adapters.tables import commands
-from allocation.api.pages import batches
+from allocation.api import problems
+from allocation.api.pages import batches, reasons, words
 from tests.api.conftest import Serve, Worker
 
 TODAY = datetime.now(UTC).date()
 SHIP = TODAY + timedelta(days=9)
+KEY = "a key with all rights"
 
 
 class Browser:
@@ -124,7 +129,7 @@ def test_products_are_shown_with_their_figures(visitor: Browser, shop: Callable[
             "3",
             "2 003",
             "0",
-            f"{SHIP.day} {SHIP:%b %Y} (in 9 days) 1 overdue",
+            f"{SHIP.day} {SHIP:%B %Y} (in 9 days) 1 overdue",
         ],
     ]
 
@@ -185,16 +190,16 @@ def test_a_product_shows_its_batches_as_bars_its_queue_and_its_moves(
     page = visitor.get("/products/BED")
 
     assert rows(page, "Batches of BED") == [
+        ["b-2", f"{SHIP.day} {SHIP:%B %Y} (in 9 days)", "", "8", "12", "20"],
         ["b-1", "on the shelf", "", "5", "0", "5"],
-        ["b-2", f"{SHIP.day} {SHIP:%b %Y} (in 9 days)", "", "8", "12", "20"],
     ]
     bars = [
         (bar["aria-label"], [rect["width"] for rect in bar.find_all("rect")])
         for bar in page.find_all("svg", class_="bar")
     ]
     assert bars == [
-        ("5 promised, 0 free", ["25.00", "0.00"]),
         ("8 promised, 12 free", ["40.00", "60.00"]),
+        ("5 promised, 0 free", ["25.00", "0.00"]),
     ]
     assert rows(page, "Lines that wait") == [["order-3", "30"]]
     moves = page.find("ol", class_="moves")
@@ -202,11 +207,30 @@ def test_a_product_shows_its_batches_as_bars_its_queue_and_its_moves(
     told = [text(move.p) for move in moves.find_all("li", recursive=False)]
     assert told == [
         "30 pieces for order order-3 wait: no batch can serve them",
-        f"8 pieces promised to order order-2 from batch b-2, which arrives {SHIP.day} {SHIP:%b %Y}",
+        f"8 pieces promised to order order-2 from batch b-2, which arrives {SHIP.day} {SHIP:%B %Y}",
         "5 pieces promised to order order-1 from batch b-1",
-        f"batch b-2 put on the books: 20 pieces, arriving {SHIP.day} {SHIP:%b %Y}",
+        f"batch b-2 put on the books: 20 pieces, arriving {SHIP.day} {SHIP:%B %Y}",
         "batch b-1 put on the books: 5 pieces, on the shelf",
     ]
+
+
+def test_a_product_shows_all_its_batches_page_by_page_and_in_the_sheet(
+    visitor: Browser, shop: Callable[..., None]
+) -> None:
+    """Also the one that holds nothing any more: it comes last."""
+    shop(*(batch(f"b-{number:02}", "BED", 1) for number in range(60)))
+    assert visitor.client.patch("/v1/batches/b-00", json={"qty": 0}).status_code == 202
+    shop()
+
+    first = visitor.get("/products/BED")
+    link = first.find("a", rel="next")
+    assert isinstance(link, Tag)
+    second = visitor.get(str(link["href"]))
+    sheet = visitor.sheet("/products/BED/batches.csv")
+
+    shown = [row[0] for page in (first, second) for row in rows(page, "Batches of BED")]
+    assert shown == [f"b-{number:02}" for number in [*range(1, 60), 0]]
+    assert [row[0] for row in sheet[1:]] == shown
 
 
 def test_a_move_says_why(visitor: Browser, shop: Callable[..., None]) -> None:
@@ -218,7 +242,7 @@ def test_a_move_says_why(visitor: Browser, shop: Callable[..., None]) -> None:
     assert text(why) == (
         "Why? Decided by allocation.allocate . 2 batches had free stock:"
         " b-1, on the shelf: passed over: 5 free, 8 wanted"
-        f" b-2, {SHIP.day} {SHIP:%b %Y}: chosen: the first in the order of preference that fits"
+        f" b-2, {SHIP.day} {SHIP:%B %Y}: chosen: the first in the order of preference that fits"
     )
 
 
@@ -242,7 +266,7 @@ def test_every_event_is_told_in_a_sentence(visitor: Browser, shop: Callable[...,
 
     assert isinstance(moves, Tag)
     sentences = [text(move.p) for move in moves.find_all("li", recursive=False)]
-    day = f"{TODAY.day} {TODAY:%b %Y}"
+    day = f"{TODAY.day} {TODAY:%B %Y}"
     assert sentences[:4] == [
         "4 pieces no longer promised to order order-1 from batch b-2",
         "batches now serve in the order fewest open",
@@ -252,7 +276,7 @@ def test_every_event_is_told_in_a_sentence(visitor: Browser, shop: Callable[...,
     assert f"batch b-2 now comes on another day: {day}" in sentences
     assert "batch b-1 now has 3 pieces" in sentences
     assert any(each.startswith("2 pieces held for order basket from") for each in sentences)
-    assert "2 pieces no longer held for order basket: released" in sentences
+    assert "2 pieces no longer held for order basket: the caller gave it up" in sentences
 
 
 def test_an_order_is_found_by_its_id(visitor: Browser, shop: Callable[..., None]) -> None:
@@ -265,7 +289,7 @@ def test_an_order_is_found_by_its_id(visitor: Browser, shop: Callable[..., None]
     assert text(page.h1) == "Order order 1"
     assert rows(page, "Lines of order order 1") == [
         ["BED", "5", "allocated", "b-1", "on the shelf"],
-        ["DESK", "1", "allocated", "d-1", f"{SHIP.day} {SHIP:%b %Y} (in 9 days)"],
+        ["DESK", "1", "allocated", "d-1", f"{SHIP.day} {SHIP:%B %Y} (in 9 days)"],
     ]
 
 
@@ -338,7 +362,15 @@ def test_a_form_that_can_t_be_taken_comes_back_with_what_is_wrong(visitor: Brows
     """Beside each field; what was typed is kept."""
     form = visitor.get("/new-batch")
 
-    sent = visitor.send(form, "/new-batch", batchref="b\u200b1", sku="", qty="many")
+    sent = visitor.send(
+        form,
+        "/new-batch",
+        batchref="b\u200b1",
+        sku="",
+        qty="many",
+        eta="soon",
+        best_before="2031-01-31",
+    )
     page = _page(sent, 422)
 
     wrong = {
@@ -347,11 +379,15 @@ def test_a_form_that_can_t_be_taken_comes_back_with_what_is_wrong(visitor: Brows
     }
     typed = {str(each["name"]): each["value"] for each in page.find_all("input")}
     assert wrong == {
-        "batchref": "has an invisible character U+200B",
-        "sku": "is missing",
-        "qty": 'the value is not of type "integer"',
+        "batchref": "This has an invisible character U+200B.",
+        "sku": "Fill this in.",
+        "qty": "Write a whole number from 1 to 2 147 483 647.",
+        "eta": "Write a day as in 2030-01-31, or leave it empty.",
     }
-    assert (typed["batchref"], typed["qty"]) == ("b\u200b1", "many")
+    assert text(page.find(role="alert")) == "Nothing was saved: see below what is wrong."
+    assert [typed[name] for name in ("batchref", "qty", "eta", "best_before")] == [
+        *("b\u200b1", "many", "soon", "2031-01-31"),
+    ]
 
 
 @pytest.mark.usefixtures("worker")
@@ -365,7 +401,12 @@ def test_a_refusal_is_said_on_the_form_and_can_be_mended(visitor: Browser) -> No
 
     mended = visitor.send(refused, "/new-batch", batchref="b-2")
 
-    assert text(refused.find(class_="notice")) == "There is a batch with this reference already."
+    assert text(refused.find(id="batchref-hint")) == (
+        "Batch b-1 exists already; choose another reference."
+    )
+    assert "batchref taken" not in text(refused)
+    typed = {str(each["name"]): each["value"] for each in refused.find_all("input")}
+    assert (typed["batchref"], typed["sku"], typed["qty"]) == ("b-1", "BED-2", "5")
     assert mended.status_code == 303
 
 
@@ -393,8 +434,262 @@ def test_while_no_worker_decides_the_form_says_that_it_waits(
     sent = visitor.send(visitor.get("/batches/b-1"), "/batches/b-1", qty="9")
     page = visitor.get(sent.headers["Location"])
 
-    assert text(page.find(class_="notice")).startswith("Accepted. It is waiting to be decided.")
+    assert text(page.find(class_="notice")).startswith("Accepted. It is waiting for a worker")
     assert text(page.find(class_="figures")) == "Promised 0 Free 5 Holds 5"
+
+
+def test_a_batch_of_a_new_product_shows_how_its_command_stands_while_no_worker_runs(
+    visitor: Browser, shop: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same address shows the product, once the batch is on the books."""
+    monkeypatch.setattr(batches, "PATIENCE", 0)
+
+    form = visitor.get("/new-batch")
+    sent = visitor.send(form, "/new-batch", batchref="b-1", sku="NEW", qty="7")
+    before = visitor.get(sent.headers["Location"])
+    shop()
+    after = visitor.get(sent.headers["Location"])
+
+    assert text(before.h1) == "NEW"
+    notice = before.find(class_="notice")
+    assert text(notice) == "Accepted. It is waiting for a worker to decide it. Look again"
+    assert isinstance(notice, Tag)
+    assert notice["hx-trigger"] == "load delay:2s"
+    assert text(after.find(class_="notice")) == "The batch b-1 is on the books."
+    assert [row[0] for row in rows(after, "Batches of NEW")] == ["b-1"]
+
+
+def test_a_command_that_is_refused_later_leads_back_to_its_form(
+    visitor: Browser, shop: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all that was typed."""
+    shop(batch("b-1", "BED", 5))
+    monkeypatch.setattr(batches, "PATIENCE", 0)
+
+    typed = {"batchref": "b-1", "sku": "NEW", "qty": "7", "eta": str(SHIP)}
+    sent = visitor.send(visitor.get("/new-batch"), "/new-batch", **typed)
+    shop()
+    notice = visitor.get(sent.headers["Location"]).find(class_="notice")
+
+    assert text(notice) == "Batch b-1 exists already; choose another reference. Back to the form"
+    assert isinstance(notice, Tag)
+    assert notice.a is not None
+    form = visitor.get(str(notice.a["href"]))
+    shown = {str(each["name"]): each["value"] for each in form.find_all("input")}
+    assert {name: shown[name] for name in typed} == typed
+
+
+def test_a_product_that_no_command_names_is_still_not_found(visitor: Browser) -> None:
+    visitor.get("/products/NEW?command=0e3ad35e-8c30-4d0e-9d0a-5c2a3f6b7e11", 404)
+
+
+@pytest.mark.usefixtures("worker")
+def test_all_of_a_batch_can_be_lost(visitor: Browser, shop: Callable[..., None]) -> None:
+    """The form takes 0, as the command does."""
+    shop(batch("b-1", "BED", 5))
+
+    page = visitor.get("/batches/b-1")
+    sent = visitor.send(page, "/batches/b-1", qty="0")
+    after = visitor.get(sent.headers["Location"])
+
+    [field] = page.find_all("input", id="qty")
+    [of_new] = visitor.get("/new-batch").find_all("input", id="qty")
+    assert (field["min"], of_new["min"]) == ("0", "1")
+    assert text(after.find(class_="figures")) == "Promised 0 Free 0 Holds 0"
+
+
+@pytest.mark.usefixtures("worker")
+def test_what_was_typed_survives_an_error_on_the_page_of_a_batch(
+    visitor: Browser, shop: Callable[..., None]
+) -> None:
+    """The error stands beside the field."""
+    shop(batch("b-1", "BED", 5))
+
+    page = _page(visitor.send(visitor.get("/batches/b-1"), "/batches/b-1", qty="-3"), 422)
+
+    [field] = page.find_all("input", id="qty")
+    assert (field["value"], field["aria-describedby"]) == ("-3", "qty-hint")
+    assert text(page.find(id="qty-hint")) == ("Write a whole number from 0 to 2 147 483 647.")
+
+
+@pytest.mark.parametrize(
+    ("path", "typed"),
+    [
+        ("/new-batch", {"batchref": "b-9", "sku": "A & B", "qty": "7", "eta": str(SHIP)}),
+        ("/batches/b-1", {"qty": "9"}),
+    ],
+)
+def test_what_was_typed_survives_a_form_that_is_out_of_date(
+    path: str, typed: dict[str, str], visitor: Browser, shop: Callable[..., None]
+) -> None:
+    """The page of the error leads back to the form, filled in."""
+    shop(batch("b-1", "BED", 5))
+
+    refused = _page(visitor.client.post(path, data=typed | {"csrf_token": "old"}), 400)
+    [back] = refused.find_all("a", string="Back to the form, with what you typed")
+    form = visitor.get(str(back["href"]))
+
+    shown = {str(each["name"]): each["value"] for each in form.find_all("input")}
+    assert {name: shown[name] for name in typed} == typed
+
+
+def test_what_was_typed_survives_the_end_of_the_session(
+    browser_of: Callable[..., Browser], shop: Callable[..., None]
+) -> None:
+    """The form to log in leads back to the form that was sent."""
+    shop(batch("b-1", "BED", 5))
+    visitor = browser_of(api_key=KEY)
+
+    sent = visitor.client.post("/batches/b-1", data={"qty": "9"})
+
+    assert (sent.status_code, sent.headers["Location"]) == (
+        303,
+        "/login?next=/batches/b-1%3Fqty%3D9",
+    )
+
+
+def log_in(visitor: Browser, key: str) -> Browser:
+    """The same visitor, logged in with the key."""
+    assert visitor.send(visitor.get("/login"), "/login", key=key).status_code == 303
+    return visitor
+
+
+def test_who_may_only_read_sees_no_forms(
+    browser_of: Callable[..., Browser], shop: Callable[..., None], engine: Engine
+) -> None:
+    """And nothing that leads to one; who may write sees them all."""
+    shop(batch("b-1", "BED", 5), line("order-1", "BED", 9))
+    reading = log_in(browser_of(), ApiKeys(engine).create("look", ["read"])[1])
+    writing = log_in(browser_of(), ApiKeys(engine).create("shop", ["read", "write"])[1])
+    paths = ("/", "/products/BED", "/batches/b-1", "/orders/order-1", "/operations")
+
+    def ways_to_write(visitor: Browser, path: str) -> list[str]:
+        page = visitor.get(path)
+        forms = [str(each["action"]) for each in page.find_all("form", method="post")]
+        links = [str(each["href"]) for each in page.find_all("a", href=re.compile("^/new-batch"))]
+        return [each for each in forms + links if each != "/logout"]
+
+    assert [ways_to_write(reading, path) for path in paths] == [[]] * 5
+    assert [ways_to_write(writing, path) for path in paths[:3]] == [
+        ["/new-batch"],
+        ["/new-batch?sku=BED"],
+        ["/batches/b-1"],
+    ]
+    refused = reading.get("/new-batch", 403)
+    assert "This takes a key with the scope write." in text(refused.main)
+
+
+@pytest.mark.parametrize(
+    ("path", "stream"),
+    [
+        ("/", "/stream"),
+        ("/products/BED", "/stream?sku=BED"),
+        ("/batches/b-1", "/stream?sku=BED"),
+        ("/orders/order-1", "/stream?orderid=order-1"),
+        ("/operations", "/stream"),
+        ("/operations/dead-letters", "/stream"),
+    ],
+)
+def test_a_page_that_shows_what_changes_is_live_and_says_so_at_its_top(
+    path: str, stream: str, visitor: Browser, shop: Callable[..., None]
+) -> None:
+    """Forms are outside of what is fetched again: what is typed meanwhile stays."""
+    shop(batch("b-1", "BED", 5), line("order-1", "BED", 2))
+
+    page = visitor.get(path)
+
+    state, live = page.find(id="live-state"), page.find(id="live")
+    assert page.body is not None
+    assert page.body["data-stream"] == stream
+    assert isinstance(state, Tag)
+    assert isinstance(live, Tag)
+    assert (state["role"], state["aria-live"]) == ("status", "polite")
+    assert page.main is not None
+    assert page.main in state.find_all_next("main")
+    assert live.find("form") is None
+
+
+def test_an_order_shows_its_customer_and_a_split_line_as_one_with_parts(
+    visitor: Browser, shop: Callable[..., None]
+) -> None:
+    shop(batch("b-1", "BED", 5), batch("b-2", "BED", 4, SHIP), batch("d-1", "DESK", 3))
+    shop(
+        (
+            "/v1/allocations",
+            {"orderid": "order-1", "sku": "BED", "qty": 11, "split": True, "customer": "Ada & Co"},
+        ),
+        line("order-1", "DESK", 3),
+    )
+
+    page = visitor.get("/orders/order-1")
+
+    assert "For customer Ada & Co" in text(page.find(id="live"))
+    assert rows(page, "Lines of order order-1") == [
+        ["BED", "11", "in parts", "3 parts"],
+        ["part 0 of BED", "2", "waiting", "none yet", "when stock fits"],
+        ["part 1 of BED", "5", "allocated", "b-1", "on the shelf"],
+        ["part 2 of BED", "4", "allocated", "b-2", f"{SHIP.day} {SHIP:%B %Y} (in 9 days)"],
+        ["DESK", "3", "allocated", "d-1", "on the shelf"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "shown", "exact"),
+    [
+        (
+            "2026-11-28T19:25:07.123456+01:00",
+            "28 November 2026, 18:25 UTC",
+            "2026-11-28T18:25:07.123456+00:00",
+        ),
+        (
+            datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+            "2 January 2026, 03:04 UTC",
+            "2026-01-02T03:04:05+00:00",
+        ),
+        ("2026-11-28", "28 November 2026", "2026-11-28"),
+        (date(2026, 5, 1), "1 May 2026", "2026-05-01"),
+    ],
+)
+def test_times_are_written_as_people_write_them(given: Any, shown: str, exact: str) -> None:
+    """The exact one is in the element, for programs and for the curious."""
+    assert words.when(given) == f'<time datetime="{exact}" title="{exact}">{shown}</time>'
+
+
+def test_what_is_no_time_stays_as_it_is() -> None:
+    """As in a header that a stranger wrote."""
+    assert [words.when(given) for given in ("<b>soon</b>", "0001-01-01T00:00:00+14:00")] == [
+        *("<b>soon</b>", "0001-01-01T00:00:00+14:00"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        *((0.4, "0 seconds"), (1, "1 second"), (119, "119 seconds"), (120, "2 minutes")),
+        *((7_200, "2 hours"), (200_000, "2 days")),
+    ],
+)
+def test_durations_have_the_unit_that_says_enough(seconds: float, said: str) -> None:
+    assert words.duration(seconds) == said
+
+
+def test_every_reason_has_a_sentence_for_people() -> None:
+    """That of a refusal, and that of a dead letter."""
+    facts = dict.fromkeys(
+        ["sku", "batchref", "orderid", "qty", "known", "known_qty", "field", "problem"], "X"
+    )
+    ours = {reason for known in dead_letters.REASONS.values() for reason in known}
+
+    assert set(reasons.REFUSALS) == set(problems.REFUSALS) | {"malformed command"}
+    for reason, sentence in reasons.REFUSALS.items():
+        assert reasons.refusal(reason, facts) == sentence.format(**facts)
+    assert ours - set(reasons.DEAD_LETTERS) == set()
+
+
+def test_a_refusal_without_the_facts_of_its_sentence_is_said_in_general() -> None:
+    """As one that a worker of another release has decided."""
+    assert reasons.refusal("batchref taken", {}) == "There is a batch with this reference already."
+    assert reasons.refusal("too late", {}) == "The command was refused: too late."
 
 
 def test_a_sheet_has_no_formulas(visitor: Browser, shop: Callable[..., None]) -> None:
@@ -454,7 +749,7 @@ def test_pages_run_and_show_nothing_but_their_own_files(visitor: Browser) -> Non
     files += [each["src"] for each in page.find_all("script")]
     assert "unsafe" not in policy
     assert policy.startswith("default-src 'none'; script-src 'self';")
-    assert len(files) == 4
+    assert len(files) == 5
     for file in files:
         assert str(file).startswith("/assets/")
         assert visitor.client.get(str(file)).status_code == 200

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import Connection, Engine, event, insert
+from sqlalchemy import Connection, Engine, event, insert, text, update
 
 from allocation import bootstrap, views
 from allocation.adapters import database
@@ -63,10 +63,10 @@ def test_an_order_shows_every_line(client: FlaskClient, idle_worker: Worker) -> 
     }
 
 
-def test_a_product_shows_its_open_batches_as_they_serve(
+def test_a_product_shows_its_batches_as_they_serve(
     client: FlaskClient, idle_worker: Worker
 ) -> None:
-    """The shelf first, then by ETA, ties by reference; used-up batches are not listed."""
+    """The shelf first, then by ETA, ties by reference; batches without free pieces last."""
     batch(client, "late", 5, "2031-01-01")
     batch(client, "b-early", 5, "2030-01-01")
     batch(client, "B-early", 5, "2030-01-01")
@@ -120,7 +120,16 @@ def test_a_product_shows_its_open_batches_as_they_serve(
                 "eta": "2031-01-01",
                 "best_before": None,
             },
+            {
+                "batchref": "empty-soon",
+                "qty": 9,
+                "allocated": 9,
+                "available": 0,
+                "eta": None,
+                "best_before": None,
+            },
         ],
+        "next": None,
     }
 
 
@@ -186,27 +195,179 @@ def test_what_nobody_told_of_is_not_found(path: str, client: FlaskClient) -> Non
     assert client.get(path).status_code == 404
 
 
-def test_a_product_lists_no_more_than_its_limit(client: FlaskClient, engine: Engine) -> None:
-    """Its figures count all open batches, its list ends at 100; a long history is not in it."""
-    used_up = [
-        {"batchref": f"used-{number:05}", "sku": "LAMP", "purchased": 1, "allocated": 1}
-        for number in range(2_000)
-    ]
-    fresh = [
-        {"batchref": f"open-{number:05}", "sku": "LAMP", "purchased": 2, "allocated": 0}
-        for number in range(150)
-    ]
+ROW = dict[str, Any]
+
+
+def put(engine: Engine, *rows: ROW) -> None:
+    """The product LAMP with these batches, on the shelf unless they say otherwise."""
+    plain = {"sku": "LAMP", "purchased": 1, "allocated": 0, "eta": None, "best_before": None}
     with engine.begin() as connection:
         connection.execute(insert(products).values(sku="LAMP", version=1, sequence=0))
-        connection.execute(insert(batches), used_up + fresh)
+        connection.execute(insert(batches), [plain | row for row in rows])
+
+
+def followed(client: FlaskClient, path: str) -> list[list[str]]:
+    """The references on each page, from the first link to the last."""
+    pages = []
+    following: str | None = path
+    while following:
+        page = client.get(following).json
+        assert page is not None
+        pages.append([batch["batchref"] for batch in page["batches"]])
+        following = page["next"]
+    return pages
+
+
+def listed(pages: list[list[str]]) -> list[str]:
+    return [batchref for page in pages for batchref in page]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def stored(request: pytest.FixtureRequest, serve: Serve) -> FlaskClient:
+    """A client of the application on each SQL database."""
+    name = {"sqlite": "sqlite_url", "postgresql": "database_url"}[request.param]
+    return serve(database_url=request.getfixturevalue(name))
+
+
+def test_a_product_whose_batches_are_all_promised_lists_them(
+    client: FlaskClient, engine: Engine
+) -> None:
+    put(engine, *({"batchref": f"batch-{number}", "allocated": 1} for number in range(5)))
 
     product = client.get("/v1/products/LAMP").json
 
     assert product is not None
-    assert (product["available"], product["open_batches"]) == (300, 150)
-    assert [shown["batchref"] for shown in product["batches"]] == [
-        f"open-{number:05}" for number in range(100)
+    assert (product["open_batches"], product["next"]) == (0, None)
+    assert [each["batchref"] for each in product["batches"]] == [
+        f"batch-{number}" for number in range(5)
     ]
+
+
+def test_a_product_lists_a_hundred_batches_and_links_to_the_rest(
+    client: FlaskClient, engine: Engine
+) -> None:
+    put(engine, *({"batchref": f"batch-{number:03}"} for number in range(250)))
+
+    pages = followed(client, "/v1/products/LAMP")
+
+    assert [len(page) for page in pages] == [100, 100, 50]
+    assert listed(pages) == [f"batch-{number:03}" for number in range(250)]
+
+
+ALL_KINDS: list[ROW] = [
+    {"batchref": "z-shelf", "purchased": 9},
+    {"batchref": "A-early", "purchased": 8, "eta": date(2030, 1, 1)},
+    {"batchref": "a-early", "purchased": 7, "eta": date(2030, 1, 1)},
+    {
+        "batchref": "late:0",
+        "purchased": 1,
+        "eta": date(2031, 1, 1),
+        "best_before": date(2032, 1, 1),
+    },
+    {"batchref": "promised-late", "purchased": 5, "allocated": 5, "eta": date(2031, 1, 1)},
+    {"batchref": "promised-shelf", "purchased": 5, "allocated": 5},
+    {"batchref": "a-gone", "purchased": 0},
+    {"batchref": "B-gone", "purchased": 0, "eta": date(2020, 1, 1)},
+]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 1000])
+@pytest.mark.parametrize(
+    ("strategy", "as_they_serve"),
+    [
+        ("earliest_first", ["z-shelf", "A-early", "a-early", "late:0"]),
+        ("first_to_expire", ["late:0", "z-shelf", "A-early", "a-early"]),
+        ("fewest_open", ["late:0", "a-early", "A-early", "z-shelf"]),
+    ],
+)
+def test_the_pages_of_a_product_follow_each_other_without_a_gap_or_a_repeat(
+    strategy: str, as_they_serve: list[str], size: int, client: FlaskClient, engine: Engine
+) -> None:
+    """Those with free pieces as they serve, then the promised ones, then the empty ones."""
+    put(engine, *ALL_KINDS)
+    with engine.begin() as connection:
+        connection.execute(update(products).values(strategy=strategy))
+
+    pages = followed(client, f"/v1/products/LAMP?limit={size}")
+    of_open = followed(client, f"/v1/products/LAMP?limit={size}&open=true")
+
+    rest = ["promised-shelf", "promised-late", "B-gone", "a-gone"]
+    assert {len(page) for page in pages[:-1]} <= {size}
+    assert listed(pages) == as_they_serve + rest
+    assert listed(of_open) == as_they_serve
+
+
+def test_the_pages_of_a_product_are_the_same_on_each_database(stored: FlaskClient) -> None:
+    put(bootstrap.engine(bootstrap.settings().database_url), *ALL_KINDS)
+
+    pages = followed(stored, "/v1/products/LAMP?limit=3")
+
+    assert pages == [
+        ["z-shelf", "A-early", "a-early"],
+        ["late:0", "promised-shelf", "promised-late"],
+        ["B-gone", "a-gone"],
+    ]
+
+
+def test_a_page_goes_on_where_the_last_one_ended_though_its_batch_has_changed(
+    client: FlaskClient, engine: Engine
+) -> None:
+    """The last batch of the first page is promised whole before the second page is read."""
+    put(engine, *({"batchref": f"batch-{number}"} for number in range(4)))
+    first = client.get("/v1/products/LAMP?limit=2").json
+    assert first is not None
+    with engine.begin() as connection:
+        connection.execute(
+            update(batches).where(batches.c.batchref == "batch-1").values(allocated=1)
+        )
+
+    assert followed(client, first["next"]) == [["batch-2", "batch-3"], ["batch-1"]]
+
+
+@pytest.mark.parametrize("database", ["sqlite_url", "database_url"])
+@pytest.mark.parametrize(
+    "cursor", ["0:9999999999:0:9999999:x", "1:0:9999999:0:\uffff", "2:0:::" + "é" * 255]
+)
+def test_whatever_looks_like_a_cursor_is_taken(
+    cursor: str, database: str, serve: Serve, request: pytest.FixtureRequest
+) -> None:
+    """As the description says."""
+    client = serve(database_url=request.getfixturevalue(database))
+    put(bootstrap.engine(bootstrap.settings().database_url), *ALL_KINDS)
+    for strategy in STRATEGIES:
+        with bootstrap.engine(bootstrap.settings().database_url).begin() as connection:
+            connection.execute(update(products).values(strategy=strategy))
+
+        answer = client.get("/v1/products/LAMP", query_string={"after": cursor})
+
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("limit=", "limit"),
+        ("limit=ten", "limit"),
+        ("limit=-1", "limit"),
+        ("limit=%C2%B2", "limit"),
+        ("open=maybe", "open"),
+        ("open=", "open"),
+        ("after=", "after"),
+        ("after=batch-1", "after"),
+        ("after=3:1:::batch-1", "after"),
+        ("after=0:1:2030-13-01::batch-1", "after"),
+        ("after=0:1:::batch%00", "after"),
+        ("after=0:%D9%A1:::batch", "after"),
+    ],
+)
+def test_a_parameter_that_is_wrong_is_named(query: str, field: str, client: FlaskClient) -> None:
+    problem = client.get(f"/v1/products/LAMP?{query}")
+
+    assert problem.status_code == 422
+    assert problem.json is not None
+    assert [error["field"] for error in problem.json["errors"]] == [field]
 
 
 def statements(engine: Engine, ask: Callable[[Connection], object]) -> list[tuple[str, Any]]:
@@ -232,7 +393,9 @@ def statements(engine: Engine, ask: Callable[[Connection], object]) -> list[tupl
         progress.backlog,
         progress.figures,
         lambda connection: catalogue.page(connection, date(2030, 1, 1)),
-        lambda connection: stock.batches_of(connection, "LAMP", after="batch-1"),
+        lambda connection: stock.batches_of(
+            connection, "LAMP", "earliest_first", after=stock.cursor("0:1:::batch-1")
+        ),
         lambda connection: lines.waiting(connection, "LAMP"),
         lambda connection: moves.of_product(connection, "LAMP"),
         lambda connection: moves.of_order(connection, "order-1", limit=9),
@@ -262,6 +425,45 @@ def test_no_read_goes_through_a_whole_table(
     ]
     assert looked_up
     assert [step for step in looked_up if " USING " not in step] == []
+
+
+def test_the_empty_batches_of_a_product_are_read_in_the_order_of_an_index(engine: Engine) -> None:
+    """A page of them costs the same however many there are: nothing is sorted."""
+    cursor = stock.cursor("2:0:::batch-1")
+
+    asked = statements(
+        engine,
+        lambda connection: stock.batches_of(connection, "LAMP", "earliest_first", after=cursor),
+    )
+
+    with engine.connect() as connection:
+        [(statement, parameters)] = asked
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+    assert [str(step.detail) for step in plan] == [
+        "SEARCH batches USING INDEX ix_batches_sku (sku=? AND purchased=? AND batchref>?)"
+    ]
+
+
+def test_the_empty_batches_are_read_in_the_order_of_an_index_on_postgresql(
+    serve: Serve, database_url: str
+) -> None:
+    serve(database_url=database_url)
+    engine = bootstrap.engine(database_url)
+    cursor = stock.cursor("2:0:::batch-1")
+
+    asked = statements(
+        engine,
+        lambda connection: stock.batches_of(connection, "LAMP", "earliest_first", after=cursor),
+    )
+
+    with engine.connect() as connection:
+        [(statement, parameters)] = asked
+        # Of a table without rows PostgreSQL would read the whole.
+        for other in ("seqscan", "bitmapscan"):
+            connection.execute(text(f"SET enable_{other} = off"))
+        plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
+    assert any("Index Scan using ix_batches_sku on batches" in step for step in plan)
+    assert not any("Sort" in step for step in plan)
 
 
 def test_an_order_of_many_lines_is_one_statement(client: FlaskClient, engine: Engine) -> None:

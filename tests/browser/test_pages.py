@@ -1,5 +1,6 @@
 """What people do on the pages, in a browser, on every process of the service."""
 
+import re
 import uuid
 from functools import partial
 
@@ -58,9 +59,7 @@ def test_a_batch_added_in_the_page_appears(visits: Visits) -> None:
         page.get_by_label("Pieces").fill("12")
         page.get_by_role("button", name="Add the batch").click()
 
-        expect(page.get_by_role("status").first).to_have_text(
-            f"The batch batch-{number} is on the books."
-        )
+        expect(page.locator(".notice")).to_have_text(f"The batch batch-{number} is on the books.")
         expect(page.get_by_role("img", name="0 promised, 12 free")).to_be_visible()
         page.get_by_role("link", name="Products").click()
         expect(page.get_by_role("rowheader", name=f"LAMP-{number}")).to_be_visible()
@@ -101,7 +100,7 @@ def test_a_dead_letter_is_replayed(visits: Visits, house: House) -> None:
 
         page.get_by_role("button", name=f"Replay {command_id}").click()
 
-        expect(page.get_by_role("status").first).to_have_text("1 dead letter was delivered again.")
+        expect(page.locator(".notice")).to_have_text("1 dead letter was delivered again.")
         eventually(partial(house.knows, orderid), what="the order")
         expect(page.get_by_text("There are no dead letters.")).to_be_visible()
 
@@ -121,8 +120,97 @@ def test_no_page_has_a_serious_fault_or_is_too_wide(visits: Visits, house: House
             page = visit.goto(path)
             page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
             assert _faults(page) == [], f"{path} at {visit.look}"
-            too_wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-            assert too_wide <= 0, f"{path} at {visit.look}"
+            assert _too_wide(page) <= 0, f"{path} at {visit.look}"
+
+
+def test_who_is_logged_in_has_the_menu_in_one_line_and_tries_the_api_out(
+    visits: Visits, house: House
+) -> None:
+    """The page of the API has the reader's colours, and a way back."""
+    made = house.run("-m", "allocation.cli", "keys", "create", "me").logs()
+    [key] = re.findall(r"alloc_\S+", made)
+    for visit in visits("404"):
+        if visit.look not in ("390-dark", "1440-light"):
+            continue
+        page = visit.goto("/login")
+        eventually(partial(_asks_for_a_key, page), what="a key asked for")
+        page.get_by_label("API key").fill(key)
+        page.get_by_role("button", name="Log in").click()
+        links = page.get_by_role("navigation", name="Site").get_by_role("link")
+        expect(links).to_have_text(["Products", "Orders", "Operations", "API docs"])
+        heights = {links.nth(number).bounding_box()["y"] for number in range(4)}  # type: ignore[index]
+        assert len(heights) == 1, visit.look
+        assert _too_wide(page) <= 0, visit.look
+
+        page.get_by_role("link", name="API docs").click()
+        operation = page.locator("#operations-products-get_v1_products_sku")
+        operation.get_by_role("button").first.click()
+        operation.get_by_role("button", name="Try it out").click()
+        operation.get_by_placeholder("sku").fill("NONE-SUCH")
+        operation.get_by_role("button", name="Execute").click()
+
+        answer = operation.locator(".live-responses-table")
+        expect(answer).to_contain_text("No batch of this sku was ever put on the books.")
+        assert _too_wide(page) <= 0, visit.look
+        is_dark = page.evaluate("document.documentElement.classList.contains('dark-mode')")
+        assert is_dark == ("dark" in visit.look)
+        links.first.click()
+        expect(page).to_have_url(f"{visit.home}/")
+
+
+def test_a_batch_is_live_and_what_is_typed_into_its_form_stays(
+    visits: Visits, house: House
+) -> None:
+    stock(house)
+    visit = next(visits())
+    page = visit.goto("/batches/batch-LAMP")
+    expect(page.locator("#live-state")).to_have_text(LIVE)
+    page.get_by_label("Pieces").fill("7")
+
+    order(house, "order-1", qty=3)
+
+    expect(page.get_by_role("img", name="3 promised, 7 free")).to_be_visible()
+    expect(page.get_by_label("Pieces")).to_have_value("7")
+
+
+def test_dead_letters_appear_and_go_without_a_reload(visits: Visits, house: House) -> None:
+    """What the reader has opened stays open, and so does the place of the keyboard."""
+    stock(house)
+    visit = next(visits())
+    page = visit.goto("/operations/dead-letters")
+    expect(page.get_by_text("There are no dead letters.")).to_be_visible()
+
+    put_dead_letter(house, "order-1")
+    expect(page.get_by_role("cell", name="allocation.dead")).to_be_visible(timeout=15_000)
+    page.get_by_role("link", name="It failed at every try").click()
+    page.get_by_text("Headers and body").click()
+    put_dead_letter(house, "order-2")
+
+    expect(page.get_by_role("article")).to_have_count(2, timeout=15_000)
+    expect(page.locator("pre").first).to_be_visible()
+    expect(page.get_by_text("Headers and body").first).to_be_focused()
+
+
+def test_a_batch_of_a_new_product_shows_once_a_worker_runs(visits: Visits, house: House) -> None:
+    """Until then the page shows how the command stands."""
+    house.processes["worker"].kill()
+    visit = next(visits())
+    page = visit.goto("/new-batch")
+    page.get_by_label("Reference").fill("batch-1")
+    page.get_by_label("Sku").fill("NEW")
+    page.get_by_label("Pieces").fill("0")
+    page.get_by_role("button", name="Add the batch").click()
+    expect(page.get_by_label("Pieces")).to_be_focused()  # it takes 1 at least
+    page.get_by_label("Pieces").fill("12")
+    page.get_by_role("button", name="Add the batch").click()
+    expect(page.locator(".notice")).to_contain_text("Accepted.", timeout=15_000)
+
+    house.processes["worker"].start()
+
+    expect(page.locator(".notice")).to_have_text(
+        "The batch batch-1 is on the books.", timeout=40_000
+    )
+    expect(page.get_by_role("img", name="0 promised, 12 free")).to_be_visible()
 
 
 def test_the_pages_are_used_by_keyboard(visits: Visits, house: House) -> None:
@@ -149,13 +237,28 @@ def test_a_page_catches_up_after_the_api_was_away(visits: Visits, house: House) 
     expect(page.locator("#live-state")).to_have_text(LIVE)
 
     house.processes["api"].kill()
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    page.set_viewport_size({"width": 390, "height": 300})
+    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
     expect(page.locator("#live-state")).to_have_text("Not live for the moment; trying again.")
+    expect(page.locator("#live-state")).to_be_in_viewport(ratio=1)
     house.processes["api"].start()
     house.processes["api"].wait_for_log("ready at", within=40)
     order(house, "order-1", qty=2)
 
     expect(page.locator("#live-state")).to_have_text(LIVE, timeout=20_000)
     expect(page.get_by_role("img", name="2 promised, 8 free")).to_be_visible()
+
+
+def _too_wide(page: Page) -> int:
+    """By how many pixels the page has to be moved sideways."""
+    return int(page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
+
+
+def _asks_for_a_key(page: Page) -> bool:
+    """Whether the API has noticed that there is one: without, the form leads on at once."""
+    page.goto(page.url.partition("?")[0].rstrip("/").removesuffix("/login") + "/login")
+    return page.get_by_label("API key").count() == 1
 
 
 def _faults(page: Page) -> list[str]:

@@ -13,7 +13,7 @@ from allocation.domain.commands import (
     Dispatch,
 )
 from allocation.handlers import accept, decide
-from allocation.views import catalogue, lines, moves, snapshot, stock
+from allocation.views import catalogue, lines, moves, snapshot
 from allocation.views.catalogue import Listed, Totals
 from tests.storage.conftest import Storage, message
 
@@ -112,21 +112,6 @@ def test_the_totals_are_those_of_all_products(stocked: Storage) -> None:
     assert stocked.engine is not None
     with snapshot(stocked.engine) as connection:
         assert catalogue.totals(connection) == Totals(4, 2, 3, 18)
-
-
-def test_batches_are_listed_by_arrival_without_the_empty_ones(stocked: Storage) -> None:
-    """Page by page, the shelf first."""
-    do(stocked, [CreateBatch("b-0", "BED", 1), CreateBatch("b-9", "BED", 1)], 50)
-    assert stocked.engine is not None
-
-    found: list[list[str]] = []
-    after = None
-    with snapshot(stocked.engine) as connection:
-        while page := stock.batches_of(connection, "BED", after=after, limit=2):
-            found.append([each["batchref"] for each in page])
-            after = found[-1][-1]
-
-    assert found == [["b-0", "b-9"], ["b-3", "b-4"], ["b-2"]]
 
 
 def test_waiting_lines_are_listed_by_age(stocked: Storage) -> None:

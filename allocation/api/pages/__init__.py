@@ -2,7 +2,7 @@
 
 from flask import Blueprint, Response
 
-from allocation.api.pages import batches, operations, orders, products, words
+from allocation.api.pages import batches, operations, orders, products, reasons, words
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
@@ -14,6 +14,7 @@ POLICY = (
 def blueprint() -> Blueprint:
     made = Blueprint("pages", __name__, template_folder="templates")
     words.register(made)
+    reasons.register(made)
     for room in (products, orders, batches, operations):
         room.register(made)
 

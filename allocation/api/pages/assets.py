@@ -11,6 +11,7 @@ OPEN = {"assets.file"}
 """Its endpoints: the form to log in needs them, too."""
 
 _KINDS = {
+    "site.css": "text/css; charset=utf-8",
     "pages.css": "text/css; charset=utf-8",
     "live.js": "text/javascript; charset=utf-8",
     # htmx 2.0.11 of npm's htmx.org, as it came; 0BSD.

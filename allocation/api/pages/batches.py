@@ -10,10 +10,11 @@ from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response
 
 from allocation.adapters import contract
+from allocation.adapters.api_keys import WRITE
 from allocation.adapters.identifiers import trimmed
-from allocation.api import accepting, bodies
-from allocation.api.pages import notices
-from allocation.api.problems import Problem
+from allocation.api import accepting, bodies, security
+from allocation.api.pages import notices, reasons
+from allocation.api.problems import REFUSALS, Problem
 from allocation.api.reading import snapshot
 from allocation.domain.commands import Command
 from allocation.unit_of_work import Message
@@ -46,7 +47,8 @@ def register(blueprint: Blueprint) -> None:
 
 
 def new_batch() -> str:
-    return _new(Form({"sku": request.args.get("sku", "")}))
+    security.check_scope(WRITE)
+    return _new(Form(request.args.to_dict()))
 
 
 def create_batch() -> Response | tuple[str, int]:
@@ -82,7 +84,7 @@ def _shown(batchref: str, form: Form | None) -> str:
         notice = notices.of_request(connection)
     if found is None:
         raise NotFound(f"There is no batch with the reference {batchref}.")
-    form = form or Form({"qty": str(found["qty"])})
+    form = form or Form({"qty": request.args.get("qty", str(found["qty"]))})
     return render_template("pages/batch.html", batch=found, form=form, notice=notice)
 
 
@@ -98,13 +100,26 @@ def _take(name: str, body: Json, batchref: str | None = None) -> Response | tupl
             if isinstance(told, Problem):
                 raise told
     except Problem as problem:
-        errors = {error["field"]: error["problem"] for error in problem.errors}
-        known = {name: text for name, text in errors.items() if name in request.form}
-        is_wrong = problem.kind == "invalid input"
-        said = "Some of it can't be taken as it is: see below." if is_wrong else problem.detail
         # Sent again it is another command: under the old id it would stay refused.
-        return Form(request.form.to_dict(), uuid4(), known, said), problem.status
+        return Form(request.form.to_dict(), uuid4(), *_wrong(name, body, problem)), problem.status
     return redirect(_page_of(command, batchref, command_id), 303)
+
+
+def _wrong(name: str, body: Json, problem: Problem) -> tuple[dict[str, str], str]:
+    """What is wrong with each field of the form, and what to say above all of them."""
+    if problem.kind in REFUSALS:
+        refusal = reasons.refusal(problem.kind, {**body, **problem.members})
+        errors = {error["field"]: refusal for error in problem.errors}
+    else:
+        refusal = problem.detail
+        errors = {
+            error["field"]: reasons.field(name, error["field"], error["problem"])
+            for error in problem.errors
+        }
+    shown = {field: text for field, text in errors.items() if field in request.form}
+    if errors and shown == errors:
+        return shown, "Nothing was saved: see below what is wrong."
+    return shown, refusal
 
 
 def _page_of(command: Command, batchref: str | None, command_id: UUID) -> str:

@@ -3,19 +3,31 @@
 from dataclasses import dataclass
 from uuid import UUID
 
-from flask import request
+from flask import request, url_for
 from sqlalchemy import Connection
 
-from allocation.api.problems import REFUSALS
+from allocation.api.pages import reasons
 from allocation.views import Json, progress
+
+FORMS = {
+    "allocation.create_batch": "pages.new_batch",
+    "allocation.change_batch_quantity": "pages.batch",
+}
+"""The pages with the form of a command; they take what was typed as parameters, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """`status` is that of the command: pending, succeeded, rejected or failed."""
+    """`status` is that of the command, which came at `accepted_at`.
+
+    It is pending, succeeded, rejected or failed. `again` is the address of the form of a command
+    that was rejected, with what was typed; else it is empty.
+    """
 
     status: str
     text: str
+    accepted_at: str
+    again: str
 
 
 def of_request(connection: Connection) -> Notice | None:
@@ -25,12 +37,17 @@ def of_request(connection: Connection) -> Notice | None:
     except ValueError:
         return None
     told = progress.command(connection, command_id)
-    return Notice(told["status"], _text(told)) if told else None
+    if told is None:
+        return None
+    again = ""
+    if told["status"] == "rejected" and told["command"] in FORMS:
+        again = url_for(FORMS[told["command"]], **progress.body(connection, command_id))
+    return Notice(told["status"], _text(told), told["accepted_at"], again)
 
 
 def _text(told: Json) -> str:
     if told["status"] == "pending":
-        return "Accepted. It is waiting to be decided."
+        return "Accepted. It is waiting for a worker to decide it."
     outcome = told["outcome"]
     if told["status"] == "succeeded":
         what = {
@@ -40,5 +57,5 @@ def _text(told: Json) -> str:
         }
         return what.get(outcome["status"], "Done.").format(**outcome)
     if told["status"] == "rejected":
-        return REFUSALS.get(outcome["reason"], outcome["reason"])
-    return "Nobody could decide it. It is among the dead letters, see Operations."
+        return reasons.refusal(outcome["reason"], outcome)
+    return "It failed at every try. It is among the dead letters, see Operations."

@@ -63,11 +63,20 @@ def operations() -> str:
     )
 
 
-def dead_letters() -> str:
-    """By their causes; those that fit the filter each with all that is known of it."""
+def dead_letters() -> str | Response:
+    """By their causes; those that fit the filter each with all that is known of it.
+
+    A page that has seen this many of each queue is told that there is nothing new: to look at the
+    letters takes them from everybody else for a moment.
+    """
     selection = _selection(request.args)
-    letters, trouble = _asked(lambda connection: _letters(connection, selection))
-    found = letters or []
+    seen, trouble = _asked(_dead_depths)
+    if seen is not None and seen == request.headers.get("X-Seen"):
+        return Response(status=204)
+    found: list[DeadLetter] = []
+    if trouble is None:
+        letters, trouble = _asked(lambda connection: _letters(connection, selection))
+        found = letters or []
     return render_template(
         "pages/dead_letters.html",
         causes=by_cause(found),
@@ -76,6 +85,7 @@ def dead_letters() -> str:
         replayed=number(request.args.get("replayed")),
         trouble=trouble,
         most=MOST,
+        seen=seen or "",
     )
 
 
@@ -121,6 +131,10 @@ def _depths(connection: Connection) -> dict[str, int | None]:
     dead = topology.dead_queues()
     names = sorted(topology.names(), key=lambda name: name in dead)
     return {name: topology.depth(connection, name) for name in names}
+
+
+def _dead_depths(connection: Connection) -> str:
+    return ".".join(str(topology.depth(connection, queue)) for queue in topology.dead_queues())
 
 
 def _letters(connection: Connection, selection: Selection) -> list[DeadLetter]:

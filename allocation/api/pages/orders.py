@@ -1,5 +1,8 @@
 """Orders: find one by its id, see every line, its promise and its history."""
 
+from itertools import groupby
+from operator import itemgetter
+
 from flask import Blueprint, Response, redirect, render_template, request, url_for
 from sqlalchemy import Connection
 from werkzeug.exceptions import NotFound
@@ -38,16 +41,36 @@ def orders() -> str | AnyResponse:
 def order(orderid: str) -> str:
     with snapshot() as connection:
         known = lines.order(connection, orderid)
+        customers = lines.customers(connection, orderid)
         latest = moves.of_order(connection, orderid, limit=MOVES)
     if not known and not latest:
         raise NotFound(f"The order {orderid} has no line, and nothing of it is kept.")
     return render_template(
         "pages/order.html",
         orderid=orderid,
-        lines=known["lines"] if known else [],
+        lines=_whole(known["lines"]) if known else [],
+        customers=customers,
         moves=latest,
         most=MOVES,
     )
+
+
+def _whole(rows: list[Json]) -> list[Json]:
+    """The lines, each as one with its `parts`; these are empty where one batch serves it whole.
+
+    `rows` are sorted by sku and part.
+    """
+    whole = []
+    for sku, group in groupby(rows, key=itemgetter("sku")):
+        parts = list(group)
+        if len(parts) == 1:
+            whole.append({**parts[0], "parts": []})
+            continue
+        statuses = {part["status"] for part in parts}
+        status = statuses.pop() if len(statuses) == 1 else "in parts"
+        qty = sum(part["qty"] for part in parts)
+        whole.append({"sku": sku, "qty": qty, "status": status, "parts": parts})
+    return whole
 
 
 def lines_sheet(orderid: str) -> Response:

@@ -74,31 +74,31 @@ def products_sheet() -> Response:
 
 def product(sku: str) -> str:
     asked = request.args
+    batches_after = stock.cursor(asked.get("batches_after", ""))
     waiting_after = _place(asked.get("waiting_after"))
     moves_before = number(asked.get("moves_before"))
     with snapshot() as connection:
-        known = stock.product(connection, sku)
+        notice = notices.of_request(connection)
+        known = stock.product(connection, sku, after=batches_after, limit=ROWS)
+        if known is None and notice is not None:
+            return render_template("pages/product_to_be.html", sku=sku, notice=notice)
         if known is None:
             raise NotFound(f"No batch of the sku {sku} was ever put on the books.")
         [figures] = catalogue.listed(connection, [sku], words.today())
-        batches = stock.batches_of(
-            connection, sku, after=asked.get("batches_after"), limit=ROWS + 1
-        )
         queue = lines.waiting(connection, sku, after=waiting_after, limit=ROWS + 1)
         latest = moves.of_product(connection, sku, before=moves_before, limit=MOVES + 1)
-        notice = notices.of_request(connection)
     return render_template(
         "pages/product.html",
         sku=sku,
         strategy=known["strategy"],
         figures=figures,
-        batches=batches[:ROWS],
-        largest=max((batch["qty"] for batch in batches[:ROWS]), default=0),
+        batches=known["batches"],
+        largest=max((batch["qty"] for batch in known["batches"]), default=0),
         today=words.today().isoformat(),
         queue=queue[:ROWS],
         moves=latest[:MOVES],
         notice=notice,
-        more_batches=_next(batches, ROWS, batches_after="batchref"),
+        more_batches=known["next"] and _url("pages.product", sku=sku, batches_after=known["next"]),
         more_waiting=_next(queue, ROWS, waiting_after="place"),
         more_moves=_next(latest, MOVES, moves_before="sequence"),
     )
@@ -106,9 +106,11 @@ def product(sku: str) -> str:
 
 def batches_sheet(sku: str) -> Response:
     def rows(connection: Connection) -> Iterator[Json]:
-        return _every(
-            lambda after: stock.batches_of(connection, sku, after=after, limit=CHUNK), "batchref"
-        )
+        page = stock.product(connection, sku, limit=CHUNK)
+        while page:
+            yield from page["batches"]
+            after = stock.cursor(page["next"] or "")
+            page = stock.product(connection, sku, after=after, limit=CHUNK) if after else None
 
     return sheets.sheet(f"batches of {sku}", _BATCH, rows)
 

@@ -18,7 +18,7 @@ EVENTS = tuple(
 
 def register(blueprint: Blueprint) -> None:
     """Let every template use these words."""
-    for word in (count, day, event_name, moment):
+    for word in (count, duration, event_name, when):
         blueprint.add_app_template_filter(word)
     blueprint.add_app_template_global(EVENTS, "EVENTS")  # type: ignore[arg-type]  # not only functions
 
@@ -33,28 +33,42 @@ def count(number: int) -> str:
     return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
-def day(given: date | str | None, *, relative: bool = True) -> Markup:
-    """A day, and how far off it is; without one it is on the shelf."""
+def when(given: date | datetime | str | None, *, relative: bool = False) -> Markup | str:
+    """A day or a moment as people write it, in UTC; `relative`: and how far off the day is.
+
+    Without one it is on the shelf. A text that is neither stays as it is.
+    """
     if given is None:
-        return Markup("on the shelf")
-    when = date.fromisoformat(given) if isinstance(given, str) else given
-    text = f"{when.day} {when:%b %Y}"
-    if relative:
-        text += f" ({_distance((when - today()).days)})"
-    return Markup('<time datetime="{}">{}</time>').format(when.isoformat(), text)
+        return "on the shelf"
+    try:
+        exact = _parsed(given) if isinstance(given, str) else given
+        if isinstance(exact, datetime):
+            exact = exact.astimezone(UTC) if exact.tzinfo else exact.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return str(given)
+    text = f"{exact.day} {exact:%B %Y}"
+    if isinstance(exact, datetime):
+        text += f", {exact:%H:%M} UTC"
+    elif relative:
+        text += f" ({_distance((exact - today()).days)})"
+    return Markup('<time datetime="{0}" title="{0}">{1}</time>').format(exact.isoformat(), text)
 
 
-def moment(given: datetime | str) -> Markup:
-    """A moment to the second, in UTC."""
-    when = datetime.fromisoformat(given) if isinstance(given, str) else given
-    when = when.astimezone(UTC)
-    text = f"{when.day} {when:%b %Y, %H:%M:%S} UTC"
-    return Markup('<time datetime="{}">{}</time>').format(when.isoformat(), text)
+def duration(seconds: float) -> str:
+    """How long something took or waits, in the largest unit that says enough."""
+    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size:.0f} {unit}s"
+    return f"{seconds:.0f} second{'' if round(seconds) == 1 else 's'}"
 
 
 def event_name(kind: str) -> str:
     """`batch created` for `allocation.batch_created.v1`."""
     return kind.removeprefix("allocation.").rpartition(".v")[0].replace("_", " ")
+
+
+def _parsed(text: str) -> date | datetime:
+    return date.fromisoformat(text) if len(text) == 10 else datetime.fromisoformat(text)
 
 
 def _distance(days: int) -> str:

@@ -18,14 +18,28 @@
     }, PAUSE);
   }
 
+  function say(live) {
+    const text = live ? "Live: what changes shows by itself." : "Not live for the moment; trying again.";
+    if (state.textContent !== text) state.textContent = text;
+    state.classList.toggle("stale", !live);
+  }
+
+  // The page could not be fetched again: what it shows is old, though the stream may be there.
+  for (const name of ["htmx:responseError", "htmx:sendError"]) {
+    body.addEventListener(name, () => {
+      say(false);
+      setTimeout(changed, RETRY);
+    });
+  }
+
   function connect() {
     source = new EventSource(body.dataset.stream);
     source.onopen = () => {
-      state.textContent = "Live: what changes shows by itself.";
+      say(true);
       changed(); // whatever happened while nobody listened
     };
     source.onerror = () => {
-      state.textContent = "Not live for the moment; trying again.";
+      say(false);
       if (source.readyState === EventSource.CLOSED) setTimeout(reconnect, RETRY);
     };
     for (const name of names) source.addEventListener(name, changed);
@@ -45,6 +59,9 @@
   let open = [];
   body.addEventListener("htmx:beforeSwap", () => {
     open = [...document.querySelectorAll("#live details[open]")].map((each) => each.id);
+  });
+  body.addEventListener("htmx:afterRequest", (event) => {
+    if (event.detail.successful && source.readyState === EventSource.OPEN) say(true);
   });
   body.addEventListener("htmx:afterSwap", () => {
     for (const id of open) document.getElementById(id)?.setAttribute("open", "");
