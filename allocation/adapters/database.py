@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from math import inf
 from pathlib import Path
 from time import monotonic
@@ -14,10 +15,13 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    Interval,
     any_,
     bindparam,
     create_engine,
     event,
+    func,
+    literal,
     make_url,
 )
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -102,6 +106,14 @@ def among(column: ColumnElement[T], values: str, dialect: str) -> ColumnElement[
     if dialect == "postgresql":  # as one array: the statement is the same however many they are
         return column == any_(bindparam(values, type_=ARRAY(column.type)))
     return column.in_(bindparam(values, expanding=True))
+
+
+def ago(connection: Connection, seconds: float) -> ColumnElement[datetime]:
+    """The moment that many seconds ago, by the database's clock."""
+    if is_postgresql(connection):
+        # Not clock_timestamp(), which changes within a statement: no index could be used.
+        return func.now() - literal(timedelta(seconds=seconds), Interval())
+    return literal(datetime.now(UTC) - timedelta(seconds=seconds))
 
 
 def translated(error: SQLAlchemyError) -> Exception:

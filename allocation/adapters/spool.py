@@ -220,7 +220,7 @@ class Channel(filesystem.Channel):
             self.files.make_queue(queue, wanted, exclusive=fleeting)
             if fleeting:
                 self._exclusive.add(queue)
-        return queue_declare_ok_t(queue, self.files.size(queue), 0)
+        return queue_declare_ok_t(queue, self.files.size(queue), self.files.holders(queue))
 
     def queue_delete(
         self, queue: str, if_unused: bool = False, if_empty: bool = False, **_options: Any

@@ -147,6 +147,11 @@ class Files:
         """How many messages are ready."""
         return len(self._listed(queue))
 
+    def holders(self, queue: str) -> int:
+        """How many processes hold messages of the queue."""
+        held = self._owners.glob(f"*/claims/{_file(queue)}/*")
+        return len({message.parts[-4] for message in held})
+
     def read(self, claim: Claim) -> Payload:
         """The message of a claim."""
         return dict(json.loads(claim.path(self.owner).read_text()))

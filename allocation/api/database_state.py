@@ -62,7 +62,8 @@ def _answer(future: Future[State]) -> None:
 
 
 def _look() -> State:
-    with bootstrap.engine(bootstrap.settings().database_url).connect() as connection:
+    settings = bootstrap.settings()
+    with bootstrap.engine(settings.database_url).connect() as connection:
         if not migrations.is_current(connection):
             return State(None, "The database lacks the schema of this version: allocation migrate.")
-        return State(progress.backlog(connection))
+        return State(progress.backlog(connection, settings.resend_after))

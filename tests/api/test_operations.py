@@ -94,7 +94,7 @@ def test_the_figures_are_those_of_the_database(visitor: Browser) -> None:
 
     assert figures == (
         "Decided in the last minute 0 Pending 1 the oldest for 0 s"
-        " Not sent yet 1 the oldest for 0 s Lines waiting 0"
+        " Follow-ups 0 Overdue 0 Not sent yet 1 the oldest for 0 s Lines waiting 0"
     )
 
 
