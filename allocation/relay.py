@@ -45,6 +45,7 @@ def run(stop: threading.Event) -> None:
         connection = bootstrap.broker()
         outages = (DBAPIError, *connection.connection_errors, *connection.channel_errors, OSError)
         try:
+            lifecycle.wait_for_schema(lifecycle.alive_until(stop, "relay"), stop.is_set)
             with only_reader(engine) as reader:
                 if reader is None:
                     log.debug("another relay is active; standing by")

@@ -38,6 +38,16 @@ def is_current(connection: Connection) -> bool:
     return set(MigrationContext.configure(connection).get_current_heads()) == heads
 
 
+def is_behind(connection: Connection) -> bool:
+    """Whether the database has no schema, or one of an earlier version; a later one is not behind.
+
+    In an upgrade the database comes first: until they are replaced, processes work on a later one.
+    """
+    known = {each.revision for each in ScriptDirectory.from_config(_config()).walk_revisions()}
+    found = MigrationContext.configure(connection).get_current_heads()
+    return not found or (newest() not in found and set(found) <= known)
+
+
 def drift(connection: Connection) -> list[object]:
     """In what the database differs from `tables.metadata`; empty when it does not."""
     context = MigrationContext.configure(connection, opts={"compare_type": True})
