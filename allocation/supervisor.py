@@ -1,5 +1,6 @@
 """`allocation up`: every process under one supervisor, on one machine."""
 
+import errno
 import os
 import secrets
 import shlex
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 
 from honcho import manager as honcho_manager
 from honcho.manager import Manager
+from honcho.printer import Message, Printer
 
 from allocation.settings import Settings
 
@@ -26,6 +28,17 @@ class _OwnSignals:
         os.killpg(pid, signal.SIGKILL)
 
 
+class PatientPrinter(Printer):
+    """Drops lines while the disk that the output goes to is full: no process ends by that."""
+
+    def write(self, message: Message) -> None:
+        try:
+            super().write(message)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+
+
 class Supervisor(Manager):
     """Starts all, prefixes their output, and stops all when one stops or a signal comes.
 
@@ -33,7 +46,7 @@ class Supervisor(Manager):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(PatientPrinter(sys.stdout))
         self._procmgr = _OwnSignals()
         self.broke: tuple[str, int] | None = None
 
