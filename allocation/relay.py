@@ -29,6 +29,8 @@ BATCH = 500
 POLL = 0.5  # seconds between two looks: wake-up calls may get lost, and nobody calls what is due
 MARK_EVERY = 0.05  # seconds
 BEAT = 1.0  # seconds between two signs of life
+STEADY = 10.0
+"""Seconds of relaying after which an outage is a new one: else the pauses grow."""
 RESEND_AT_ONCE = 2000
 """Overdue commands that one look sends again, at most."""
 LOOK_FOR_LOST = 10.0
@@ -42,6 +44,7 @@ def run(stop: threading.Event) -> None:
     failures = 0
     while not stop.is_set():
         health.beat(bootstrap.settings(), "relay")
+        began = time.monotonic()
         connection = bootstrap.broker()
         outages = (DBAPIError, *connection.connection_errors, *connection.channel_errors, OSError)
         try:
@@ -53,12 +56,12 @@ def run(stop: threading.Event) -> None:
                     continue
                 sender = publisher(connection)
                 log.info("ready: relaying")
-                failures = 0
+                began = time.monotonic()
                 figures.relay().active.set(1)
                 _relay(reader, sender, connection, stop)
         except outages as error:
             connection.collect()  # without a goodbye, which may have no answer
-            failures += 1
+            failures = 1 if time.monotonic() - began > STEADY else failures + 1
             figures.relay().pauses.inc()
             pause = lifecycle.pause(failures)
             missing = str(getattr(error, "reply_code", "")) == "404"
