@@ -115,8 +115,6 @@ class Channel(filesystem.Channel):
 
     def _get(self, queue: str) -> Payload:
         self._sweep_sometimes()
-        if self._is_full():
-            raise Empty
         while taken := self.files.claim(queue):
             claim, payload = taken
             if reason := self._undeliverable(claim, payload):
@@ -144,6 +142,8 @@ class Channel(filesystem.Channel):
         return message
 
     def _get_and_deliver(self, queue: str, callback: Callable[[Payload, str], None]) -> None:
+        if self._is_full():
+            raise Empty
         payload = self._get(queue)
         if queue in self._no_ack:
             self.settle(payload["properties"]["delivery_tag"], self.files.done)
@@ -191,7 +191,7 @@ class Channel(filesystem.Channel):
         return None
 
     def _is_full(self) -> bool:
-        """Whether nothing is delivered: whoever takes a message needs to write what comes of it.
+        """Whether consumers get nothing: they need to write what comes of a message.
 
         So a full disk costs no message one of its deliveries.
         """
