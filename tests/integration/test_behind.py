@@ -39,20 +39,20 @@ def test_a_worker_consumes_nothing_before_the_schema_is_there(
 ) -> None:
     sent = client.send("allocation.create_batch", batchref="b1", sku="LAMP", qty=10)
     worker = start_worker(processes, behind)
-    worker.wait_for_log(SAID)
+    worker.wait_for_log(SAID, within=60)
     assert behind.depth("allocation.commands") == 1
 
     migrate(behind)
 
-    assert behind.outcome(sent)[0] == "succeeded"
+    assert behind.outcome(sent, within=60)[0] == "succeeded"
     assert behind.dead_letters() == []
-    worker.wait_for_log("celery@.* ready")
+    worker.wait_for_log("celery@.* ready", within=60)
     holds(behind)
 
 
 def test_a_worker_that_waits_for_the_schema_ends_cleanly(behind: Service, processes: Start) -> None:
     worker = start_worker(processes, behind)
-    worker.wait_for_log(SAID)
+    worker.wait_for_log(SAID, within=60)
 
     assert worker.stop() == 0
 
@@ -61,14 +61,14 @@ def test_a_worker_whose_database_falls_behind_spends_no_command(
     service: Service, client: BareClient, processes: Start
 ) -> None:
     worker = start_worker(processes, service)
-    worker.wait_for_log("celery@.* ready")
+    worker.wait_for_log("celery@.* ready", within=60)
     migrations.downgrade(service.environment["ALLOCATION_DATABASE_URL"], "-1")
 
     sent = client.send("allocation.create_batch", batchref="b1", sku="LAMP", qty=10)
-    worker.wait_for_log(SAID)
+    worker.wait_for_log(SAID, within=60)
     migrate(service)
 
-    assert service.outcome(sent)[0] == "succeeded"
+    assert service.outcome(sent, within=60)[0] == "succeeded"
     assert service.dead_letters() == []
 
 
@@ -81,12 +81,12 @@ def test_relay_and_inbound_wait_for_the_schema_too(behind: Service, processes: S
         env=behind.environment | {"ALLOCATION_METRICS_PORT": str(port)},
     )
     tell(behind.broker_url, [counted(1)])
-    relay.wait_for_log(SAID)
-    inbound.wait_for_log(SAID)
+    relay.wait_for_log(SAID, within=60)
+    inbound.wait_for_log(SAID, within=60)
     assert samples(page(port))["allocation_inbound_consuming", frozenset()] == 0
 
     migrate(behind)
 
-    relay.wait_for_log("ready: relaying")
-    inbound.wait_for_log("events were accepted")
+    relay.wait_for_log("ready: relaying", within=60)
+    inbound.wait_for_log("events were accepted", within=60)
     assert behind.dead_letters("allocation.inbound.dead") == []

@@ -43,7 +43,7 @@ def pending(service: Service) -> int:
 def start_worker(start: Start, service: Service) -> Process:
     command = [sys.executable, "-m", "celery", "-A", "allocation", "worker", "--concurrency=1"]
     worker = start(command, name="worker", env=service.environment)
-    worker.wait_for_log("celery@.* ready")
+    worker.wait_for_log("celery@.* ready", within=60)
     return worker
 
 
@@ -56,14 +56,14 @@ def test_commands_of_a_purged_queue_are_sent_again_and_decided(
 ) -> None:
     relay = service.relay(ALLOCATION_RESEND_AFTER="1")
     accept(service, *orders(20))
-    eventually(lambda: service.depth(QUEUE) == 21, what="the commands in the queue")
+    eventually(lambda: service.depth(QUEUE) == 21, within=60, what="the commands in the queue")
     with Connection(service.broker_url) as connection:
         connection.channel().queue_purge(QUEUE)
 
     start_worker(processes, service)
 
-    relay.wait_for_log("overdue commands are sent again")
-    eventually(lambda: pending(service) == 0, within=30, what="all of them decided")
+    relay.wait_for_log("overdue commands are sent again", within=60)
+    eventually(lambda: pending(service) == 0, within=60, what="all of them decided")
     holds(service)
 
 
@@ -72,15 +72,15 @@ def test_commands_of_a_deleted_queue_are_sent_again_once_it_is_declared_anew(
 ) -> None:
     relay = service.relay(ALLOCATION_RESEND_AFTER="1")
     accept(service, *orders(20))
-    eventually(lambda: service.depth(QUEUE) == 21, what="the commands in the queue")
+    eventually(lambda: service.depth(QUEUE) == 21, within=60, what="the commands in the queue")
     with Connection(service.broker_url) as connection:
         connection.channel().queue_delete(QUEUE)
 
-        relay.wait_for_log("their queue is missing: run `allocation topology`")
+        relay.wait_for_log("their queue is missing: run `allocation topology`", within=60)
         topology.declare(connection)
     start_worker(processes, service)
 
-    eventually(lambda: pending(service) == 0, within=30, what="all of them decided")
+    eventually(lambda: pending(service) == 0, within=60, what="all of them decided")
     holds(service)
 
 
@@ -89,20 +89,24 @@ def test_a_backlog_does_not_grow_however_old_it_is(service: Service) -> None:
     settings = {"ALLOCATION_RESEND_AFTER": "0.5", "ALLOCATION_METRICS_PORT": str(port)}
     relay = service.relay(**settings)
     accept(service, *orders(99))
-    eventually(lambda: service.depth(QUEUE) == 100, what="the commands in the queue")
+    eventually(lambda: service.depth(QUEUE) == 100, within=60, what="the commands in the queue")
     with Connection(service.broker_url) as connection:
         channel = connection.channel()
         for _ in range(10):
             channel.basic_get(QUEUE, no_ack=True)
 
     # Those ten are the measure: when they have come back, the relay has looked several times.
-    relay.wait_for_log("overdue commands are sent again")
-    eventually(lambda: service.depth(QUEUE) == 100, what="the ten in the queue again")
+    relay.wait_for_log("overdue commands are sent again", within=60)
+    eventually(lambda: service.depth(QUEUE) == 100, within=60, what="the ten in the queue again")
     again = "allocation_relay_resent_total"
     assert samples(page(port))[again, frozenset()] == 10
     with Connection(service.broker_url) as connection:
         connection.channel().basic_get(QUEUE, no_ack=True)
-    eventually(lambda: service.depth(QUEUE) == 100, what="one more, as it is the only one missing")
+    eventually(
+        lambda: service.depth(QUEUE) == 100,
+        within=60,
+        what="one more, as it is the only one missing",
+    )
     assert samples(page(port))[again, frozenset()] == 11
 
 
@@ -112,14 +116,14 @@ def test_a_reservation_ends_though_its_end_was_lost_in_the_queue(
     decide(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(service.engine))
     decide(message(Reserve("o1", "LAMP", 3, ttl=1), 2), SqlUnitOfWork(service.engine))
     service.relay(ALLOCATION_RESEND_AFTER="1")
-    eventually(lambda: ending(service), what="the end accepted")
-    eventually(lambda: service.depth(QUEUE) == pending(service), what="it in the queue")
+    eventually(lambda: ending(service), within=60, what="the end accepted")
+    eventually(lambda: service.depth(QUEUE) == pending(service), within=60, what="it in the queue")
     with Connection(service.broker_url) as connection:
         connection.channel().queue_purge(QUEUE)
 
     start_worker(processes, service)
 
-    eventually(lambda: not held(service), within=30, what="the end of the reservation")
+    eventually(lambda: not held(service), within=60, what="the end of the reservation")
     holds(service)
 
 
