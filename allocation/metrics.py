@@ -55,8 +55,11 @@ def serve_pool() -> None:
 def shared_memory() -> str | None:
     """The folder for figures that processes share, if the system has one in memory.
 
-    They are mapped files: on a disk that is full, to write to one would end the process.
+    They are mapped files: on a disk that is full, to write to one would end the process. None where
+    TMPDIR says which folder to use.
     """
+    if "TMPDIR" in os.environ:
+        return None
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - mkdtemp is used
 
 

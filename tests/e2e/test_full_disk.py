@@ -147,9 +147,7 @@ def start(processes: Start, state_dir: Path, **changes: str) -> Service:
 def test_everything_goes_on_by_itself_once_a_full_disk_has_space_again(
     disk: Disk, processes: Start
 ) -> None:
-    temporary = disk.folder / "tmp"
-    temporary.mkdir()
-    service = start(processes, disk.folder / "state", TMPDIR=str(temporary))
+    service = start(processes, disk.folder / "state")
     service.post("/v1/batches", {"batchref": "b1", "sku": "LAMP", "qty": 1000})
     while len(service.accepted) < 40:
         assert service.order() == 202
