@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, func, select, text
 
-from allocation.adapters.database import is_postgresql
+from allocation.adapters.database import ago, is_postgresql
 from allocation.adapters.proofs import PROOFS, first_of
 
 __all__ = ["PROOFS", "Proof", "prove"]
@@ -24,10 +24,11 @@ class Proof:
         return not self.broken
 
 
-def prove(engine: Engine, most: int = 10) -> Iterator[Proof]:
+def prove(engine: Engine, overdue_after: float = 300, most: int = 10) -> Iterator[Proof]:
     """Every proof in turn, on one snapshot of the database, so a live system can be checked.
 
-    At most `most` breaches are named per proof.
+    A command is overdue after it was pending for `overdue_after` seconds. At most `most` breaches
+    are named per proof.
     """
     options = {"isolation_level": "REPEATABLE READ"} if is_postgresql(engine) else {}
     examined: dict[str, int] = {}
@@ -36,9 +37,12 @@ def prove(engine: Engine, most: int = 10) -> Iterator[Proof]:
             # To group a million rows in memory; to compile a statement takes longer than it saves.
             connection.execute(text("SET LOCAL work_mem = '64MB'"))
             connection.execute(text("SET LOCAL jit = off"))
+        overdue_before = connection.scalar(select(ago(connection, overdue_after)))
         for promise, table, statement in PROOFS:
             if table.name not in examined:
                 count = connection.scalar(select(func.count()).select_from(table))
                 examined[table.name] = count or 0
-            found = connection.execute(first_of(statement(), most)).scalars().all()
+            finds = first_of(statement(), most)
+            asked = {"overdue_before": overdue_before}
+            found = connection.execute(finds, asked).scalars().all()
             yield Proof(promise, examined[table.name], tuple(str(row) for row in found))

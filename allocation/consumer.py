@@ -1,21 +1,36 @@
 """The worker's consumer: strict admission, gathering, least rights, back soon after an outage."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import structlog
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.consumer.delayed_delivery import DelayedDelivery
+from celery.worker.state import maybe_shutdown
 from kombu import Connection
 from kombu.message import Message
+from sqlalchemy.exc import SQLAlchemyError
 
-from allocation import bootstrap, health
+from allocation import bootstrap, health, lifecycle
 from allocation.acknowledging import Acknowledgements
 from allocation.admission import StrictConsumer
 from allocation.gathering import Gathering
 
+log = structlog.get_logger(__name__)
+
 EVENTS_EVERY = 0.05  # seconds
 LONGEST_PAUSE = 4.0  # seconds between two tries to reach the broker
+
+
+def _wait(seconds: float) -> None:
+    """Wait; raises what ends the worker if it was asked to stop."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        maybe_shutdown()
+        time.sleep(min(left, 0.2))
+    maybe_shutdown()
 
 
 class Consumer(StrictConsumer):
@@ -76,6 +91,24 @@ class Consumer(StrictConsumer):
         self._acknowledgements.forget()
         if self.hub is not None:
             self._gathering.forget()
+
+    def connect(self) -> Connection:
+        """Connect only once the database can be used: each command would cost a delivery before.
+
+        Every time anew: a database may also have been restored meanwhile.
+        """
+        failures = 0
+        while True:
+            try:
+                lifecycle.wait_for_schema(_wait, stopped=lambda: False)
+                return super().connect()
+            except SQLAlchemyError as error:
+                failures += 1
+                log.warning(
+                    "waiting: the database can't be reached",
+                    error=str(getattr(error, "orig", error)).partition("\n")[0],
+                )
+                _wait(lifecycle.pause(failures))
 
     def ensure_connected(self, conn: Connection) -> Connection:
         """Celery's own pauses grow to half a minute: so long the queue would wait for nobody."""

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from allocation.settings import Settings
@@ -26,8 +27,10 @@ class Unhealthy(Exception):
 def beat(settings: Settings, name: str) -> None:
     """Leave a sign of life for `check`: the age of a file in the state folder."""
     file = _sign(settings, name)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.touch()
+    # A disk that is full: `check` says that there was no sign, and the process goes on.
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
 
 
 def beaten_since(settings: Settings, name: str, start: float) -> bool:

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 from kombu import Connection, Consumer
 from kombu.message import Message as Delivered
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from allocation import bootstrap, handlers, health, lifecycle, metrics, tracing
 from allocation.adapters import figures, inbound_events, topology
@@ -61,6 +62,8 @@ def run(stop: threading.Event) -> None:
         outages = (*connection.connection_errors, *connection.channel_errors, OSError)
         began = time.monotonic()
         try:
+            with suppress(SQLAlchemyError):  # while it is away events wait in hand
+                lifecycle.wait_for_schema(lifecycle.alive_until(stop, NAME), stop.is_set)
             Inbound(connection, mover, stop).consume()
         except outages as error:
             connection.collect()  # without a goodbye, which may have no answer

@@ -4,11 +4,20 @@ import _thread
 import random
 import signal
 import threading
+import time
+from collections.abc import Callable
 
+import structlog
 from kombu import Connection
 
 from allocation import bootstrap, health
+from allocation.adapters import migrations
+from allocation.adapters.database import NO_SCHEMA
 
+log = structlog.get_logger(__name__)
+
+LOOK_EVERY = 1.0  # seconds between two looks at the schema
+SAY_EVERY = 30.0  # seconds between two log lines about what is waited for
 LONGEST_PAUSE = 5.0  # seconds between two tries while something is down
 
 
@@ -28,6 +37,39 @@ def pause(failures: int) -> float:
     """Seconds until the next try: about 0.3 after the first failure, doubling, with jitter."""
     full = min(LONGEST_PAUSE, 0.2 * 2 ** min(failures, 20))
     return full * random.uniform(0.5, 1)  # noqa: S311 - jitter needs no secrecy
+
+
+def wait_for_schema(wait: Callable[[float], object], stopped: Callable[[], bool]) -> None:
+    """Return once the database has the schema of this version or of a later one, or when stopped.
+
+    `wait` waits so many seconds. Says in the log what is missing: at once, and now and then.
+    Raises SQLAlchemyError if the database can't be reached.
+    """
+    said = -SAY_EVERY
+    while _is_behind() and not stopped():
+        if time.monotonic() - said >= SAY_EVERY:
+            log.error(f"waiting: {NO_SCHEMA}")
+            said = time.monotonic()
+        wait(LOOK_EVERY)
+
+
+def alive_until(stop: threading.Event, name: str) -> Callable[[float], object]:
+    """A wait that `stop` ends, and that shows that the process called `name` lives."""
+
+    def wait(seconds: float) -> None:
+        health.beat(bootstrap.settings(), name)
+        stop.wait(seconds)
+
+    return wait
+
+
+def _is_behind() -> bool:
+    engine = bootstrap.engine(bootstrap.settings().database_url)
+    try:
+        with engine.connect() as connection:
+            return migrations.is_behind(connection)
+    finally:
+        engine.dispose()  # the worker forks processes, to which no connection may go
 
 
 def beat(connection: Connection, name: str) -> None:

@@ -41,7 +41,7 @@ def serve_pool() -> None:
     """
     if bootstrap.settings().metrics_port is None:
         return
-    folder = tempfile.mkdtemp(prefix="allocation-metrics-")
+    folder = tempfile.mkdtemp(prefix="allocation-metrics-", dir=shared_memory())
     # Children end without this: they leave by `os._exit`.
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ[SHARED_FOLDER] = folder
@@ -50,6 +50,17 @@ def serve_pool() -> None:
     MultiProcessCollector(together, path=folder)
     _serve(together)
     figures.worker()  # what is 0 is shown
+
+
+def shared_memory() -> str | None:
+    """The folder for figures that processes share, if the system has one in memory.
+
+    They are mapped files: on a disk that is full, to write to one would end the process. None where
+    TMPDIR says which folder to use.
+    """
+    if "TMPDIR" in os.environ:
+        return None
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - mkdtemp is used
 
 
 def leave_to_parent() -> None:

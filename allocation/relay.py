@@ -29,6 +29,12 @@ BATCH = 500
 POLL = 0.5  # seconds between two looks: wake-up calls may get lost, and nobody calls what is due
 MARK_EVERY = 0.05  # seconds
 BEAT = 1.0  # seconds between two signs of life
+STEADY = 10.0
+"""Seconds of relaying after which an outage is a new one: else the pauses grow."""
+RESEND_AT_ONCE = 2000
+"""Overdue commands that one look sends again, at most."""
+LOOK_FOR_LOST = 10.0
+"""Seconds between two looks for commands that the broker has lost."""
 
 
 def run(stop: threading.Event) -> None:
@@ -38,9 +44,11 @@ def run(stop: threading.Event) -> None:
     failures = 0
     while not stop.is_set():
         health.beat(bootstrap.settings(), "relay")
+        began = time.monotonic()
         connection = bootstrap.broker()
         outages = (DBAPIError, *connection.connection_errors, *connection.channel_errors, OSError)
         try:
+            lifecycle.wait_for_schema(lifecycle.alive_until(stop, "relay"), stop.is_set)
             with only_reader(engine) as reader:
                 if reader is None:
                     log.debug("another relay is active; standing by")
@@ -48,12 +56,12 @@ def run(stop: threading.Event) -> None:
                     continue
                 sender = publisher(connection)
                 log.info("ready: relaying")
-                failures = 0
+                began = time.monotonic()
                 figures.relay().active.set(1)
                 _relay(reader, sender, connection, stop)
         except outages as error:
             connection.collect()  # without a goodbye, which may have no answer
-            failures += 1
+            failures = 1 if time.monotonic() - began > STEADY else failures + 1
             figures.relay().pauses.inc()
             pause = lifecycle.pause(failures)
             missing = str(getattr(error, "reply_code", "")) == "404"
@@ -75,10 +83,12 @@ def _relay(
 ) -> None:
     """Relay until `stop` is set, or until the broker refuses something on this connection."""
     flight = Flight(reader, publisher)
+    resending = Resending(reader, connection, bootstrap.settings().resend_after)
     beaten = looked = 0.0
     while not stop.is_set():
         if time.monotonic() - looked > POLL and reader.accept_due() < DUE_AT_ONCE:
             looked = time.monotonic()
+        resending.look()
         if time.monotonic() - beaten > BEAT:
             lifecycle.beat(connection, "relay")
             beaten = time.monotonic()
@@ -155,6 +165,63 @@ class Flight:
         self.rows = [row for row in self.rows if row.id not in marked]
         self._marked = time.monotonic()
         return refused
+
+
+class Resending:
+    """Sends commands again that the broker has lost: its queue was purged or deleted, say.
+
+    A command counts as lost only if it is overdue, and the queue holds fewer messages than
+    commands are pending. So a backlog, however long, never grows by this. Where a command was not
+    lost after all, the inbox makes the second message harmless.
+    """
+
+    def __init__(self, reader: OutboxReader, connection: Connection, after: float) -> None:
+        self._reader = reader
+        self._connection = connection
+        self._after = after
+        self._every = min(LOOK_FOR_LOST, after / 2)
+        self._looked = 0.0
+        self._missing = 0
+
+    def look(self) -> None:
+        """Send what is lost again, unless the last look was only just now."""
+        if time.monotonic() - self._looked < self._every:
+            return
+        self._looked = time.monotonic()
+        before, self._missing = self._missing, self._count_missing()
+        # What was missing at both looks: at one of them workers may have held the last messages.
+        most = min(before, self._missing, RESEND_AT_ONCE)
+        if most and (sent := self._reader.send_again(self._after, most)):
+            figures.relay().resent.inc(sent)
+            log.warning(
+                "overdue commands are sent again: the broker holds fewer than are pending",
+                commands=sent,
+                queue=topology.COMMANDS,
+            )
+
+    def _count_missing(self) -> int:
+        """How many pending commands are in no queue; 0 while none is overdue."""
+        if not self._reader.overdue(self._after):
+            return 0
+        awaited = self._reader.awaited()
+        queued = topology.queued(self._connection, topology.COMMANDS)
+        if queued is None:
+            log.error(
+                "commands are overdue, and their queue is missing: run `allocation topology`",
+                queue=topology.COMMANDS,
+            )
+            return 0
+        return missing(awaited, queued)
+
+
+def missing(awaited: int, queued: topology.Queued) -> int:
+    """How many of the `awaited` messages are not in the queue, as far as that is certain.
+
+    While messages are ready the consumers hold as many as they may, which nobody can count.
+    """
+    if queued.messages and queued.consumers:
+        return 0
+    return max(0, awaited - queued.messages)
 
 
 def in_order(rows: Iterable[Any], confirmed: set[str]) -> Sequence[Any]:

@@ -4,12 +4,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
+from celery.exceptions import Reject
 from celery.worker.request import Request
 from celery.worker.state import revoked
 
 from allocation.adapters import topology
 from allocation.adapters.contract import UnknownFields
 from allocation.adapters.dead_letters import Facts
+from allocation.adapters.spool import Channel as SpoolChannel
 from allocation.celery import mover
 
 
@@ -20,6 +22,7 @@ class CommandRequest(Request):
     revoked or came too late is set aside too: nothing that was accepted is dropped.
     """
 
+    acknowledged: bool
     _failure: ExceptionInfo | None = None
 
     def on_failure(self, exc_info: ExceptionInfo, *args: Any, **options: Any) -> Any:
@@ -27,7 +30,9 @@ class CommandRequest(Request):
         return super().on_failure(exc_info, *args, **options)
 
     def reject(self, requeue: bool = False) -> None:
-        if requeue or self.acknowledged or not self._bury(self._facts_of_failure()):
+        if requeue and isinstance(self._exception(), Reject):
+            self._give_back()
+        elif requeue or self.acknowledged or not self._bury(self._facts_of_failure()):
             super().reject(requeue)
         else:
             self.acknowledge()
@@ -49,14 +54,26 @@ class CommandRequest(Request):
                 super().reject(requeue=False)
         super()._announce_revoked(reason, terminated, signum, expired)
 
+    def _give_back(self) -> None:
+        """Return what the task itself can't decide now, without a count where the broker can."""
+        channel = self._message.channel
+        if isinstance(channel, SpoolChannel) and not self.acknowledged:
+            channel.qos.give_back(self._message.delivery_tag)
+            self.acknowledged = True
+        else:
+            super().reject(requeue=True)
+
+    def _exception(self) -> object:
+        exception = getattr(self._failure, "exception", None)
+        return getattr(exception, "exc", exception)
+
     def _bury(self, facts: Facts) -> bool:
         return mover().bury(self._message, topology.DEAD, facts)
 
     def _facts_of_failure(self) -> Facts:
         now = datetime.now(UTC).isoformat()
         failure = self._failure
-        exception = getattr(failure, "exception", None)
-        cause = getattr(exception, "exc", exception)
+        cause = self._exception()
         return {
             "reason": "unknown field" if isinstance(cause, UnknownFields) else "failed",
             "error": f"{type(cause).__name__}: {cause}".partition("\n")[0][:1000],

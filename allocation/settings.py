@@ -63,6 +63,12 @@ class Settings(BaseSettings):
     max_pending: int = Field(
         100_000, ge=1, description="Commands that may be pending before further ones are put off."
     )
+    resend_after: float = Field(
+        300,
+        gt=0,
+        description="Seconds that a command may be pending before it counts as overdue; where the"
+        " broker has lost it, the relay then sends it again.",
+    )
     api_workers: int = Field(2, ge=1, description="Processes that serve the API.")
     api_threads: int = Field(8, ge=1, description="Requests that each of them serves at once.")
     api_streams: int = Field(

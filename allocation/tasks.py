@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from time import perf_counter
@@ -19,12 +20,17 @@ from allocation.celery import app
 from allocation.domain.commands import Malformed
 from allocation.domain.outcomes import Outcome, Refused
 from allocation.handlers import decide, fail
-from allocation.unit_of_work import ConcurrentUpdate, Message, StorageUnavailable
+from allocation.unit_of_work import ConcurrentUpdate, Message, StorageUnavailable, StorageUnusable
 
 if TYPE_CHECKING:
     from allocation.adapters.otel import Span
 
 log = structlog.get_logger(__name__)
+
+
+UNUSABLE_PAUSE = 1.0  # seconds
+UNUSABLE_RETRIES = 6
+"""While the storage can't be used no more retries are counted: the delay is the longest by then."""
 
 
 class CommandTask(Task):
@@ -33,7 +39,8 @@ class CommandTask(Task):
     A body that breaks the contract is refused and recorded, as any other refusal; one of a newer
     contract becomes a dead letter. Conflicts and an
     unreachable database are retried, about seven minutes in all; what still fails then, or fails
-    otherwise, is dead-lettered and the command marked as failed.
+    otherwise, is dead-lettered and the command marked as failed. While the database can't be used
+    until somebody helps, as its disk is full, commands are retried without end.
     """
 
     Request = "allocation.requests:CommandRequest"
@@ -74,6 +81,14 @@ class CommandTask(Task):
         """Have the broker deliver the command again after a while; returns what is to be raised."""
         first = self.request.get("first_failed_at") or datetime.now(UTC).isoformat()
         headers = {"first_failed_at": first, "traceparent": self.request.get("traceparent")}
+        if isinstance(error, StorageUnusable):
+            if bootstrap.settings().broker_transport is not None:
+                # The embedded broker may not be able to write either: it keeps what it has.
+                log.warning("nobody can decide the command now", error=str(error))
+                time.sleep(UNUSABLE_PAUSE)
+                return Reject(error, requeue=True)
+            # However long it takes: no command is to blame.
+            self.request.retries = min(self.request.retries, UNUSABLE_RETRIES)
         delay = self._delay()
         log.warning("retry: nobody could decide the command", seconds=delay, error=repr(error))
         try:

@@ -45,6 +45,13 @@ class StorageUnavailable(Exception):
     """The database could not be reached or broke off; nothing is known to be saved, try again."""
 
 
+class StorageUnusable(StorageUnavailable):
+    """The database answers, but somebody has to help first: its disk is full, say.
+
+    The text says what is wrong and what to do. Trying again is right, however long it takes.
+    """
+
+
 class Products(Protocol):
     """The products, each locked against other writers from the moment it is loaded."""
 

@@ -87,6 +87,6 @@ def defined() -> dict[str, str]:
         "inbound": figures.InboundFigures().registry,
         **subscribers,
     }
-    nothing = Backlog(0, 0.0, 0, 0.0, 0)
+    nothing = Backlog(0, 0.0, 0, 0.0, 0, 0, 0)
     pages = {name: generate_latest(each).decode() for name, each in registries.items()}
     return pages | {"api": Metrics(lambda: nothing).text().decode()}

@@ -1,13 +1,31 @@
 """Logs of the subscribers: one line a happening, for people or as JSON."""
 
+import io
 import logging
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from typing import TextIO, cast
 
 import structlog
 
 from workers.envelope import Envelope
 from workers.settings import Settings
+
+
+class _Output(io.TextIOBase):
+    """Drops what can't be written, as the disk of the log is full: no process ends by that."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._file.flush()
 
 
 def configure(settings: Settings) -> None:
@@ -27,7 +45,7 @@ def configure(settings: Settings) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Output(sys.stderr))),
     )
 
 

@@ -122,8 +122,9 @@ class Subscriber:
     def _beat(self) -> None:
         """Leave a sign of life for the container's health check: the age of a file."""
         sign = self._settings.allocation_state_dir / "alive" / self._queue.partition(".")[0]
-        sign.parent.mkdir(parents=True, exist_ok=True)
-        sign.touch()
+        with suppress(OSError):  # a full disk: the check says so, and this goes on
+            sign.parent.mkdir(parents=True, exist_ok=True)
+            sign.touch()
 
     def _consume(self, connection: Connection) -> None:
         self._dead = DeadLetters(connection, self._queue)

@@ -1,8 +1,7 @@
 """Engines for PostgreSQL and SQLite, and what their errors mean to a caller."""
 
 import sqlite3
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from math import inf
 from pathlib import Path
 from time import monotonic
@@ -15,10 +14,13 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    Interval,
     any_,
     bindparam,
     create_engine,
     event,
+    func,
+    literal,
     make_url,
 )
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -32,7 +34,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from allocation.unit_of_work import ConcurrentUpdate, StorageUnavailable
+from allocation.unit_of_work import ConcurrentUpdate, StorageUnavailable, StorageUnusable
 
 IDLE = 0.25
 """Seconds after which a pooled connection is asked whether it still works."""
@@ -41,6 +43,14 @@ T = TypeVar("T")
 
 # deadlock detected, serialization failure, lock not available
 _CONFLICT_CODES = {"40P01", "40001", "55P03"}
+# undefined table, undefined column
+_NO_SCHEMA_CODES = {"42P01", "42703"}
+_DISK_FULL_CODE = "53100"
+# As SQLite says that the disk is full, whichever of its files it could not make, write or map.
+_CANT_WRITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+
+NO_SCHEMA = "The database lacks the schema of this version: run `allocation migrate`."
+DISK_FULL = "The database can't write: is its disk full? Free some space."
 
 
 def normalise_url(url: str) -> str:
@@ -121,12 +131,24 @@ def among(column: ColumnElement[T], values: str, dialect: str) -> ColumnElement[
     return column.in_(bindparam(values, expanding=True))
 
 
+def ago(connection: Connection, seconds: float) -> ColumnElement[datetime]:
+    """The moment that many seconds ago, by the database's clock."""
+    if is_postgresql(connection):
+        # Not clock_timestamp(), which changes within a statement: no index could be used.
+        return func.now() - literal(timedelta(seconds=seconds), Interval())
+    return literal(datetime.now(UTC) - timedelta(seconds=seconds))
+
+
 def translated(error: SQLAlchemyError) -> Exception:
     """The port's exception for a database error, or the error itself when it is a fault of ours."""
     if isinstance(error, IntegrityError):
         return ConcurrentUpdate(str(error))
     if isinstance(error, DBAPIError):
         code = getattr(error.orig, "pgcode", None)
+        if code in _NO_SCHEMA_CODES or _lacks_schema(error.orig):
+            return StorageUnusable(f"{NO_SCHEMA} ({_first_line(error)})")
+        if code == _DISK_FULL_CODE or _sqlite_code(error.orig) in _CANT_WRITE:
+            return StorageUnusable(f"{DISK_FULL} ({_first_line(error)})")
         if code in _CONFLICT_CODES or _is_busy(error.orig):
             return ConcurrentUpdate(str(error))
         if error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError)):
@@ -135,9 +157,21 @@ def translated(error: SQLAlchemyError) -> Exception:
 
 
 def _is_busy(error: BaseException | None) -> bool:
-    busy: Sequence[int] = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return _sqlite_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _sqlite_code(error: BaseException | None) -> int:
     # The code's lowest byte says what; the rest says more: a snapshot out of date, a recovery.
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in busy
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _lacks_schema(error: BaseException | None) -> bool:
+    said = ("no such table: ", "no such column: ", " has no column named ")
+    return isinstance(error, sqlite3.OperationalError) and any(part in str(error) for part in said)
+
+
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).partition("\n")[0]
 
 
 def _ping_idle(engine: Engine) -> None:

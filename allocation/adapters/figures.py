@@ -92,6 +92,11 @@ class RelayFigures:
             "Messages that the broker did not take.",
             registry=self.registry,
         )
+        self.resent = Counter(
+            "allocation_relay_resent",
+            "Overdue commands that are sent again, as the broker holds fewer than are pending.",
+            registry=self.registry,
+        )
         self.pauses = Counter(
             "allocation_relay_pauses",
             "Times that database or broker failed the relay, which then paused.",

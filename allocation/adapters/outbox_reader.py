@@ -13,27 +13,42 @@ from typing import Any, Protocol
 import psycopg2
 from sqlalchemy import (
     ARRAY,
+    ColumnElement,
     Connection,
     Engine,
     Row,
     Select,
     Update,
     all_,
+    and_,
     bindparam,
+    extract,
     func,
+    or_,
     select,
     text,
     update,
 )
 
-from allocation.adapters.database import among, is_postgresql
+from allocation.adapters.database import ago, among, is_postgresql
 from allocation.adapters.inbox import NOTIFY_CHANNEL
 from allocation.adapters.rows import add_new
-from allocation.adapters.tables import commands, is_scheduled, is_unsent, outbox, to_send
+from allocation.adapters.tables import (
+    commands,
+    is_pending,
+    is_scheduled,
+    is_unsent,
+    outbox,
+    to_send,
+)
 
 DUE_AT_ONCE = 500
 """Scheduled commands that one transaction accepts."""
 
+LONGEST_INTERVAL = 12
+"""So many times ALLOCATION_RESEND_AFTER it takes at most until a command is sent once more."""
+
+_OF_COMMAND = ("id", "name", "body", "correlation_id", "causation_id")
 _LOCK = 4_130_519_772  # any number that no other program locks in the same database
 _SQLITE_POLL = 0.05  # seconds; SQLite can wake nobody, so its reader looks again and again
 
@@ -68,9 +83,8 @@ class OutboxReader:
         """Accept the scheduled commands whose time has come by the database's clock; how many."""
         on_postgresql = self._connection.dialect.name == "postgresql"
         now = func.clock_timestamp() if on_postgresql else bindparam("now", datetime.now(UTC))
-        columns = ("id", "name", "body", "correlation_id", "causation_id")
         asked = (
-            select(outbox.c.position, *(outbox.c[name] for name in columns))
+            select(outbox.c.position, *(outbox.c[name] for name in _OF_COMMAND))
             .where(is_scheduled, outbox.c.due_at <= now)
             .order_by(outbox.c.due_at)
             .limit(DUE_AT_ONCE)
@@ -79,7 +93,7 @@ class OutboxReader:
             due = self._connection.execute(asked).all()
             if due:
                 state = {"status": "pending", "accepted_at": datetime.now(UTC)}
-                rows = [{name: getattr(row, name) for name in columns} | state for row in due]
+                rows = [{name: getattr(row, name) for name in _OF_COMMAND} | state for row in due]
                 # First the one, then the other: whoever is killed in between is repeated.
                 add_new(self._connection, commands, rows)
                 due_now = outbox.c.position.in_([row.position for row in due])
@@ -88,12 +102,87 @@ class OutboxReader:
                 self._connection.execute(update(outbox).where(due_now).values(changed))
         return len(due)
 
+    def awaited(self) -> int:
+        """How many pending commands were sent: as many messages as broker and workers must hold."""
+        pending = select(func.count()).select_from(commands).where(is_pending)
+        unsent = select(func.count()).where(is_unsent, outbox.c.kind == "command")
+        asked = select(pending.scalar_subquery() - unsent.scalar_subquery())
+        with self._connection.begin():
+            return max(0, self._connection.scalar(asked) or 0)
+
+    def overdue(self, after: float) -> bool:
+        """Whether `send_again` would send any command."""
+        with self._connection.begin():
+            return self._connection.execute(self._overdue(after).limit(1)).first() is not None
+
+    def send_again(self, after: float, limit: int) -> int:
+        """Have the oldest overdue commands sent again, at most `limit`; returns how many.
+
+        A command is overdue when it is pending and was both accepted and last sent more than
+        `after` seconds ago. The interval then doubles with each time that it is sent again, up to
+        LONGEST_INTERVAL times `after`: a command that its worker can't survive must not come back
+        every few minutes for ever. A command whose outbox row was dropped gets a new one.
+        """
+        with self._connection.begin():
+            rows = self._connection.execute(self._overdue(after).limit(limit)).all()
+            if not rows:
+                return 0
+            now = ago(self._connection, 0)
+            known = [row.position for row in rows if row.position is not None]
+            if known:
+                self._connection.execute(
+                    update(outbox)
+                    .where(outbox.c.position.in_(known))
+                    # As of now: how long ago it was written says nothing about the relay.
+                    .values(sent_at=None, created_at=now)
+                )
+            made = [
+                {
+                    "id": row.id,
+                    "kind": "command",
+                    "name": row.name,
+                    "sku": row.body.get("sku"),
+                    "body": row.body,
+                    "correlation_id": row.correlation_id,
+                    "causation_id": row.causation_id,
+                    "created_at": datetime.now(UTC),
+                }
+                for row in rows
+                if row.position is None
+            ]
+            if made:
+                add_new(self._connection, outbox, made)
+        return len(rows)
+
+    def _overdue(self, after: float) -> Select[Any]:
+        before = ago(self._connection, after)
+        # The relay sets `created_at` when it sends a command again; at first it is `accepted_at`.
+        waited = _seconds(ago(self._connection, 0)) - _seconds(outbox.c.sent_at)
+        interval = _seconds(outbox.c.created_at) - _seconds(commands.c.accepted_at)
+        is_lost = and_(
+            outbox.c.sent_at < before,
+            or_(
+                waited >= interval,
+                outbox.c.sent_at < ago(self._connection, LONGEST_INTERVAL * after),
+            ),
+        )
+        return (
+            select(outbox.c.position, *(commands.c[name] for name in _OF_COMMAND))
+            .outerjoin_from(commands, outbox, outbox.c.id == commands.c.id)
+            .where(is_pending, commands.c.accepted_at < before)
+            .where(or_(outbox.c.position.is_(None), is_lost))
+            .order_by(commands.c.accepted_at)
+        )
+
     def mark_sent(self, positions: Sequence[int]) -> None:
         """Never send the rows at these positions again."""
         if positions:
-            sent = {"positions": list(positions), "at": datetime.now(UTC)}
             with self._connection.begin():
-                self._connection.execute(_sent(self._connection.dialect.name), sent)
+                self._connection.execute(
+                    _sent(self._connection.dialect.name),
+                    {"positions": list(positions)}
+                    | ({} if is_postgresql(self._connection) else {"at": datetime.now(UTC)}),
+                )
 
 
 @cache
@@ -115,7 +204,13 @@ def _pending(dialect: str) -> Select[Any]:
 @cache
 def _sent(dialect: str) -> Update:
     is_sent = among(outbox.c.position, "positions", dialect)
-    return update(outbox).where(is_sent).values(sent_at=bindparam("at"))
+    # By the database's clock, as `send_again` reads it.
+    at = func.now() if dialect == "postgresql" else bindparam("at")
+    return update(outbox).where(is_sent).values(sent_at=at)
+
+
+def _seconds(moment: ColumnElement[datetime]) -> ColumnElement[int]:
+    return extract("epoch", moment)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The promises that the books keep, each as one SQL statement that finds what breaks it.
 
-Each goes through its tables by sets and groups, never row by row. It holds on any snapshot of a
+Each goes through its tables by sets and groups, never row by row. The one parameter that they take
+together is `overdue_before`, a moment. It holds on any snapshot of a
 running system, also when past events and commands were pruned.
 """
 
@@ -15,6 +16,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    bindparam,
     case,
     cast,
     except_,
@@ -32,6 +34,7 @@ from allocation.adapters.tables import (
     allocations,
     batches,
     commands,
+    is_pending,
     is_scheduled,
     needs,
     outbox,
@@ -218,10 +221,31 @@ def accepted_commands_known() -> Finds:
     return select(outbox.c.id).where(outbox.c.kind == "command", ~is_scheduled, ~known.exists())
 
 
-def pending_commands_on_their_way() -> Finds:
-    """Commands without an outcome that nothing will bring to a worker."""
+def pending_commands_in_outbox() -> Finds:
+    """Commands without an outcome that are not in the outbox, from where the relay sends them."""
     sent = select(literal(1)).where(outbox.c.id == commands.c.id)
     return select(commands.c.id).where(commands.c.status == "pending", ~sent.exists())
+
+
+def no_overdue_commands() -> Finds:
+    """How many commands are pending since before the parameter `overdue_before`, and the oldest."""
+    overdue = and_(is_pending, commands.c.accepted_at < bindparam("overdue_before"))
+    count = select(func.count()).select_from(commands).where(overdue).scalar_subquery()
+    return (
+        select(
+            cast(count, String)
+            + (" overdue, the oldest is " + commands.c.name + " ")
+            + cast(commands.c.id, String)
+            + (
+                ": see that workers run and that the relay runs, which sends again what the broker"
+                " has lost; `allocation status` shows the queue, `allocation dead list` what nobody"
+                " could decide"
+            )
+        )
+        .where(overdue)
+        .order_by(commands.c.accepted_at)
+        .limit(1)
+    )
 
 
 def no_failed_commands() -> Finds:
@@ -350,11 +374,16 @@ PROOFS: tuple[Proof, ...] = (
     ),
     ("each promise was told as the books have it", allocations, promises_told),
     (
-        "each command that was accepted is decided, on its way, or dead",
+        "each command that was accepted is on record",
         outbox,
         accepted_commands_known,
     ),
-    ("each command has an outcome or is on its way", commands, pending_commands_on_their_way),
+    ("each command has an outcome or is in the outbox", commands, pending_commands_in_outbox),
+    (
+        "no command has been pending for longer than ALLOCATION_RESEND_AFTER",
+        commands,
+        no_overdue_commands,
+    ),
     ("no command failed", commands, no_failed_commands),
     ("each product's events are numbered without a gap", products, sequences),
     ("each event is sent, or waits behind none of its product that is", outbox, sent_in_order),

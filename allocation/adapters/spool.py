@@ -13,12 +13,17 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
+import structlog
 from amqp.protocol import queue_declare_ok_t
 from kombu.exceptions import ChannelError
 from kombu.transport import filesystem, virtual
 
-from allocation.adapters.spool_files import Claim, Files, Payload
+from allocation.adapters.spool_files import ROOM, Claim, Files, Payload
 
+log = structlog.get_logger(__name__)
+
+MEASURE_EVERY = 0.2
+"""Seconds between two looks at the space that the disk has left."""
 SWEEP_EVERY = 2.0
 """Seconds between two looks for the claims of dead processes."""
 
@@ -38,6 +43,11 @@ class QoS(virtual.QoS):
         self.channel.settle(delivery_tag, self.channel.files.done)
         super().ack(delivery_tag)
 
+    def give_back(self, delivery_tag: str) -> None:
+        """Reject the message for reasons that are not its own: no delivery is counted."""
+        self.channel.settle(delivery_tag, self.channel.files.give_back_untried)
+        super().ack(delivery_tag)
+
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         give_up = self.channel.files.give_back if requeue else self.channel.dead_letter
         self.channel.settle(delivery_tag, give_up)
@@ -46,7 +56,8 @@ class QoS(virtual.QoS):
     def restore_unacked(self) -> list[Any]:
         self._flush()
         for tag in list(self._delivered):
-            self.channel.settle(tag, self.channel.files.give_back)
+            # Its consumer lives, and closes the channel in good order or for a fault of its own.
+            self.channel.settle(tag, self.channel.files.give_back_untried)
         self._delivered.clear()
         return []
 
@@ -68,6 +79,8 @@ class Channel(filesystem.Channel):
         self._exclusive: set[str] = set()
         self._process = os.getpid()
         self._swept = 0.0
+        self._measured = 0.0
+        self._full = False
 
     # Publishing
 
@@ -129,6 +142,8 @@ class Channel(filesystem.Channel):
         return message
 
     def _get_and_deliver(self, queue: str, callback: Callable[[Payload, str], None]) -> None:
+        if self._is_full():
+            raise Empty
         payload = self._get(queue)
         if queue in self._no_ack:
             self.settle(payload["properties"]["delivery_tag"], self.files.done)
@@ -136,9 +151,10 @@ class Channel(filesystem.Channel):
 
     def settle(self, tag: str, how: Callable[[Claim], None]) -> None:
         """Do `how` to the claim behind the delivery tag, once."""
-        claim = self._claims.pop(tag, None)
+        claim = self._claims.get(tag)
         if claim is not None:
             how(claim)
+            self._claims.pop(tag, None)  # not before: where that failed it is still held
 
     def dead_letter(self, claim: Claim, reason: str = "rejected") -> None:
         """Move the message to where its queue's dead letters go; without such a place, drop it."""
@@ -152,8 +168,15 @@ class Channel(filesystem.Channel):
             )
             payload["headers"] = _with_death(payload["headers"], claim.queue, reason, information)
             payload["properties"].pop("expiration", None)
-            for queue in self._route(exchange, routing_key):
-                self.files.put(queue, payload)
+            try:
+                for queue in self._route(exchange, routing_key):
+                    self.files.put(queue, payload)
+            except OSError as error:
+                log.warning(
+                    "a dead letter can't be written now", queue=claim.queue, error=str(error)
+                )
+                self.files.give_back_untried(claim)  # to be dead-lettered when it comes again
+                return
         self.files.done(claim)
 
     def _undeliverable(self, claim: Claim, payload: Payload) -> str | None:
@@ -166,6 +189,20 @@ class Channel(filesystem.Channel):
         if claim.deliveries > arguments.get("x-delivery-limit", claim.deliveries):
             return "delivery_limit"
         return None
+
+    def _is_full(self) -> bool:
+        """Whether consumers get nothing: they need to write what comes of a message.
+
+        So a full disk costs no message one of its deliveries.
+        """
+        if time.monotonic() - self._measured > MEASURE_EVERY:
+            was, self._full = self._full, self.files.is_full()
+            self._measured = time.monotonic()
+            if self._full and not was:
+                log.error(f"the disk is full: nothing is delivered until {ROOM} bytes are free")
+            if was and not self._full:
+                log.info("the disk has space again: messages are delivered")
+        return self._full
 
     def _sweep_sometimes(self) -> None:
         if time.monotonic() - self._swept < SWEEP_EVERY:
@@ -220,7 +257,7 @@ class Channel(filesystem.Channel):
             self.files.make_queue(queue, wanted, exclusive=fleeting)
             if fleeting:
                 self._exclusive.add(queue)
-        return queue_declare_ok_t(queue, self.files.size(queue), 0)
+        return queue_declare_ok_t(queue, self.files.size(queue), self.files.holders(queue))
 
     def queue_delete(
         self, queue: str, if_unused: bool = False, if_empty: bool = False, **_options: Any
@@ -290,6 +327,8 @@ class Transport(filesystem.Transport):
     can_parse_url = True
     driver_type = driver_name = "spool"
     polling_interval = 0.05
+    # The disk is full, say: as with a connection that is lost, consumers begin anew.
+    connection_errors = (*filesystem.Transport.connection_errors, OSError)
 
     def __init__(self, client: Any, **options: Any) -> None:
         super().__init__(client, **options)

@@ -27,6 +27,10 @@ from uuid import uuid4
 
 Payload = dict[str, Any]
 
+ROOM = 2**20
+"""Bytes that must be free for messages to be delivered: a commit of the embedded database and its
+events need some of it."""
+
 _counter = itertools.count()
 _owners: dict[tuple[Path, int], "Owner"] = {}
 
@@ -130,7 +134,19 @@ class Files:
 
     def give_back(self, claim: Claim) -> None:
         """Put the message back into its old place, with one more delivery counted."""
-        self._give_back(claim, self.owner)
+        self._give_back(claim, self.owner, claim.deliveries + 1)
+
+    def give_back_untried(self, claim: Claim) -> None:
+        """Put the message back as it was: nothing that came of it is its own fault."""
+        self._give_back(claim, self.owner, claim.deliveries)
+
+    def is_full(self) -> bool:
+        """Whether the disk has so little space left that whoever takes a message can't act on it.
+
+        Raises OSError where the folder is gone.
+        """
+        disk = os.statvfs(self._folder)
+        return disk.f_bavail * disk.f_frsize < ROOM
 
     def purge(self, queue: str) -> int:
         """Drop the ready messages; how many there were."""
@@ -146,6 +162,11 @@ class Files:
     def size(self, queue: str) -> int:
         """How many messages are ready."""
         return len(self._listed(queue))
+
+    def holders(self, queue: str) -> int:
+        """How many processes hold messages of the queue."""
+        held = self._owners.glob(f"*/claims/{_file(queue)}/*")
+        return len({message.parts[-4] for message in held})
 
     def read(self, claim: Claim) -> Payload:
         """The message of a claim."""
@@ -210,13 +231,14 @@ class Files:
                 if not dead:
                     continue
                 for file in sorted(owner.glob("claims/*/*")):
-                    self._give_back(Claim(unquote(file.parent.name), file.name), owner)
+                    claim = Claim(unquote(file.parent.name), file.name)
+                    self._give_back(claim, owner, claim.deliveries + 1)
                 for file in (owner / "queues").glob("*"):
                     self.remove_queue(unquote(file.name))
                 shutil.rmtree(owner, ignore_errors=True)
 
-    def _give_back(self, claim: Claim, owner: Path) -> None:
-        name = f"{claim.name.rpartition('.')[0]}.{claim.deliveries + 1}"
+    def _give_back(self, claim: Claim, owner: Path, deliveries: int) -> None:
+        name = f"{claim.name.rpartition('.')[0]}.{deliveries}"
         try:
             claim.path(owner).rename(self._queues / _file(claim.queue) / name)
         except FileNotFoundError:
@@ -248,12 +270,15 @@ class Files:
 
     def _move_in(self, target: Path, text: str) -> bool:
         temporary = self._temporary / uuid4().hex
-        temporary.write_text(text)
         try:
+            temporary.write_text(text)
             temporary.replace(target)
         except FileNotFoundError:
             temporary.unlink()
             return False
+        except OSError:  # such as a full disk, of which half a file would take more
+            temporary.unlink(missing_ok=True)
+            raise
         return True
 
     @staticmethod

@@ -1,5 +1,7 @@
 """Exchanges and queues: every name and argument of the broker's side, declared in one place."""
 
+from dataclasses import dataclass
+
 from amqp import Channel
 from amqp.exceptions import AccessRefused, PreconditionFailed
 from kombu import Connection, Exchange, Queue
@@ -165,10 +167,25 @@ def dead_queues() -> dict[str, str]:
     return {DEAD: COMMANDS, INBOUND_DEAD: INBOUND} | {f"{name}.dead": name for name in SUBSCRIBERS}
 
 
-def depth(connection: Connection, name: str) -> int | None:
-    """Messages that wait in the queue; None when there is no such queue."""
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """Messages that are ready in a queue, without those that its consumers hold, and consumers."""
+
+    messages: int
+    consumers: int
+
+
+def queued(connection: Connection, name: str) -> Queued | None:
+    """What is in the queue; None when there is no such queue. Needs no right."""
     try:
         with connection.channel() as channel:
-            return int(channel.queue_declare(name, passive=True).message_count)
+            found = channel.queue_declare(name, passive=True)
     except connection.channel_errors:
         return None
+    return Queued(int(found.message_count), int(found.consumer_count))
+
+
+def depth(connection: Connection, name: str) -> int | None:
+    """Messages that wait in the queue; None when there is no such queue."""
+    found = queued(connection, name)
+    return None if found is None else found.messages

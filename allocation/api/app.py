@@ -12,6 +12,7 @@ from allocation.api import (
     batches,
     bodies,
     commands,
+    database_state,
     docs,
     error_pages,
     health,
@@ -64,6 +65,8 @@ def create_app(session_secret: bytes | None = None) -> Flask:
     metrics.register(app, figures)
     app.after_request(_log)
     problems.register(app, error_pages.answer)
+    opened = security.OPEN | assets.OPEN | {"metrics.show"}
+    database_state.register(app, opened)
     keys = ApiKeys(bootstrap.engine(settings.database_url))
     limits = Limits(security.rate_limit(settings))
     guard = security.Guard(settings, keys, limits)

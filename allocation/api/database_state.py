@@ -1,20 +1,28 @@
 """How the database is, answered in time even when it hangs."""
 
 import threading
+import time
+from collections.abc import Set
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TookTooLong
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
+from flask import Flask, request
 from sqlalchemy.exc import SQLAlchemyError
 
 from allocation import bootstrap
 from allocation.adapters import migrations
+from allocation.adapters.database import NO_SCHEMA
+from allocation.api.problems import no_schema
 from allocation.views import progress
 from allocation.views.progress import Backlog
 
 log = structlog.get_logger(__name__)
 
+LOOK_EVERY = 1.0
+"""Seconds between two looks of a process at a schema that is not there yet."""
 PATIENCE = 2.0
 """Seconds that the database has to answer."""
 
@@ -50,6 +58,43 @@ class DatabaseState:
             return State(None, f"The database gave no answer in {PATIENCE:g} s.")
 
 
+class SchemaGate:
+    """Refuses requests while the database has an earlier schema, or none.
+
+    Asked at each request until the schema is there, but once a second at most; not any more after.
+    """
+
+    def __init__(self) -> None:
+        self._is_there = False
+        self._looked = 0.0
+
+    def check(self) -> None:
+        """Raise the Problem of a database without the schema of this version."""
+        if self._is_there:
+            return
+        if time.monotonic() - self._looked > LOOK_EVERY:
+            with suppress(SQLAlchemyError):  # while it gives no answer the request itself says so
+                self._is_there = not _is_behind()
+                self._looked = time.monotonic()
+        if not self._is_there and self._looked:
+            raise no_schema()
+
+
+def register(app: Flask, opened: Set[str]) -> None:
+    """Let requests of `app` pass the gate, but for the endpoints `opened`."""
+    gate = SchemaGate()
+
+    @app.before_request
+    def check() -> None:
+        if request.endpoint not in opened:
+            gate.check()
+
+
+def _is_behind() -> bool:
+    with bootstrap.engine(bootstrap.settings().database_url).connect() as connection:
+        return migrations.is_behind(connection)
+
+
 def _answer(future: Future[State]) -> None:
     state = State(None, "The database could not be asked; the log says why.")
     try:
@@ -62,7 +107,8 @@ def _answer(future: Future[State]) -> None:
 
 
 def _look() -> State:
-    with bootstrap.engine(bootstrap.settings().database_url).connect() as connection:
-        if not migrations.is_current(connection):
-            return State(None, "The database lacks the schema of this version: allocation migrate.")
-        return State(progress.backlog(connection))
+    settings = bootstrap.settings()
+    with bootstrap.engine(settings.database_url).connect() as connection:
+        if migrations.is_behind(connection):
+            return State(None, NO_SCHEMA)
+        return State(progress.backlog(connection, settings.resend_after))

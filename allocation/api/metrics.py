@@ -79,11 +79,23 @@ class _BacklogCollector(Collector):
                 "Age of the oldest of them; 0 when there is none.",
                 found.oldest_unsent_seconds,
             )
-            yield _gauge("commands_pending", "Commands without an outcome.", found.pending)
+            yield _gauge(
+                "commands_pending", "Commands of clients without an outcome.", found.pending
+            )
             yield _gauge(
                 "commands_oldest_pending_seconds",
                 "Age of the oldest of them; 0 when there is none.",
                 found.oldest_pending_seconds,
+            )
+            yield _gauge(
+                "follow_ups_pending",
+                "Commands without an outcome that decisions left to be done.",
+                found.follow_ups,
+            )
+            yield _gauge(
+                "commands_overdue",
+                "Commands of both kinds that are pending for more than ALLOCATION_RESEND_AFTER.",
+                found.overdue,
             )
             yield _gauge("lines_waiting", "Order lines that wait for stock.", found.waiting_lines)
 

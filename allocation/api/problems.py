@@ -13,8 +13,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
 from allocation.adapters.contract import Violation
-from allocation.adapters.database import translated
-from allocation.unit_of_work import ConcurrentUpdate, StorageUnavailable
+from allocation.adapters.database import DISK_FULL, NO_SCHEMA, translated
+from allocation.unit_of_work import ConcurrentUpdate, StorageUnavailable, StorageUnusable
 
 log = structlog.get_logger(__name__)
 
@@ -146,9 +146,18 @@ def _http(error: HTTPException) -> Problem:
     return Problem(error.code or 500, said, headers=headers)
 
 
+def no_schema() -> Problem:
+    """The problem of a database that has an earlier schema, or none."""
+    return Problem(503, NO_SCHEMA, kind="not ready", headers={"Retry-After": "5"})
+
+
 def _unavailable(error: Exception) -> Problem:
     # The first line: the rest is the statement with its values.
     log.warning("the database gives no answer", error=str(error).partition("\n")[0])
+    if isinstance(error, StorageUnusable):
+        if str(error).startswith(NO_SCHEMA):
+            return no_schema()
+        return Problem(503, DISK_FULL, kind="storage unavailable", headers={"Retry-After": "5"})
     return Problem(503, kind="storage unavailable", headers={"Retry-After": "2"})
 
 

@@ -17,7 +17,7 @@ from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import ThreadWorker
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocation import bootstrap, tracing
+from allocation import bootstrap, metrics, tracing
 from allocation.adapters.api_keys import ApiKeys
 from allocation.api import waiting
 from allocation.api.problems import Problem
@@ -39,7 +39,7 @@ def serve(settings: Settings) -> None:
     # gunicorn's own name and its HTML error pages give way to ours.
     wsgi.SERVER = "allocation"
     util.write_error = _write_error
-    figures = tempfile.mkdtemp(prefix="allocation-metrics-")
+    figures = tempfile.mkdtemp(prefix="allocation-metrics-", dir=metrics.shared_memory())
     # The workers read it when they make the application.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures
     _Server(settings, figures).run()

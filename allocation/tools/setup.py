@@ -52,10 +52,13 @@ def declare(settings: Settings) -> tuple[list[str], list[str]]:
 
 def prove(as_json: AsJson = False) -> None:
     """Prove the books: one line a promise; exit status 1 when one does not hold."""
-    engine = bootstrap.engine(bootstrap.settings().database_url)
+    settings = bootstrap.settings()
+    engine = bootstrap.engine(settings.database_url)
     proofs = reaching(
         "the database",
-        lambda: [_shown(proof, quiet=as_json) for proof in check.prove(engine)],
+        lambda: [
+            _shown(proof, quiet=as_json) for proof in check.prove(engine, settings.resend_after)
+        ],
     )
     if as_json:
         rows = [asdict(proof) | {"holds": proof.holds} for proof in proofs]

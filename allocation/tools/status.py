@@ -79,8 +79,10 @@ def _watch() -> None:
 
 def _ask(*, quick: bool) -> Status:
     def ask_database() -> tuple[progress.Figures, progress.Decided | None]:
-        with bootstrap.engine(bootstrap.settings().database_url).connect() as connection:
-            return progress.figures(connection), _kept(connection, quick)
+        settings = bootstrap.settings()
+        with bootstrap.engine(settings.database_url).connect() as connection:
+            figures = progress.figures(connection, settings.resend_after)
+            return figures, _kept(connection, quick)
 
     def ask_broker() -> dict[str, int | None]:
         with bootstrap.broker() as connection:
@@ -101,6 +103,13 @@ def _table(now: Status) -> Table:
     backlog, minute = now.figures.backlog, now.figures.last_minute
     pending = _oldest(backlog.pending, backlog.oldest_pending_seconds)
     table.add_row("commands pending", str(backlog.pending), pending)
+    table.add_row("follow-ups pending", str(backlog.follow_ups))
+    table.add_row(
+        "overdue of these",
+        str(backlog.overdue),
+        "see `allocation check`" if backlog.overdue else "",
+        style="red" if backlog.overdue else None,
+    )
     table.add_row(
         "commands decided in the last minute", str(minute.all), f"{minute.all / 60:.1f} a second"
     )

@@ -42,7 +42,10 @@ console = _Console(soft_wrap=True)
 PLAIN: Any = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
 """How a table looks: as narrow as it can be."""
 _OF_STORAGE = (StorageUnavailable, ConcurrentUpdate)
-_NO_SCHEMA = ("no such table: ", "no such column: ", " does not exist\nLINE ")
+_NO_SCHEMA = (
+    *("no such table: ", "no such column: ", " has no column named "),
+    " does not exist\nLINE ",
+)
 """As SQLite and PostgreSQL say that a table or a column is not there."""
 _NO_LIMIT = 100_000  # characters
 

@@ -8,6 +8,8 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
+from allocation.adapters import contract
+from allocation.adapters.database import ago
 from allocation.adapters.tables import (
     allocations,
     commands,
@@ -23,13 +25,17 @@ from allocation.views import Json
 class Backlog:
     """What is to be done: outbox rows that were not sent, commands that have no outcome, lines.
 
-    With the age of the oldest row and the oldest command, in seconds.
+    `pending` are the commands that clients sent, `follow_ups` those that decisions left to be done;
+    `overdue` counts both kinds. The ages, in seconds, are of the oldest row and the oldest client's
+    command.
     """
 
     unsent: int
     oldest_unsent_seconds: float
     pending: int
     oldest_pending_seconds: float
+    follow_ups: int
+    overdue: int
     waiting_lines: int
 
 
@@ -109,8 +115,9 @@ def overload(connection: Connection, most_pending: int, oldest_unsent_age: float
 
 def waiting(connection: Connection) -> int:
     """How many commands are pending and rows unsent; it falls while relay and workers work."""
-    found = backlog(connection)
-    return found.pending + found.unsent
+    pending = select(func.count()).select_from(commands).where(is_pending)
+    unsent = select(func.count()).select_from(outbox).where(is_unsent)
+    return connection.scalar(select(pending.scalar_subquery() + unsent.scalar_subquery())) or 0
 
 
 MINUTE = timedelta(minutes=1)
@@ -118,9 +125,9 @@ LONGEST_LOOK_BACK = timedelta(minutes=10)
 """Nothing that was accepted longer before the last minute counts as decided in it."""
 
 
-def figures(connection: Connection) -> Figures:
+def figures(connection: Connection, overdue_after: float) -> Figures:
     """How the work goes now. Costs grow with what waits and what came lately, not with the past."""
-    found = backlog(connection)
+    found = backlog(connection, overdue_after)
     minute_ago = datetime.now(UTC) - MINUTE
     # The time of a decision has no index, that of the acceptance has: what was decided by now was
     # accepted before what is pending, but for what is tried again.
@@ -144,26 +151,35 @@ def _by_outcome(connection: Connection, *which: ColumnElement[bool]) -> Decided:
     return Decided(**dict(connection.execute(statement).tuples().all()))
 
 
-def backlog(connection: Connection) -> Backlog:
+def backlog(connection: Connection, overdue_after: float) -> Backlog:
     """How far relay and workers are behind, and what waits for stock: each by a partial index.
 
-    The oldest row is the one that the relay will send next.
+    The oldest row is the one that the relay will send next. A command is overdue when it has been
+    pending for more than `overdue_after` seconds.
     """
     # How many rows of the outbox were not sent, how many commands are pending and since when, and
     # how many lines wait: by one question, which the database answers as of one moment.
+    is_follow_up = commands.c.name.in_(contract.FOLLOW_UPS)
     unsent = select(func.count()).select_from(outbox).where(is_unsent)
-    pending = select(func.count()).select_from(commands).where(is_pending)
-    oldest = select(commands.c.accepted_at).where(is_pending).order_by("accepted_at").limit(1)
+    pending = select(func.count()).select_from(commands).where(is_pending, ~is_follow_up)
+    oldest = select(func.min(commands.c.accepted_at)).where(is_pending, ~is_follow_up)
+    follow_ups = select(func.count()).select_from(commands).where(is_pending, is_follow_up)
+    overdue = (
+        select(func.count())
+        .select_from(commands)
+        .where(is_pending, commands.c.accepted_at < ago(connection, overdue_after))
+    )
     lines = select(func.count()).select_from(allocations).where(waits)
-    found = connection.execute(
-        select(*(each.scalar_subquery() for each in (unsent, pending, oldest, lines)))
-    ).one()
+    asked = (unsent, pending, oldest, follow_ups, overdue, lines)
+    found = connection.execute(select(*(each.scalar_subquery() for each in asked))).one()
     return Backlog(
         unsent=found[0],
         oldest_unsent_seconds=round(oldest_unsent(connection), 3),
         pending=found[1],
         oldest_pending_seconds=round(_seconds_since(found[2]), 3),
-        waiting_lines=found[3],
+        follow_ups=found[3],
+        overdue=found[4],
+        waiting_lines=found[5],
     )
 
 

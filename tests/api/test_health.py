@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, text, update
 
 from allocation.adapters import migrations
 from allocation.adapters.tables import commands, outbox
@@ -144,3 +144,70 @@ def test_the_figures_tell_what_is_pending_and_what_waits(
     assert figure(text, "allocation_lines_waiting") == 2
     assert figure(text, "allocation_commands_pending") == 1
     assert 3600 <= figure(text, "allocation_commands_oldest_pending_seconds") < 3660
+
+
+SAID = "The database lacks the schema of this version: run `allocation migrate`."
+
+
+def test_while_the_database_is_one_migration_behind_each_answer_says_what_to_do(
+    client: FlaskClient, sqlite_url: str
+) -> None:
+    migrations.downgrade(sqlite_url, "-1")
+
+    answers = [
+        client.post("/v1/allocations", json=LINE),
+        client.get("/v1/products/LAMP"),
+        client.get("/v1/commands/00000000-0000-0000-0000-000000000001"),
+    ]
+
+    for answer in answers:
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+        assert answer.json is not None
+        assert (answer.json["type"], answer.json["detail"]) == ("/problems/not-ready", SAID)
+    migrations.upgrade(sqlite_url)
+
+
+def test_requests_are_answered_as_soon_as_the_database_is_migrated(
+    client: FlaskClient, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("allocation.api.database_state.LOOK_EVERY", 0)
+    migrations.downgrade(sqlite_url, "-1")
+    before = client.post("/v1/allocations", json=LINE)
+
+    migrations.upgrade(sqlite_url)
+
+    assert (before.status_code, client.post("/v1/allocations", json=LINE).status_code) == (503, 202)
+
+
+def test_a_page_of_a_database_that_is_behind_says_what_to_do_as_a_page(
+    client: FlaskClient, sqlite_url: str
+) -> None:
+    migrations.downgrade(sqlite_url, "-1")
+
+    client.application.test_client_class = FlaskClient
+    page = client.application.test_client().get("/", headers={"Accept": "text/html"})
+
+    assert (page.status_code, page.headers["Retry-After"]) == (503, "5")
+    assert page.mimetype == "text/html"
+    assert "allocation migrate" in page.text
+
+
+def test_a_database_that_falls_behind_later_is_no_fault_of_ours(
+    client: FlaskClient, sqlite_url: str
+) -> None:
+    assert client.post("/v1/allocations", json=LINE).status_code == 202
+
+    migrations.downgrade(sqlite_url, "-1")
+    answer = client.post("/v1/allocations", json=LINE)
+
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert answer.json is not None
+    assert answer.json["detail"] == SAID
+
+
+def test_a_database_of_a_later_release_is_worked_on(client: FlaskClient, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    assert client.get("/readyz").status_code == 200
+    assert client.post("/v1/allocations", json=LINE).status_code == 202

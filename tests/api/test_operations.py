@@ -97,7 +97,7 @@ def test_the_figures_are_those_of_the_database(visitor: Browser) -> None:
 
     assert figures == (
         "Decided in the last minute 0 Pending 1 the oldest for 0 seconds"
-        " Not sent yet 1 the oldest for 0 seconds Lines waiting 0"
+        " Follow-ups 0 Overdue 0 Not sent yet 1 the oldest for 0 seconds Lines waiting 0"
     )
 
 

@@ -331,6 +331,8 @@ def test_status_tells_programs_every_figure(allocation: Run) -> None:
             "oldest_unsent_seconds": 0.0,
             "pending": 0,
             "oldest_pending_seconds": 0.0,
+            "follow_ups": 0,
+            "overdue": 0,
             "waiting_lines": 0,
         },
         "last_minute": nothing,
@@ -352,6 +354,8 @@ def test_status_shows_people_what_waits(allocation: Run, state_dir: Path) -> Non
     shown = {" ".join(line.split()) for line in status.logs().splitlines()}
     assert shown >= {
         "commands pending 0",
+        "follow-ups pending 0",
+        "overdue of these 0",
         "commands decided in the last minute 0 0.0 a second",
         "failed 0 0 of all that are kept",
         "outbox rows unsent 0",

@@ -65,7 +65,7 @@ def test_a_reservation_does_not_expire_before_its_time(sql: Storage) -> None:
     with engine.connect() as connection:
         assert connection.scalar(select(func.count()).where(outbox.c.name == EXPIRE)) == 1
         names = set(connection.scalars(select(commands.c.name)))
-        unsent = progress.backlog(connection).unsent
+        unsent = progress.backlog(connection, overdue_after=300).unsent
         rows = connection.scalar(select(func.count()).select_from(outbox))
     assert EXPIRE not in names
     assert unsent == (rows or 0) - 1

@@ -15,14 +15,19 @@ from tests.storage.conftest import Storage, message
 
 
 def command(
-    connection: Connection, status: str, *, accepted: float, decided: float | None = None
+    connection: Connection,
+    status: str,
+    *,
+    accepted: float,
+    decided: float | None = None,
+    name: str = "allocation.allocate",
 ) -> None:
     """Put a command on record that was accepted, and decided, so many seconds ago."""
     now = datetime.now(UTC)
     connection.execute(
         insert(commands).values(
             id=uuid4(),
-            name="allocation.allocate",
+            name=name,
             body={},
             status=status,
             outcome=None if status == "pending" else {},
@@ -36,12 +41,12 @@ def command(
 def figures(sql: Storage) -> Figures:
     assert sql.engine is not None
     with sql.engine.connect() as connection:
-        return progress.figures(connection)
+        return progress.figures(connection, overdue_after=300)
 
 
 def test_the_figures_of_an_empty_database_are_all_zero(sql: Storage) -> None:
     """Not missing."""
-    assert figures(sql) == Figures(Backlog(0, 0.0, 0, 0.0, 0), Decided())
+    assert figures(sql) == Figures(Backlog(0, 0.0, 0, 0.0, 0, 0, 0), Decided())
 
 
 def test_the_figures_count_what_waits_and_what_was_just_decided(sql: Storage) -> None:
@@ -61,8 +66,26 @@ def test_the_figures_count_what_waits_and_what_was_just_decided(sql: Storage) ->
 
     assert seen.backlog.unsent == len(sql.outbox())
     assert 0 < seen.backlog.oldest_unsent_seconds < 30
-    assert (seen.backlog.pending, seen.backlog.waiting_lines) == (1, 1)
+    assert seen.backlog.pending == 1
+    assert (seen.backlog.overdue, seen.backlog.waiting_lines) == (0, 1)
     assert seen.last_minute == Decided(3, 1, 0)
+
+
+def test_follow_ups_count_apart_from_what_clients_sent_and_overdue_counts_both(
+    sql: Storage,
+) -> None:
+    assert sql.engine is not None
+    with sql.engine.begin() as connection:
+        command(connection, "pending", accepted=10)
+        command(connection, "pending", accepted=310)
+        command(connection, "failed", accepted=900, decided=800)
+        for name in ("allocate_waiting", "review_promises", "expire"):
+            command(connection, "pending", accepted=400, name=f"allocation.{name}")
+
+    backlog = figures(sql).backlog
+
+    assert (backlog.pending, backlog.follow_ups, backlog.overdue) == (2, 3, 4)
+    assert 310 <= backlog.oldest_pending_seconds < 400
 
 
 @pytest.mark.parametrize(

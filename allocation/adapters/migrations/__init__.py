@@ -8,7 +8,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
 from allocation.adapters import tables
 from allocation.adapters.database import engine, is_postgresql
@@ -36,6 +36,19 @@ def is_current(connection: Connection) -> bool:
     """Whether the database has exactly the schema that this code was written for."""
     heads = set(ScriptDirectory.from_config(_config()).get_heads())
     return set(MigrationContext.configure(connection).get_current_heads()) == heads
+
+
+def is_behind(connection: Connection) -> bool:
+    """Whether the database has no schema, or one of an earlier version; a later one is not behind.
+
+    In an upgrade the database comes first: until they are replaced, processes work on a later one.
+    """
+    known = {each.revision for each in ScriptDirectory.from_config(_config()).walk_revisions()}
+    # Not by Alembic's context, which has two log lines for each look.
+    if not inspect(connection).has_table("alembic_version"):
+        return True
+    found = set(connection.scalars(text("SELECT version_num FROM alembic_version")))
+    return not found or (newest() not in found and found <= known)
 
 
 def drift(connection: Connection) -> list[object]:

@@ -50,7 +50,7 @@ def register(blueprint: Blueprint) -> None:
 
 def operations() -> str:
     with snapshot() as connection:
-        figures = progress.figures(connection)
+        figures = progress.figures(connection, bootstrap.settings().resend_after)
     depths, trouble = _asked(_depths)
     return render_template(
         "pages/operations.html",
