@@ -30,7 +30,7 @@ from sqlalchemy import (
     update,
 )
 
-from allocation.adapters.database import ago, among, is_postgresql
+from allocation.adapters.database import ago, among, clock, is_postgresql
 from allocation.adapters.inbox import NOTIFY_CHANNEL
 from allocation.adapters.rows import add_new
 from allocation.adapters.tables import (
@@ -81,18 +81,17 @@ class OutboxReader:
 
     def accept_due(self) -> int:
         """Accept the scheduled commands whose time has come by the database's clock; how many."""
-        on_postgresql = self._connection.dialect.name == "postgresql"
-        now = func.clock_timestamp() if on_postgresql else bindparam("now", datetime.now(UTC))
-        asked = (
-            select(outbox.c.position, *(outbox.c[name] for name in _OF_COMMAND))
-            .where(is_scheduled, outbox.c.due_at <= now)
-            .order_by(outbox.c.due_at)
-            .limit(DUE_AT_ONCE)
-        )
         with self._connection.begin():
+            now = clock(self._connection)
+            asked = (
+                select(outbox.c.position, *(outbox.c[name] for name in _OF_COMMAND))
+                .where(is_scheduled, outbox.c.due_at <= now)
+                .order_by(outbox.c.due_at)
+                .limit(DUE_AT_ONCE)
+            )
             due = self._connection.execute(asked).all()
             if due:
-                state = {"status": "pending", "accepted_at": datetime.now(UTC)}
+                state = {"status": "pending", "accepted_at": now}
                 rows = [{name: getattr(row, name) for name in _OF_COMMAND} | state for row in due]
                 # First the one, then the other: whoever is killed in between is repeated.
                 add_new(self._connection, commands, rows)
@@ -127,7 +126,7 @@ class OutboxReader:
             rows = self._connection.execute(self._overdue(after).limit(limit)).all()
             if not rows:
                 return 0
-            now = ago(self._connection, 0)
+            now = clock(self._connection)
             known = [row.position for row in rows if row.position is not None]
             if known:
                 self._connection.execute(
@@ -145,7 +144,7 @@ class OutboxReader:
                     "body": row.body,
                     "correlation_id": row.correlation_id,
                     "causation_id": row.causation_id,
-                    "created_at": datetime.now(UTC),
+                    "created_at": now,
                 }
                 for row in rows
                 if row.position is None

@@ -2,14 +2,14 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from allocation.adapters import contract
-from allocation.adapters.database import ago
+from allocation.adapters.database import ago, clock
 from allocation.adapters.tables import (
     allocations,
     commands,
@@ -128,7 +128,7 @@ LONGEST_LOOK_BACK = timedelta(minutes=10)
 def figures(connection: Connection, overdue_after: float) -> Figures:
     """How the work goes now. Costs grow with what waits and what came lately, not with the past."""
     found = backlog(connection, overdue_after)
-    minute_ago = datetime.now(UTC) - MINUTE
+    minute_ago = clock(connection) - MINUTE
     # The time of a decision has no index, that of the acceptance has: what was decided by now was
     # accepted before what is pending, but for what is tried again.
     look_back = min(timedelta(seconds=found.oldest_pending_seconds), LONGEST_LOOK_BACK)
@@ -176,7 +176,7 @@ def backlog(connection: Connection, overdue_after: float) -> Backlog:
         unsent=found[0],
         oldest_unsent_seconds=round(oldest_unsent(connection), 3),
         pending=found[1],
-        oldest_pending_seconds=round(_seconds_since(found[2]), 3),
+        oldest_pending_seconds=round(_seconds_since(connection, found[2]), 3),
         follow_ups=found[3],
         overdue=found[4],
         waiting_lines=found[5],
@@ -188,12 +188,11 @@ def oldest_unsent(connection: Connection) -> float:
     oldest = connection.scalar(
         select(outbox.c.created_at).where(is_unsent).order_by(outbox.c.position).limit(1)
     )
-    return _seconds_since(oldest)
+    return _seconds_since(connection, oldest)
 
 
-def _seconds_since(moment: datetime | None) -> float:
-    # Another machine's clock may be ahead of this one's.
-    return max(0.0, (datetime.now(UTC) - moment).total_seconds()) if moment else 0.0
+def _seconds_since(connection: Connection, moment: datetime | None) -> float:
+    return max(0.0, (clock(connection) - moment).total_seconds()) if moment else 0.0
 
 
 def _command(row: Any) -> Json:

@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine, make_url, select, text
+from sqlalchemy import Engine, func, make_url, select, text, update
 
 from allocation.adapters import database, tables
+from allocation.adapters.outbox_reader import only_reader
 from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
-from allocation.domain.commands import Allocate, CreateBatch
+from allocation.domain.commands import Allocate, CreateBatch, Reserve
 from allocation.handlers import accept, decide, fail
+from allocation.views import progress
 from tests.storage.conftest import message
 
 
@@ -51,3 +53,23 @@ def test_commands_and_events_have_the_times_of_the_database(tomorrow: Engine) ->
     here = datetime.now(UTC)
     ahead = [time - here for time in times]
     assert [by for by in ahead if not timedelta(hours=23) < by < timedelta(days=1)] == []
+
+
+def test_what_is_due_is_accepted_at_the_time_of_the_database(tomorrow: Engine) -> None:
+    decide(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(tomorrow))
+    decide(message(Reserve("o1", "LAMP", 1, 1), 2), SqlUnitOfWork(tomorrow))
+    with tomorrow.begin() as connection:
+        due = update(tables.outbox).where(tables.is_scheduled)
+        connection.execute(due.values(due_at=tables.outbox.c.created_at))
+
+    with only_reader(tomorrow) as reader:
+        assert reader is not None
+        assert reader.accept_due() == 1
+
+    with tomorrow.connect() as connection:
+        accepted = connection.scalar(select(func.max(tables.commands.c.accepted_at)))
+        backlog = progress.backlog(connection, overdue_after=3600)
+    assert accepted is not None
+    assert timedelta(hours=23) < accepted - datetime.now(UTC) < timedelta(days=1)
+    assert (backlog.follow_ups, backlog.overdue) == (1, 0)
+    assert backlog.oldest_unsent_seconds < 3600
