@@ -22,9 +22,9 @@ from allocation.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-OPEN = {
-    "health.alive",
-    "health.ready",
+HEALTH_CHECKS = {"health.alive", "health.ready"}
+
+OPEN = HEALTH_CHECKS | {
     "docs.page",
     "docs.asset",
     "docs.openapi",
@@ -51,8 +51,8 @@ CAREFUL = {
 Strict-Transport-Security is for whatever ends TLS in front of this.
 """
 
-REMEMBERED = 2.0
-"""Seconds that a process goes on to accept a key after it was revoked."""
+REMEMBERED = 1.0
+"""Seconds for which a process remembers what the database says of a key."""
 
 RATE_LIMIT = 1000
 """Requests per second of one caller, in each process, where others than this machine may ask."""
@@ -178,6 +178,7 @@ def register(app: Flask, guard: Guard, limits: Limits, opened: Set[str]) -> None
 
     @app.before_request
     def admit() -> None:
+        _require_host()
         # A path that no route knows is closed too: nothing opens by a spelling.
         if request.endpoint in opened:
             return
@@ -200,6 +201,17 @@ def register(app: Flask, guard: Guard, limits: Limits, opened: Set[str]) -> None
             )
 
     app.after_request(careful)
+
+
+def _require_host() -> None:
+    """Refuse a request without Host, as HTTP/1.1 asks for, and older HTTP too.
+
+    Except for health checks by HTTP/1.0, which some load balancers send without it.
+    """
+    is_old = request.environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
+    if request.headers.get("Host") or (is_old and request.endpoint in HEALTH_CHECKS):
+        return
+    raise Problem(400, "The request has no Host header.")
 
 
 def _logged_in(guard: Guard) -> Caller | None:

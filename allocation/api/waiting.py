@@ -92,7 +92,7 @@ class OutcomeWaiter:
         return Outcomes(decided, waited)
 
     def _poll(self, pending: set[UUID], decided: dict[UUID, Json], deadline: float) -> bool:
-        """Move what is decided from `pending` to `decided`; False if told to stop before the end."""
+        """Move what is decided from `pending` to `decided`; False if it was told to stop."""
         pause = _FIRST_PAUSE
         while True:
             with bootstrap.engine(bootstrap.settings().database_url).connect() as connection:
