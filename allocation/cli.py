@@ -20,6 +20,7 @@ from allocation import (
     tracing,
 )
 from allocation.adapters import roles, topology
+from allocation.escaping import escaped
 from allocation.tools import dead, export, keys
 from allocation.tools.import_batches import import_batches
 from allocation.tools.prune import prune
@@ -184,7 +185,7 @@ def _shown(proof: check.Proof, *, quiet: bool) -> check.Proof:
         verdict = "[green]holds [/green]" if proof.holds else "[red]BROKEN[/red]"
         console.print(f"{verdict} {proof.promise} ({proof.examined} examined)")
         for breach in proof.broken:
-            console.print(f"         {breach}", markup=False)
+            console.print(f"         {escaped(str(breach))}", markup=False)
     return proof
 
 

@@ -23,12 +23,20 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from allocation import bootstrap
 from allocation.adapters.broker import without_password
+from allocation.escaping import escaped
 from allocation.unit_of_work import ConcurrentUpdate, StorageUnavailable
 
 T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
-console = Console(soft_wrap=True)
+
+class _Console(Console):
+    def print_json(self, *args: Any, **options: Any) -> None:
+        super().print_json(*args, **{"ensure_ascii": True} | options)
+
+
+console = _Console(soft_wrap=True)
+"""What others sent goes through `escaped`, and is printed without markup."""
 PLAIN: Any = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
 """How a table looks: as narrow as it can be."""
 _OF_STORAGE = (StorageUnavailable, ConcurrentUpdate)
@@ -46,8 +54,8 @@ def print_table(rows: Sequence[Mapping[str, object]], whole: Collection[str] = (
         *(Column(name, overflow="fold", no_wrap=name in whole) for name in rows[0]), **PLAIN
     )
     for row in rows:
-        # Text takes no markup: what strangers sent may have brackets.
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row.values()))
+        # Text takes no markup: what others sent may have brackets.
+        table.add_row(*(Text("" if cell is None else escaped(str(cell))) for cell in row.values()))
     show_table(table)
 
 
@@ -119,5 +127,5 @@ def misused(sentence: str) -> NoReturn:
 
 def fail(sentence: str, status: int = FAILED) -> NoReturn:
     """End with this exit status, saying what happened, to what, and what to do."""
-    typer.echo(f"allocation: {sentence}", err=True)
+    typer.echo(f"allocation: {escaped(sentence, lines=True)}", err=True)
     raise typer.Exit(status)

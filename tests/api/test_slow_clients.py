@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,10 @@ class Api:
 def start(
     processes: Callable[..., Process], sqlite_url: str, tmp_path: Path
 ) -> Callable[[str], Api]:
-    return lambda setup="pass": Api(processes, sqlite_url, tmp_path, setup)
+    def made(setup: str) -> Api:
+        return Api(processes, sqlite_url, tmp_path, setup)
+
+    return made
 
 
 def is_open(connection: socket.socket) -> bool:
@@ -146,7 +150,7 @@ def test_a_response_that_is_not_taken_is_cut_off_at_its_deadline(
 
     with api.slow(SLOW["response"], 20) as connections:
         for connection in connections:
-            eventually(lambda c=connection: is_cut_off(c), within=30, what="the client cut off")
+            eventually(partial(is_cut_off, connection), within=30, what="the client cut off")
 
 
 def is_cut_off(connection: socket.socket) -> bool:
@@ -299,12 +303,15 @@ def test_a_request_is_whole_at_its_last_byte(
     ids=["headers", "body", "chunks"],
 )
 def test_what_is_far_too_large_is_refused_and_not_held(pieces: list[bytes], status: int) -> None:
-    arrival, most = Arrival(), 0
+    arrival, sizes = Arrival(), [0]
 
-    with pytest.raises(Refused) as refused:
+    def come() -> None:
         for piece in pieces:
             arrival.add(piece)
-            most = max(most, len(arrival.data))
+            sizes.append(len(arrival.data))
+
+    with pytest.raises(Refused) as refused:
+        come()
 
     assert refused.value.status == status
-    assert most <= 2 * bodies.LIMIT + 1000
+    assert max(sizes) <= 2 * bodies.LIMIT + 1000
