@@ -110,9 +110,8 @@ def show(
     """Show all that is known of one: why, since when, its headers and its body."""
     found = _among(_selection((letter_id,)), lambda _, letters: list(letters))
     if not found:
-        fail(
-            f"no dead letter has the id {escaped(letter_id)}: `allocation dead list --each` shows them"
-        )
+        known = "`allocation dead list --each` shows them"
+        fail(f"no dead letter has the id {escaped(letter_id)}: {known}")
     if as_json:
         console.print_json(json.dumps([_whole(letter) for letter in found]))
         return
