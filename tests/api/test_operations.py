@@ -317,7 +317,7 @@ def test_a_letter_whose_body_was_cut_is_not_replayed(visitor: Browser) -> None:
     bury_large(1, **{"x-cut-bytes": 3})
 
     page = visitor.get(f"{DEAD_LETTERS}?id=large-0")
-    form = page.find("article").find("form")
+    [form] = page.select("article form")
     given = {each["name"]: each["value"] for each in form.find_all("input")}
     response = visitor.client.post(str(form["action"]), data=given)
 
