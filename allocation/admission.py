@@ -20,11 +20,11 @@ from kombu.message import Message
 from kombu.transport.native_delayed_delivery import MAX_LEVEL, calculate_routing_key, level_name
 
 from allocation.adapters import topology
+from allocation.adapters.dead_letters import LARGEST_BODY
 from allocation.celery import mover
 
 log = structlog.get_logger(__name__)
 
-LARGEST_BODY = 256 * 1024  # bytes; the largest command of the contract has about 4 KiB
 LONGEST_LIMIT = 3600.0  # seconds
 LONGEST_DELAY = 2.0**28  # seconds, eight years: what the broker can hold
 
@@ -78,7 +78,7 @@ class StrictConsumer(Consumer):
     def _turn_away(self, message: Message, reason: str, error: str) -> None:
         log.error(
             "not a command: the message goes to the dead-letter queue",
-            reason=error,
+            reason=error[:1000],
             command=str((message.headers or {}).get("task"))[:100],
             command_id=str((message.headers or {}).get("id"))[:100],
         )

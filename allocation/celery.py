@@ -1,5 +1,6 @@
 """The Celery application: `celery -A allocation worker` finds it as `app`."""
 
+import sys
 from functools import cache
 from typing import Any
 
@@ -24,6 +25,13 @@ app = Celery(
     "allocation", include=["allocation.tasks"], events="allocation.adapters.celery_events:Events"
 )
 app.config_from_object("celeryconfig")
+
+# The `celery` command loads Flower's before it imports this module; other programs have no use
+# for it.
+if "flower.urls" in sys.modules:
+    from allocation.adapters import flower
+
+    flower.add_headers()
 
 
 @cache

@@ -3,10 +3,13 @@
 import logging
 import sys
 from collections.abc import Mapping
+from io import StringIO
+from typing import TextIO
 
 import structlog
 
 from allocation.adapters import contract
+from allocation.escaping import escaped
 from allocation.settings import Settings
 from allocation.unit_of_work import Message
 
@@ -39,11 +42,10 @@ def configure(settings: Settings) -> None:
         last += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
         last += [
+            _escape,
             structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(),
-                # Without the frames' variables: they hold addresses with passwords.
-                exception_formatter=structlog.dev.plain_traceback,
-            )
+                colors=sys.stderr.isatty(), exception_formatter=_traceback
+            ),
         ]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -57,6 +59,21 @@ def configure(settings: Settings) -> None:
         # Alembic names its plugins and its kind of database at each look at the schema.
         for name in ("celery.worker.strategy", "celery.app.trace", "alembic"):
             logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+
+
+def _escape(_: object, _name: str, line: structlog.types.EventDict) -> structlog.types.EventDict:
+    """What came from outside changes no terminal, and begins no line of its own."""
+    return {
+        name: escaped(value, lines=name in ("event", "exception")) if type(value) is str else value
+        for name, value in line.items()
+    }
+
+
+def _traceback(out: TextIO, exc_info: structlog.types.ExcInfo) -> None:
+    """Without the frames' variables: they hold addresses with passwords."""
+    written = StringIO()
+    structlog.dev.plain_traceback(written, exc_info)
+    out.write(escaped(written.getvalue(), lines=True))
 
 
 def names(message: Message) -> dict[str, str]:

@@ -3,10 +3,10 @@
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
-from kombu import Connection
+from kombu import Connection, compression
 from kombu.transport import TRANSPORT_ALIASES, pyamqp
 
 HEARTBEAT = 15
@@ -86,3 +86,13 @@ class VerifyingTransport(pyamqp.SSLTransport):
 
 
 TRANSPORT_ALIASES["amqps"] = f"{__name__}:{VerifyingTransport.__name__}"
+
+
+def _refuse_compressed(_body: object) -> NoReturn:
+    raise ValueError("compressed bodies are not accepted")
+
+
+# kombu unpacks a message's body, however large it gets, before anybody sees the message. Without a
+# decoder it stays as it came, and counts as one that can't be decoded.
+for _kind in compression.encoders():
+    compression.register(compression.get_encoder(_kind)[0], _refuse_compressed, _kind)

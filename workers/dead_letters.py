@@ -17,6 +17,9 @@ log = structlog.get_logger(__name__)
 # which begins the wait anew: so it is less than their half.
 CONFIRM_TIMEOUT = 5.0
 
+LARGEST_BODY = 256 * 1024
+"""Bytes that a dead letter keeps of a body; the header `x-cut-bytes` tells how many were cut."""
+
 Facts = Mapping[str, object]
 """What the headers tell, without their `x-`; `reason`, `error` and `last` always."""
 
@@ -35,13 +38,18 @@ class DeadLetters:
         by itself, without the reason.
         """
         headers = dict(message.headers or {})
-        # What came compressed is plain here, or could not be unpacked and is not to be tried again.
-        compression = headers.pop("compression", None)
-        if message.errors and compression:
+        headers.pop("x-cut-bytes", None)
+        # Kept under another name: who takes the dead letter is not to unpack it either.
+        if compression := headers.pop("compression", None):
             headers["x-compression"] = compression
+        body = message.body or b""  # an empty one comes as text, which `binary` can't encode
+        if isinstance(body, str):
+            body = body.encode("utf-8", "surrogatepass")
+        if len(body) > LARGEST_BODY:
+            headers["x-cut-bytes"] = len(body) - LARGEST_BODY
         try:
             self._publish(
-                message.body or b"",  # an empty one comes as text, which `binary` can't encode
+                body[:LARGEST_BODY],
                 message.content_type,
                 message.content_encoding or "binary",
                 headers,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from kombu.message import Message
 
+from workers.dead_letters import LARGEST_BODY
 from workers.envelope import Envelope, Unreadable, read
 
 LIMIT = 200
@@ -69,6 +70,10 @@ class Hand:
         try:
             if undecodable is not None:
                 raise Unreadable(f"the message can't be decoded: {undecodable}")
+            if len(message.body or b"") > LARGEST_BODY:
+                raise Unreadable(
+                    f"the body has {len(message.body)} bytes, more than {LARGEST_BODY}"
+                )
             event = read(message.body, message.content_type)
             self._parse(event)
         except Unreadable as problem:

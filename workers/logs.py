@@ -4,11 +4,13 @@ import io
 import logging
 import sys
 from contextlib import AbstractContextManager, suppress
+from io import StringIO
 from typing import TextIO, cast
 
 import structlog
 
 from workers.envelope import Envelope
+from workers.escaping import escaped
 from workers.settings import Settings
 
 
@@ -30,23 +32,40 @@ class _Output(io.TextIOBase):
 
 def configure(settings: Settings) -> None:
     """Write log lines to stderr in the format that the settings ask for."""
-    renderer: structlog.types.Processor
+    renderers: list[structlog.types.Processor]
     if settings.allocation_log_format == "json":
-        renderer = structlog.processors.JSONRenderer()
+        renderers = [structlog.processors.JSONRenderer()]
     else:
-        renderer = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
+        renderers = [
+            _escape,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=_traceback
+            ),
+        ]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            renderer,
+            *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Output(sys.stderr))),
     )
+
+
+def _escape(_: object, _name: str, line: structlog.types.EventDict) -> structlog.types.EventDict:
+    """What came from outside changes no terminal, and begins no line of its own."""
+    return {
+        name: escaped(value, lines=name in ("event", "exception")) if type(value) is str else value
+        for name, value in line.items()
+    }
+
+
+def _traceback(out: TextIO, exc_info: structlog.types.ExcInfo) -> None:
+    written = StringIO()
+    structlog.dev.plain_traceback(written, exc_info)
+    out.write(escaped(written.getvalue(), lines=True))
 
 
 def about(event: Envelope) -> AbstractContextManager[None]:

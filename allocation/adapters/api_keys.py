@@ -14,7 +14,7 @@ from allocation.adapters.tables import api_keys
 READ = "read"
 WRITE = "write"
 SCOPES = (READ, WRITE)
-REMEMBERED = 2.0
+REMEMBERED = 1.0
 """Seconds that a process goes on to accept a key after it was revoked, or to ask for none."""
 
 _PREFIX = "alloc"

@@ -65,11 +65,12 @@ def deliver_again(connection: Connection, letter: DeadLetter) -> None:
 
 def summary(letter: DeadLetter) -> Row:
     """All that is known of a letter, but its message."""
-    return {
+    known = {
         field.name: getattr(letter, field.name)
         for field in fields(letter)
         if field.name != "message"
     }
+    return known | ({"cut_bytes": letter.cut} if letter.cut else {})
 
 
 def by_cause(letters: Iterable[DeadLetter]) -> list[Row]:

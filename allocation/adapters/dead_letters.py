@@ -34,12 +34,22 @@ REASONS = {
 }
 """By queue: why a message may come there by our own hand."""
 
+LARGEST_BODY = 256 * 1024
+"""Bytes that a message's body may have, and that a dead letter keeps of it."""
+
+CUT = "x-cut-bytes"
+"""The header of a dead letter that tells how many bytes of its body were cut off."""
+
 _OURS = ("reason", "error", "traceback", "attempts", "first", "last", "held_event")
 # What belongs to the life that ended: a message that is replayed begins a new one, and whoever
 # replays it has decided that it is not too late.
 _OF_THE_PAST = {f"x-{name}" for name in _OURS} | {"first_failed_at", "expires"}
 _COUNTED = ("x-delivery-count", "x-acquired-")
 _THE_BROKERS = ("x-death", "x-first-death-", "x-last-death-", *_COUNTED)
+
+
+class Incomplete(Exception):
+    """A dead letter whose body was cut can't be delivered again; the text says so."""
 
 
 class Mover:
@@ -61,37 +71,51 @@ class Mover:
     def bury(self, message: Message, queue: str, facts: Facts) -> bool:
         """Copy the message to the dead-letter queue `queue`; False as for `copy`."""
         headers = dict(message.headers or {})
-        # What came compressed is plain here, or could not be unpacked and is not to be tried again.
-        compression = headers.pop("compression", None)
-        if message.errors and compression:
+        headers.pop(CUT, None)
+        # Kept under another name: who takes the dead letter is not to unpack it either.
+        if compression := headers.pop("compression", None):
             headers["x-compression"] = compression
+        body = _bytes(message.body or b"")
+        if len(body) > LARGEST_BODY:
+            headers[CUT] = len(body) - LARGEST_BODY
         facts = {"last": datetime.now(UTC).isoformat()} | dict(facts)
         self._buried(queue, str(facts["reason"]))
         headers |= {f"x-{name}": value for name, value in facts.items()}
         # By the queue's own exchange: whoever may write to the default one reaches every queue.
-        return self.copy(message, queue, "", headers)
+        return self.copy(message, queue, "", headers, body[:LARGEST_BODY])
 
     def copy(
-        self, message: Message, exchange: str, routing_key: str, headers: Mapping[str, object]
+        self,
+        message: Message,
+        exchange: str,
+        routing_key: str,
+        headers: Mapping[str, object],
+        body: bytes | None = None,
     ) -> bool:
-        """Publish the message once more; False when the broker does not say that it has it.
+        """Publish the message once more, or with another body.
 
-        The message itself is not touched. The copy may be there though the answer was lost.
+        False when the broker does not say that it has it. The message itself is not touched. The
+        copy may be there though the answer was lost.
         """
         kept = self._producer is not None
         # A connection that was kept may have been lost since: that costs a second try.
-        return self._publish(message, exchange, routing_key, headers) or (
-            kept and self._publish(message, exchange, routing_key, headers)
+        return self._publish(message, exchange, routing_key, headers, body) or (
+            kept and self._publish(message, exchange, routing_key, headers, body)
         )
 
     def _publish(
-        self, message: Message, exchange: str, routing_key: str, headers: Mapping[str, object]
+        self,
+        message: Message,
+        exchange: str,
+        routing_key: str,
+        headers: Mapping[str, object],
+        body: bytes | None,
     ) -> bool:
         connection = self._producer.connection if self._producer else self._connect()
         try:
             if self._producer is None:
                 self._producer = Producer(connection.channel())
-            _publish(self._producer, exchange, routing_key, message, headers)
+            _publish(self._producer, exchange, routing_key, message, headers, body)
         except (
             OSError,
             OperationalError,
@@ -123,6 +147,12 @@ class DeadLetter:
     message: Message
 
     @property
+    def cut(self) -> int:
+        """How many bytes of its body were cut off."""
+        number = (self.message.headers or {}).get(CUT)
+        return number if isinstance(number, int) else 0
+
+    @property
     def kind(self) -> str:
         """What letters of the same cause have in common, beside their reason and name."""
         return self.error.partition(":")[0][:100] if self.reason == "failed" else ""
@@ -131,21 +161,23 @@ class DeadLetter:
 def read(queue: str, message: Message) -> DeadLetter:
     """The letter that a message of the dead-letter queue `queue` is, whatever it holds."""
     headers = message.headers or {}
-    deaths = headers.get("x-death") or [{}]
-    reason = headers.get("x-reason") or deaths[0].get("reason") or "unknown"
+    first, last = _deaths(headers)
+    reason = headers.get("x-reason") or last.get("reason") or "unknown"
+    attempts = headers.get("x-attempts")
     event = _as_event(message.body)
     # To look at a letter returns it, which the broker counts: that must not change its id.
     lasting = [each for each in sorted(headers.items()) if not each[0].startswith(_COUNTED)]
-    made = hashlib.sha256(_bytes(message.body) + repr(lasting).encode())
+    # The broker itself moves messages of any size here.
+    made = hashlib.sha256(_bytes(message.body)[:LARGEST_BODY] + repr(lasting).encode())
     return DeadLetter(
         id=str(headers.get("id") or event.get("id") or made.hexdigest()[:16])[:100],
         queue=queue,
-        reason=str(reason),
-        error=str(headers.get("x-error") or ""),
+        reason=str(reason)[:100],
+        error=str(headers.get("x-error") or "")[:1000],
         name=str(headers.get("task") or event.get("type") or "")[:100],
-        attempts=headers.get("x-attempts"),
-        first=_text(headers.get("x-first") or deaths[-1].get("time")),
-        last=_text(headers.get("x-last") or deaths[0].get("time")),
+        attempts=attempts if isinstance(attempts, int) else None,
+        first=_text(headers.get("x-first") or first.get("time")),
+        last=_text(headers.get("x-last") or last.get("time")),
         message=message,
     )
 
@@ -167,8 +199,12 @@ def send_again(connection: Connection, queue: str, letter: DeadLetter) -> None:
     """Put the message back into `queue`, as new, and then take it off the dead letters.
 
     Dying between the two leaves it in both, and its id makes that harmless. Raises the connection's
-    errors; then it is still a dead letter.
+    errors, and Incomplete; then it is still a dead letter.
     """
+    if letter.cut:
+        raise Incomplete(
+            f"{letter.id} can't be delivered again: {letter.cut} bytes of its body were cut off"
+        )
     message = letter.message
     headers = {
         name: value
@@ -190,11 +226,13 @@ def _publish(
     routing_key: str,
     message: Message,
     headers: Mapping[str, object],
+    body: bytes | None = None,
 ) -> None:
     kept = ("correlation_id", "message_id", "reply_to", "type", "app_id")
     properties = {name: message.properties[name] for name in kept if name in message.properties}
     producer.publish(
-        message.body or b"",  # py-amqp gives an empty one as text, which `binary` can't encode
+        # py-amqp gives an empty one as text, which `binary` can't encode.
+        message.body or b"" if body is None else body,
         exchange=exchange,
         routing_key=routing_key,
         content_type=message.content_type,
@@ -207,7 +245,17 @@ def _publish(
     )
 
 
+def _deaths(headers: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The first and the last time that the broker moved the message; a sender may forge it."""
+    found = headers.get("x-death")
+    deaths = found if isinstance(found, list) else []
+    told = [death for death in deaths if isinstance(death, dict)] or [{}]
+    return told[-1], told[0]
+
+
 def _as_event(body: bytes | str) -> Mapping[str, Any]:
+    if len(body) > LARGEST_BODY:
+        return {}
     try:
         event = json.loads(body)
     except (ValueError, RecursionError):
@@ -220,4 +268,4 @@ def _bytes(body: bytes | str) -> bytes:
 
 
 def _text(value: object) -> str | None:
-    return None if value is None else str(value)
+    return None if value is None else str(value)[:100]

@@ -11,10 +11,9 @@ from kombu.message import Message as Delivered
 
 from allocation import trace_context
 from allocation.adapters import contract
+from allocation.adapters.dead_letters import LARGEST_BODY
 from allocation.domain.commands import Command
 from allocation.unit_of_work import Message
-
-LARGEST_BODY = 256 * 1024  # bytes; an event with ids of 255 characters has about 2 KiB
 
 COMMAND_IDS = UUID("5f0f3c0e-6a4e-4f5c-9d0e-0d8f6c1b7a52")
 """The id of an event's command is the UUID 5 of the JSON text `["source", "id"]` in here."""
@@ -79,6 +78,8 @@ def read(message: Delivered) -> Message:
 
 def names(message: Delivered) -> dict[str, str]:
     """What a line about a message that was not taken names it by; as much as can be read."""
+    if len(message.body or b"") > LARGEST_BODY:
+        return {}
     try:
         event = json.loads(message.body or b"")
     except (ValueError, RecursionError):

@@ -18,7 +18,7 @@ from allocation.api.metrics import Metrics
 from allocation.api.pressure import Pressure
 from allocation.api.problems import REFUSALS, Problem
 from allocation.api.reading import snapshot
-from allocation.api.waiting import OutcomeWaiter
+from allocation.api.waiting import Outcomes, OutcomeWaiter
 from allocation.domain.commands import Command
 from allocation.unit_of_work import CommandConflict, ConcurrentUpdate, Message
 from allocation.views import Json, progress
@@ -32,16 +32,17 @@ def answer(command: Command) -> Response:
     command_id = request_id()
     message = Message(command_id, command, correlation_id=command_id, traceparent=g.traceparent)
     preferred = waiting.preference(request.headers.get("Prefer", ""))
-    decided = take([message], preferred.wait)
-    if command_id in decided:
-        response = _decided(command, decided[command_id])
+    outcomes = take([message], preferred.wait)
+    pending = command_id not in outcomes.decided
+    if not pending:
+        response = _decided(command, outcomes.decided[command_id])
     else:
         response = jsonify({"id": str(command_id), "status": "pending"})
         response.status_code = HTTPStatus.ACCEPTED
         response.headers["Retry-After"] = "1"
     response.headers["Location"] = location(command_id)
-    if preferred.applied:
-        response.headers["Preference-Applied"] = preferred.applied
+    if applied := preferred.applied(waited=outcomes.waited, pending=pending):
+        response.headers["Preference-Applied"] = applied
     return response
 
 
@@ -64,7 +65,7 @@ def is_repeat() -> bool:
     return "Idempotency-Key" in request.headers and _is_known(request_id())
 
 
-def take(messages: Sequence[Message], wait: int | None) -> dict[UUID, Json]:
+def take(messages: Sequence[Message], wait: int | None) -> Outcomes:
     """Accept the commands by one commit; the outcomes that are known after `wait` seconds.
 
     None: wait for no outcome.
@@ -76,7 +77,7 @@ def take(messages: Sequence[Message], wait: int | None) -> dict[UUID, Json]:
     _put_off_under_pressure(messages[0].id)
     _accept(messages)
     if wait is None:
-        return {}
+        return Outcomes({}, waited=False)
     waiter: OutcomeWaiter = current_app.extensions["allocation.waiter"]
     return waiter.outcomes([message.id for message in messages], wait)
 

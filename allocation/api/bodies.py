@@ -20,9 +20,6 @@ READ_AT_MOST = LIMIT + 1
 """What Flask's MAX_CONTENT_LENGTH must be. Without a Content-Length, Werkzeug cuts a body there and
 says nothing; the byte beyond the limit tells."""
 
-_DRAINED = 8 * LIMIT
-"""Bytes of a body too large that are read and dropped, so that its sender gets to the answer."""
-
 
 def command(name: str, *, optional: bool = False, **from_path: str) -> Command:
     """The command `name` that the request's JSON body and its path make together.
@@ -78,15 +75,9 @@ def read() -> Any:
 
 
 def _bytes() -> bytes:
-    try:
-        body = request.stream.read()
-        if len(body) > LIMIT:
-            raise RequestEntityTooLarge
-    except RequestEntityTooLarge:
-        rest, left = request.environ["wsgi.input"], _DRAINED
-        while left > 0 and (dropped := rest.read(64 * 1024)):
-            left -= len(dropped)
-        raise
+    body = request.stream.read()
+    if len(body) > LIMIT:
+        raise RequestEntityTooLarge
     return bytes(body)
 
 

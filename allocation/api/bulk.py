@@ -41,15 +41,15 @@ def answer(body: Json) -> Response:
             lines=list(_told(lines, iter(messages), {})),
         )
     preferred = waiting.preference(request.headers.get("Prefer", ""))
-    decided = accepting.take(messages, preferred.wait)
+    outcomes = accepting.take(messages, preferred.wait)
 
-    told = list(_told(lines, iter(messages), decided))
+    told = list(_told(lines, iter(messages), outcomes.decided))
     response = jsonify({"lines": told})
-    if any(line["status"] == "pending" for line in told):
+    if pending := any(line["status"] == "pending" for line in told):
         response.status_code = HTTPStatus.ACCEPTED
         response.headers["Retry-After"] = "1"
-    if preferred.applied:
-        response.headers["Preference-Applied"] = preferred.applied
+    if applied := preferred.applied(waited=outcomes.waited, pending=pending):
+        response.headers["Preference-Applied"] = applied
     return response
 
 

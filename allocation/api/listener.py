@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +17,15 @@ from allocation.views import live_events
 log = structlog.get_logger(__name__)
 
 BEAT = 15.0
-"""Seconds after which a sign of life is sent, and the listener's key is looked at again."""
+"""Seconds after which a sign of life is sent."""
+
+LOOK_AT_KEY = 0.5
+"""Seconds after which it is checked again whether the listener's key is valid."""
 
 RETRY = 2000
 """Milliseconds after which a listener whose connection broke comes back."""
 
-_STEP = 1.0  # seconds after which it is seen that a listener hung up
+_STEP = 0.5  # seconds after which it is seen that a listener hung up, or that the key was revoked
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,8 @@ class Listener:
         self._is_there = is_there
         self._may_listen = may_listen
         self._next_beat = time.monotonic() + BEAT
-        self._over = False
+        self._next_look = time.monotonic() + LOOK_AT_KEY
+        self._admitted = True
         self._begun = False
 
     def text(self) -> Iterator[str]:
@@ -93,6 +98,8 @@ class Listener:
         position = self._reached
         while rows := _kept_after(position, self._wanted.skus):
             for row in rows:
+                if self._is_over():
+                    return
                 if row.begins:  # what is dropped can't be told
                     yield self._reset(place)
                     return
@@ -102,8 +109,6 @@ class Listener:
                 if is_news:
                     yield self._event(row)
             yield from self._beat()
-            if self._is_over():
-                return
         self._settle(place.settled)
         if not self._begun:
             yield self._begin(place)
@@ -123,7 +128,11 @@ class Listener:
     def _hear(self, news: News) -> Iterator[str]:
         rows = [row for row in news.rows if self._is_news(row)]
         for row in rows[:-1]:
+            if self._is_over():
+                return
             yield self._event(row)
+        if self._is_over():
+            return
         # With the last one he has heard all that there was.
         self._settle(news.settled)
         if rows:
@@ -160,14 +169,17 @@ class Listener:
     def _beat(self) -> Iterator[str]:
         if time.monotonic() >= self._next_beat:
             self._next_beat = time.monotonic() + BEAT
-            try:
-                self._over = not self._may_listen()
-            except SQLAlchemyError:
-                pass  # nobody is sent away because the database is
             yield self._message(":")
 
     def _is_over(self) -> bool:
-        return self._over or self._events.stopped or not self._is_there()
+        return self._events.stopped or not self._is_there() or not self._is_admitted()
+
+    def _is_admitted(self) -> bool:
+        if self._admitted and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_AT_KEY
+            with suppress(SQLAlchemyError):  # a database that is down ends no stream
+                self._admitted = self._may_listen()
+        return self._admitted
 
     def _message(self, *lines: str) -> str:
         if self._reached is not None:

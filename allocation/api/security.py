@@ -22,9 +22,9 @@ from allocation.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-OPEN = {
-    "health.alive",
-    "health.ready",
+HEALTH_CHECKS = {"health.alive", "health.ready"}
+
+OPEN = HEALTH_CHECKS | {
     "docs.page",
     "docs.asset",
     "docs.openapi",
@@ -175,6 +175,7 @@ def register(app: Flask, guard: Guard, limits: Limits, opened: Set[str]) -> None
 
     @app.before_request
     def admit() -> None:
+        _require_host()
         # A path that no route knows is closed too: nothing opens by a spelling.
         if request.endpoint in opened:
             return
@@ -202,6 +203,17 @@ def check_scope(scope: str) -> None:
             headers={"WWW-Authenticate": challenge},
             scope=scope,
         )
+
+
+def _require_host() -> None:
+    """Refuse a request without Host, as HTTP/1.1 asks for, and older HTTP too.
+
+    Except for health checks by HTTP/1.0, which some load balancers send without it.
+    """
+    is_old = request.environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
+    if request.headers.get("Host") or (is_old and request.endpoint in HEALTH_CHECKS):
+        return
+    raise Problem(400, "The request has no Host header.")
 
 
 def _logged_in(guard: Guard) -> Caller | None:

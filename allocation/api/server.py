@@ -14,7 +14,6 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 from gunicorn.http import wsgi
 from gunicorn.http.errors import ParseException
-from gunicorn.workers.gthread import ThreadWorker
 from sqlalchemy.exc import SQLAlchemyError
 
 from allocation import bootstrap, metrics, tracing
@@ -22,6 +21,7 @@ from allocation.adapters.api_keys import ApiKeys
 from allocation.api import waiting
 from allocation.api.problems import Problem
 from allocation.api.security import careful, is_loopback
+from allocation.api.slow_clients import CONNECTIONS, PatientWorker
 from allocation.settings import Settings
 
 SHORTEST_KEY = 16
@@ -74,7 +74,7 @@ def _database_has_keys(settings: Settings) -> bool:
         engine.dispose()  # the processes that serve are forked from this one
 
 
-class Worker(ThreadWorker):
+class Worker(PatientWorker):
     """Lets go of streams, and of who waits for an outcome, as soon as it is told to stop."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -111,12 +111,15 @@ class _Server(BaseApplication):
     def load_config(self) -> None:
         host, port = self._settings.host.strip("[]"), self._settings.port
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        threads = self._settings.api_threads + self._settings.api_streams
         options: dict[str, object] = {
             "bind": self._address,
             "workers": self._settings.api_workers,
             # A stream holds a thread for as long as it lasts, and takes it from nobody.
-            "threads": self._settings.api_threads + self._settings.api_streams,
+            "threads": threads,
             "worker_class": Worker,
+            "worker_connections": CONNECTIONS + threads,
+            "sendfile": False,  # it would send past `ClientSocket.sendall`
             # A request that waits for its outcome is let go at once; this is for slow clients.
             "graceful_timeout": waiting.LONGEST + 5,
             # Two ids of 255 characters, four bytes each, percent-encoded.

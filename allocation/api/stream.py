@@ -10,6 +10,7 @@ from allocation.api.listener import Listener, Wanted
 from allocation.api.live_events import LiveEvents
 from allocation.api.problems import invalid
 from allocation.api.security import Guard
+from allocation.api.slow_clients import ClientSocket
 
 PATIENCE = 30_000
 """Milliseconds that a listener may take nothing of what is sent, before he is cut off."""
@@ -54,6 +55,8 @@ def _presence(connection: socket.socket | None) -> Callable[[], bool]:
     """Whether the listener at the other end is there; of one who takes nothing TCP decides it."""
     if connection is None:
         return lambda: True
+    if isinstance(connection, ClientSocket):
+        connection.may_hold = 0  # what is held would wait for the next event to be sent
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PATIENCE)
 

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -20,25 +19,44 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """How long to wait for the outcome, in seconds (None: not at all), and what was honoured."""
+    """What the Prefer header asks: seconds to wait for the outcome (None: not at all), and 202."""
 
     wait: int | None
-    applied: str | None
+    respond_async: bool = False
+
+    def applied(self, *, waited: bool, pending: bool) -> str | None:
+        """The value of Preference-Applied: only what was done. None: the header is left out.
+
+        `waited`: the request waited for its outcome; `pending`: the answer is 202.
+        """
+        honoured = ["respond-async"] if self.respond_async and pending else []
+        if self.wait is not None and waited:
+            honoured.append(f"wait={self.wait}")
+        return ", ".join(honoured) or None
 
 
 def preference(header: str) -> Preference:
-    """What the Prefer header asks. The first of a name counts; what makes no sense is ignored."""
+    """Parse the Prefer header. The first of a name counts; what makes no sense is ignored."""
     asked: dict[str, str] = {}
     for part in header.split(","):
         name, _, value = part.partition(";")[0].partition("=")
         asked.setdefault(name.strip().lower(), value.strip().strip('"'))
-    applied = ["respond-async"] if asked.get("respond-async") == "" else []
     wait, seconds = None, asked.get("wait", "")
     if seconds.isascii() and seconds.isdigit():
         # Cut before it is counted: the digits may be endless.
         wait = min(int(seconds.lstrip("0")[:3] or "0"), LONGEST)
-        applied.append(f"wait={wait}")
-    return Preference(wait, ", ".join(applied) or None)
+    return Preference(wait, asked.get("respond-async") == "")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """The commands that are decided, as `progress.command` tells them; the others are pending.
+
+    `waited`: the request waited until all were decided, or for the whole time that it asked for.
+    """
+
+    decided: dict[UUID, Json]
+    waited: bool
 
 
 class OutcomeWaiter:
@@ -56,30 +74,33 @@ class OutcomeWaiter:
         """Wait no more: the process is about to end."""
         self._stopping.set()
 
-    def outcomes(self, commands: Collection[UUID], seconds: float) -> dict[UUID, Json]:
-        """The commands as `progress.command` tells them, once all are decided or the time is over.
+    def outcomes(self, commands: Collection[UUID], seconds: float) -> Outcomes:
+        """The outcomes, once all commands are decided or the time is over.
 
-        Those that are still pending are left out. A database that gives no answer leaves out what
-        it did not tell before: the commands are safe, their outcomes unknown.
+        A database that gives no answer leaves out what it did not tell before: the commands are
+        safe, their outcomes unknown.
         """
         decided: dict[UUID, Json] = {}
         if not self._places.acquire(blocking=False):
-            return decided
+            return Outcomes(decided, waited=False)
         try:
-            with suppress(SQLAlchemyError):
-                self._poll(set(commands), decided, time.monotonic() + seconds)
+            waited = self._poll(set(commands), decided, time.monotonic() + seconds)
+        except SQLAlchemyError:
+            waited = False
         finally:
             self._places.release()
-        return decided
+        return Outcomes(decided, waited)
 
-    def _poll(self, pending: set[UUID], decided: dict[UUID, Json], deadline: float) -> None:
-        """Move what is decided from `pending` to `decided`, until nothing is left to wait for."""
+    def _poll(self, pending: set[UUID], decided: dict[UUID, Json], deadline: float) -> bool:
+        """Move what is decided from `pending` to `decided`; False if it was told to stop."""
         pause = _FIRST_PAUSE
         while True:
             with bootstrap.engine(bootstrap.settings().database_url).connect() as connection:
                 decided.update(progress.decided(connection, pending))
             pending -= decided.keys()
             left = deadline - time.monotonic()
-            if not pending or left <= 0 or self._stopping.wait(min(pause, left)):
-                return
+            if not pending or left <= 0:
+                return True
+            if self._stopping.wait(min(pause, left)):
+                return False
             pause = min(pause * 1.5, _LONGEST_PAUSE)

@@ -25,7 +25,8 @@ from allocation.adapters.dead_letter_queues import (
     selected,
     summary,
 )
-from allocation.adapters.dead_letters import DeadLetter
+from allocation.adapters.dead_letters import DeadLetter, Incomplete
+from allocation.escaping import escaped
 from allocation.tools.terminal import AsJson, age, console, fail, misused, print_table, reaching
 
 app = typer.Typer(
@@ -79,7 +80,7 @@ def _print_tables(rows: list[Row], *, each: bool) -> None:
         return f"{row['queue']}: {row['reason']}" if each else row["queue"]
 
     for text, under in groupby(sorted(rows, key=heading), heading):
-        console.print(Text(text, style="bold"))
+        console.print(Text(escaped(text), style="bold"))
         print_table([_for_people(row) for row in under], whole=("id", "age", "oldest", "newest"))
 
 
@@ -109,19 +110,23 @@ def show(
     """Show all that is known of one: why, since when, its headers and its body."""
     found = _among(_selection((letter_id,)), lambda _, letters: list(letters))
     if not found:
-        fail(f"no dead letter has the id {letter_id}: `allocation dead list --each` shows them")
+        known = "`allocation dead list --each` shows them"
+        fail(f"no dead letter has the id {escaped(letter_id)}: {known}")
     if as_json:
         console.print_json(json.dumps([_whole(letter) for letter in found]))
         return
     for letter in found:
         for name, value in summary(letter).items():
-            console.print(f"{name}: {value}", markup=False, highlight=False)
+            console.print(escaped(f"{name}: {value}"), markup=False, highlight=False)
         headers = {key: str(value) for key, value in (letter.message.headers or {}).items()}
         traceback = headers.pop("x-traceback", None)
+        # As Python writes them: nothing in them reaches the terminal as it is.
         console.print("headers:", headers, markup=False)
-        console.print("body:", letter.message.body, markup=False)
+        body = letter.message.body
+        # Not by rich, which takes half a minute for one line of 256 KiB.
+        typer.echo(f"body: {escaped(body, lines=True) if isinstance(body, str) else bytes(body)!r}")
         if traceback:
-            console.print(traceback, markup=False, highlight=False)
+            console.print(escaped(traceback, lines=True), markup=False, highlight=False)
 
 
 def _whole(letter: DeadLetter) -> Row:
@@ -141,10 +146,26 @@ def replay(
     everything: All = False,
     as_json: AsJson = False,
 ) -> None:
-    """Deliver letters again, as if they came for the first time; what took effect does so once."""
+    """Deliver letters again, as if they came for the first time; what took effect does so once.
+
+    A letter whose body was cut stays where it is.
+    """
     selection = _chosen(ids, queue, reason, name, everything)
-    done = _visit(selection, deliver_again)
-    _report(selection, done, "delivered again", as_json)
+    refused: list[str] = []
+
+    def deliver(connection: Connection, letter: DeadLetter) -> bool:
+        try:
+            deliver_again(connection, letter)
+        except Incomplete as error:
+            refused.append(str(error))
+            return False
+        return True
+
+    done = _visit(selection, deliver)
+    if done or not refused:
+        _report(selection, done, "delivered again", as_json)
+    if refused:
+        fail("\n".join(refused))
 
 
 @app.command()
@@ -165,10 +186,11 @@ def drop(
     _report(selection, done, "dropped", as_json)
 
 
-def _drop(_: Connection, letter: DeadLetter) -> None:
+def _drop(_: Connection, letter: DeadLetter) -> bool:
     if letter.queue == topology.DEAD and (command_id := _uuid(letter.id)):
         reaching("the database", lambda: handlers.drop(command_id, bootstrap.unit_of_work()))
     letter.message.ack()
+    return True
 
 
 def _chosen(
@@ -187,17 +209,12 @@ def _selection(ids: tuple[str, ...], *rest: str | None) -> Selection:
         misused(str(error))
 
 
-def _visit(selection: Selection, do: Callable[[Connection, DeadLetter], None]) -> int:
-    """Do it to each selected letter, oldest first; how many there were."""
-
-    def visit(connection: Connection, letters: Iterator[DeadLetter]) -> int:
-        done = 0
-        for letter in letters:
-            do(connection, letter)
-            done += 1
-        return done
-
-    return _among(selection, visit)
+def _visit(selection: Selection, do: Callable[[Connection, DeadLetter], bool]) -> int:
+    """Do it to each selected letter, oldest first; to how many it was done."""
+    return _among(
+        selection,
+        lambda connection, letters: sum(do(connection, letter) for letter in letters),
+    )
 
 
 def _among(selection: Selection, do: Callable[[Connection, Iterator[DeadLetter]], T]) -> T:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from allocation.escaping import escaped
 from allocation.tools.batch_rows import NOTES, Rejected, Row
 from allocation.tools.terminal import console, print_table
 from allocation.views.progress import Standing
@@ -91,7 +92,7 @@ class Report:
         """For programs; `rejected_rows` has the first LISTED of them."""
         names = ("rows", "accepted", "known", "created", "rejected", "failed", "undecided")
         shown = [
-            {"line": row.line, "field": row.field, "reason": _text(row.reason)}
+            {"line": row.line, "field": row.field, "reason": escaped(row.reason)}
             for row in self.first
         ]
         return {name: getattr(self, name) for name in names} | {"rejected_rows": shown}
@@ -121,13 +122,6 @@ def _why(row: Rejected) -> str:
 
 
 def _shown(row: Rejected) -> dict[str, object]:
-    cells = _text(", ".join(row.cells))
+    cells = escaped(", ".join(row.cells))
     row_text = cells if len(cells) <= 60 else f"{cells[:57]}..."
     return {"line": row.line, "field": row.field, "reason": row.reason, "row": row_text}
-
-
-def _text(text: str) -> str:
-    """Fit for a terminal: without control characters, and Unicode."""
-    return "".join(
-        character if character.isprintable() else ascii(character)[1:-1] for character in text
-    )

@@ -10,7 +10,8 @@ import typer
 
 from allocation import bootstrap
 from allocation.adapters import api_keys
-from allocation.adapters.api_keys import REMEMBERED, ApiKey, ApiKeys
+from allocation.adapters.api_keys import ApiKey, ApiKeys
+from allocation.escaping import escaped
 from allocation.tools.terminal import AsJson, console, fail, misused, print_table, reaching
 
 app = typer.Typer(name="keys", help="Keys of the HTTP API.", no_args_is_help=True)
@@ -47,7 +48,9 @@ def create(
     if as_json:
         console.print_json(json.dumps({"key": text} | _row(key)))
         return
-    console.print(f"Key {key.id} for {name}, good to {' and '.join(key.scopes)}:", markup=False)
+    console.print(
+        f"Key {key.id} for {escaped(name)}, good to {' and '.join(key.scopes)}:", markup=False
+    )
     typer.echo(text)
     console.print("It is not shown again. Send it as `Authorization: Bearer <key>`.")
 
@@ -76,14 +79,14 @@ def revoke(
     if as_json:
         console.print_json(json.dumps({"revoked": key_id}))
     else:
-        console.print(f"The key {key_id} is revoked.", markup=False)
+        console.print(f"The key {escaped(key_id)} is revoked.", markup=False)
     if last:
         typer.echo(f"allocation: {_NO_KEY_LEFT}", err=True)
 
 
 _FIRST = (
     "no key was ever made, so an API on loopback without ALLOCATION_API_KEY answers everybody;"
-    f" {int(REMEMBERED)} seconds after the first key it asks every caller for one, also pages and"
+    " two seconds after the first key it asks every caller for one, also pages and"
     " programs that work now, and revoking all keys does not open it again"
 )
 _NO_KEY_LEFT = (

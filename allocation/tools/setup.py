@@ -7,6 +7,7 @@ import typer
 
 from allocation import asyncapi, bootstrap, check
 from allocation.adapters import roles, topology
+from allocation.escaping import escaped
 from allocation.settings import Settings
 from allocation.tools.terminal import AsJson, console, fail, reaching
 
@@ -72,7 +73,7 @@ def _shown(proof: check.Proof, *, quiet: bool) -> check.Proof:
         verdict = "[green]holds [/green]" if proof.holds else "[red]BROKEN[/red]"
         console.print(f"{verdict} {proof.promise} ({proof.examined} examined)")
         for breach in proof.broken:
-            console.print(f"         {breach}", markup=False)
+            console.print(f"         {escaped(str(breach))}", markup=False)
     return proof
 
 

@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from allocation import bootstrap
 from allocation.adapters.broker import without_password
+from allocation.escaping import escaped
 from allocation.tools.exits import FAILED, MISUSED, NobodyReads
 from allocation.unit_of_work import ConcurrentUpdate, StorageUnavailable
 
@@ -37,8 +38,12 @@ class _Console(Console):
         """Rich would end the process here and now; `cli` says how a command ends."""
         raise NobodyReads
 
+    def print_json(self, *args: Any, **options: Any) -> None:
+        super().print_json(*args, **{"ensure_ascii": True} | options)
+
 
 console = _Console(soft_wrap=True)
+"""What others sent goes through `escaped`, and is printed without markup."""
 PLAIN: Any = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
 """How a table looks: as narrow as it can be."""
 _OF_STORAGE = (StorageUnavailable, ConcurrentUpdate)
@@ -59,8 +64,8 @@ def print_table(rows: Sequence[Mapping[str, object]], whole: Collection[str] = (
         *(Column(name, overflow="fold", no_wrap=name in whole) for name in rows[0]), **PLAIN
     )
     for row in rows:
-        # Text takes no markup: what strangers sent may have brackets.
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row.values()))
+        # Text takes no markup: what others sent may have brackets.
+        table.add_row(*(Text("" if cell is None else escaped(str(cell))) for cell in row.values()))
     show_table(table)
 
 
@@ -153,5 +158,5 @@ def misused(sentence: str) -> NoReturn:
 
 def fail(sentence: str, status: int = FAILED) -> NoReturn:
     """End with this exit status, saying what happened, to what, and what to do."""
-    typer.echo(f"allocation: {sentence}", err=True)
+    typer.echo(f"allocation: {escaped(sentence, lines=True)}", err=True)
     raise typer.Exit(status)

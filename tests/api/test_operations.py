@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tracemalloc
 import uuid
 from collections.abc import Callable
 from io import StringIO
@@ -15,6 +16,8 @@ from sqlalchemy import Engine
 from allocation import bootstrap
 from allocation.adapters import topology
 from allocation.adapters.api_keys import ApiKeys
+from allocation.adapters.dead_letters import LARGEST_BODY
+from allocation.api.pages import operations
 from allocation.celery import app
 from tests.api.conftest import Serve
 from tests.api.test_pages import Browser, rows, text
@@ -318,3 +321,58 @@ def test_links_lead_to_flower_and_the_broker_s_own_page(
 
     links = {text(each): each["href"] for each in page.find_all("a")}
     assert (links["Flower"], links.get("RabbitMQ’s own page")) == (flower, management)
+
+
+def bury_large(number: int, **headers: object) -> None:
+    """So many dead letters with bodies as large as they may be."""
+    with bootstrap.broker() as connection:
+        for each in range(number):
+            connection.Producer().publish(
+                b"x" * LARGEST_BODY,
+                exchange="",
+                routing_key=topology.DEAD,
+                headers={"id": f"large-{each}", "x-reason": "unreadable"} | headers,
+                content_type="application/json",
+                content_encoding="utf-8",
+            )
+
+
+@pytest.mark.parametrize("path", [DEAD_LETTERS, f"{DEAD_LETTERS}?reason=unreadable"])
+def test_a_page_does_not_hold_the_bodies_that_it_looked_at(
+    path: str, visitor: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert operations.MOST_BYTES == 16 * 1024 * 1024
+    monkeypatch.setattr(operations, "MOST_BYTES", 4 * LARGEST_BODY)
+    bury_large(60)
+    visitor.get(path)  # what is loaded at first use
+
+    tracemalloc.start()
+    visitor.get(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert peak < 30 * LARGEST_BODY
+
+
+def test_a_page_shows_the_beginning_of_a_large_body(visitor: Browser) -> None:
+    bury_large(1)
+
+    shown = text(visitor.get(f"{DEAD_LETTERS}?id=large-0").find("details"))
+
+    assert shown.count("x" * operations.SHOWN_BYTES) == 1
+    assert f"... and {LARGEST_BODY - operations.SHOWN_BYTES} bytes more" in shown
+
+
+def test_a_letter_whose_body_was_cut_is_not_replayed(visitor: Browser) -> None:
+    bury_large(1, **{"x-cut-bytes": 3})
+
+    page = visitor.get(f"{DEAD_LETTERS}?id=large-0")
+    [form] = page.select("article form")
+    given = {each["name"]: each["value"] for each in form.find_all("input")}
+    response = visitor.client.post(str(form["action"]), data=given)
+
+    assert response.status_code == 409
+    assert "large-0 can't be delivered again: 3 bytes of its body were cut off" in (
+        BeautifulSoup(response.text, "html.parser").get_text()
+    )
+    assert depths() == {topology.DEAD: 1}

@@ -129,6 +129,33 @@ def test_what_is_no_http_is_a_problem_too(request_bytes: bytes, status: int, api
     assert "Traceback" not in api.process.logs()
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("GET /v1/products HTTP/1.1\r\n", 400),
+        ("GET /v1/products HTTP/1.1\r\nHost:\r\n", 400),
+        ("GET /v1/products HTTP/1.0\r\n", 400),
+        ("GET / HTTP/1.0\r\n", 400),
+        ("GET /docs HTTP/1.1\r\n", 400),
+        ("GET /healthz HTTP/1.1\r\n", 400),
+        ("GET /healthz HTTP/1.0\r\n", 200),
+        ("GET /readyz HTTP/1.0\r\n", 200),
+        ("GET /metrics HTTP/1.0\r\nHost: localhost\r\n", 200),
+        ("GET /v1/products HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n", 400),
+    ],
+)
+def test_only_a_health_check_of_old_http_may_come_without_a_host(
+    head: str, status: int, api: Api
+) -> None:
+    with socket.create_connection(("127.0.0.1", api.port), timeout=10) as connection:
+        connection.sendall(f"{head}\r\n".encode())
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        response.read()
+
+    assert response.status == status
+
+
 def test_the_processes_agree_on_commands_and_figures(api: Api) -> None:
     """One key sent at once to both is one command, and each tells of the requests of both."""
     headers = {"Idempotency-Key": "key-1"}

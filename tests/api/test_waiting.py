@@ -12,7 +12,7 @@ from sqlalchemy import Engine, event, select
 from allocation import bootstrap
 from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
 from allocation.adapters.tables import commands
-from allocation.api.waiting import OutcomeWaiter, Preference, preference
+from allocation.api.waiting import Outcomes, OutcomeWaiter, Preference, preference
 from allocation.domain.commands import Allocate
 from allocation.handlers import fail
 from allocation.unit_of_work import Message
@@ -232,27 +232,75 @@ def test_a_repeat_of_a_decided_command_is_answered_without_waiting(
     )
 
 
+ONE = ("/v1/allocations", {"orderid": "order-1", "sku": "LAMP", "qty": 3})
+MANY = ("/v1/allocations", {"lines": [{"orderid": "order-1", "sku": "LAMP", "qty": 3}]})
+
+
+@pytest.mark.parametrize(("path", "body"), [ONE, MANY], ids=["one line", "many lines"])
+@pytest.mark.parametrize(
+    ("asked", "applied"),
+    [
+        ("wait=10", None),
+        ("respond-async", "respond-async"),
+        ("respond-async, wait=10", "respond-async"),
+    ],
+)
+def test_a_request_that_found_no_place_to_wait_does_not_claim_that_it_waited(
+    path: str, body: dict[str, Any], asked: str, applied: str | None, client: FlaskClient
+) -> None:
+    client.application.extensions["allocation.waiter"] = OutcomeWaiter(places=0)
+
+    response = client.post(path, json=body, headers={"Prefer": asked})
+
+    assert response.status_code == 202
+    assert response.headers.get("Preference-Applied") == applied
+
+
+def test_a_request_that_a_stop_sends_away_does_not_claim_that_it_waited(
+    client: FlaskClient,
+) -> None:
+    waiter = OutcomeWaiter(places=1)
+    client.application.extensions["allocation.waiter"] = waiter
+    waiter.stop()
+
+    response = client.post(ONE[0], json=ONE[1], headers=WAIT)
+
+    assert response.status_code == 202
+    assert "Preference-Applied" not in response.headers
+
+
+@pytest.mark.parametrize(("path", "body"), [ONE, MANY], ids=["one line", "many lines"])
+@pytest.mark.usefixtures("worker")
+def test_an_answer_that_tells_the_outcome_is_not_called_asynchronous(
+    path: str, body: dict[str, Any], client: FlaskClient
+) -> None:
+    response = client.post(path, json=body, headers={"Prefer": "respond-async, wait=10"})
+
+    assert response.status_code in (200, 409)
+    assert response.headers["Preference-Applied"] == "wait=10"
+
+
 @pytest.mark.parametrize(
     ("header", "expected"),
     [
-        ("", Preference(None, None)),
-        ("wait=5", Preference(5, "wait=5")),
-        ("WAIT = 5", Preference(5, "wait=5")),
-        ('wait="5"; x=y', Preference(5, "wait=5")),
-        ("respond-async", Preference(None, "respond-async")),
-        ("respond-async, wait=10", Preference(10, "respond-async, wait=10")),
-        ("respond-async,wait=10", Preference(10, "respond-async, wait=10")),
-        ("wait=2, wait=9", Preference(2, "wait=2")),
-        ("wait=0", Preference(0, "wait=0")),
-        ("wait=007", Preference(7, "wait=7")),
-        ("wait=31", Preference(30, "wait=30")),
-        ("wait=" + "9" * 5000, Preference(30, "wait=30")),
-        ("wait=-1", Preference(None, None)),
-        ("wait=1.5", Preference(None, None)),
-        ("wait=\u0663", Preference(None, None)),
-        ("wait", Preference(None, None)),
-        ("return=minimal", Preference(None, None)),
-        (",;=,", Preference(None, None)),
+        ("", Preference(None)),
+        ("wait=5", Preference(5)),
+        ("WAIT = 5", Preference(5)),
+        ('wait="5"; x=y', Preference(5)),
+        ("respond-async", Preference(None, respond_async=True)),
+        ("respond-async, wait=10", Preference(10, respond_async=True)),
+        ("respond-async,wait=10", Preference(10, respond_async=True)),
+        ("wait=2, wait=9", Preference(2)),
+        ("wait=0", Preference(0)),
+        ("wait=007", Preference(7)),
+        ("wait=31", Preference(30)),
+        ("wait=" + "9" * 5000, Preference(30)),
+        ("wait=-1", Preference(None)),
+        ("wait=1.5", Preference(None)),
+        ("wait=\u0663", Preference(None)),
+        ("wait", Preference(None)),
+        ("return=minimal", Preference(None)),
+        (",;=,", Preference(None)),
     ],
 )
 def test_preferences_are_read_as_the_standard_says(header: str, expected: Preference) -> None:
@@ -279,7 +327,7 @@ def test_waiting_requests_leave_places_for_others_and_go_when_told(
     waiter.stop()
     waiting.join(timeout=10)
 
-    assert outcomes == {}
+    assert outcomes == Outcomes({}, waited=False)
     assert not waiting.is_alive()
     assert time.monotonic() - began < 10
 
@@ -288,4 +336,6 @@ def test_an_outcome_that_can_not_be_asked_for_is_not_known(serve: Serve) -> None
     """The command is safe already: a database that is away now means 202, no error."""
     serve(database_url="postgresql://nobody@127.0.0.1:1/nowhere")
 
-    assert OutcomeWaiter(places=1).outcomes([UUID(int=1)], 1) == {}
+    outcomes = OutcomeWaiter(places=1).outcomes([UUID(int=1)], 1)
+
+    assert outcomes == Outcomes({}, waited=False)

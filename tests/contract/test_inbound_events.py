@@ -10,7 +10,8 @@ import pytest
 from kombu.message import Message as Delivered
 
 from allocation.adapters import contract, inbound_events
-from allocation.adapters.inbound_events import LARGEST_BODY, Inadmissible, read
+from allocation.adapters.dead_letters import LARGEST_BODY
+from allocation.adapters.inbound_events import Inadmissible, read
 from allocation.domain.commands import (
     ChangeBatchEta,
     ChangeBatchQuantity,

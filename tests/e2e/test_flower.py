@@ -1,6 +1,7 @@
 """Flower and the worker as real processes: it shows the workers, and each command as its task."""
 
 import base64
+import http.client
 import json
 import sys
 import urllib.error
@@ -183,6 +184,23 @@ def test_flower_shows_how_a_worker_is_configured(watched: Watched) -> None:
     [shown] = eventually(configured, within=20, what="the worker's settings in Flower")
     assert shown["task_default_queue"] == "allocation.commands"
     assert "Traceback" not in worker.logs()
+
+
+def test_no_page_of_flower_can_be_framed(watched: Watched) -> None:
+    """Neither a page, nor a file, nor an error, nor what the API tells."""
+    watched.flower()
+    login = {"Authorization": f"Basic {base64.b64encode(LOGIN.encode()).decode()}"}
+
+    paths = {"/workers": 200, "/static/js/flower.js": 200, "/api/workers": 200, "/nowhere": 404}
+    for path, status in [*paths.items(), ("/broker", 401)]:
+        connection = http.client.HTTPConnection("127.0.0.1", watched.port, timeout=20)
+        connection.request("GET", path, headers=login if status != 401 else {})
+        answer = connection.getresponse()
+
+        assert answer.status == status, path
+        assert answer.headers["X-Frame-Options"] == "DENY", path
+        assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'none'", path
+        connection.close()
 
 
 def test_without_the_login_flower_tells_nothing(watched: Watched) -> None:

@@ -20,6 +20,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from workers import database, logs, retention, trace_context, tracing
+from workers.escaping import escaped
 from workers.inbox import Inbox
 from workers.metrics import Figures
 from workers.retention import AsJson
@@ -92,7 +93,7 @@ def dispatch(
     except database.Outage as error:
         raise _unreachable(error) from error
     except dispatching.NothingToDispatch as reason:
-        typer.echo(str(reason), err=True)
+        typer.echo(escaped(str(reason)), err=True)
         raise typer.Exit(1) from reason
     if as_json:
         shown = ("orderid", "sku", "qty", "batchref")
@@ -101,8 +102,10 @@ def dispatch(
         return
     for pick in leaving:
         typer.echo(
-            f"Dispatched {pick.qty} x {pick.sku} from the batch {pick.batchref}"
-            f" for the order {pick.orderid}."
+            escaped(
+                f"Dispatched {pick.qty} x {pick.sku} from the batch {pick.batchref}"
+                f" for the order {pick.orderid}."
+            )
         )
 
 
@@ -119,15 +122,16 @@ def picks(
     # In a pipe nothing is cut to a width; the table is as wide as what it shows.
     console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else _NO_LIMIT)
     if as_json:
-        console.print_json(json.dumps(rows))
+        console.print_json(json.dumps(rows), ensure_ascii=True)
         return
     names = ("orderid", "sku", "part", "qty", "batchref", "status")
     table = Table(*(Column(name, overflow="fold") for name in names), box=None)
     for row in rows:
-        table.add_row(*(Text(str(row[name])) for name in names))  # no markup: names have brackets
+        # No markup: names may have brackets.
+        table.add_row(*(Text(escaped(str(row[name]))) for name in names))
     nothing = "The pick list is empty: nothing was allocated yet."
     if orderid is not None:
-        nothing = f"The pick list has nothing for the order {orderid}."
+        nothing = escaped(f"The pick list has nothing for the order {orderid}.")
     console.print(table if rows else Text(nothing))
 
 

@@ -94,7 +94,7 @@ def _take(name: str, body: Json, batchref: str | None = None) -> Response | tupl
     try:
         command = bodies.parse(name, body)
         message = Message(command_id, command, correlation_id=command_id, traceparent=g.traceparent)
-        decided = accepting.take([message], PATIENCE)
+        decided = accepting.take([message], PATIENCE).decided
         if command_id in decided:
             told = accepting.outcome(command, decided[command_id])
             if isinstance(told, Problem):

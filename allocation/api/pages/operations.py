@@ -16,13 +16,14 @@ from allocation import bootstrap
 from allocation.adapters import topology
 from allocation.adapters.dead_letter_queues import (
     NoSuchQueue,
+    Row,
     Selection,
     by_cause,
     deliver_again,
     selected,
     summary,
 )
-from allocation.adapters.dead_letters import DeadLetter
+from allocation.adapters.dead_letters import DeadLetter, Incomplete
 from allocation.api.pages import sheets
 from allocation.api.parameters import number
 from allocation.api.problems import Problem
@@ -33,6 +34,12 @@ log = structlog.get_logger(__name__)
 
 MOST = 500
 """Letters of each queue that a page looks at, or delivers again, at most: its oldest."""
+
+MOST_BYTES = 16 * 1024 * 1024
+"""Bytes of bodies that a page takes from each queue: no letter comes without its body."""
+
+SHOWN_BYTES = 10_000
+"""Bytes of a body that a page shows."""
 
 MANAGEMENT_PORT = 15672
 
@@ -73,14 +80,25 @@ def dead_letters() -> str | Response:
     seen, trouble = _asked(_dead_depths)
     if seen is not None and seen == request.headers.get("X-Seen"):
         return Response(status=204)
-    found: list[DeadLetter] = []
+    shown: list[Json] = []
+
+    def look(connection: Connection) -> list[Row]:
+        shown.clear()
+        return by_cause(noted(selected(connection, selection, _oldest)))
+
+    def noted(letters: Iterator[DeadLetter]) -> Iterator[DeadLetter]:
+        for letter in letters:
+            if not selection.is_everything:
+                shown.append(_shown(letter))
+            yield letter
+
+    causes: list[Row] | None = None
     if trouble is None:
-        letters, trouble = _asked(lambda connection: _letters(connection, selection))
-        found = letters or []
+        causes, trouble = _asked(look)
     return render_template(
         "pages/dead_letters.html",
-        causes=by_cause(found),
-        letters=[_shown(letter) for letter in found] if not selection.is_everything else [],
+        causes=causes or [],
+        letters=shown,
         selection=selection,
         replayed=number(request.args.get("replayed")),
         trouble=trouble,
@@ -91,10 +109,13 @@ def dead_letters() -> str | Response:
 
 def dead_letters_sheet() -> Response:
     selection = _selection(request.args)
-    letters, trouble = _asked(lambda connection: _letters(connection, selection))
-    if letters is None:
+
+    def look(connection: Connection) -> list[Row]:
+        return [summary(letter) for letter in selected(connection, selection, _oldest)]
+
+    rows, trouble = _asked(look)
+    if rows is None:
         raise Problem(503, trouble, headers={"Retry-After": "5"})
-    rows = [summary(letter) for letter in letters]
     return sheets.sheet("dead letters", _LETTER, lambda _: rows)
 
 
@@ -102,16 +123,24 @@ def replay() -> AnyResponse:
     """Deliver the letters again that the form names; what took effect before does so once."""
     selection = _selection(request.form)
 
+    refused: list[str] = []
+
     def deliver(connection: Connection) -> int:
         done = 0
         for letter in selected(connection, selection, _oldest):
-            deliver_again(connection, letter)
-            done += 1
+            try:
+                deliver_again(connection, letter)
+            except Incomplete as error:
+                refused.append(str(error))
+            else:
+                done += 1
         return done
 
     done, trouble = _asked(deliver)
     if done is None:
         raise Problem(503, trouble, headers={"Retry-After": "5"})
+    if refused and not done:
+        raise Problem(409, f"{refused[0]}.")
     return redirect(url_for("pages.dead_letters", replayed=done), 303)
 
 
@@ -137,12 +166,13 @@ def _dead_depths(connection: Connection) -> str:
     return ".".join(str(topology.depth(connection, queue)) for queue in topology.dead_queues())
 
 
-def _letters(connection: Connection, selection: Selection) -> list[DeadLetter]:
-    return list(selected(connection, selection, _oldest))
-
-
 def _oldest(letters: Iterator[DeadLetter], _queue: str, _waiting: int) -> Iterable[DeadLetter]:
-    return islice(letters, MOST)
+    taken = 0
+    for letter in islice(letters, MOST):
+        yield letter
+        taken += len(letter.message.body or b"")
+        if taken > MOST_BYTES:
+            return
 
 
 def _selection(asked: dict[str, str]) -> Selection:
@@ -158,12 +188,16 @@ def _selection(asked: dict[str, str]) -> Selection:
 def _shown(letter: DeadLetter) -> Json:
     message = letter.message
     headers = {name: str(value) for name, value in (message.headers or {}).items()}
-    body = message.body
+    body = message.body or b""
+    start = body[:SHOWN_BYTES]
+    text = start if isinstance(start, str) else bytes(start).decode("utf-8", "backslashreplace")
+    if more := len(body) - len(start):
+        text += f"\n... and {more} bytes more: `allocation dead show` prints them."
     return {
         **summary(letter),
         "traceback": headers.pop("x-traceback", None),
         "headers": headers,
-        "body": body if isinstance(body, str) else bytes(body).decode("utf-8", "backslashreplace"),
+        "body": text,
     }
 
 

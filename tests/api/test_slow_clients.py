@@ -1,0 +1,317 @@
+"""Clients that send or take a byte now and then hold nobody up, and are cut off in the end."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from allocation.api import bodies, slow_clients
+from allocation.api.slow_clients import Arrival, Refused
+from tests.servers.ports import free_ports
+from tests.servers.processes import Process
+from tests.waiting import eventually
+
+EACH = 40  # connections of each kind: more than the API has threads
+API = "from allocation import cli; from allocation.api import slow_clients as slow; {}; cli.main()"
+
+HEAD = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+SLOW = {
+    "nothing": b"",
+    "headers": HEAD,
+    "body": HEAD + b"Content-Length: 1000\r\n\r\n{",
+    "chunks": HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
+    "body too large": HEAD + b"Content-Length: 2000000\r\n\r\n{",
+    "response": b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 4,
+    "closed connection": b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+}
+
+
+class Api:
+    """One process of the API, with 8 threads and 20 for streams; `setup` changes its deadlines."""
+
+    def __init__(self, start: Callable[..., Process], url: str, folder: Path, setup: str) -> None:
+        [self.port] = free_ports(1)
+        environment = {
+            "ALLOCATION_DATABASE_URL": url,
+            "ALLOCATION_STATE_DIR": str(folder),
+            "ALLOCATION_PORT": str(self.port),
+            "ALLOCATION_API_WORKERS": "1",
+        }
+        command = [sys.executable, "-c", API.format(setup), "api"]
+        self.process = start(command, name="api", env=environment)
+        self.process.wait_for_log("The API is ready")
+
+    def connect(self) -> socket.socket:
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", self.port))
+        return connection
+
+    @contextmanager
+    def slow(self, sent: bytes, number: int = EACH) -> Iterator[Sequence[socket.socket]]:
+        """So many connections that have sent this, and go on by a byte now and then."""
+        over = threading.Event()
+
+        def trickle(connections: Sequence[socket.socket]) -> None:
+            while not over.wait(0.5):
+                for connection in connections:
+                    with suppress(OSError):  # cut off already
+                        connection.send(b"x", socket.MSG_DONTWAIT)
+
+        with ExitStack() as stack:
+            connections = [stack.enter_context(self.connect()) for _ in range(number)]
+            for connection in connections:
+                connection.sendall(sent)
+            thread = threading.Thread(target=trickle, args=(connections if sent else [],))
+            thread.start()
+            try:
+                yield connections
+            finally:
+                over.set()
+                thread.join()
+
+    def ask(self, path: str = "/readyz") -> int:
+        """The status of a request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection.request("GET", path)
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+
+@pytest.fixture
+def start(
+    processes: Callable[..., Process], sqlite_url: str, tmp_path: Path
+) -> Callable[[str], Api]:
+    def made(setup: str) -> Api:
+        return Api(processes, sqlite_url, tmp_path, setup)
+
+    return made
+
+
+def is_open(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+    except BlockingIOError:
+        return True
+    except ConnectionResetError:
+        return False
+
+
+def rest(connection: socket.socket) -> bytes:
+    """What the server still sends, until it closes the connection."""
+    received = b""
+    with suppress(ConnectionResetError):
+        while piece := connection.recv(65536):
+            received += piece
+    return received
+
+
+def test_many_slow_clients_hold_nobody_up(start: Callable[[str], Api]) -> None:
+    """All deadlines are off: nobody is served because a slow one was cut off."""
+    forever = "slow.HEAD_SECONDS = slow.BODY_SECONDS = slow.RESPONSE_SECONDS = 1000"
+    api = start(f"{forever}; slow.LINGER_SECONDS = 1000; slow.HELD = 2**40")
+
+    with ExitStack() as kinds:
+        for kind, sent in SLOW.items():
+            connections = kinds.enter_context(api.slow(sent))
+            statuses = [api.ask() for _ in range(10)]
+
+            assert statuses == [200] * 10, kind
+            assert all(map(is_open, connections)), kind
+
+
+def test_a_slow_request_is_cut_off_at_its_deadline(start: Callable[[str], Api]) -> None:
+    assert (slow_clients.HEAD_SECONDS, slow_clients.BODY_SECONDS) == (10, 30)
+    api = start("slow.HEAD_SECONDS = slow.BODY_SECONDS = 1")
+
+    for kind in ("nothing", "headers", "body", "chunks"):
+        with api.slow(SLOW[kind]) as connections:
+            ends = [rest(connection) for connection in connections]
+
+        assert {end[9:12] for end in ends} == {b"" if kind == "nothing" else b"408"}, kind
+
+
+def test_a_response_that_is_not_taken_is_cut_off_at_its_deadline(
+    start: Callable[[str], Api],
+) -> None:
+    api = start("slow.RESPONSE_SECONDS = 1")
+
+    with api.slow(SLOW["response"], 20) as connections:
+        for connection in connections:
+            eventually(partial(is_cut_off, connection), within=30, what="the client cut off")
+
+
+def is_cut_off(connection: socket.socket) -> bool:
+    """Whether the server has closed the connection for good: it resets what is still sent."""
+    try:
+        connection.send(b"x", socket.MSG_DONTWAIT)
+    except (BrokenPipeError, ConnectionResetError):
+        return True
+    except BlockingIOError:
+        pass
+    return False
+
+
+def test_a_slow_client_that_takes_all_gets_all(start: Callable[[str], Api]) -> None:
+    """More than the sockets hold: the main loop sends it, and the connection goes on."""
+    api = start("pass")
+    request = SLOW["response"][: len(SLOW["response"]) // 4]
+
+    with api.connect() as connection:
+        connection.sendall(request)
+        eventually(lambda: api.ask() == 200)
+        first = http.client.HTTPResponse(connection)
+        first.begin()
+        length = len(first.read())
+        connection.sendall(request)
+        second = http.client.HTTPResponse(connection)
+        second.begin()
+
+        assert length == int(first.headers["Content-Length"]) > 1_000_000
+        assert len(second.read()) == length
+
+
+def test_no_more_is_held_than_there_is_room_for(start: Callable[[str], Api]) -> None:
+    """Those that were waited for longest are cut off."""
+    api = start("slow.HELD = 8 * 2**20; slow.RESPONSE_SECONDS = 1000")
+
+    with api.slow(SLOW["response"], 40) as connections:
+        eventually(lambda: is_cut_off(connections[0]), within=20, what="the first cut off")
+        status = api.ask()
+
+    assert status == 200
+
+
+def test_one_connection_too_many_cuts_off_the_oldest(start: Callable[[str], Api]) -> None:
+    api = start("slow.CONNECTIONS = 12")  # and 28 for the threads
+
+    with api.slow(SLOW["headers"], 60) as connections:
+        status = api.ask()
+        eventually(lambda: not is_open(connections[0]), what="the oldest cut off")
+        last = is_open(connections[-1])
+
+    assert status == 200
+    assert last
+
+
+def test_a_stop_does_not_wait_for_slow_clients(start: Callable[[str], Api]) -> None:
+    api = start("slow.HEAD_SECONDS = slow.BODY_SECONDS = 1000")
+
+    with api.slow(SLOW["headers"], 20), api.slow(SLOW["body"], 20):
+        assert api.ask() == 200
+        os.kill(api.process.pid, signal.SIGTERM)
+        status = api.process.wait(within=20)
+
+    assert status == 0
+    assert "Traceback" not in api.process.logs()
+
+
+def test_a_client_that_waits_for_100_continue_gets_it(start: Callable[[str], Api]) -> None:
+    api = start("pass")
+    line = json.dumps({"orderid": "o1", "sku": "LAMP", "qty": 1}).encode()
+    head = (
+        f"POST /v1/allocations HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(line)}\r\n\r\n"
+    )
+
+    with api.connect() as connection:
+        connection.sendall(head.encode())
+        asked = connection.recv(25)
+        connection.sendall(line)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+
+    assert asked == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert response.status == 202
+
+
+def test_requests_sent_in_one_go_are_answered_in_turn(start: Callable[[str], Api]) -> None:
+    api = start("pass")
+    chunked = HEAD.replace(b"/login", b"/v1/batches") + b"Transfer-Encoding: chunked\r\n\r\n"
+    requests = [
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        chunked + b"3;a=b\r\n{}}\r\n0\r\nx: y\r\n\r\n",
+        HEAD.replace(b"/login", b"/v1/batches") + b"Content-Length: 2\r\n\r\n{}",
+        b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    ]
+
+    with api.connect() as connection:
+        connection.sendall(b"".join(requests))
+        answers = rest(connection).split(b"HTTP/1.1 ")
+
+    assert [answer[:3] for answer in answers] == [b"", b"200", b"400", b"422", b"404"]
+
+
+def as_chunks(body: bytes, sizes: Sequence[int]) -> bytes:
+    made, at = b"", 0
+    for size in sizes:
+        piece = body[at : at + size]
+        if piece:
+            made += b"%x;why=not\r\n%s\r\n" % (len(piece), piece)
+        at += size
+    return made + b"0\r\ntrailer: yes\r\n\r\n"
+
+
+@given(
+    body=st.binary(max_size=300),
+    sizes=st.lists(st.integers(1, 100), min_size=3),
+    kind=st.sampled_from(["none", "length", "chunked"]),
+    cuts=st.lists(st.integers(1, 40), min_size=1),
+    behind=st.binary(max_size=20),
+)
+def test_a_request_is_whole_at_its_last_byte(
+    body: bytes, sizes: list[int], kind: str, cuts: list[int], behind: bytes
+) -> None:
+    """However it is cut into pieces."""
+    request = {
+        "none": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "length": HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(body), body),
+        "chunked": HEAD + b"transfer-encoding: chunked\r\n\r\n" + as_chunks(body, sizes),
+    }[kind]
+    arrival, at, turn = Arrival(), 0, 0
+
+    while at < len(request):
+        assert not arrival.is_whole
+        step = min(cuts[turn % len(cuts)], len(request) - at)
+        last = request[at : at + step] + (behind if at + step == len(request) else b"")
+        arrival.add(last)
+        at, turn = at + step, turn + 1
+
+    assert arrival.is_whole
+    assert arrival.data == request + behind
+
+
+@pytest.mark.parametrize(
+    ("pieces", "status"),
+    [
+        ([b"GET / HTTP/1.1\r\n", b"x: " + b"y" * slow_clients.HEAD_BYTES], 431),
+        ([HEAD + b"Content-Length: 999999999\r\n\r\n"] + [b"x" * bodies.LIMIT] * 9, 413),
+        ([HEAD + b"Transfer-Encoding: chunked\r\n\r\n"] + [b"fffff\r\n" + b"x" * 2**20] * 9, 413),
+    ],
+    ids=["headers", "body", "chunks"],
+)
+def test_what_is_far_too_large_is_refused_and_not_held(pieces: list[bytes], status: int) -> None:
+    arrival, sizes = Arrival(), [0]
+
+    def come() -> None:
+        for piece in pieces:
+            arrival.add(piece)
+            sizes.append(len(arrival.data))
+
+    with pytest.raises(Refused) as refused:
+        come()
+
+    assert refused.value.status == status
+    assert max(sizes) <= 2 * bodies.LIMIT + 1000

@@ -1,0 +1,151 @@
+"""Messages that are small and grow, are large, or would write to a terminal: none does harm."""
+
+import json
+import subprocess
+import sys
+import zlib
+
+import pytest
+from kombu import Connection
+from kombu.compression import encoders
+from pytest_celery import CeleryTestSetup
+
+from allocation.adapters import topology
+from allocation.adapters.dead_letters import LARGEST_BODY
+from tests.integration.conftest import BareClient, Service, celery_headers
+from tests.servers.processes import ROOT
+from tests.waiting import eventually
+
+UNPACKED = """
+import importlib, sys, tracemalloc
+importlib.import_module(sys.argv[1])
+from kombu.compression import encoders, get_encoder
+from kombu.message import Message
+for kind in encoders():
+    packed = get_encoder(kind)[0](bytes(8_000_000))
+    tracemalloc.start()
+    message = Message(body=packed, headers={"compression": kind}, channel=None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    print(kind, message.body == packed, [str(error) for _, error, _ in message.errors])
+    assert peak < 100_000, peak
+"""
+
+
+@pytest.mark.parametrize("module", ["allocation.adapters.broker", "workers.broker"])
+def test_no_process_unpacks_a_body(module: str) -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", UNPACKED, module],
+        capture_output=True,
+        check=True,
+        cwd=ROOT,
+        text=True,
+    )
+
+    assert child.stdout.splitlines() == [
+        f"{kind} True ['compressed bodies are not accepted']" for kind in encoders()
+    ]
+
+
+def letters(service: Service, number: int, queue: str = topology.DEAD) -> None:
+    eventually(
+        lambda: service.depth(queue) == number, within=30, what=f"{number} letters in {queue}"
+    )
+
+
+@pytest.mark.long
+def test_a_compressed_command_becomes_a_dead_letter_as_it_came(
+    service: Service, celery_setup: CeleryTestSetup, client: BareClient
+) -> None:
+    packed = zlib.compress(bytes(30_000_000))
+    headers = celery_headers() | {"compression": "application/x-gzip"}
+
+    client.send_raw(packed, headers=headers)
+    letters(service, 1)
+    [letter] = service.dead_letters()
+    service.run("dead", "replay", letter.id)
+    eventually(
+        lambda: [each.last for each in service.dead_letters()] not in ([], [letter.last]),
+        within=30,
+        what="the replayed one refused again",
+    )
+    [again] = service.dead_letters()
+
+    for each in (letter, again):
+        assert (each.id, each.reason) == (headers["id"], "unreadable")
+        assert "compressed bodies are not accepted" in each.error
+        assert each.message.body == packed
+        assert each.message.headers["x-compression"] == "application/x-gzip"
+        assert each.cut == 0
+
+
+@pytest.mark.long
+def test_of_a_large_body_a_dead_letter_keeps_the_beginning_and_can_not_be_replayed(
+    service: Service, celery_setup: CeleryTestSetup, client: BareClient
+) -> None:
+    headers = celery_headers()
+    whole = json.dumps([[], {"orderid": "x" * 2_000_000}, {}]).encode()
+
+    client.send_raw(whole, headers=headers)
+    letters(service, 1)
+    [letter] = service.dead_letters()
+    refused = service.run("dead", "replay", letter.id, status=1)
+    everything = service.run("dead", "replay", "--all", status=1)
+
+    assert letter.message.body == whole[:LARGEST_BODY].decode()
+    assert letter.message.headers["x-cut-bytes"] == letter.cut == len(whole) - LARGEST_BODY
+    sentence = f"{letter.id} can't be delivered again: {letter.cut} bytes of its body were cut off"
+    assert sentence in refused
+    assert sentence in everything
+    assert service.depth(topology.DEAD) == 1
+    assert f"cut_bytes: {letter.cut}" in service.run("dead", "show", letter.id)
+    service.run("dead", "drop", letter.id, "--yes")
+    assert service.depth(topology.DEAD) == 0
+
+
+@pytest.mark.long
+def test_nothing_of_a_message_reaches_the_terminal_as_it_is(
+    service: Service, celery_setup: CeleryTestSetup, client: BareClient
+) -> None:
+    evil = "\x1b[31mred\n[green]up\u202e\x9b2J"
+    harmless = "\\x1b[31mred\\n[green]up\\u202e\\x9b2J"
+    client.send_raw(
+        b"\x1b[31m\n",
+        headers=celery_headers(f"allocation.{evil}", id=evil) | {"x-first": evil, evil: evil},
+    )
+    letters(service, 1)
+
+    shown = {
+        "list": service.run("dead", "list"),
+        "each": service.run("dead", "list", "--each"),
+        "show": service.run("dead", "show", evil),
+        "json": service.run("dead", "list", "--json", "--each"),
+        "unknown": service.run("dead", "show", f"no {evil}", status=1),
+        "worker's log": celery_setup.worker.logs(),
+    }
+
+    for where, text in shown.items():
+        assert not {"\x1b", "\x9b", "\u202e"} & set(text), where
+        assert "\n[green]" not in text, where
+    for where in ("list", "each", "show", "unknown", "worker's log"):
+        assert harmless in shown[where], where
+    [row] = json.loads(shown["json"])
+    assert row["name"] == f"allocation.{evil}"
+
+
+@pytest.mark.long
+def test_forged_facts_of_a_dead_letter_stop_no_look_at_it(service: Service) -> None:
+    forged: list[dict[str, object]] = [
+        {"x-death": "x", "x-attempts": {"a": 1}, "x-cut-bytes": "many"},
+        {"x-death": [1, "a"], "x-first": 5, "x-reason": {"a": []}, "x-error": [1]},
+        {"x-death": {"reason": "rejected"}, "id": 7, "task": None},
+    ]
+    with Connection(service.broker_url) as connection:
+        for headers in forged:
+            connection.Producer().publish(
+                b"{}", exchange="", routing_key=topology.DEAD, headers=headers
+            )
+
+    rows = json.loads(service.run("dead", "list", "--each", "--json"))
+
+    assert len(rows) == 3
