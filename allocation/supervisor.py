@@ -135,12 +135,14 @@ class Supervisor:
     """`broke` is the name and exit status of the command that stopped by itself, if one did."""
 
     commands: Sequence[Command]
-    on_ready: Callable[[], str]
-    """Called when every command is ready; what it returns is printed."""
+    announce: Callable[[Sequence[str]], str]
+    """What to print when every command is ready, or START_TIME is over: it is given the names of
+    those that are not ready."""
     target: int = 1
     inherited: Sequence[int] = ()
     """File descriptors that the commands inherit."""
     grace: float = GRACE
+    start_time: float = START_TIME
 
     broke: tuple[str, int] | None = None
     _children: dict[str, _Child] = field(default_factory=dict)
@@ -249,7 +251,7 @@ class Supervisor:
                 may_be = command.name in waiting and command.name in self._children
                 if may_be and command.is_ready(started):
                     self._actions.put(partial(self._became_ready, command.name))
-            if not self._late and time.time() > started + START_TIME:
+            if not self._late and time.time() > started + self.start_time:
                 self._late = True
                 self._actions.put(partial(self._wait_no_longer, waiting))
             time.sleep(_TICK)  # between two looks at processes that can't call back
@@ -261,12 +263,12 @@ class Supervisor:
         self._start_those_that_may(all_of_them=self._late)
         if not self._waiting():
             self._output.show("")
-            self._output.say(self.on_ready())
+            self._output.say(self.announce(()))
 
     def _wait_no_longer(self, waiting: Sequence[str]) -> None:
         if not self._stopping:
-            self._say("system", f"not ready yet, see above: {', '.join(waiting)}")
             self._start_those_that_may(all_of_them=True)
+            self._output.say(self.announce(waiting))
 
     def _waiting(self) -> list[str]:
         """The names of those that are not ready yet."""

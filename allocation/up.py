@@ -6,7 +6,7 @@ import secrets
 import socket
 import sys
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from http.client import HTTPException
@@ -186,7 +186,7 @@ def run(settings: Settings, environment: Mapping[str, str], locks: list[int]) ->
         )
         for name, arguments in processes(settings).items()
     ]
-    supervisor = Supervisor(commands, lambda: _where(settings, login), inherited=locks)
+    supervisor = Supervisor(commands, partial(_where, settings, login), inherited=locks)
     supervisor.run()
     return supervisor
 
@@ -217,8 +217,8 @@ def _listens(host: str, port: int) -> bool:
         return False
 
 
-def _where(settings: Settings, login: str | None) -> str:
-    """The addresses of everything that is served."""
+def _where(settings: Settings, login: str | None, waiting: Sequence[str]) -> str:
+    """The addresses of everything that is served; `waiting` names what is not ready yet."""
     metrics = {
         f"metrics of {name}": f"http://{settings.metrics_host}:{port}/metrics"
         for name, (_, port) in metrics_ports(settings).items()
@@ -226,4 +226,5 @@ def _where(settings: Settings, login: str | None) -> str:
     lines = [
         f"  {name:7} {address}" for name, address in (addresses(settings, login) | metrics).items()
     ]
-    return "\n".join(["Everything is ready; Ctrl-C stops it.", *lines])
+    state = f"Not ready yet, see above: {', '.join(waiting)}" if waiting else "Everything is ready"
+    return "\n".join([f"{state}; Ctrl-C stops it.", *lines])

@@ -22,8 +22,9 @@ def main() -> None:
             )
             for name, _, command in (each.partition("=") for each in commands)
         ],
-        on_ready=lambda: "All of them are ready.",
+        announce=lambda waiting: f"Not ready: {', '.join(waiting) or 'none'}.",
         grace=float(grace),
+        start_time=float(os.environ.get("START_TIME", "30")),
     )
     supervisor.run()
     sys.exit(1 if supervisor.broke else 0)

@@ -78,7 +78,7 @@ def test_it_prefixes_each_line_and_says_last_that_all_are_ready(
     supervised: Callable[..., Process],
 ) -> None:
     running = supervised(f"one={LASTING}", f"two={LASTING}")
-    running.wait_for_log("All of them are ready")
+    running.wait_for_log("Not ready: none")
     running.wait_for_log("one .* here")
     running.wait_for_log("two .* here")
 
@@ -159,7 +159,7 @@ def test_a_terminal_shows_what_is_waited_for() -> None:
         process.send_signal(signal.SIGINT)
 
         assert process.wait(20) == 0
-    assert "All of them are ready" not in screen()
+    assert "Not ready" not in screen()
 
 
 def children(pid: int) -> list[int]:
@@ -178,3 +178,15 @@ def is_there(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_what_is_not_ready_in_time_is_named_and_the_rest_is_announced(
+    processes: Callable[..., Process],
+) -> None:
+    process = processes(
+        [*SUPERVISED, "30", f"one={LASTING}", f"two?={LASTING}"],
+        name="supervised",
+        env={"START_TIME": "0.5"},
+    )
+
+    process.wait_for_log(r"Not ready: two\?\.")
