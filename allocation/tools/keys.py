@@ -86,7 +86,7 @@ def revoke(
 
 _FIRST = (
     "no key was ever made, so an API on loopback without ALLOCATION_API_KEY answers everybody;"
-    " two seconds after the first key it asks every caller for one, also pages and"
+    " 2 seconds after the first key it asks every caller for one, also pages and"
     " programs that work now, and revoking all keys does not open it again"
 )
 _NO_KEY_LEFT = (

@@ -390,8 +390,8 @@ def statements(engine: Engine, ask: Callable[[Connection], object]) -> list[tupl
         lambda connection: lines.order(connection, "order-1"),
         lambda connection: stock.product(connection, "LAMP"),
         lambda connection: stock.batch(connection, "batch-1"),
-        progress.backlog,
-        progress.figures,
+        lambda connection: progress.backlog(connection, 300),
+        lambda connection: progress.figures(connection, 300),
         lambda connection: catalogue.page(connection, date(2030, 1, 1)),
         lambda connection: stock.batches_of(
             connection, "LAMP", "earliest_first", after=stock.cursor("0:1:::batch-1")

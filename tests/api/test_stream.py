@@ -23,6 +23,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, func, select, update
 from werkzeug.test import TestResponse
 
+from allocation import bootstrap
 from allocation.adapters import database, migrations, retention
 from allocation.adapters.api_keys import REMEMBERED, ApiKeys
 from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
@@ -523,9 +524,15 @@ def test_who_comes_while_the_database_is_away_is_told_when_it_begins(
 ) -> None:
     """By `reset`: since the stream was open he may have asked for what had yet to change."""
     monkeypatch.setattr(listener, "BEAT", 0.05)
-    url = f"sqlite:///{tmp_path}/not-there-yet.db"
+    url = f"sqlite:///{tmp_path}/allocation.db"
     client = serve(database_url=url, api_key="mine")  # which is known without the database
-    response = client.get("/stream", headers={"Authorization": "Bearer mine"})
+    mine = {"Authorization": "Bearer mine"}
+    migrations.upgrade(url)
+    assert client.get("/v1/products/LAMP", headers=mine).status_code == 404
+    bootstrap.engine(url).dispose()
+    for file in tmp_path.glob("allocation.db*"):
+        file.unlink()
+    response = client.get("/stream", headers=mine)
     pieces = told(response)
     before = [next(pieces), next(pieces)]
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from celery import Celery
 from kombu import Connection, Queue
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, text
 
 from allocation.adapters import database, dead_letters, topology
 from allocation.adapters.dead_letters import DeadLetter
@@ -39,6 +39,27 @@ class Service:
         process = self.start_process(command, name=name, env=self.environment | settings)
         process.wait_for_log("ready: consuming")
         return process
+
+    def refuse_rows(self, table: str) -> None:
+        """Have PostgreSQL refuse each new row of the table: what needs one can't be decided."""
+        with self.engine.begin() as connection:
+            connection.execute(
+                text(
+                    f"CREATE FUNCTION refuse_{table}() RETURNS trigger LANGUAGE plpgsql AS"
+                    f" $$ BEGIN RAISE EXCEPTION 'no row of {table} is taken'; END $$"
+                )
+            )
+            connection.execute(
+                text(
+                    f"CREATE TRIGGER refuse BEFORE INSERT ON {table}"
+                    f" FOR EACH ROW EXECUTE FUNCTION refuse_{table}()"
+                )
+            )
+
+    def take_rows(self, table: str) -> None:
+        """End `refuse_rows`."""
+        with self.engine.begin() as connection:
+            connection.execute(text(f"DROP FUNCTION refuse_{table}() CASCADE"))
 
     def outcome(self, command_id: str, within: float = 15) -> tuple[str, dict[str, Any]]:
         """Status and outcome of a command, once it has one."""

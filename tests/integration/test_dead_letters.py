@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from kombu import Connection
 from pytest_celery import CeleryTestSetup
-from sqlalchemy import text
 
 from allocation import check
 from tests.integration.conftest import BareClient, Service, celery_headers
@@ -24,15 +23,13 @@ def body(**fields: object) -> bytes:
 
 @pytest.fixture
 def broken(service: Service) -> Service:
-    """No command can be decided: its table has another name."""
-    with service.engine.begin() as connection:
-        connection.execute(text("ALTER TABLE products RENAME TO lost"))
+    """No batch of a new product can be created: its row is refused."""
+    service.refuse_rows("products")
     return service
 
 
 def mend(service: Service) -> None:
-    with service.engine.begin() as connection:
-        connection.execute(text("ALTER TABLE lost RENAME TO products"))
+    service.take_rows("products")
 
 
 def dead(service: Service, count: int) -> None:
@@ -63,7 +60,7 @@ def test_a_failed_command_becomes_a_dead_letter_that_tells_everything(
         "allocation.create_batch",
         1,
     )
-    assert letter.error.startswith("ProgrammingError: ")
+    assert letter.error.startswith("InternalError: ")
     assert "Traceback" in letter.message.headers["x-traceback"]
 
 
@@ -91,8 +88,10 @@ def test_a_command_that_was_retried_tells_how_often_and_since_when(
         what="the second retry",
     )
 
-    client.send_raw(retry.body, headers=retry.headers | {"retries": 12})
+    private_postgres.start()
     worker.restart()
+    private_postgres.kill()
+    client.send_raw(retry.body, headers=retry.headers | {"retries": 12})
 
     dead(service, 1)
     [letter] = service.dead_letters()

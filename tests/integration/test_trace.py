@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from kombu import Connection, Exchange, Queue
 from pytest_celery import CeleryTestSetup
-from sqlalchemy import text
 
 from tests.integration.conftest import BareClient, Service
 from tests.servers.postgres import PrivatePostgres
@@ -116,12 +115,10 @@ def test_a_dead_letter_that_is_replayed_is_decided_in_its_trace(
 ) -> None:
     """The message keeps its header."""
     service.relay()
-    with service.engine.begin() as connection:
-        connection.execute(text("ALTER TABLE outbox RENAME TO away"))
+    service.refuse_rows("outbox")
     traced(client, FIRST).send("allocation.create_batch", batchref="b1", sku="LAMP", qty=1)
     eventually(lambda: len(service.dead_letters()) == 1, within=30, what="the dead letter")
-    with service.engine.begin() as connection:
-        connection.execute(text("ALTER TABLE away RENAME TO outbox"))
+    service.take_rows("outbox")
 
     service.run("dead", "replay", "--reason", "failed")
 

@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import Engine, func, select
 
 from allocation import check
 from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
@@ -266,13 +266,12 @@ def test_the_span_of_a_command_that_nobody_could_decide_says_why(
     start_all(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_BSP_SCHEDULE_DELAY="100")
     refused = client.send("allocation.allocate", orderid="o1", sku="NOBODY-HAS-IT", qty=1)
     assert service.outcome(refused)[0] == "rejected"
-    with service.engine.begin() as connection:
-        connection.execute(text("ALTER TABLE products RENAME TO lost"))
+    service.refuse_rows("products")
 
     client.send("allocation.create_batch", batchref="b1", sku="LAMP", qty=1)
 
     eventually(lambda: len(collector.spans) == 2, what="both spans")
-    why = 'ProgrammingError: (psycopg2.errors.UndefinedTable) relation "products" does not exist'
+    why = "InternalError: (psycopg2.errors.RaiseException) no row of products is taken"
     assert collector.failed == [("process allocation.create_batch", why)]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from kombu import Connection, Consumer, Queue
+from kombu import Connection, Consumer, Message, Queue
 from kombu.transport.base import StdChannel
 
 from allocation.adapters import topology
@@ -47,12 +47,14 @@ def tell(connection: Connection, *bodies: Any, **headers: object) -> None:
         )
 
 
-def receive(connection: Connection, channel: StdChannel, count: int) -> Hand:
-    """A hand that holds so many messages of the queue."""
-    came = []
+def receive(
+    connection: Connection, channel: StdChannel, count: int, came: list[Message] | None = None
+) -> Hand:
+    """A hand that holds so many messages of the queue, which are put into `came` as well."""
+    came = [] if came is None else came
     hand = Hand(parse)
 
-    def on_message(message: Any) -> None:
+    def on_message(message: Message) -> None:
         came.append(message)
         hand.receive(message)
 
@@ -124,7 +126,10 @@ def test_events_that_came_back_again_and_again_are_taken_alone(connection: Conne
 
     for _ in range(3):
         channel = connection.channel()
-        taken.append(sequences(receive(connection, channel, 3).take()))
+        came: list[Message] = []
+        taken.append(sequences(receive(connection, channel, 3, came).take()))
+        for message in came:
+            message.requeue()
         channel.close()
 
     assert taken == [[1, 2, 3], [1, 2, 3], [1]]

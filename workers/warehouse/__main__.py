@@ -93,7 +93,8 @@ def dispatch(
     except database.Outage as error:
         raise _unreachable(error) from error
     except dispatching.NothingToDispatch as reason:
-        typer.echo(escaped(str(reason)), err=True)
+        for line in reason.args:
+            typer.echo(escaped(line), err=True)
         raise typer.Exit(1) from reason
     if as_json:
         shown = ("orderid", "sku", "qty", "batchref")

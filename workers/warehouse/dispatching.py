@@ -17,7 +17,7 @@ DISPATCHED = "warehouse.dispatched.v1"
 
 
 class NothingToDispatch(Exception):
-    """No pick that was asked for is open; the text says what became of them, a line each."""
+    """No pick that was asked for is open; each argument says what became of one."""
 
 
 def dispatch(
@@ -38,7 +38,7 @@ def dispatch(
         known = [as_pick(row) for row in connection.execute(query)]
         leaving = [pick for pick in known if pick.is_open]
         if not leaving:
-            raise NothingToDispatch(_why(known, orderid, sku))
+            raise NothingToDispatch(*_why(known, orderid, sku))
         connection.execute(
             update(picks)
             .where(picks.c.sku == bindparam("of"), picks.c.opened_sequence == bindparam("opened"))
@@ -49,18 +49,17 @@ def dispatch(
     return leaving
 
 
-def _why(known: Sequence[Pick], orderid: str, sku: str | None) -> str:
+def _why(known: Sequence[Pick], orderid: str, sku: str | None) -> list[str]:
     if not known:
-        return f"The pick list has nothing for the order {orderid}" + (
-            "." if sku is None else f" and the sku {sku}."
-        )
+        of_sku = "" if sku is None else f" and the sku {sku}"
+        return [f"The pick list has nothing for the order {orderid}{of_sku}."]
     newest = {pick.sku: pick for pick in known}
-    return "\n".join(
+    return [
         f"The pick of {pick.qty} x {pick.sku} for the order {orderid} "
         + ("was dispatched already." if pick.dispatched else "was cancelled.")
         for pick in known
         if pick.dispatched or pick is newest[pick.sku]
-    )
+    ]
 
 
 def _event(pick: Pick, event_id: UUID, now: datetime) -> Event:
