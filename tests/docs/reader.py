@@ -84,7 +84,7 @@ class Reader:
             env=clean_environment() | self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
 
@@ -107,7 +107,8 @@ class Reader:
 
     def _run(self, block: Block, result: Block | None, where: str) -> None:
         done = self.run(block.text)
-        assert done.returncode == 0, f"{where} ended with {done.returncode}: {done.stderr}"
+        said = done.stdout[-3000:] + done.stderr
+        assert done.returncode == 0, f"{where} ended with {done.returncode}: {said}"
         if result:
             stated = self._stated(result)
             assert says(stated, done.stdout), f"{where} said\n{done.stdout}\nnot\n{stated.text}"
