@@ -46,7 +46,7 @@ _CONFLICT_CODES = {"40P01", "40001", "55P03"}
 # undefined table, undefined column
 _NO_SCHEMA_CODES = {"42P01", "42703"}
 _DISK_FULL_CODE = "53100"
-# As SQLite says that the disk is full, whichever of its files it could not make, write or map.
+# SQLite's codes for a full disk: it could not write, map or create one of its files.
 _CANT_WRITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 
 NO_SCHEMA = "The database lacks the schema of this version: run `allocation migrate`."
@@ -72,7 +72,7 @@ def verified(url: URL) -> URL:
 
 
 def engine(url: str, *, pool_size: int = 5) -> Engine:
-    """An engine that opens no connection yet; the first one makes the folder of a SQLite file.
+    """An engine that opens no connection yet; the first one creates the folder of a SQLite file.
 
     `pool_size` connections are kept open; a process needs about one per thread.
     """
@@ -114,9 +114,9 @@ def is_postgresql(connectable: Engine | Connection) -> bool:
 
 
 def clock(connection: Connection) -> datetime:
-    """The time by the database's own clock, which all processes share; in UTC.
+    """The current time of the database's clock, which all processes share, in UTC.
 
-    SQLite has none but this machine's.
+    For SQLite that is the clock of this machine.
     """
     if not is_postgresql(connection):
         return datetime.now(UTC)
@@ -132,7 +132,7 @@ def among(column: ColumnElement[T], values: str, dialect: str) -> ColumnElement[
 
 
 def ago(connection: Connection, seconds: float) -> ColumnElement[datetime]:
-    """The moment that many seconds ago, by the database's clock."""
+    """The time `seconds` ago, by the database's clock."""
     if is_postgresql(connection):
         # Not clock_timestamp(), which changes within a statement: no index could be used.
         return func.now() - literal(timedelta(seconds=seconds), Interval())

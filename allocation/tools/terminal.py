@@ -35,7 +35,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Rich would end the process here and now; `cli` says how a command ends."""
+        """Rich would exit here; `cli` sets the exit status."""
         raise NobodyReads
 
     def print_json(self, *args: Any, **options: Any) -> None:
@@ -43,7 +43,7 @@ class _Console(Console):
 
 
 console = _Console(soft_wrap=True)
-"""What others sent goes through `escaped`, and is printed without markup."""
+"""Untrusted text goes through `escaped`, and is printed without markup."""
 PLAIN: Any = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
 """How a table looks: as narrow as it can be."""
 _OF_STORAGE = (StorageUnavailable, ConcurrentUpdate)
@@ -110,8 +110,8 @@ def bars(figures: ProgressColumn, *, quiet: bool) -> Progress:
 def reaching(what: str, ask: Callable[[], T], *, makes_it: bool = False) -> T:
     """Ask `the database` or `the broker`, or end with the sentence why it gave no answer.
 
-    Embedded ones that are not there yet are only made where `makes_it` says so: to look at a
-    service that never ran leaves no files.
+    An embedded one that does not exist yet is created only if `makes_it`: looking at a service that
+    never ran leaves no files.
     """
     url = _url(what)
     if not makes_it and is_missing(what):

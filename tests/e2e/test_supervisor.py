@@ -127,7 +127,7 @@ def test_what_is_not_read_is_left_out_and_counted() -> None:
 
     [note] = [line for line in said if line.startswith("... ")]
     said.remove(note)
-    assert note == f"... {20_000 - len(said)} lines were left out: nobody read them in time"
+    assert note == f"... {20_000 - len(said)} lines were dropped: the output was not read in time"
     assert said == [f"line {number}" for number in range(len(said))]
 
 
