@@ -68,7 +68,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 class Service:
-    """`allocation up`, and what it was asked."""
+    """`allocation up`, and the commands that it accepted."""
 
     def __init__(self, port: int, state_dir: Path, database: Path, process: Process) -> None:
         self.port = port
