@@ -52,6 +52,10 @@ class StorageUnusable(StorageUnavailable):
     """
 
 
+class SchemaMissing(StorageUnusable):
+    """The database has no schema, or that of an earlier version."""
+
+
 class Products(Protocol):
     """The products, each locked against other writers from the moment it is loaded."""
 

@@ -34,7 +34,12 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from allocation.unit_of_work import ConcurrentUpdate, StorageUnavailable, StorageUnusable
+from allocation.unit_of_work import (
+    ConcurrentUpdate,
+    SchemaMissing,
+    StorageUnavailable,
+    StorageUnusable,
+)
 
 IDLE = 0.25
 """Seconds after which a pooled connection is asked whether it still works."""
@@ -146,7 +151,7 @@ def translated(error: SQLAlchemyError) -> Exception:
     if isinstance(error, DBAPIError):
         code = getattr(error.orig, "pgcode", None)
         if code in _NO_SCHEMA_CODES or _lacks_schema(error.orig):
-            return StorageUnusable(f"{NO_SCHEMA} ({_first_line(error)})")
+            return SchemaMissing(f"{NO_SCHEMA} ({_first_line(error)})")
         if code == _DISK_FULL_CODE or _sqlite_code(error.orig) in _CANT_WRITE:
             return StorageUnusable(f"{DISK_FULL} ({_first_line(error)})")
         if code in _CONFLICT_CODES or _is_busy(error.orig):

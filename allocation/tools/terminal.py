@@ -25,9 +25,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from allocation import bootstrap
 from allocation.adapters.broker import without_password
+from allocation.adapters.database import translated
 from allocation.escaping import escaped
 from allocation.tools.exits import FAILED, MISUSED, NobodyReads
-from allocation.unit_of_work import ConcurrentUpdate, StorageUnavailable
+from allocation.unit_of_work import ConcurrentUpdate, SchemaMissing, StorageUnavailable
 
 T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -47,11 +48,6 @@ console = _Console(soft_wrap=True)
 PLAIN: Any = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
 """How a table looks: as narrow as it can be."""
 _OF_STORAGE = (StorageUnavailable, ConcurrentUpdate)
-_NO_SCHEMA = (
-    *("no such table: ", "no such column: ", " has no column named "),
-    " does not exist\nLINE ",
-)
-"""As SQLite and PostgreSQL say that a table or a column is not there."""
 _NO_LIMIT = 100_000  # characters
 
 
@@ -122,13 +118,14 @@ def reaching(what: str, ask: Callable[[], T], *, makes_it: bool = False) -> T:
     try:
         return ask()
     except (*_OF_STORAGE, SQLAlchemyError, BrokerError, OSError, AMQPError) as error:
-        cause = error.__cause__ or error if isinstance(error, _OF_STORAGE) else error
-        reason = str(getattr(cause, "orig", cause)).strip()
-        if any(missing in reason for missing in _NO_SCHEMA):
+        known = translated(error) if isinstance(error, SQLAlchemyError) else error
+        if isinstance(known, SchemaMissing):
             fail(
                 f"{what} at {without_password(url)} has not the schema of this version:"
                 " run `allocation migrate`"
             )
+        cause = error.__cause__ or error if isinstance(error, _OF_STORAGE) else error
+        reason = str(getattr(cause, "orig", cause)).strip()
         fail(f"{what} at {without_password(url)} gave no answer: {reason}")
 
 
