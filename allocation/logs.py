@@ -56,7 +56,7 @@ def configure(settings: Settings) -> None:
     root.setLevel(settings.log_level)
     if root.level > logging.DEBUG:
         # A line for each command costs as much as to decide it; each job has one of its own.
-        # Alembic logs its plugins and the database's dialect at each check of the schema.
+        # Alembic logs its plugins when it is imported.
         for name in ("celery.worker.strategy", "celery.app.trace", "alembic"):
             logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
 

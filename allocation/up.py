@@ -73,7 +73,7 @@ _OFF = ("", "0", "false", "no", "off")
 def flower_login(environment: Mapping[str, str]) -> str | None:
     """A login for Flower, `user:password`, new for this run; None where one was configured.
 
-    Without any, its API answers nobody, and its pages let everyone stop the workers.
+    Without one, Flower's API answers no request, and its pages let everyone stop the workers.
     """
     if any(environment.get(name, "").lower() not in _OFF for name in _FLOWERS_OWN):
         return None

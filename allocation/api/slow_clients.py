@@ -198,7 +198,7 @@ class ClientSocket(socket.socket):
             self.flush()
 
     def flush(self) -> None:
-        """Send of what is held as much as the client takes now."""
+        """Send as many of the buffered bytes as the client takes now."""
         try:
             while self.unsent:
                 with memoryview(self.unsent) as held:

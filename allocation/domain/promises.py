@@ -66,7 +66,8 @@ class Promises:
     def pull_follow_ups(self) -> list[FollowUp]:
         """What the decisions since the last call left to be done, each once.
 
-        Waiting lines need a follow-up only if one of them fits free stock, or was not told yet.
+        Waiting lines need a follow-up only if one of them fits free stock, or no event has said yet
+        that it waits.
         """
         follow_ups, self._follow_ups = self._follow_ups, {}
         return [
