@@ -26,8 +26,7 @@ app = Celery(
 )
 app.config_from_object("celeryconfig")
 
-# The `celery` command loads Flower's before it imports this module; other programs have no use
-# for it.
+# The `celery` command imports Flower before this module; no other program runs Flower.
 if "flower.urls" in sys.modules:
     from allocation.adapters import flower
 

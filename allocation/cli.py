@@ -1,6 +1,6 @@
 """The command line for people: an entry for each command, whose module is imported when it runs.
 
-So help and completion are quick: they need the entries alone.
+So help and completion are fast: they need only the entries.
 """
 
 import os
@@ -148,7 +148,7 @@ class _Group(_PlainFlags, TyperGroup):
 
 
 class _Unloaded(TyperCommand):
-    """A command of which help and completion know no more than its entry."""
+    """A command that is not imported yet; help and completion need only its entry."""
 
     def __init__(self, entry: Entry) -> None:
         super().__init__(entry.name, help=entry.summary, rich_help_panel=entry.panel)
@@ -156,7 +156,7 @@ class _Unloaded(TyperCommand):
 
 
 class _Root(_Group):
-    """All commands, and what each failure of any of them looks like."""
+    """All commands; turns their exceptions into messages and exit statuses."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -173,11 +173,11 @@ class _Root(_Group):
     def invoke(self, ctx: Any) -> Any:
         try:
             done = super().invoke(ctx)
-            sys.stdout.flush()  # else the interpreter would find out, too late for an exit status
+            sys.stdout.flush()  # at exit it would be too late for the exit status
         except (BrokenPipeError, NobodyReads):
             if not _nobody_reads():
                 raise
-            # What is still in its buffer has nowhere to go.
+            # Discard what is still in its buffer.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(NOBODY_READS) from None
         except KeyboardInterrupt:
@@ -209,14 +209,14 @@ def loaded(command: Any) -> Any:
 
 
 def _nobody_reads() -> bool:
-    """Whether standard output is a closed pipe: a connection that broke is another matter."""
+    """Whether standard output is a closed pipe; the error may be of a connection instead."""
     poller = select.poll()
     poller.register(sys.stdout.fileno(), 0)
     return any(what & select.POLLERR for _, what in poller.poll(0))
 
 
 def _fail_by_setting(error: ValueError) -> None:
-    """End with one sentence for each setting that can't be used, if that is the error."""
+    """If the error is about settings, exit with one sentence for each that can't be used."""
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError) or error.title != "Settings":

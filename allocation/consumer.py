@@ -25,7 +25,7 @@ LONGEST_PAUSE = 4.0  # seconds between two tries to reach the broker
 
 
 def _wait(seconds: float) -> None:
-    """Wait; raises what ends the worker if it was asked to stop."""
+    """Wait; raises Celery's exception that ends the worker if the worker was asked to stop."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         maybe_shutdown()
@@ -93,9 +93,9 @@ class Consumer(StrictConsumer):
             self._gathering.forget()
 
     def connect(self) -> Connection:
-        """Connect only once the database can be used: each command would cost a delivery before.
+        """Connect only once the database can be used: until then commands would use up deliveries.
 
-        Every time anew: a database may also have been restored meanwhile.
+        Checked at each reconnect, as the database may have been restored in the meantime.
         """
         failures = 0
         while True:

@@ -75,7 +75,7 @@ def _one_of_order(line: OrderLine, expires_at: datetime | None, uow: UnitOfWork)
 def confirm(command: commands.Confirm, uow: UnitOfWork) -> Outcome:
     """Make every held line of the order an allocation.
 
-    A line that waits for stock, wholly or in part, becomes one that waits for its allocation; with
+    A line that waits for stock, wholly or in part, goes on waiting, for an allocation; with
     `all_or_nothing` the command is refused instead. A hold that ended in the meantime, by the clock
     alone, is confirmed all the same: its stock is still there.
     """
@@ -117,7 +117,7 @@ def extend(command: commands.Extend, uow: UnitOfWork) -> Outcome:
 
 
 def release(command: commands.Release, uow: UnitOfWork) -> Outcome:
-    """Give up every held line of the order, those that wait for stock among them."""
+    """Give up every held line of the order, also lines that wait for stock."""
     held = _holding(command.orderid, uow)
     if not held:
         return _no_reservation(command.orderid)

@@ -27,7 +27,7 @@ class Unhealthy(Exception):
 def beat(settings: Settings, name: str) -> None:
     """Leave a sign of life for `check`: the age of a file in the state folder."""
     file = _sign(settings, name)
-    # A disk that is full: `check` says that there was no sign, and the process goes on.
+    # On a full disk the process goes on, and `check` reports that there was no sign.
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()

@@ -62,7 +62,7 @@ def run(stop: threading.Event) -> None:
         outages = (*connection.connection_errors, *connection.channel_errors, OSError)
         began = time.monotonic()
         try:
-            with suppress(SQLAlchemyError):  # while it is away events wait in hand
+            with suppress(SQLAlchemyError):  # `Inbound` itself waits for a database that is away
                 lifecycle.wait_for_schema(lifecycle.alive_until(stop, NAME), stop.is_set)
             Inbound(connection, mover, stop).consume()
         except outages as error:

@@ -16,8 +16,8 @@ from allocation.adapters.database import NO_SCHEMA
 
 log = structlog.get_logger(__name__)
 
-LOOK_EVERY = 1.0  # seconds between two looks at the schema
-SAY_EVERY = 30.0  # seconds between two log lines about what is waited for
+LOOK_EVERY = 1.0  # seconds between two checks of the schema
+SAY_EVERY = 30.0  # seconds between two log lines about what is missing
 LONGEST_PAUSE = 5.0  # seconds between two tries while something is down
 
 
@@ -42,8 +42,8 @@ def pause(failures: int) -> float:
 def wait_for_schema(wait: Callable[[float], object], stopped: Callable[[], bool]) -> None:
     """Return once the database has the schema of this version or of a later one, or when stopped.
 
-    `wait` waits so many seconds. Says in the log what is missing: at once, and now and then.
-    Raises SQLAlchemyError if the database can't be reached.
+    `wait` is called with the seconds to wait. Logs what is missing at once, then every SAY_EVERY
+    seconds. Raises SQLAlchemyError if the database can't be reached.
     """
     said = -SAY_EVERY
     while _is_behind() and not stopped():
@@ -54,7 +54,7 @@ def wait_for_schema(wait: Callable[[float], object], stopped: Callable[[], bool]
 
 
 def alive_until(stop: threading.Event, name: str) -> Callable[[float], object]:
-    """A wait that `stop` ends, and that shows that the process called `name` lives."""
+    """A wait that `stop` ends, and that reports that the process called `name` is alive."""
 
     def wait(seconds: float) -> None:
         health.beat(bootstrap.settings(), name)
@@ -69,7 +69,7 @@ def _is_behind() -> bool:
         with engine.connect() as connection:
             return migrations.is_behind(connection)
     finally:
-        engine.dispose()  # the worker forks processes, to which no connection may go
+        engine.dispose()  # the worker forks processes, which must not inherit a connection
 
 
 def beat(connection: Connection, name: str) -> None:

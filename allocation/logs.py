@@ -56,13 +56,13 @@ def configure(settings: Settings) -> None:
     root.setLevel(settings.log_level)
     if root.level > logging.DEBUG:
         # A line for each command costs as much as to decide it; each job has one of its own.
-        # Alembic names its plugins and its kind of database at each look at the schema.
+        # Alembic logs its plugins when it is imported.
         for name in ("celery.worker.strategy", "celery.app.trace", "alembic"):
             logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
 
 
 def _escape(_: object, _name: str, line: structlog.types.EventDict) -> structlog.types.EventDict:
-    """What came from outside changes no terminal, and begins no line of its own."""
+    """Escape untrusted text: it must not control a terminal or begin a log line of its own."""
     return {
         name: escaped(value, lines=name in ("event", "exception")) if type(value) is str else value
         for name, value in line.items()

@@ -53,10 +53,9 @@ def serve_pool() -> None:
 
 
 def shared_memory() -> str | None:
-    """The folder for figures that processes share, if the system has one in memory.
+    """A folder in memory for metrics that processes share; None if there is none, or TMPDIR is set.
 
-    They are mapped files: on a disk that is full, to write to one would end the process. None where
-    TMPDIR says which folder to use.
+    These are memory-mapped files: on a full disk, a write to one would kill the process.
     """
     if "TMPDIR" in os.environ:
         return None

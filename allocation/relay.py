@@ -30,11 +30,11 @@ POLL = 0.5  # seconds between two looks: wake-up calls may get lost, and nobody 
 MARK_EVERY = 0.05  # seconds
 BEAT = 1.0  # seconds between two signs of life
 STEADY = 10.0
-"""Seconds of relaying after which an outage is a new one: else the pauses grow."""
+"""Seconds of relaying after which the backoff starts anew at the next outage."""
 RESEND_AT_ONCE = 2000
-"""Overdue commands that one look sends again, at most."""
+"""Overdue commands that one check sends again, at most."""
 LOOK_FOR_LOST = 10.0
-"""Seconds between two looks for commands that the broker has lost."""
+"""Seconds between two checks for commands that the broker has lost."""
 
 
 def run(stop: threading.Event) -> None:
@@ -168,11 +168,11 @@ class Flight:
 
 
 class Resending:
-    """Sends commands again that the broker has lost: its queue was purged or deleted, say.
+    """Sends commands again that the broker has lost, such as by a purged or deleted queue.
 
-    A command counts as lost only if it is overdue, and the queue holds fewer messages than
-    commands are pending. So a backlog, however long, never grows by this. Where a command was not
-    lost after all, the inbox makes the second message harmless.
+    A command counts as lost only if it is overdue, and the queue holds fewer messages than commands
+    are pending. So this never lengthens a backlog. If a command was not lost after all, the inbox
+    deduplicates the second message.
     """
 
     def __init__(self, reader: OutboxReader, connection: Connection, after: float) -> None:
@@ -184,12 +184,12 @@ class Resending:
         self._missing = 0
 
     def look(self) -> None:
-        """Send what is lost again, unless the last look was only just now."""
+        """Send lost commands again, unless the last check was too recent."""
         if time.monotonic() - self._looked < self._every:
             return
         self._looked = time.monotonic()
         before, self._missing = self._missing, self._count_missing()
-        # What was missing at both looks: at one of them workers may have held the last messages.
+        # Missing in both checks: during a single one, workers may hold the last messages.
         most = min(before, self._missing, RESEND_AT_ONCE)
         if most and (sent := self._reader.send_again(self._after, most)):
             figures.relay().resent.inc(sent)
@@ -217,7 +217,7 @@ class Resending:
 def missing(awaited: int, queued: topology.Queued) -> int:
     """How many of the `awaited` messages are not in the queue, as far as that is certain.
 
-    While messages are ready the consumers hold as many as they may, which nobody can count.
+    While messages are ready, consumers have others in flight, whose number is not known.
     """
     if queued.messages and queued.consumers:
         return 0

@@ -55,7 +55,7 @@ class CommandRequest(Request):
         super()._announce_revoked(reason, terminated, signum, expired)
 
     def _give_back(self) -> None:
-        """Return what the task itself can't decide now, without a count where the broker can."""
+        """Requeue what the task can't decide now; the embedded broker counts no delivery."""
         channel = self._message.channel
         if isinstance(channel, SpoolChannel) and not self.acknowledged:
             channel.qos.give_back(self._message.delivery_tag)

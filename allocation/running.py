@@ -16,7 +16,7 @@ def up() -> None:
     It ends with exit status 0 on Ctrl-C, SIGTERM, or when its output is closed; with 1 when a
     process stops by itself, or a port or the state folder is in use.
     """
-    # Nothing runs yet that had to be stopped first, and a database may take its time to answer.
+    # Ctrl-C ends the preparations at once, also while a database is slow: nothing runs yet.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     settings = bootstrap.settings()
     try:

@@ -66,8 +66,8 @@ class Settings(BaseSettings):
     resend_after: float = Field(
         300,
         gt=0,
-        description="Seconds that a command may be pending before it counts as overdue; where the"
-        " broker has lost it, the relay then sends it again.",
+        description="Seconds that a command may be pending before it counts as overdue; the relay"
+        " then sends it again if the broker has lost it.",
     )
     api_workers: int = Field(2, ge=1, description="Processes that serve the API.")
     api_threads: int = Field(8, ge=1, description="Requests that each of them serves at once.")

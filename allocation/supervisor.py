@@ -1,7 +1,6 @@
 """Runs commands side by side, prefixes their output, and stops all when one stops or is signalled.
 
-Nothing here waits for its reader: a terminal that is paused delays nobody, and a closed pipe is a
-reason to stop.
+Output never blocks a command: a paused terminal delays none, and a closed pipe stops all of them.
 """
 
 import errno
@@ -21,11 +20,11 @@ GRACE = 30.0
 """Seconds between SIGTERM and SIGKILL: longer than the worker's own soft shutdown."""
 
 START_TIME = 30.0
-"""Seconds after which a command that is not ready is named, and nobody waits for it any more."""
+"""Seconds to wait for all commands to be ready; then those that are not are named."""
 
 _QUIET_START = 2.0  # seconds without a progress line
-_LAST_WORDS = 2.0  # seconds that are left for output, after its process or everything has ended
-_TICK = 0.1  # seconds between two looks while something is expected
+_LAST_WORDS = 2.0  # seconds for the rest of the output, after its process or all have ended
+_TICK = 0.1  # seconds; the polling interval
 _LONGEST_LINE = 65_536  # bytes
 _MOST_LINES = 10_000
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)  # the reader, or the terminal
@@ -36,7 +35,10 @@ _COLOURS = (36, 33, 32, 35, 31, 34)
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`is_ready` is asked, in a thread, with the time.time() of the start; `after` these are."""
+    """A process to run, once those named in `after` are ready.
+
+    `is_ready` is called in a thread, with the time.time() of the start.
+    """
 
     name: str
     arguments: Sequence[str]
@@ -60,9 +62,9 @@ class _Status:
 
 
 class Output:
-    """Writes lines to a file descriptor by a thread of its own, as fast as they are read there.
+    """Writes lines to a file descriptor in a thread of its own, as fast as they are read.
 
-    What is more than _MOST_LINES lines ahead of the reader is left out, and counted.
+    Lines beyond a backlog of _MOST_LINES are dropped and counted.
     """
 
     def __init__(self, target: int, on_close: Callable[[], None]) -> None:
@@ -85,9 +87,9 @@ class Output:
             self._left_out += 1
 
     def show(self, text: str) -> None:
-        """Show this below the last line, in place of what was shown; on a terminal alone."""
+        """Show a status line below the output, in place of the last one; only on a terminal."""
         if self.is_terminal and not self._waiting.full():
-            # A line that wraps could not be taken back.
+            # A line that wraps could not be cleared.
             self._waiting.put(_Status(text[: os.get_terminal_size(self._target).columns - 1]))
 
     def close(self) -> None:
@@ -106,7 +108,7 @@ class Output:
             shown = item.text if isinstance(item, _Status) else shown
             if left_out := self._left_out:
                 self._left_out -= left_out
-                text += f"... {left_out} lines were left out: nobody read them in time\n"
+                text += f"... {left_out} lines were dropped: the output was not read in time\n"
             try:
                 self._write(f"{clear}{text}{shown}".encode(errors="replace"))
             except OSError as error:
@@ -123,7 +125,7 @@ class Output:
                 select.select([], [self._target], [])
 
     def _watch(self) -> None:
-        """A closed pipe would be noticed only when the next line is written."""
+        """Notice a closed pipe at once, not only when the next line is written."""
         poller = select.poll()
         poller.register(self._target, 0)  # errors and hang-ups are reported anyway
         poller.poll()
@@ -136,8 +138,8 @@ class Supervisor:
 
     commands: Sequence[Command]
     announce: Callable[[Sequence[str]], str]
-    """What to print when every command is ready, or START_TIME is over: it is given the names of
-    those that are not ready."""
+    """Returns what to print when all commands are ready or START_TIME is over, given the names of
+    the commands that are not ready."""
     target: int = 1
     inherited: Sequence[int] = ()
     """File descriptors that the commands inherit."""
@@ -149,15 +151,15 @@ class Supervisor:
     _stopping: bool = False
     _late: bool = False
     _began: float = 0.0
-    """When it began to start or to stop, of time.monotonic."""
-    # What the main thread does next. Signal handlers may put into it, as nothing else does.
+    """When starting or stopping began, by time.monotonic."""
+    # What the main thread does next. Signal handlers may call `SimpleQueue.put`: it is reentrant.
     _actions: SimpleQueue[Callable[[], None]] = field(default_factory=SimpleQueue)
 
     def run(self) -> None:
-        """Run the commands until one stops, a signal comes, or nobody can read the output."""
+        """Run the commands until one stops, a signal comes, or the output is closed."""
         self._output = Output(
             self.target,
-            lambda: self._actions.put(partial(self._stop, "nobody reads the output any more")),
+            lambda: self._actions.put(partial(self._stop, "the output is closed")),
         )
         self._width = max(len("system"), *(len(command.name) for command in self.commands))
         before = {number: signal.getsignal(number) for number in _signals()}
@@ -167,19 +169,19 @@ class Supervisor:
             self._began = time.monotonic()
             names = [command.name for command in self.commands]
             self._say("system", f"starting {', '.join(names)}")
-            self._start_those_that_may()
-            threading.Thread(target=self._look_who_is_ready, daemon=True).start()
+            self._start_allowed()
+            threading.Thread(target=self._poll_readiness, daemon=True).start()
             while self._running() or not self._stopping:
                 self._act()
         finally:
-            for child in self._running():  # one could not be started
+            for child in self._running():  # a command could not be started
                 child.process.terminate()
             self._output.close()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def _act(self) -> None:
-        """Do what comes next, or look at the clock."""
+        """Run the next action, or check the deadlines."""
         waiting = self._waiting()
         try:
             self._actions.get(timeout=_TICK if waiting or self._stopping else None)()
@@ -198,7 +200,7 @@ class Supervisor:
 
     # Starting
 
-    def _start_those_that_may(self, *, all_of_them: bool = False) -> None:
+    def _start_allowed(self, *, all_of_them: bool = False) -> None:
         ready = {name for name, child in self._children.items() if child.ready}
         for command in self.commands:
             if command.name not in self._children and (all_of_them or ready >= {*command.after}):
@@ -212,7 +214,7 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             stdout=writing,
             stderr=subprocess.STDOUT,
-            # Ctrl-C goes to the supervisor alone: each process knows how to stop its own ones.
+            # Ctrl-C goes to the supervisor alone: each process stops its own children.
             start_new_session=True,
             pass_fds=self.inherited,
         )
@@ -241,10 +243,10 @@ class Supervisor:
         self, name: str, process: "subprocess.Popen[bytes]", reader: threading.Thread
     ) -> None:
         process.wait()
-        reader.join(_LAST_WORDS)  # longer than that only where something still runs that it started
+        reader.join(_LAST_WORDS)  # takes longer only if a child of the process still runs
         self._actions.put(partial(self._ended, name, process.returncode))
 
-    def _look_who_is_ready(self) -> None:
+    def _poll_readiness(self) -> None:
         started = time.time()
         while (waiting := self._waiting()) and not self._stopping:
             for command in self.commands:
@@ -253,21 +255,21 @@ class Supervisor:
                     self._actions.put(partial(self._became_ready, command.name))
             if not self._late and time.time() > started + self.start_time:
                 self._late = True
-                self._actions.put(partial(self._wait_no_longer, waiting))
-            time.sleep(_TICK)  # between two looks at processes that can't call back
+                self._actions.put(partial(self._give_up_waiting, waiting))
+            time.sleep(_TICK)  # polls: the processes can't call back
 
     def _became_ready(self, name: str) -> None:
         if self._children[name].ready or self._stopping:
             return
         self._children[name].ready = True
-        self._start_those_that_may(all_of_them=self._late)
+        self._start_allowed(all_of_them=self._late)
         if not self._waiting():
             self._output.show("")
             self._output.say(self.announce(()))
 
-    def _wait_no_longer(self, waiting: Sequence[str]) -> None:
+    def _give_up_waiting(self, waiting: Sequence[str]) -> None:
         if not self._stopping:
-            self._start_those_that_may(all_of_them=True)
+            self._start_allowed(all_of_them=True)
             self._output.say(self.announce(waiting))
 
     def _waiting(self) -> list[str]:
@@ -317,6 +319,6 @@ class Supervisor:
 
 
 def _signals() -> list[signal.Signals]:
-    """Those that end it; SIGHUP, of a terminal that is gone, unless `nohup` ignores it."""
+    """The signals that stop everything; SIGHUP only if it is not ignored, as by `nohup`."""
     ignores = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [signal.SIGTERM, signal.SIGINT, *([] if ignores else [signal.SIGHUP])]

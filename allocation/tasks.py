@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 UNUSABLE_PAUSE = 1.0  # seconds
 UNUSABLE_RETRIES = 6
-"""While the storage can't be used no more retries are counted: the delay is the longest by then."""
+"""How far retries are counted while the storage can't be used: the delay is the longest by then."""
 
 
 class CommandTask(Task):
@@ -39,8 +39,8 @@ class CommandTask(Task):
     A body that breaks the contract is refused and recorded, as any other refusal; one of a newer
     contract becomes a dead letter. Conflicts and an
     unreachable database are retried, about seven minutes in all; what still fails then, or fails
-    otherwise, is dead-lettered and the command marked as failed. While the database can't be used
-    until somebody helps, as its disk is full, commands are retried without end.
+    otherwise, is dead-lettered and the command marked as failed. While the database needs an
+    operator, such as for a full disk, commands are retried without end.
     """
 
     Request = "allocation.requests:CommandRequest"
@@ -84,10 +84,10 @@ class CommandTask(Task):
         if isinstance(error, StorageUnusable):
             if bootstrap.settings().broker_transport is not None:
                 # The embedded broker may not be able to write either: it keeps what it has.
-                log.warning("nobody can decide the command now", error=str(error))
+                log.warning("the command can't be decided now", error=str(error))
                 time.sleep(UNUSABLE_PAUSE)
                 return Reject(error, requeue=True)
-            # However long it takes: no command is to blame.
+            # Without end: the command is not the cause.
             self.request.retries = min(self.request.retries, UNUSABLE_RETRIES)
         delay = self._delay()
         log.warning("retry: nobody could decide the command", seconds=delay, error=repr(error))

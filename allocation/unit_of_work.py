@@ -46,10 +46,14 @@ class StorageUnavailable(Exception):
 
 
 class StorageUnusable(StorageUnavailable):
-    """The database answers, but somebody has to help first: its disk is full, say.
+    """The database answers, but needs an operator, such as for a full disk.
 
-    The text says what is wrong and what to do. Trying again is right, however long it takes.
+    The text says what is wrong and what to do. Callers retry without end.
     """
+
+
+class SchemaMissing(StorageUnusable):
+    """The database has no schema, or that of an earlier version."""
 
 
 class Products(Protocol):

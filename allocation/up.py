@@ -21,7 +21,7 @@ LOCK = "up.lock"
 """The file in the state folder that an `allocation up` holds a lock on."""
 
 _AS_ROOT = "You're running the worker with superuser privileges"
-"""How Celery's warning begins: such a worker should not accept pickle, and ours does not."""
+"""The start of a warning of Celery about pickle, which this worker does not accept."""
 
 
 class Unavailable(Exception):
@@ -73,7 +73,7 @@ _OFF = ("", "0", "false", "no", "off")
 def flower_login(environment: Mapping[str, str]) -> str | None:
     """A login for Flower, `user:password`, new for this run; None where one was configured.
 
-    Without any, its API answers nobody, and its pages let everyone stop the workers.
+    Without one, Flower's API answers no request, and its pages let everyone stop the workers.
     """
     if any(environment.get(name, "").lower() not in _OFF for name in _FLOWERS_OWN):
         return None
@@ -99,7 +99,7 @@ def claim(settings: Settings) -> list[int]:
     Returns the file descriptors of the locks. Raises Unavailable; then nothing was written.
     """
     locks = [folder / LOCK for folder in _embedded(settings)]
-    # What is in use by another `up` has taken ports too: the folder is the better reason.
+    # Another `up` on the same folder holds its ports too: the error names the folder.
     held = [_lock(path) for path in locks if path.exists()]
     _check_ports(settings)
     return held + [_lock(path) for path in locks if not path.exists()]
@@ -130,8 +130,8 @@ def _lock(path: Path) -> int:
         holder = os.read(lock, 20).decode(errors="replace").strip()
         os.close(lock)
         raise Unavailable(
-            f"another `allocation up` uses the folder {path.parent} (process {holder}, or what it"
-            " left behind when it was killed): stop it, or choose another folder by"
+            f"another `allocation up` uses the folder {path.parent} (process {holder}, or"
+            " processes that outlived it): stop it, or choose another folder by"
             " ALLOCATION_STATE_DIR"
         ) from None
     os.ftruncate(lock, 0)
@@ -181,7 +181,7 @@ def run(settings: Settings, environment: Mapping[str, str], locks: list[int]) ->
             arguments,
             shared | ({ports[name][0]: str(ports[name][1])} if name in ports else {}),
             is_ready=ready[name],
-            # It asks the workers at its start, and complains if there are none.
+            # Flower asks the workers when it starts, and logs errors if there are none.
             after=("worker",) if name == "flower" else (),
         )
         for name, arguments in processes(settings).items()

@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 CONFIRM_TIMEOUT = 5.0
 
 LARGEST_BODY = 256 * 1024
-"""Bytes that a dead letter keeps of a body; the header `x-cut-bytes` tells how many were cut."""
+"""Bytes that a dead letter keeps of a body; the header `x-cut-bytes` counts those that were cut."""
 
 Facts = Mapping[str, object]
 """What the headers tell, without their `x-`; `reason`, `error` and `last` always."""
@@ -39,7 +39,7 @@ class DeadLetters:
         """
         headers = dict(message.headers or {})
         headers.pop("x-cut-bytes", None)
-        # Kept under another name: who takes the dead letter is not to unpack it either.
+        # Renamed, so that no reader of the dead letter decompresses the body.
         if compression := headers.pop("compression", None):
             headers["x-compression"] = compression
         body = message.body or b""  # an empty one comes as text, which `binary` can't encode

@@ -1,11 +1,10 @@
-"""Text from outside, made harmless for terminals and logs."""
+"""Escapes untrusted text for terminals and logs."""
 
 
 def escaped(text: str, *, lines: bool = False) -> str:
-    r"""The text with `\x1b` for ESC and so on: every character that is not printable.
+    r"""Replace each character that is not printable by its escape, such as `\x1b` for ESC.
 
-    These are control characters, line ends and marks of direction; with `lines`, line ends and tabs
-    stay.
+    These are control characters, line ends and direction marks; `lines` keeps line ends and tabs.
     """
     if text.isprintable():
         return text

@@ -15,7 +15,7 @@ from workers.settings import Settings
 
 
 class _Output(io.TextIOBase):
-    """Drops what can't be written, as the disk of the log is full: no process ends by that."""
+    """Drops what can't be written, such as on a full disk: that must not end a process."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -55,7 +55,7 @@ def configure(settings: Settings) -> None:
 
 
 def _escape(_: object, _name: str, line: structlog.types.EventDict) -> structlog.types.EventDict:
-    """What came from outside changes no terminal, and begins no line of its own."""
+    """Escape untrusted text: it must not control a terminal or begin a log line of its own."""
     return {
         name: escaped(value, lines=name in ("event", "exception")) if type(value) is str else value
         for name, value in line.items()

@@ -122,7 +122,7 @@ class Subscriber:
     def _beat(self) -> None:
         """Leave a sign of life for the container's health check: the age of a file."""
         sign = self._settings.allocation_state_dir / "alive" / self._queue.partition(".")[0]
-        with suppress(OSError):  # a full disk: the check says so, and this goes on
+        with suppress(OSError):  # on a full disk the process goes on; the check reports it
             sign.parent.mkdir(parents=True, exist_ok=True)
             sign.touch()
 

@@ -15,7 +15,7 @@ READ = "read"
 WRITE = "write"
 SCOPES = (READ, WRITE)
 REMEMBERED = 1.0
-"""Seconds that a process goes on to accept a key after it was revoked, or to ask for none."""
+"""Seconds for which a process caches that a key is valid, or that no key is required."""
 
 _PREFIX = "alloc"
 

@@ -95,7 +95,7 @@ def _refuse_compressed(_body: object) -> NoReturn:
     raise ValueError("compressed bodies are not accepted")
 
 
-# kombu unpacks a message's body, however large it gets, before anybody sees the message. Without a
-# decoder it stays as it came, and counts as one that can't be decoded.
+# kombu would decompress each body, whatever its size, before a consumer sees the message. With this
+# decoder the body stays compressed, and the message counts as one that can't be decoded.
 for _kind in compression.encoders():
     compression.register(compression.get_encoder(_kind)[0], _refuse_compressed, _kind)

@@ -39,7 +39,7 @@ COMMANDS: dict[str, type[Command]] = {
 }
 COMMAND_NAMES = {kind: name for name, kind in COMMANDS.items()}
 FOLLOW_UPS = tuple(COMMAND_NAMES[kind] for kind in get_args(commands.FollowUp))
-"""The commands that decisions leave to be done; no client waits for them."""
+"""Names of the commands that decisions create; no client waits for them."""
 EVENT_TYPES: dict[type[Event], str] = {
     events.BatchCreated: "allocation.batch_created.v1",
     events.BatchQuantityChanged: "allocation.batch_quantity_changed.v1",
@@ -94,7 +94,7 @@ def example(name: str) -> Json:
 def violations(name: str, body: object, *, accepted: bool = False) -> list[Violation]:
     """Everything in which `body` breaks the contract called `name`; empty when it keeps it.
 
-    `accepted`: it was accepted before, perhaps by a release that had no rule for new ids.
+    `accepted`: it was accepted before, so the rule for new ids does not apply to it.
     """
     if isinstance(body, Mapping):
         for field, value in body.items():
@@ -196,7 +196,7 @@ def cloud_event(
     """
     data = _json(event)
     sequence = data.pop("sequence")
-    for name in ("part", "waiting"):  # they say nothing of a line that is served whole
+    for name in ("part", "waiting"):  # 0 for a line that is served whole
         if not data.get(name):
             data.pop(name, None)
     kind = EVENT_TYPES[type(event)]
@@ -261,10 +261,10 @@ def _value(value: Any) -> Any:
 
 
 def _problem_of_new_id(error: jsonschema_rs.ValidationError) -> str | None:
-    """What is wrong with a new id; None where the error is about something else."""
+    """What is wrong with a new id, or None if the error is about something else."""
     text, rule = error.instance, error.kind.as_dict()
     is_of_id = "pattern" in rule or rule.get("format") == identifiers.FORMAT
-    # A text that nothing can store breaks the pattern of ids that are looked up, too.
+    # Such a text breaks the pattern of stored ids too: the rule for new ids is not the cause.
     if not is_of_id or not isinstance(text, str) or identifiers.unstorable(text):
         return None
     return identifiers.problem(text)

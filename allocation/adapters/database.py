@@ -34,7 +34,12 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from allocation.unit_of_work import ConcurrentUpdate, StorageUnavailable, StorageUnusable
+from allocation.unit_of_work import (
+    ConcurrentUpdate,
+    SchemaMissing,
+    StorageUnavailable,
+    StorageUnusable,
+)
 
 IDLE = 0.25
 """Seconds after which a pooled connection is asked whether it still works."""
@@ -46,7 +51,7 @@ _CONFLICT_CODES = {"40P01", "40001", "55P03"}
 # undefined table, undefined column
 _NO_SCHEMA_CODES = {"42P01", "42703"}
 _DISK_FULL_CODE = "53100"
-# As SQLite says that the disk is full, whichever of its files it could not make, write or map.
+# SQLite's codes for a full disk: it could not write, map or create one of its files.
 _CANT_WRITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 
 NO_SCHEMA = "The database lacks the schema of this version: run `allocation migrate`."
@@ -72,7 +77,7 @@ def verified(url: URL) -> URL:
 
 
 def engine(url: str, *, pool_size: int = 5) -> Engine:
-    """An engine that opens no connection yet; the first one makes the folder of a SQLite file.
+    """An engine that opens no connection yet; the first one creates the folder of a SQLite file.
 
     `pool_size` connections are kept open; a process needs about one per thread.
     """
@@ -114,9 +119,9 @@ def is_postgresql(connectable: Engine | Connection) -> bool:
 
 
 def clock(connection: Connection) -> datetime:
-    """The time by the database's own clock, which all processes share; in UTC.
+    """The current time of the database's clock, which all processes share, in UTC.
 
-    SQLite has none but this machine's.
+    For SQLite that is the clock of this machine.
     """
     if not is_postgresql(connection):
         return datetime.now(UTC)
@@ -132,7 +137,7 @@ def among(column: ColumnElement[T], values: str, dialect: str) -> ColumnElement[
 
 
 def ago(connection: Connection, seconds: float) -> ColumnElement[datetime]:
-    """The moment that many seconds ago, by the database's clock."""
+    """The time `seconds` ago, by the database's clock."""
     if is_postgresql(connection):
         # Not clock_timestamp(), which changes within a statement: no index could be used.
         return func.now() - literal(timedelta(seconds=seconds), Interval())
@@ -146,7 +151,7 @@ def translated(error: SQLAlchemyError) -> Exception:
     if isinstance(error, DBAPIError):
         code = getattr(error.orig, "pgcode", None)
         if code in _NO_SCHEMA_CODES or _lacks_schema(error.orig):
-            return StorageUnusable(f"{NO_SCHEMA} ({_first_line(error)})")
+            return SchemaMissing(f"{NO_SCHEMA} ({_first_line(error)})")
         if code == _DISK_FULL_CODE or _sqlite_code(error.orig) in _CANT_WRITE:
             return StorageUnusable(f"{DISK_FULL} ({_first_line(error)})")
         if code in _CONFLICT_CODES or _is_busy(error.orig):

@@ -35,10 +35,10 @@ REASONS = {
 """By queue: why a message may come there by our own hand."""
 
 LARGEST_BODY = 256 * 1024
-"""Bytes that a message's body may have, and that a dead letter keeps of it."""
+"""Bytes: the limit for the body of a message, and for what a dead letter keeps of a body."""
 
 CUT = "x-cut-bytes"
-"""The header of a dead letter that tells how many bytes of its body were cut off."""
+"""The header of a dead letter with the number of bytes that were cut off its body."""
 
 _OURS = ("reason", "error", "traceback", "attempts", "first", "last", "held_event")
 # What belongs to the life that ended: a message that is replayed begins a new one, and whoever
@@ -49,7 +49,7 @@ _THE_BROKERS = ("x-death", "x-first-death-", "x-last-death-", *_COUNTED)
 
 
 class Incomplete(Exception):
-    """A dead letter whose body was cut can't be delivered again; the text says so."""
+    """A dead letter can't be delivered again because its body was cut."""
 
 
 class Mover:
@@ -72,7 +72,7 @@ class Mover:
         """Copy the message to the dead-letter queue `queue`; False as for `copy`."""
         headers = dict(message.headers or {})
         headers.pop(CUT, None)
-        # Kept under another name: who takes the dead letter is not to unpack it either.
+        # Renamed, so that no reader of the dead letter decompresses the body.
         if compression := headers.pop("compression", None):
             headers["x-compression"] = compression
         body = _bytes(message.body or b"")
@@ -92,10 +92,10 @@ class Mover:
         headers: Mapping[str, object],
         body: bytes | None = None,
     ) -> bool:
-        """Publish the message once more, or with another body.
+        """Publish the message again, with `body` in place of its own if that is given.
 
-        False when the broker does not say that it has it. The message itself is not touched. The
-        copy may be there though the answer was lost.
+        Returns False unless the broker confirms the copy, which may exist even so. The message
+        itself is not changed.
         """
         kept = self._producer is not None
         # A connection that was kept may have been lost since: that costs a second try.
@@ -167,7 +167,7 @@ def read(queue: str, message: Message) -> DeadLetter:
     event = _as_event(message.body)
     # To look at a letter returns it, which the broker counts: that must not change its id.
     lasting = [each for each in sorted(headers.items()) if not each[0].startswith(_COUNTED)]
-    # The broker itself moves messages of any size here.
+    # Messages that the broker dead-letters itself have bodies of any size.
     made = hashlib.sha256(_bytes(message.body)[:LARGEST_BODY] + repr(lasting).encode())
     return DeadLetter(
         id=str(headers.get("id") or event.get("id") or made.hexdigest()[:16])[:100],
@@ -199,7 +199,7 @@ def send_again(connection: Connection, queue: str, letter: DeadLetter) -> None:
     """Put the message back into `queue`, as new, and then take it off the dead letters.
 
     Dying between the two leaves it in both, and its id makes that harmless. Raises the connection's
-    errors, and Incomplete; then it is still a dead letter.
+    errors, or Incomplete; the message then stays a dead letter.
     """
     if letter.cut:
         raise Incomplete(
@@ -246,11 +246,11 @@ def _publish(
 
 
 def _deaths(headers: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The first and the last time that the broker moved the message; a sender may forge it."""
+    """The first and the last entry of `x-death`, which a sender may have forged."""
     found = headers.get("x-death")
     deaths = found if isinstance(found, list) else []
-    told = [death for death in deaths if isinstance(death, dict)] or [{}]
-    return told[-1], told[0]
+    entries = [death for death in deaths if isinstance(death, dict)] or [{}]
+    return entries[-1], entries[0]
 
 
 def _as_event(body: bytes | str) -> Mapping[str, Any]:

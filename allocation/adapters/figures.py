@@ -94,7 +94,7 @@ class RelayFigures:
         )
         self.resent = Counter(
             "allocation_relay_resent",
-            "Overdue commands that are sent again, as the broker holds fewer than are pending.",
+            "Overdue commands that were sent again, as the broker held fewer than were pending.",
             registry=self.registry,
         )
         self.pauses = Counter(

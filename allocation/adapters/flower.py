@@ -1,7 +1,7 @@
-"""Flower's pages must not be shown in a frame of another site.
+"""Security headers for Flower, so that no other site can show its pages in a frame.
 
-Flower has no setting for headers. `flower.urls.settings` are the arguments of its tornado
-application; `tests/e2e/test_flower.py` fails if they no longer are.
+Flower has no setting for headers. `flower.urls.settings` are the keyword arguments of its tornado
+application; `tests/e2e/test_flower.py` fails if that changes.
 """
 
 import sys
@@ -30,6 +30,6 @@ class Unframed(OutputTransform):
 
 
 def add_headers() -> None:
-    """Have Flower send HEADERS, if this process is to run it."""
+    """Add HEADERS to all responses of Flower; `flower.urls` must be imported already."""
     settings: dict[str, Any] = sys.modules["flower.urls"].settings
     settings["transforms"] = [Unframed]

@@ -1,9 +1,9 @@
-"""Ids that callers choose: what a new order id, sku or batch reference may look like."""
+"""The rule for ids that callers choose: order ids, skus and batch references."""
 
 import unicodedata
 
 FORMAT = "identifier"
-"""The `format` that the contract's schemas give to an id that a command brings into the books."""
+"""The `format`, in the contract's schemas, of an id that a command introduces."""
 
 _DOT_SEGMENTS = (".", "..")  # clients resolve them in a path, encoded or not (RFC 3986, 5.2.4)
 _REFUSED = {
@@ -14,18 +14,18 @@ _REFUSED = {
     "Zp": "a paragraph separator",
     "Cs": "a character that is not Unicode text",
 }
-"""Categories of characters that a new id has none of; a plain space is fine inside."""
+"""Unicode categories that a new id may not contain, except a plain space (U+0020) inside it."""
 
 
 def trimmed(text: str) -> str:
-    """The text as a person typed it, without the white space around it, no-break spaces too."""
+    """The text without leading and trailing white space, no-break spaces included."""
     return text.strip()
 
 
 def problem(text: str) -> str | None:
-    """Say what is wrong with a new id, without repeating it; None if nothing is.
+    """Return what is wrong with a new id, without quoting it, or None if it is valid.
 
-    Ids that look the same are to be the same. An empty text is left to the schema.
+    The rule excludes ids that look like another id. Empty text is left to the schema.
     """
     if text in _DOT_SEGMENTS:
         return "is a dot segment, which no path can carry"
@@ -43,9 +43,9 @@ def problem(text: str) -> str | None:
 
 
 def unstorable(text: str) -> str | None:
-    """Say why no text of a message may be this one; None if it may.
+    """Return why no field of a message may hold this text, or None if it may.
 
-    An id that is looked up has no other rule: what older releases stored stays usable.
+    Ids that are looked up have no other rule, so that ids stored by older releases stay usable.
     """
     if text.isprintable():
         return None

@@ -46,7 +46,7 @@ DUE_AT_ONCE = 500
 """Scheduled commands that one transaction accepts."""
 
 LONGEST_INTERVAL = 12
-"""So many times ALLOCATION_RESEND_AFTER it takes at most until a command is sent once more."""
+"""The longest interval between two resends of a command, in units of ALLOCATION_RESEND_AFTER."""
 
 _OF_COMMAND = ("id", "name", "body", "correlation_id", "causation_id")
 _LOCK = 4_130_519_772  # any number that no other program locks in the same database
@@ -102,7 +102,7 @@ class OutboxReader:
         return len(due)
 
     def awaited(self) -> int:
-        """How many pending commands were sent: as many messages as broker and workers must hold."""
+        """How many pending commands were sent: broker and workers must hold a message of each."""
         pending = select(func.count()).select_from(commands).where(is_pending)
         unsent = select(func.count()).where(is_unsent, outbox.c.kind == "command")
         asked = select(pending.scalar_subquery() - unsent.scalar_subquery())
@@ -119,8 +119,8 @@ class OutboxReader:
 
         A command is overdue when it is pending and was both accepted and last sent more than
         `after` seconds ago. The interval then doubles with each time that it is sent again, up to
-        LONGEST_INTERVAL times `after`: a command that its worker can't survive must not come back
-        every few minutes for ever. A command whose outbox row was dropped gets a new one.
+        LONGEST_INTERVAL times `after`: a command that crashes its worker must not come back every
+        few minutes for ever. A command whose outbox row was deleted gets a new one.
         """
         with self._connection.begin():
             rows = self._connection.execute(self._overdue(after).limit(limit)).all()
@@ -132,7 +132,7 @@ class OutboxReader:
                 self._connection.execute(
                     update(outbox)
                     .where(outbox.c.position.in_(known))
-                    # As of now: how long ago it was written says nothing about the relay.
+                    # Set anew: the age of unsent rows measures how far the relay is behind.
                     .values(sent_at=None, created_at=now)
                 )
             made = [
@@ -155,7 +155,7 @@ class OutboxReader:
 
     def _overdue(self, after: float) -> Select[Any]:
         before = ago(self._connection, after)
-        # The relay sets `created_at` when it sends a command again; at first it is `accepted_at`.
+        # `send_again` sets `created_at` to the time of the resend; at first it is `accepted_at`.
         waited = _seconds(ago(self._connection, 0)) - _seconds(outbox.c.sent_at)
         interval = _seconds(outbox.c.created_at) - _seconds(commands.c.accepted_at)
         is_lost = and_(
@@ -203,7 +203,7 @@ def _pending(dialect: str) -> Select[Any]:
 @cache
 def _sent(dialect: str) -> Update:
     is_sent = among(outbox.c.position, "positions", dialect)
-    # By the database's clock, as `send_again` reads it.
+    # By the database's clock, with which `_overdue` compares it.
     at = func.now() if dialect == "postgresql" else bindparam("at")
     return update(outbox).where(is_sent).values(sent_at=at)
 

@@ -1,8 +1,8 @@
 """The promises that the books keep, each as one SQL statement that finds what breaks it.
 
-Each goes through its tables by sets and groups, never row by row. The one parameter that they take
-together is `overdue_before`, a moment. It holds on any snapshot of a
-running system, also when past events and commands were pruned.
+Each goes through its tables by sets and groups, never row by row. It holds on any snapshot of a
+running system, also when past events and commands were pruned. The only bind parameter of all
+statements is `overdue_before`, a time.
 """
 
 from collections.abc import Callable
@@ -173,8 +173,8 @@ def lines_where_their_last_event_left_them() -> Finds:
         )
         .where(
             or_(
-                # A part may have become one with another of its line: the line itself may not go
-                # without an event that gives it up.
+                # A part may have joined another part of its line. Only a line that is gone as a
+                # whole needs an event that gives it up.
                 and_(last.c.number == newest.c.number, ~given_up, ~line_is_there),
                 # Also whoever gave a line up may wait for it again, not told yet.
                 and_(allocations.c.batchref.is_(None), event.c.name.in_([_ALLOCATED, _RESERVED])),
@@ -228,7 +228,7 @@ def pending_commands_in_outbox() -> Finds:
 
 
 def no_overdue_commands() -> Finds:
-    """How many commands are pending since before the parameter `overdue_before`, and the oldest."""
+    """How many commands have been pending since before `overdue_before`, and the oldest of them."""
     overdue = and_(is_pending, commands.c.accepted_at < bindparam("overdue_before"))
     count = select(func.count()).select_from(commands).where(overdue).scalar_subquery()
     return (
@@ -237,9 +237,9 @@ def no_overdue_commands() -> Finds:
             + (" overdue, the oldest is " + commands.c.name + " ")
             + cast(commands.c.id, String)
             + (
-                ": see that workers run and that the relay runs, which sends again what the broker"
-                " has lost; `allocation status` shows the queue, `allocation dead list` what nobody"
-                " could decide"
+                ": check that the workers and the relay run; the relay sends again what the broker"
+                " has lost. `allocation status` shows the queue, `allocation dead list` the"
+                " commands that failed"
             )
         )
         .where(overdue)

@@ -23,7 +23,7 @@ from allocation.adapters.spool_files import ROOM, Claim, Files, Payload
 log = structlog.get_logger(__name__)
 
 MEASURE_EVERY = 0.2
-"""Seconds between two looks at the space that the disk has left."""
+"""Seconds between two checks of the free disk space."""
 SWEEP_EVERY = 2.0
 """Seconds between two looks for the claims of dead processes."""
 
@@ -44,7 +44,7 @@ class QoS(virtual.QoS):
         super().ack(delivery_tag)
 
     def give_back(self, delivery_tag: str) -> None:
-        """Reject the message for reasons that are not its own: no delivery is counted."""
+        """Return the message to its queue without counting a delivery: it is not the cause."""
         self.channel.settle(delivery_tag, self.channel.files.give_back_untried)
         super().ack(delivery_tag)
 
@@ -56,7 +56,7 @@ class QoS(virtual.QoS):
     def restore_unacked(self) -> list[Any]:
         self._flush()
         for tag in list(self._delivered):
-            # Its consumer lives, and closes the channel in good order or for a fault of its own.
+            # No delivery is counted: the process is alive, so the message did not crash it.
             self.channel.settle(tag, self.channel.files.give_back_untried)
         self._delivered.clear()
         return []
@@ -154,7 +154,7 @@ class Channel(filesystem.Channel):
         claim = self._claims.get(tag)
         if claim is not None:
             how(claim)
-            self._claims.pop(tag, None)  # not before: where that failed it is still held
+            self._claims.pop(tag, None)  # only now: if `how` fails, the claim is kept
 
     def dead_letter(self, claim: Claim, reason: str = "rejected") -> None:
         """Move the message to where its queue's dead letters go; without such a place, drop it."""
@@ -191,9 +191,9 @@ class Channel(filesystem.Channel):
         return None
 
     def _is_full(self) -> bool:
-        """Whether consumers get nothing: they need to write what comes of a message.
+        """Whether delivery is stopped, as the disk has no room for what consumers would write.
 
-        So a full disk costs no message one of its deliveries.
+        So a full disk does not use up the deliveries of a message.
         """
         if time.monotonic() - self._measured > MEASURE_EVERY:
             was, self._full = self._full, self.files.is_full()
@@ -327,7 +327,7 @@ class Transport(filesystem.Transport):
     can_parse_url = True
     driver_type = driver_name = "spool"
     polling_interval = 0.05
-    # The disk is full, say: as with a connection that is lost, consumers begin anew.
+    # OSError, such as for a full disk: consumers reconnect, as after a lost connection.
     connection_errors = (*filesystem.Transport.connection_errors, OSError)
 
     def __init__(self, client: Any, **options: Any) -> None:

@@ -28,8 +28,8 @@ from uuid import uuid4
 Payload = dict[str, Any]
 
 ROOM = 2**20
-"""Bytes that must be free for messages to be delivered: a commit of the embedded database and its
-events need some of it."""
+"""Bytes that must be free for messages to be delivered: a commit of the embedded database and the
+messages of its events need space."""
 
 _counter = itertools.count()
 _owners: dict[tuple[Path, int], "Owner"] = {}
@@ -137,13 +137,13 @@ class Files:
         self._give_back(claim, self.owner, claim.deliveries + 1)
 
     def give_back_untried(self, claim: Claim) -> None:
-        """Put the message back as it was: nothing that came of it is its own fault."""
+        """Put the message back into its old place, without counting a delivery."""
         self._give_back(claim, self.owner, claim.deliveries)
 
     def is_full(self) -> bool:
-        """Whether the disk has so little space left that whoever takes a message can't act on it.
+        """Whether the disk has fewer than ROOM bytes free.
 
-        Raises OSError where the folder is gone.
+        Raises OSError if the folder does not exist.
         """
         disk = os.statvfs(self._folder)
         return disk.f_bavail * disk.f_frsize < ROOM
@@ -276,7 +276,7 @@ class Files:
         except FileNotFoundError:
             temporary.unlink()
             return False
-        except OSError:  # such as a full disk, of which half a file would take more
+        except OSError:  # such as a full disk: half a file would take up more of it
             temporary.unlink(missing_ok=True)
             raise
         return True

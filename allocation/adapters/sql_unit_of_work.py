@@ -221,8 +221,8 @@ class SqlUnitOfWork:
                 raise known from error
 
     def now(self) -> datetime:
-        # Read once, when it is first asked for: the products are locked by then, so that the times
-        # of a product's events never go backwards.
+        # Read once, on first use: the products are locked by then, so the times of a product's
+        # events never go backwards.
         if self._began is None:
             self._began = clock(self._connection)
         return self._began

@@ -86,8 +86,8 @@ Index(
     postgresql_where=is_open,
     sqlite_where=is_open,
 )
-# The empty batches of a product, its history, are read page by page and cost other reads nothing.
-# On PostgreSQL `batchref` has COLLATE "C" in it, the order of these pages: see migration 0010.
+# Reads page through a product's empty batches, its history, by this index, or skip them by it. On
+# PostgreSQL its `batchref` has COLLATE "C", the order of these pages: see migration 0011.
 Index("ix_batches_sku", batches.c.sku, batches.c.purchased, batches.c.batchref)
 
 allocations = Table(
@@ -101,7 +101,7 @@ allocations = Table(
         autoincrement=False,
         server_default=text("0"),
     ),
-    # The highest part that the line ever had, as far as this one knows: no number is used twice.
+    # The highest part number that the line ever had, as far as this part knows; none is reused.
     Column("last_part", SmallInteger, nullable=False, server_default=text("0")),
     Column("qty", Integer, nullable=False),
     Column("smallest_part", Integer),

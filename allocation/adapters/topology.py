@@ -169,14 +169,14 @@ def dead_queues() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """Messages that are ready in a queue, without those that its consumers hold, and consumers."""
+    """The messages of a queue that are ready, not in flight, and the number of its consumers."""
 
     messages: int
     consumers: int
 
 
 def queued(connection: Connection, name: str) -> Queued | None:
-    """What is in the queue; None when there is no such queue. Needs no right."""
+    """The state of the queue, or None if it does not exist. Needs no permission at the broker."""
     try:
         with connection.channel() as channel:
             found = channel.queue_declare(name, passive=True)

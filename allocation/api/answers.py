@@ -8,7 +8,7 @@ Json = dict[str, Any]
 
 
 def field(name: str, command: str = "allocation.dispatch") -> Json:
-    """The schema of one field of a command; ids of answers are those that commands look up."""
+    """The schema of one field of a command; by default of one that looks up ids, as answers do."""
     return dict(contract.schema(command)["properties"][name])
 
 
@@ -109,7 +109,8 @@ def schemas() -> dict[str, Json]:
             allocated | {"status": _one_of("reserved", "allocated", "dispatched")}, in_parts
         ),
         "WaitingReservation": _line_answer(waiting, in_parts),
-        "DecidedOrder": _order_answer(
+        "DecidedOrder": _with_optional(
+            *("customer", "allocation.allocate_order"),
             orderid=orderid,
             status=_one_of("decided"),
             all_or_nothing=field("all_or_nothing", "allocation.allocate_order"),
@@ -139,18 +140,19 @@ def schemas() -> dict[str, Json]:
             strategy=field("strategy", "allocation.choose_strategy"),
             status=_one_of("changed", "unchanged"),
         ),
-        "ConfirmedOrder": _confirmed(
+        "ConfirmedOrder": _with_optional(
+            *("all_or_nothing", "allocation.confirm"),
             **of_order,
             status=_one_of("confirmed", "waiting", description="waiting: a line of it waits."),
         ),
         "ExtendedOrder": _object(
             **of_order,
-            status=_one_of("extended", "unchanged", description="unchanged: held for longer."),
+            status=_one_of("extended", "unchanged", description="unchanged: it is held longer."),
             expires_at={**until, "description": "When the first of its holds ends."},
         ),
         "ReleasedOrder": _object(
             orderid=orderid,
-            lines=_count("Lines that were given up, those that waited among them."),
+            lines=_count("Lines that were given up, including lines that waited."),
             status=_one_of("released"),
         ),
         "DeallocatedLine": _object(orderid=orderid, sku=sku, status=_one_of("deallocated")),
@@ -278,15 +280,10 @@ def _object(**properties: Json) -> Json:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
-def _confirmed(**properties: Json) -> Json:
+def _with_optional(name: str, command: str, /, **properties: Json) -> Json:
+    """An object that may also have the field `name` of the command."""
     made = _object(**properties)
-    made["properties"]["all_or_nothing"] = field("all_or_nothing", "allocation.confirm")
-    return made
-
-
-def _order_answer(**properties: Json) -> Json:
-    made = _object(**properties)
-    made["properties"]["customer"] = field("customer", "allocation.allocate_order")
+    made["properties"][name] = field(name, command)
     return made
 
 

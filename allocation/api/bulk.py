@@ -19,7 +19,7 @@ MOST = 1000
 """Lines of one request."""
 
 Line = Command | Problem
-"""A line that can be taken is a command; of another one, what is wrong with it."""
+"""A line of the request: the command, or what is wrong with it."""
 
 
 def asked(body: object) -> bool:

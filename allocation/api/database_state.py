@@ -22,7 +22,7 @@ from allocation.views.progress import Backlog
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY = 1.0
-"""Seconds between two looks of a process at a schema that is not there yet."""
+"""Seconds between two checks for a schema that is not there yet."""
 PATIENCE = 2.0
 """Seconds that the database has to answer."""
 
@@ -61,7 +61,7 @@ class DatabaseState:
 class SchemaGate:
     """Refuses requests while the database has an earlier schema, or none.
 
-    Asked at each request until the schema is there, but once a second at most; not any more after.
+    Checks the schema at most once in LOOK_EVERY seconds, and not again once it is there.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class SchemaGate:
         if self._is_there:
             return
         if time.monotonic() - self._looked > LOOK_EVERY:
-            with suppress(SQLAlchemyError):  # while it gives no answer the request itself says so
+            with suppress(SQLAlchemyError):  # if the database is away, the request itself says so
                 self._is_there = not _is_behind()
                 self._looked = time.monotonic()
         if not self._is_there and self._looked:
@@ -81,7 +81,7 @@ class SchemaGate:
 
 
 def register(app: Flask, opened: Set[str]) -> None:
-    """Let requests of `app` pass the gate, but for the endpoints `opened`."""
+    """Check every request of `app` that is not for one of the endpoints `opened`."""
     gate = SchemaGate()
 
     @app.before_request

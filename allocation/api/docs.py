@@ -19,7 +19,7 @@ const { description, token } = document.getElementById("api").dataset;
 SwaggerUIBundle({
   url: description, dom_id: "#api", deepLinking: true, validatorUrl: null, layout: "BaseLayout",
   requestInterceptor: (request) => {
-    // Without a key of its own a request goes with the session, which takes the session's token.
+    // A request without an API key uses the session, which requires the session's token.
     if (token && !request.headers.Authorization) request.headers["X-CSRFToken"] = token;
     return request;
   },

@@ -6,16 +6,16 @@ from urllib.parse import quote
 
 from werkzeug.http import dump_options_header
 
-# Some system takes each of these for something else than a part of a file's name.
+# Each of these has a special meaning in file names, or is not allowed, on some system.
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f\ud800-\udfff/\\:*?"<>|%]')
-_PLAIN = "!#$&+-.^_`|~"  # what RFC 8187 leaves as it is, beside letters and digits
+_PLAIN = "!#$&+-.^_`|~"  # allowed unencoded by RFC 8187, besides letters and digits
 
 
 def attachment(name: str) -> str:
     """The Content-Disposition of a download called `name`.
 
-    What no file's name can have is an underscore; a name beyond ASCII comes with one in ASCII, for
-    clients that read no other.
+    Characters that a file name can't have become underscores. A name beyond ASCII comes with an
+    ASCII one, for clients that don't know `filename*`.
     """
     safe = _UNSAFE.sub("_", name)
     plain = unicodedata.normalize("NFKD", safe).encode("ascii", "ignore").decode("ascii")

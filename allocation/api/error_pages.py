@@ -47,7 +47,7 @@ def page(problem: Problem) -> Response:
 
 
 def _form() -> str | None:
-    """The page of the form that was sent, with what was typed; None if no form was."""
+    """The address of the page with the submitted form, filled in; None if none was submitted."""
     rule = request.url_rule
     if request.method != "POST" or rule is None or request.blueprint != "pages":
         return None
@@ -66,7 +66,7 @@ def _typed() -> dict[str, str]:
     return {
         name: text
         for name, text in fields.items()
-        if text and name not in hidden and not name.startswith("_")  # what url_for takes itself
+        if text and name not in hidden and not name.startswith("_")  # arguments of url_for
     }
 
 

@@ -89,12 +89,12 @@ class _BacklogCollector(Collector):
             )
             yield _gauge(
                 "follow_ups_pending",
-                "Commands without an outcome that decisions left to be done.",
+                "Commands that decisions created, without an outcome.",
                 found.follow_ups,
             )
             yield _gauge(
                 "commands_overdue",
-                "Commands of both kinds that are pending for more than ALLOCATION_RESEND_AFTER.",
+                "Commands of both kinds pending for longer than ALLOCATION_RESEND_AFTER.",
                 found.overdue,
             )
             yield _gauge("lines_waiting", "Order lines that wait for stock.", found.waiting_lines)

@@ -1,4 +1,4 @@
-"""What an address says: the ids in its path and the parameters of its query, checked once."""
+"""Checks the ids in paths and the query parameters of all requests, in one place."""
 
 from collections.abc import Iterator
 
@@ -9,23 +9,23 @@ from allocation.adapters.contract import Violation
 from allocation.api.problems import invalid
 
 LONGEST = 4096
-"""Characters of a parameter; what our own pages link to is shorter."""
+"""Characters of a parameter, at most; our own pages link to shorter ones."""
 
 _IDS = {
     "orderid": "allocation.confirm",
     "sku": "allocation.choose_strategy",
     "batchref": "allocation.change_batch_quantity",
 }
-"""Each id with a command that looks it up: addresses name what is stored, whatever its id."""
+"""By id: a command that looks it up, as an address may name any id that is stored."""
 
 _READ_QUERIES = {"pages", "login", "stream"}
-"""Blueprints that read the query; to all others it says nothing."""
+"""Blueprints whose query is checked here; `products` checks its own, the others read none."""
 
 _DIGITS = 18  # less than a BIGINT has
 
 
 def register(app: Flask) -> None:
-    """Answer a request of `app` whose address can't be used with a problem that says why."""
+    """Refuse requests of `app` with an invalid address; the problem names what is wrong."""
 
     @app.before_request
     def check() -> None:
@@ -34,13 +34,13 @@ def register(app: Flask) -> None:
 
 
 def number(text: str | None) -> int | None:
-    """The whole number that a parameter is, as far as a database can hold it."""
+    """The parameter as a whole number; None if it is none, or too large for a database."""
     is_number = text and text.isascii() and text.isdigit() and len(text) <= _DIGITS
     return int(text) if text and is_number else None
 
 
 def field(name: str) -> contract.Json | None:
-    """The schema of an id in a path; None for what is no id."""
+    """The schema of an id in a path; None for a name that is not an id's."""
     if name not in _IDS:
         return None
     schema: contract.Json = contract.schema(_IDS[name])["properties"][name]

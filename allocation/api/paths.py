@@ -1,4 +1,4 @@
-"""Paths: one canonical spelling, in which a segment may have any character, an encoded slash too.
+"""Paths in one canonical spelling; a segment may have any character, also an encoded slash.
 
 WSGI servers decode the path before it is routed, so that `SO%2F1` would become two segments. Here
 PATH_INFO stays percent-encoded, routes match it segment by segment, and the converter decodes what
@@ -17,7 +17,7 @@ Wsgi = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 
 def register(app: Flask) -> None:
-    """Route `app` by the path as it was sent. To be called before its routes are added."""
+    """Route `app` by the path as it was sent. Call this before routes are added."""
     app.url_map.converters["default"] = Segment
     app.wsgi_app = _Raw(app.wsgi_app)  # type: ignore[method-assign]
 
@@ -42,13 +42,13 @@ class _Raw:
 
 
 def _path(environ: Environ) -> str:
-    """The path as it was sent, behind SCRIPT_NAME; rebuilt where the server does not tell it."""
+    """The path as it was sent, behind SCRIPT_NAME; rebuilt if the server does not pass it on."""
     decoded = environ.get("PATH_INFO", "")
     raw = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
     if not raw.startswith("/"):  # the absolute form of a request to a proxy
         raw = urlsplit(raw).path
     raw = raw.partition("?")[0].partition("#")[0].removeprefix(environ.get("SCRIPT_NAME", ""))
-    # What stood in front may have changed PATH_INFO alone: that is what to answer then.
+    # A middleware may have changed PATH_INFO alone, which then counts.
     if unquote(raw, "latin-1") == decoded:
         return raw
     return quote(decoded.encode("latin-1"))

@@ -14,7 +14,12 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from allocation.adapters.contract import Violation
 from allocation.adapters.database import DISK_FULL, NO_SCHEMA, translated
-from allocation.unit_of_work import ConcurrentUpdate, StorageUnavailable, StorageUnusable
+from allocation.unit_of_work import (
+    ConcurrentUpdate,
+    SchemaMissing,
+    StorageUnavailable,
+    StorageUnusable,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -154,9 +159,9 @@ def no_schema() -> Problem:
 def _unavailable(error: Exception) -> Problem:
     # The first line: the rest is the statement with its values.
     log.warning("the database gives no answer", error=str(error).partition("\n")[0])
+    if isinstance(error, SchemaMissing):
+        return no_schema()
     if isinstance(error, StorageUnusable):
-        if str(error).startswith(NO_SCHEMA):
-            return no_schema()
         return Problem(503, DISK_FULL, kind="storage unavailable", headers={"Retry-After": "5"})
     return Problem(503, kind="storage unavailable", headers={"Retry-After": "2"})
 

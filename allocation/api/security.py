@@ -221,8 +221,8 @@ def _logged_in(guard: Guard) -> Caller | None:
         return None
     # What no route knows may be a mistyped page; it only gets to hear so.
     is_page = request.url_rule is None or request.blueprint in sessions.PAGES
-    # A cookie also goes along with what foreign sites send; they don't know the token, and a
-    # browser lets none of them send this header here.
+    # A browser sends the cookie also with requests of other sites. These don't know the token, and
+    # the browser does not let them send this header.
     if not is_page and not sessions.has_token(request.headers.get("X-CSRFToken", "")):
         return None
     name = sessions.key()

@@ -119,7 +119,7 @@ class _Server(BaseApplication):
             "threads": threads,
             "worker_class": Worker,
             "worker_connections": CONNECTIONS + threads,
-            "sendfile": False,  # it would send past `ClientSocket.sendall`
+            "sendfile": False,  # it would bypass `ClientSocket.sendall`
             # A request that waits for its outcome is let go at once; this is for slow clients.
             "graceful_timeout": waiting.LONGEST + 5,
             # Two ids of 255 characters, four bytes each, percent-encoded.

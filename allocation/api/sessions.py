@@ -15,7 +15,7 @@ from allocation.api.problems import Problem
 from allocation.settings import Settings
 
 PAGES = {"pages", "stream"}
-"""Blueprints that take a session alone; all others take a key, or a session and its token."""
+"""Blueprints that need only a session; all others need a key, or a session and its token."""
 
 LIFETIME = timedelta(hours=12)
 """How long a session lasts that nobody uses."""

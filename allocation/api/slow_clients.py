@@ -1,13 +1,13 @@
 """A gunicorn worker whose threads never wait for a client.
 
-gunicorn's own worker reads requests and sends responses by its threads: a few connections that send
-or take a byte now and then hold all of them. Here the worker's main loop collects each request and
+gunicorn's own worker reads requests and sends responses in its threads: a few connections that send
+or take a byte now and then block all of them. Here the worker's main loop collects each request and
 hands it to a thread once it is whole; a response that the client does not take at once is sent by
 the main loop too. Every wait for a client ends at a deadline.
 
-This module alone touches private parts of gunicorn: `ThreadWorker.accept`, `enqueue_req`,
-`finish_request`, `murder_pending`, `nr_conns`, `poller` and `TConn`. If they change,
-`tests/api/test_slow_clients.py` fails.
+It overrides or uses these private parts of gunicorn: `ThreadWorker.accept`, `enqueue_req`,
+`finish_request`, `murder_pending`, `nr_conns`, `poller`, `TConn` and `parser.unreader`. If they
+change, `tests/api/test_slow_clients.py` fails.
 """
 
 import errno
@@ -37,17 +37,17 @@ RESPONSE_SECONDS = 60.0
 LINGER_SECONDS = 2.0
 """How long a connection is kept for the client to close it, after its last response."""
 STALL_SECONDS = 30.0
-"""How long a thread waits for a client that takes nothing of a response too large to hold."""
+"""How long a thread waits for a client that takes nothing of a response larger than the buffer."""
 
 CONNECTIONS = 500
-"""Of each process. One more cuts off the client that has been waited for longest."""
+"""Of each process. At this many, the client that has kept it waiting for longest is cut off."""
 HELD = 64 * 1024 * 1024
-"""Bytes of incomplete requests and unsent responses that each process holds. More are cut off."""
+"""Bytes of incomplete requests and unsent responses of each process. More are cut off."""
 HEAD_BYTES = 64 * 1024
 RESPONSE_BYTES = 4 * 1024 * 1024
-"""What is held of one response; a thread waits until the client takes the rest."""
+"""Bytes that are buffered of one response; a thread waits for the client to take the rest."""
 DISCARDED = 8 * bodies.LIMIT
-"""Bytes of a body too large that are read and dropped, so that its sender gets to the answer."""
+"""Bytes of too large a body that are read and dropped, so that the client reads the response."""
 
 _PIECE = 64 * 1024
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n", re.IGNORECASE)
@@ -67,10 +67,10 @@ class Refused(Exception):
 
 
 class Arrival:
-    """What has come of one request: finds out when it is whole. gunicorn checks what it says.
+    """The bytes of one request so far; detects when it is complete. gunicorn validates it.
 
-    `data` is the request, and what came behind it; the body only as far as the application would
-    read it.
+    `data` is the request and what followed it, of the body only as much as the application would
+    read.
     """
 
     def __init__(self, data: bytes = b"") -> None:
@@ -198,7 +198,7 @@ class ClientSocket(socket.socket):
             self.flush()
 
     def flush(self) -> None:
-        """Send of what is held as much as the client takes now."""
+        """Send as many of the buffered bytes as the client takes now."""
         try:
             while self.unsent:
                 with memoryview(self.unsent) as held:

@@ -56,7 +56,7 @@ def _presence(connection: socket.socket | None) -> Callable[[], bool]:
     if connection is None:
         return lambda: True
     if isinstance(connection, ClientSocket):
-        connection.may_hold = 0  # what is held would wait for the next event to be sent
+        connection.may_hold = 0  # a buffered rest would be sent only with the next event
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PATIENCE)
 

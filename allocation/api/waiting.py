@@ -19,7 +19,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """What the Prefer header asks: seconds to wait for the outcome (None: not at all), and 202."""
+    """What the Prefer header asks for: seconds to wait (None: none), and `respond-async`."""
 
     wait: int | None
     respond_async: bool = False
@@ -50,7 +50,7 @@ def preference(header: str) -> Preference:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """The commands that are decided, as `progress.command` tells them; the others are pending.
+    """The commands that are decided, as `progress.command` returns them; the others are pending.
 
     `waited`: the request waited until all were decided, or for the whole time that it asked for.
     """
@@ -77,8 +77,8 @@ class OutcomeWaiter:
     def outcomes(self, commands: Collection[UUID], seconds: float) -> Outcomes:
         """The outcomes, once all commands are decided or the time is over.
 
-        A database that gives no answer leaves out what it did not tell before: the commands are
-        safe, their outcomes unknown.
+        If the database gives no answer, these are the outcomes known so far: the commands are
+        safe, the other outcomes unknown.
         """
         decided: dict[UUID, Json] = {}
         if not self._places.acquire(blocking=False):
@@ -92,7 +92,7 @@ class OutcomeWaiter:
         return Outcomes(decided, waited)
 
     def _poll(self, pending: set[UUID], decided: dict[UUID, Json], deadline: float) -> bool:
-        """Move what is decided from `pending` to `decided`; False if it was told to stop."""
+        """Move what is decided from `pending` to `decided`; False if the process stops."""
         pause = _FIRST_PAUSE
         while True:
             with bootstrap.engine(bootstrap.settings().database_url).connect() as connection:

@@ -173,8 +173,8 @@ class ReviewPromises:
 class Malformed:
     """What came under the command name `name` and breaks its contract: `field` has `problem`.
 
-    `meant` is the command that it is apart from the rule for new ids: it is carried out if it was
-    accepted before that rule came.
+    `meant` is the command, if it breaks only the rule for new ids; it is carried out if it was
+    accepted before that rule existed.
     """
 
     name: str
@@ -207,5 +207,5 @@ Command = (
 
 
 def meant(command: Command) -> Command:
-    """The command itself, or what a malformed one is apart from the rule for new ids."""
+    """The command, also of a malformed one that breaks only the rule for new ids."""
     return command.meant or command if isinstance(command, Malformed) else command

@@ -52,10 +52,10 @@ def first_fit(batches: Iterable[Batch], qty: int) -> Batch | None:
 
 
 def pieces_of(batches: Iterable[Batch], qty: int, *, split: bool) -> list[tuple[Batch, int]]:
-    """How many pieces each batch serves of a line: all from the first that has enough.
+    """How many pieces of a line each batch serves: all from the first one that has enough.
 
-    Where none has, and the line may be `split`, each gives what it has until it is enough; what
-    they don't have is left out.
+    If none has and the line may be `split`, each batch in turn gives what it has. The pieces may
+    add up to less than `qty`.
     """
     batches = list(batches)
     whole = first_fit(batches, qty)

@@ -66,7 +66,8 @@ class Promises:
     def pull_follow_ups(self) -> list[FollowUp]:
         """What the decisions since the last call left to be done, each once.
 
-        Waiting lines need a follow-up only if one of them fits free stock, or was not told yet.
+        Waiting lines need a follow-up only if one of them fits free stock, or no event has said yet
+        that it waits.
         """
         follow_ups, self._follow_ups = self._follow_ups, {}
         return [
@@ -120,8 +121,8 @@ class Promises:
     ) -> Allocation:
         """Promise `qty` pieces of a line that holds nothing; returns the part that holds them.
 
-        A batch serves one part of a line: where it serves one already, that part grows. Of the
-        line, `left` pieces still wait afterwards.
+        A batch serves one part of a line: if it serves one already, that part grows. `left` pieces
+        of the line still wait afterwards.
         """
         choice = choice_among(batch, batches)
         part = self._part_served_by(batch, line.orderid)
@@ -153,7 +154,7 @@ class Promises:
         )
 
     def _cut(self, line: Allocation, qty: int) -> Allocation:
-        """Make `qty` pieces of the line a part of their own, under a number that is new to it."""
+        """Make `qty` pieces of the line a part of their own, with a number not used before."""
         parts = self._books.parts(line.orderid) or [line]
         number = 1 + max(max(part.part, part.last_part) for part in parts)
         part = Allocation(
@@ -165,7 +166,7 @@ class Promises:
         return part
 
     def _remove(self, part: Allocation) -> None:
-        """Take the part off the books; the rest of its line never gives its number again."""
+        """Take the part off the books; the rest of its line never reuses its number."""
         self._books.remove_line(part)
         for other in self._books.parts(part.orderid)[:1]:
             other.last_part = max(other.last_part, part.part, part.last_part)
@@ -212,7 +213,7 @@ class Promises:
         line.told = True
 
     def _waiting_pieces(self, line: Allocation) -> int:
-        """How many pieces of the order's line wait, in whatever part."""
+        """How many pieces of the order's line wait for stock."""
         return sum(part.qty for part in self._books.parts(line.orderid) if part.batchref is None)
 
     def _record_promise(

@@ -153,7 +153,7 @@ class BatchRows:
     def _next_record(self) -> _Line | None:
         """The next line, with those after it where a quoted cell has line breaks; None at the end.
 
-        If the quote is closed nowhere near, it is this line alone, which is rejected then.
+        If no later line closes the quote in time, it is this line alone, which is then rejected.
         """
         line = self._next_line()
         if line is None or line.text.count('"') % 2 == 0:
@@ -170,7 +170,7 @@ class BatchRows:
         return line
 
     def _is_record(self, text: str) -> bool:
-        """Whether these lines are one record: line breaks are in cells that are ignored alone."""
+        """Whether these lines are one record: only ignored cells may have line breaks."""
         if not self.columns:  # it is the header
             return True
         try:
@@ -328,7 +328,7 @@ def _id(command: CreateBatch) -> UUID:
 
 
 def _names(cells: tuple[str, ...]) -> tuple[str, ...]:
-    """The header's names: a known one as it is known, in whatever case it is written."""
+    """The names in the header; known ones in their usual spelling, whatever their case."""
     plain = {name: re.sub(r"[\s-]+", "_", name.casefold()) for name in cells}
     return tuple(plain[name] if plain[name] in (*COLUMNS, *NOTES) else name for name in cells)
 

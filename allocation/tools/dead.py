@@ -120,7 +120,7 @@ def show(
             console.print(escaped(f"{name}: {value}"), markup=False, highlight=False)
         headers = {key: str(value) for key, value in (letter.message.headers or {}).items()}
         traceback = headers.pop("x-traceback", None)
-        # As Python writes them: nothing in them reaches the terminal as it is.
+        # As a dict, whose repr escapes them.
         console.print("headers:", headers, markup=False)
         body = letter.message.body
         # Not by rich, which takes half a minute for one line of 256 KiB.
@@ -148,7 +148,7 @@ def replay(
 ) -> None:
     """Deliver letters again, as if they came for the first time; what took effect does so once.
 
-    A letter whose body was cut stays where it is.
+    A dead letter whose body was cut stays in its queue.
     """
     selection = _chosen(ids, queue, reason, name, everything)
     refused: list[str] = []
@@ -210,7 +210,7 @@ def _selection(ids: tuple[str, ...], *rest: str | None) -> Selection:
 
 
 def _visit(selection: Selection, do: Callable[[Connection, DeadLetter], bool]) -> int:
-    """Do it to each selected letter, oldest first; to how many it was done."""
+    """Call `do` with each selected dead letter, oldest first; how often it returned True."""
     return _among(
         selection,
         lambda connection, letters: sum(do(connection, letter) for letter in letters),

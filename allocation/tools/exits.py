@@ -1,10 +1,10 @@
-"""Exit statuses of the command line, and the exception for output that nobody reads."""
+"""Exit statuses of the command line, and the exception for standard output that was closed."""
 
 FAILED = 1
 MISUSED = 2
 BROKEN_OFF = 130
 NOBODY_READS = 141
-"""It failed or does not hold; what was asked for makes no sense; Ctrl-C; as by SIGPIPE."""
+"""In this order: it failed or does not hold; wrong usage; Ctrl-C; a closed pipe, as by SIGPIPE."""
 
 
 class NobodyReads(Exception):

@@ -32,13 +32,13 @@ def create(
         typer.Option(help="read: GET requests; write: all others. Both unless given."),
     ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do not ask whether to make the first key.")
+        bool, typer.Option("--yes", "-y", help="Do not ask for confirmation of the first key.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a key, and print it: this once, as only its hash is kept.
 
-    With the first key the API on loopback begins to ask every caller for a key.
+    From the first key on, the API on loopback requires a key from every caller.
     """
     if not (0 < len(name) <= 100 and name.isprintable()):
         misused("the name of a key is 1 to 100 printable characters")
@@ -85,18 +85,18 @@ def revoke(
 
 
 _FIRST = (
-    "no key was ever made, so an API on loopback without ALLOCATION_API_KEY answers everybody;"
-    " 2 seconds after the first key it asks every caller for one, also pages and"
+    "no key was ever created, so an API on loopback without ALLOCATION_API_KEY requires none;"
+    " within 2 seconds of the first key it requires one from every caller, also from pages and"
     " programs that work now, and revoking all keys does not open it again"
 )
 _NO_KEY_LEFT = (
-    "no valid key is left, and the API goes on asking for one: a key that was revoked may have"
-    " been in the wrong hands, so that opens nothing. `allocation keys create NAME` makes a new one"
+    "no valid key is left, and the API still requires one: a revoked key may have been in the wrong"
+    " hands, so revoking it opens nothing. `allocation keys create NAME` creates a new one"
 )
 
 
 def _is_open() -> bool:
-    """Whether the API asks for no key: it is on loopback, and there was never one."""
+    """Whether the API requires no key: it is on loopback, and there was never one."""
     from allocation.api.security import is_loopback  # Flask: no other command here needs it
 
     if not is_loopback(bootstrap.settings().host):
@@ -110,9 +110,9 @@ def _settings_have_one() -> bool:
 
 def _ask_before_the_first(*, as_json: bool) -> None:
     if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
-        misused(f"{_FIRST}: say --yes to make it")
+        misused(f"{_FIRST}: use --yes to create it")
     typer.echo(f"{_FIRST[0].upper()}{_FIRST[1:]}.", err=True)
-    typer.confirm("Make it?", abort=True, err=True)
+    typer.confirm("Create it?", abort=True, err=True)
 
 
 def _keys() -> ApiKeys:

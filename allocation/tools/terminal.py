@@ -25,9 +25,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from allocation import bootstrap
 from allocation.adapters.broker import without_password
+from allocation.adapters.database import translated
 from allocation.escaping import escaped
 from allocation.tools.exits import FAILED, MISUSED, NobodyReads
-from allocation.unit_of_work import ConcurrentUpdate, StorageUnavailable
+from allocation.unit_of_work import ConcurrentUpdate, SchemaMissing, StorageUnavailable
 
 T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -35,7 +36,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Rich would end the process here and now; `cli` says how a command ends."""
+        """Rich would exit here; `cli` sets the exit status."""
         raise NobodyReads
 
     def print_json(self, *args: Any, **options: Any) -> None:
@@ -43,15 +44,10 @@ class _Console(Console):
 
 
 console = _Console(soft_wrap=True)
-"""What others sent goes through `escaped`, and is printed without markup."""
+"""Untrusted text goes through `escaped`, and is printed without markup."""
 PLAIN: Any = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
 """How a table looks: as narrow as it can be."""
 _OF_STORAGE = (StorageUnavailable, ConcurrentUpdate)
-_NO_SCHEMA = (
-    *("no such table: ", "no such column: ", " has no column named "),
-    " does not exist\nLINE ",
-)
-"""As SQLite and PostgreSQL say that a table or a column is not there."""
 _NO_LIMIT = 100_000  # characters
 
 
@@ -110,8 +106,8 @@ def bars(figures: ProgressColumn, *, quiet: bool) -> Progress:
 def reaching(what: str, ask: Callable[[], T], *, makes_it: bool = False) -> T:
     """Ask `the database` or `the broker`, or end with the sentence why it gave no answer.
 
-    Embedded ones that are not there yet are only made where `makes_it` says so: to look at a
-    service that never ran leaves no files.
+    An embedded one that does not exist yet is created only if `makes_it`: looking at a service that
+    never ran leaves no files.
     """
     url = _url(what)
     if not makes_it and is_missing(what):
@@ -122,13 +118,14 @@ def reaching(what: str, ask: Callable[[], T], *, makes_it: bool = False) -> T:
     try:
         return ask()
     except (*_OF_STORAGE, SQLAlchemyError, BrokerError, OSError, AMQPError) as error:
-        cause = error.__cause__ or error if isinstance(error, _OF_STORAGE) else error
-        reason = str(getattr(cause, "orig", cause)).strip()
-        if any(missing in reason for missing in _NO_SCHEMA):
+        known = translated(error) if isinstance(error, SQLAlchemyError) else error
+        if isinstance(known, SchemaMissing):
             fail(
                 f"{what} at {without_password(url)} has not the schema of this version:"
                 " run `allocation migrate`"
             )
+        cause = error.__cause__ or error if isinstance(error, _OF_STORAGE) else error
+        reason = str(getattr(cause, "orig", cause)).strip()
         fail(f"{what} at {without_password(url)} gave no answer: {reason}")
 
 

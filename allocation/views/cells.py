@@ -1,4 +1,4 @@
-"""Cells of CSV files: texts that no spreadsheet takes for formulas, and back again."""
+"""Cells of CSV files: escapes texts that a spreadsheet would take for formulas, and reads them."""
 
 import re
 from typing import TypeVar
@@ -7,7 +7,7 @@ from allocation.adapters.identifiers import trimmed
 
 T = TypeVar("T")
 
-# What OWASP's page on CSV injection lists. An apostrophe may be that of a guarded text.
+# What OWASP's page on CSV injection lists. An apostrophe may be one that `cell` added.
 _FORMULA = re.compile(r"[\s']*[=+\-@＝＋－＠]|'*[\t\r\n]")
 
 

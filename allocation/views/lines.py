@@ -37,7 +37,7 @@ def order(connection: Connection, orderid: str) -> Json | None:
 
 
 def customers(connection: Connection, orderid: str) -> list[str]:
-    """For whom the order's lines are, as far as it was told."""
+    """The customers that the order's lines name."""
     customer = allocations.c.customer
     # The customers of one order, one or none as a rule.
     statement = (

@@ -25,7 +25,7 @@ from allocation.views import Json
 class Backlog:
     """What is to be done: outbox rows that were not sent, commands that have no outcome, lines.
 
-    `pending` are the commands that clients sent, `follow_ups` those that decisions left to be done;
+    `pending` are the commands that clients sent, `follow_ups` those that decisions created;
     `overdue` counts both kinds. The ages, in seconds, are of the oldest row and the oldest client's
     command.
     """

@@ -18,7 +18,7 @@ MOST = 1000
 """Batches on one page at most."""
 
 _available = batches.c.purchased - batches.c.allocated
-# As the rules compare days: the shelf is before every day, what keeps is after every day.
+# As the rules compare dates: the shelf is before every date, stock that keeps after every date.
 _arrival = func.coalesce(batches.c.eta, date.min)
 _expiry = func.coalesce(batches.c.best_before, date.max)
 _holds = batches.c.purchased > 0
@@ -35,7 +35,7 @@ CURSOR = r"[0-2]:[0-9]{1,10}:[0-9]{0,7}:[0-9]{0,7}:[^\x00-\x1f\x7f]{1,255}"
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A place in the list of a product's batches: behind the batch that had these values.
+    """A place in the list of a product's batches: after the batch that had these values.
 
     The values, not the batch, say where the list goes on: the batch may have changed since.
     """
@@ -100,7 +100,7 @@ def batches_of(
     only_open: bool = False,
     limit: int = LIMIT,
 ) -> list[Json]:
-    """Up to `limit` batches of the product behind `after`.
+    """Up to `limit` batches of the product, from the cursor `after` on.
 
     First those with free pieces, in the order in which they serve; then those that are promised
     whole, in the same order; then those that hold nothing, by reference. Costs grow with `limit`
@@ -137,7 +137,7 @@ def batches_of(
 
 
 def cursor_after(batch: Json) -> str:
-    """The text of the cursor behind this batch."""
+    """The text of the cursor after this batch."""
     group = _OPEN if batch["available"] else _PROMISED if batch["qty"] else _EMPTY
     days = [
         str(date.fromisoformat(batch[name]).toordinal()) if batch[name] else ""

@@ -152,7 +152,7 @@ SAID = "The database lacks the schema of this version: run `allocation migrate`.
 def test_while_the_database_is_one_migration_behind_each_answer_says_what_to_do(
     client: FlaskClient, sqlite_url: str
 ) -> None:
-    migrations.downgrade(sqlite_url, "-1")
+    migrations.downgrade(sqlite_url, "0008")
 
     answers = [
         client.post("/v1/allocations", json=LINE),
@@ -171,7 +171,7 @@ def test_requests_are_answered_as_soon_as_the_database_is_migrated(
     client: FlaskClient, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("allocation.api.database_state.LOOK_EVERY", 0)
-    migrations.downgrade(sqlite_url, "-1")
+    migrations.downgrade(sqlite_url, "0008")
     before = client.post("/v1/allocations", json=LINE)
 
     migrations.upgrade(sqlite_url)
@@ -182,7 +182,7 @@ def test_requests_are_answered_as_soon_as_the_database_is_migrated(
 def test_a_page_of_a_database_that_is_behind_says_what_to_do_as_a_page(
     client: FlaskClient, sqlite_url: str
 ) -> None:
-    migrations.downgrade(sqlite_url, "-1")
+    migrations.downgrade(sqlite_url, "0008")
 
     client.application.test_client_class = FlaskClient
     page = client.application.test_client().get("/", headers={"Accept": "text/html"})
@@ -197,7 +197,7 @@ def test_a_database_that_falls_behind_later_is_no_fault_of_ours(
 ) -> None:
     assert client.post("/v1/allocations", json=LINE).status_code == 202
 
-    migrations.downgrade(sqlite_url, "0008")
+    migrations.downgrade(sqlite_url, "0008")  # without a column that accepting a command writes
     answer = client.post("/v1/allocations", json=LINE)
 
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")

@@ -63,7 +63,6 @@ def test_a_key_that_comes_with_another_body_is_refused(client: FlaskClient, engi
 def test_a_repeat_of_what_an_older_release_accepted_is_the_same_command(
     client: FlaskClient, engine: Engine
 ) -> None:
-    """Also when its new id would be refused now."""
     headers = {"Idempotency-Key": "key-1"}
     odd = LINE | {"orderid": "order-1 "}
     first = client.post("/v1/allocations", json=LINE, headers=headers)

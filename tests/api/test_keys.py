@@ -320,11 +320,11 @@ def test_whoever_guesses_keys_is_told_to_wait(serve: Serve, sqlite_url: str) -> 
     assert client.get("/metrics", headers=bearer("mine")).status_code == 200
 
 
-def test_the_first_key_is_made_only_by_who_knows_what_it_does(run: Run) -> None:
-    """It locks everybody out who has none: in a pipe it takes --yes. The next ones take nothing."""
+def test_the_first_key_needs_a_confirmation(run: Run) -> None:
+    """It locks out every caller without a key; in a pipe it takes --yes. Further keys do not."""
     refused = run("create", "shop", status=2)
-    assert "2 seconds after the first key it asks every caller for one" in refused
-    assert "say --yes to make it" in refused
+    assert "within 2 seconds of the first key it requires one from every caller" in refused
+    assert "use --yes to create it" in refused
     assert json.loads(run("list", "--json")) == []
 
     run("create", "shop", "--yes")
@@ -333,12 +333,12 @@ def test_the_first_key_is_made_only_by_who_knows_what_it_does(run: Run) -> None:
     assert [key["name"] for key in json.loads(run("list", "--json"))] == ["shop", "dashboard"]
 
 
-def test_whoever_revokes_the_last_key_is_told_that_it_opens_nothing(run: Run) -> None:
+def test_revoking_the_last_key_says_that_it_opens_nothing(run: Run) -> None:
     first = json.loads(run("create", "shop", "--yes", "--json"))["id"]
     second = json.loads(run("create", "dashboard", "--json"))["id"]
 
     assert run("revoke", first) == f"The key {first} is revoked.\n"
     assert (
-        "no valid key is left, and the API goes on asking for one: a key that was revoked may have"
-        " been in the wrong hands, so that opens nothing."
+        "no valid key is left, and the API still requires one: a revoked key may have been in the"
+        " wrong hands, so revoking it opens nothing."
     ) in run("revoke", second)

@@ -126,7 +126,7 @@ def test_a_page_without_a_session_tells_each_asker_what_it_understands(
 
 
 def test_a_session_alone_opens_pages_and_nothing_else(visitor: FlaskClient) -> None:
-    """A cookie goes along with what foreign sites send: the API wants the session's token, too."""
+    """Browsers send cookies with requests of other sites: the API requires the session's token."""
     log_in(visitor, KEY)
     batch = {"batchref": "b-1", "sku": "LAMP", "qty": 1}
 
@@ -154,7 +154,6 @@ def test_a_session_with_its_token_opens_the_api_as_its_key_does(
 
 
 def test_the_token_of_another_session_or_none_opens_nothing(serve_pages: ServePages) -> None:
-    """Neither does a token without its session, nor a session once it is over."""
     visitor, other, nobody = (serve_pages(**BEYOND, api_key=KEY) for _ in range(3))
     log_in(visitor, KEY)
     log_in(other, KEY)
@@ -171,7 +170,6 @@ def test_the_token_of_another_session_or_none_opens_nothing(serve_pages: ServePa
 
 
 def test_a_key_counts_whatever_session_comes_with_it(visitor: FlaskClient) -> None:
-    """Whoever types a key into the page of the API means it."""
     log_in(visitor, KEY)
     headers = {"X-CSRFToken": docs_token(visitor), "Authorization": "Bearer wrong"}
 
@@ -179,7 +177,6 @@ def test_a_key_counts_whatever_session_comes_with_it(visitor: FlaskClient) -> No
 
 
 def test_the_page_of_the_api_has_a_token_only_for_who_is_logged_in(visitor: FlaskClient) -> None:
-    """And begins no session for others."""
     before = visitor.get("/docs")
 
     assert "data-token" not in before.text

@@ -175,7 +175,7 @@ def test_the_letters_of_a_cause_are_shown_with_headers_and_body(visitor: Browser
 
 
 def test_a_letter_tells_its_times_as_people_write_them(visitor: Browser) -> None:
-    """A time that a stranger made up is shown as it came."""
+    """A forged time is shown as it came."""
     with bootstrap.broker() as connection:
         for last in ("2026-11-28T18:25:07+00:00", "<soon>"):
             connection.Producer().publish(
@@ -203,7 +203,7 @@ def test_whoever_may_only_read_sees_dead_letters_and_replays_none(
 
 
 def test_a_page_of_dead_letters_is_told_what_is_new_and_else_nothing(visitor: Browser) -> None:
-    """To look at the letters takes them from everybody else: that is not done in vain."""
+    """Reading dead letters hides them from other consumers, so it is not done needlessly."""
     bury("failed")
     live = visitor.get(DEAD_LETTERS).find(id="live")
     assert isinstance(live, Tag)
@@ -324,7 +324,7 @@ def test_links_lead_to_flower_and_the_broker_s_own_page(
 
 
 def bury_large(number: int, **headers: object) -> None:
-    """So many dead letters with bodies as large as they may be."""
+    """`number` dead letters with the largest bodies."""
     with bootstrap.broker() as connection:
         for each in range(number):
             connection.Producer().publish(

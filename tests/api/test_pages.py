@@ -335,7 +335,6 @@ def test_a_batch_is_added_by_a_form(visitor: Browser) -> None:
 
 @pytest.mark.usefixtures("worker")
 def test_white_space_around_what_is_typed_into_a_form_is_dropped(visitor: Browser) -> None:
-    """As it comes with what is pasted; no-break spaces, too."""
     typed = {"batchref": "\u00a0b-1\t", "sku": " BED ", "qty": " 7 ", "eta": f"{SHIP} "}
 
     sent = visitor.send(visitor.get("/new-batch"), "/new-batch", **typed)
@@ -462,7 +461,6 @@ def test_a_batch_of_a_new_product_shows_how_its_command_stands_while_no_worker_r
 def test_a_command_that_is_refused_later_leads_back_to_its_form(
     visitor: Browser, shop: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With all that was typed."""
     shop(batch("b-1", "BED", 5))
     monkeypatch.setattr(batches, "PATIENCE", 0)
 
@@ -502,7 +500,6 @@ def test_all_of_a_batch_can_be_lost(visitor: Browser, shop: Callable[..., None])
 def test_what_was_typed_survives_an_error_on_the_page_of_a_batch(
     visitor: Browser, shop: Callable[..., None]
 ) -> None:
-    """The error stands beside the field."""
     shop(batch("b-1", "BED", 5))
 
     page = _page(visitor.send(visitor.get("/batches/b-1"), "/batches/b-1", qty="-3"), 422)
@@ -557,7 +554,6 @@ def log_in(visitor: Browser, key: str) -> Browser:
 def test_who_may_only_read_sees_no_forms(
     browser_of: Callable[..., Browser], shop: Callable[..., None], engine: Engine
 ) -> None:
-    """And nothing that leads to one; who may write sees them all."""
     shop(batch("b-1", "BED", 5), line("order-1", "BED", 9))
     reading = log_in(browser_of(), ApiKeys(engine).create("look", ["read"])[1])
     writing = log_in(browser_of(), ApiKeys(engine).create("shop", ["read", "write"])[1])
@@ -651,12 +647,10 @@ def test_an_order_shows_its_customer_and_a_split_line_as_one_with_parts(
     ],
 )
 def test_times_are_written_as_people_write_them(given: Any, shown: str, exact: str) -> None:
-    """The exact one is in the element, for programs and for the curious."""
     assert words.when(given) == f'<time datetime="{exact}" title="{exact}">{shown}</time>'
 
 
 def test_what_is_no_time_stays_as_it_is() -> None:
-    """As in a header that a stranger wrote."""
     assert [words.when(given) for given in ("<b>soon</b>", "0001-01-01T00:00:00+14:00")] == [
         *("<b>soon</b>", "0001-01-01T00:00:00+14:00"),
     ]
@@ -674,7 +668,6 @@ def test_durations_have_the_unit_that_says_enough(seconds: float, said: str) -> 
 
 
 def test_every_reason_has_a_sentence_for_people() -> None:
-    """That of a refusal, and that of a dead letter."""
     facts = dict.fromkeys(
         ["sku", "batchref", "orderid", "qty", "known", "known_qty", "field", "problem"], "X"
     )
@@ -687,7 +680,6 @@ def test_every_reason_has_a_sentence_for_people() -> None:
 
 
 def test_a_refusal_without_the_facts_of_its_sentence_is_said_in_general() -> None:
-    """As one that a worker of another release has decided."""
     assert reasons.refusal("batchref taken", {}) == "There is a batch with this reference already."
     assert reasons.refusal("too late", {}) == "The command was refused: too late."
 

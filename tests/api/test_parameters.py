@@ -1,4 +1,4 @@
-"""Whatever stands in an address, the answer is no failure of the service; walks every route."""
+"""No address leads to a 500: every route with hostile values in its path and its query."""
 
 import json
 import re

@@ -55,7 +55,6 @@ def links(client: FlaskClient, path: str) -> list[str]:
 def test_what_any_id_names_is_found_and_changed_by_its_path(
     text: str, client: FlaskClient, idle_worker: Worker
 ) -> None:
-    """Percent-encoded, it is one segment."""
     each = quote(text, safe="")
 
     def done(method: str, path: str, body: Mapping[str, Any] | None = None) -> None:
@@ -109,7 +108,6 @@ def test_every_link_of_the_pages_of_any_id_leads_somewhere(
 def test_the_sheets_of_any_id_have_its_rows_and_a_file_s_name(
     text: str, visitor: FlaskClient, idle_worker: Worker
 ) -> None:
-    """RFC 6266: the name is one parameter, whatever is in it."""
     visitor.post("/v1/batches", json={"batchref": text, "sku": text, "qty": 5})
     visitor.post("/v1/allocations", json={"orderid": text, "sku": text, "qty": 4})
     idle_worker.decide_all()
@@ -181,7 +179,7 @@ def test_a_path_has_one_reading(path: str, client: FlaskClient, idle_worker: Wor
 
 
 def test_a_key_stands_for_a_resource_however_its_path_is_spelt(client: FlaskClient) -> None:
-    """Small letters, or what need not be encoded: the same again."""
+    """Lower-case hexadecimal digits, and characters that need no encoding."""
     once = {
         client.patch(path, json={"qty": 1}, headers={"Idempotency-Key": "k"}).headers["Location"]
         for path in ("/v1/batches/%C3%A4%2Fb", "/v1/batches/%c3%a4%2fb", "/v1/batches/%C3%A4%2F%62")
@@ -214,7 +212,6 @@ def test_what_a_server_in_front_says_of_the_path_is_enough(
 
 
 def test_the_route_and_not_the_path_is_counted(visitor: FlaskClient) -> None:
-    """A label never holds an id."""
     visitor.get("/v1/allocations/SO%2F2026%2F001")
 
     told = visitor.get("/metrics").text

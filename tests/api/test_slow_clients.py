@@ -1,4 +1,4 @@
-"""Clients that send or take a byte now and then hold nobody up, and are cut off in the end."""
+"""Clients that send or take a byte now and then block no other client, and are cut off."""
 
 import http.client
 import json
@@ -60,7 +60,7 @@ class Api:
 
     @contextmanager
     def slow(self, sent: bytes, number: int = EACH) -> Iterator[Sequence[socket.socket]]:
-        """So many connections that have sent this, and go on by a byte now and then."""
+        """Connections that have sent this, and go on sending a byte now and then."""
         over = threading.Event()
 
         def trickle(connections: Sequence[socket.socket]) -> None:
@@ -119,7 +119,7 @@ def rest(connection: socket.socket) -> bytes:
 
 
 def test_many_slow_clients_hold_nobody_up(start: Callable[[str], Api]) -> None:
-    """All deadlines are off: nobody is served because a slow one was cut off."""
+    """Without deadlines: none is served only because a slow one was cut off."""
     forever = "slow.HEAD_SECONDS = slow.BODY_SECONDS = slow.RESPONSE_SECONDS = 1000"
     api = start(f"{forever}; slow.LINGER_SECONDS = 1000; slow.HELD = 2**40")
 
@@ -184,7 +184,6 @@ def test_a_slow_client_that_takes_all_gets_all(start: Callable[[str], Api]) -> N
 
 
 def test_no_more_is_held_than_there_is_room_for(start: Callable[[str], Api]) -> None:
-    """Those that were waited for longest are cut off."""
     api = start("slow.HELD = 8 * 2**20; slow.RESPONSE_SECONDS = 1000")
 
     with api.slow(SLOW["response"], 40) as connections:
@@ -274,7 +273,6 @@ def as_chunks(body: bytes, sizes: Sequence[int]) -> bytes:
 def test_a_request_is_whole_at_its_last_byte(
     body: bytes, sizes: list[int], kind: str, cuts: list[int], behind: bytes
 ) -> None:
-    """However it is cut into pieces."""
     request = {
         "none": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
         "length": HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(body), body),

@@ -1,4 +1,4 @@
-"""Ids: strict where a command brings one into the books, whatever is stored where it is known."""
+"""Ids: a strict rule where a command introduces one, and any stored id where one is looked up."""
 
 import re
 import sys
@@ -18,7 +18,7 @@ BROUGHT = [
     ("allocation.reserve", "orderid"),
     ("allocation.allocate_order", "orderid"),
 ]
-"""Commands, and the ids that they bring into the books."""
+"""Commands, and the ids that they introduce."""
 
 ODD = {
     "   ": "is only white space",
@@ -68,7 +68,7 @@ def body_with(name: str, **fields: object) -> dict[str, Any]:
 
 
 def refused(name: str, field: str, texts: Iterable[str]) -> list[str]:
-    """Those of the texts that the contract refuses as this field."""
+    """The texts that the contract refuses as this field."""
     return [text for text in texts if contract.violations(name, body_with(name, **{field: text}))]
 
 
@@ -87,7 +87,6 @@ def test_a_new_id_that_could_be_mistaken_for_another_is_refused(
 
 @pytest.mark.parametrize(("name", "field"), BROUGHT)
 def test_any_other_text_is_a_new_id(name: str, field: str) -> None:
-    """A slash, too: it is how the most used ERP numbers orders."""
     assert refused(name, field, GOOD) == []
 
 
@@ -99,7 +98,6 @@ def test_an_id_that_is_stored_stays_usable(name: str, field: str) -> None:
 
 
 def test_a_sku_in_a_line_of_an_order_is_looked_up() -> None:
-    """So a product that is stored under an odd one can be ordered."""
     body = body_with("allocation.allocate_order", lines=[{"sku": "E9 ", "qty": 1}])
 
     assert contract.violations("allocation.allocate_order", body) == []
@@ -123,7 +121,6 @@ def test_the_pattern_says_nothing_that_the_rule_does_not_say() -> None:
 
 @pytest.mark.parametrize("text", [" E9", "E9 "])
 def test_the_pattern_refuses_a_space_around_an_id(text: str) -> None:
-    """Without the format."""
     schema = contract.schema("allocation.create_batch")["properties"]["sku"]
 
     assert re.fullmatch(schema["pattern"], text) is None

@@ -292,7 +292,7 @@ def test_two_up_do_not_share_a_folder_and_a_closed_pipe_ends_the_one_that_runs(
         first.terminate()
     assert second.logs() == (
         f"allocation: another `allocation up` uses the folder {state_dir} (process {first.pid}, or"
-        " what it left behind when it was killed): stop it, or choose another folder by"
+        " processes that outlived it): stop it, or choose another folder by"
         " ALLOCATION_STATE_DIR\n"
     )
     with (state_dir / "up.lock").open() as lock:  # which every process of `up` inherits

@@ -187,7 +187,6 @@ def test_flower_shows_how_a_worker_is_configured(watched: Watched) -> None:
 
 
 def test_no_page_of_flower_can_be_framed(watched: Watched) -> None:
-    """Neither a page, nor a file, nor an error, nor what the API tells."""
     watched.flower()
     login = {"Authorization": f"Basic {base64.b64encode(LOGIN.encode()).decode()}"}
 

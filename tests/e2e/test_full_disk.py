@@ -68,7 +68,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 class Service:
-    """`allocation up`, and what it was asked."""
+    """`allocation up`, and the commands that it accepted."""
 
     def __init__(self, port: int, state_dir: Path, database: Path, process: Process) -> None:
         self.port = port
@@ -196,7 +196,7 @@ def test_a_full_disk_of_the_database_alone_costs_no_command_a_delivery(
             connection=connection,
         )
 
-    said = "nobody can decide the command now"
+    said = "the command can't be decided now"
     # More often than the queue allows deliveries.
     eventually(lambda: service.process.logs().count(said) > 21, within=90, what="22 tries")
     disk.free()

@@ -1,4 +1,4 @@
-"""Many commands under one supervisor: whatever happens to its output, it ends, with all of them."""
+"""Many commands under one supervisor: it stops with all of them, also if its output is stuck."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ SUPERVISED = [sys.executable, "-m", "tests.e2e.supervised"]
 
 @pytest.fixture
 def supervised(processes: Callable[..., Process]) -> Callable[..., Process]:
-    """Starts a supervisor of these commands, which ends them after so many seconds."""
+    """Starts a supervisor of these commands, with a grace period in seconds."""
 
     def start(*commands: str, grace: float = 30) -> Process:
         return processes([*SUPERVISED, str(grace), *commands], name="supervised")
@@ -54,7 +54,7 @@ def read_until(end: bytes, reading: int) -> bytes:
 def into_pipe(
     *commands: str, full: bool = False
 ) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
-    """A supervisor whose output goes into a pipe, and the end to read; nobody reads it."""
+    """A supervisor whose output goes into a pipe, and the end to read, which is not read."""
     reading, writing = full_pipe() if full else os.pipe()
     process = subprocess.Popen(
         [*SUPERVISED, "30", *commands],
@@ -127,7 +127,7 @@ def test_what_is_not_read_is_left_out_and_counted() -> None:
 
     [note] = [line for line in said if line.startswith("... ")]
     said.remove(note)
-    assert note == f"... {20_000 - len(said)} lines were left out: nobody read them in time"
+    assert note == f"... {20_000 - len(said)} lines were dropped: the output was not read in time"
     assert said == [f"line {number}" for number in range(len(said))]
 
 

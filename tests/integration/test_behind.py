@@ -21,7 +21,7 @@ SAID = "lacks the schema of this version: run `allocation migrate`"
 
 @pytest.fixture
 def behind(service: Service) -> Service:
-    migrations.downgrade(service.environment["ALLOCATION_DATABASE_URL"], "-1")
+    migrations.downgrade(service.environment["ALLOCATION_DATABASE_URL"], "0008")
     return service
 
 

@@ -1,4 +1,4 @@
-"""Messages that are small and grow, are large, or would write to a terminal: none does harm."""
+"""Compressed, large and terminal-controlling messages do no harm."""
 
 import json
 import subprocess

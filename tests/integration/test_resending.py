@@ -1,4 +1,4 @@
-"""Commands that the broker has lost are decided all the same, and no backlog grows by that."""
+"""Commands that the broker has lost are sent again, and no backlog grows by that."""
 
 import sys
 from collections.abc import Callable
@@ -95,7 +95,7 @@ def test_a_backlog_does_not_grow_however_old_it_is(service: Service) -> None:
         for _ in range(10):
             channel.basic_get(QUEUE, no_ack=True)
 
-    # Those ten are the measure: when they have come back, the relay has looked several times.
+    # When these ten have come back, the relay has checked several times.
     relay.wait_for_log("overdue commands are sent again", within=60)
     eventually(lambda: service.depth(QUEUE) == 100, within=60, what="the ten in the queue again")
     again = "allocation_relay_resent_total"

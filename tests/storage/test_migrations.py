@@ -23,7 +23,7 @@ def test_upgrading_gives_the_schema_that_the_code_was_written_for(url: str) -> N
     engine = database.engine(url)
     with engine.connect() as connection:
         assert migrations.drift(connection) == []
-        assert migrations.is_current(connection)
+        assert not migrations.is_behind(connection)
     engine.dispose()
 
 
@@ -35,7 +35,7 @@ def test_upgrading_twice_is_harmless(url: str) -> None:
 
     engine = database.engine(url)
     with engine.connect() as connection:
-        assert migrations.is_current(connection)
+        assert not migrations.is_behind(connection)
     engine.dispose()
 
 
@@ -51,10 +51,10 @@ def test_downgrading_leaves_nothing_behind(url: str) -> None:
     migrations.upgrade(url)
 
 
-def test_an_empty_database_is_not_current(url: str) -> None:
+def test_an_empty_database_is_behind(url: str) -> None:
     """Readiness can tell."""
     engine = database.engine(url)
 
     with engine.connect() as connection:
-        assert not migrations.is_current(connection)
+        assert migrations.is_behind(connection)
     engine.dispose()

@@ -321,7 +321,7 @@ def test_a_connection_plans_each_statement_once(database_url: str) -> None:
 
 
 ODD = Allocate("o1 ", "LAMP", 4)
-"""A command with an id that only releases without the rule for new ids took."""
+"""A command with an id that only releases without the rule for new ids accepted."""
 
 
 def as_it_comes(command: Command, number: int) -> Message:
@@ -331,7 +331,6 @@ def as_it_comes(command: Command, number: int) -> Message:
 
 
 def test_a_new_id_that_breaks_the_rule_is_refused_as_it_comes(storage: Storage) -> None:
-    """Whoever sends it: the refusal names the field, and a repeat gets it again."""
     decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
 
     refused = decide(as_it_comes(ODD, 2), storage.unit_of_work())
@@ -343,7 +342,6 @@ def test_a_new_id_that_breaks_the_rule_is_refused_as_it_comes(storage: Storage) 
 
 
 def test_what_was_accepted_before_there_was_a_rule_is_carried_out(storage: Storage) -> None:
-    """Waiting in the outbox or the broker while the workers were upgraded."""
     decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
     accept(message(ODD, 2), storage.unit_of_work())
 
@@ -353,7 +351,6 @@ def test_what_was_accepted_before_there_was_a_rule_is_carried_out(storage: Stora
 
 
 def test_a_repeat_from_before_there_was_a_rule_gets_the_recorded_outcome(storage: Storage) -> None:
-    """Once is once."""
     decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
     first = decide(message(ODD, 2), storage.unit_of_work())
     before = storage.outbox()
@@ -365,7 +362,6 @@ def test_a_repeat_from_before_there_was_a_rule_gets_the_recorded_outcome(storage
 
 
 def test_what_is_stored_under_an_odd_id_can_be_changed_and_leaves(storage: Storage) -> None:
-    """Its events are told."""
     decide(message(CreateBatch("b1 ", "LAMP\u200b", 10), 1), storage.unit_of_work())
     decide(message(Allocate("o1 ", "LAMP\u200b", 4), 2), storage.unit_of_work())
     asked: list[Command] = [

@@ -1,4 +1,4 @@
-"""Cells of CSV files are no formulas, and say the same when they are read again."""
+"""Cells of CSV files are no formulas, and give the same text when they are read."""
 
 from datetime import date
 
@@ -23,7 +23,6 @@ def test_any_other_text_stays_as_it_is(given: str) -> None:
 
 @pytest.mark.parametrize("given", [-5, 0, 1.5, date(2030, 1, 31), None])
 def test_what_is_no_text_stays_what_it_is(given: object) -> None:
-    """A negative number is a number."""
     assert cell(given) is given
 
 

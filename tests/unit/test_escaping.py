@@ -1,4 +1,4 @@
-"""What came from outside changes no terminal and begins no line of its own."""
+"""Untrusted text can't control a terminal or begin a log line of its own."""
 
 from types import ModuleType
 

@@ -1,4 +1,4 @@
-"""A full disk ends no process: /dev/full takes nothing, as such a disk does."""
+"""A full disk ends no process; /dev/full fails as such a disk does."""
 
 import subprocess
 import sys

@@ -244,7 +244,7 @@ def test_what_has_left_is_a_part_of_its_own() -> None:
 def test_the_number_of_a_part_is_never_used_again() -> None:
     lamp = lamp_with(on_shelf(4), shipment(5))
     lamp.allocate(split("order-1", 12))
-    lamp.change_batch_quantity("shipment", 0)  # part 2 becomes one with what waits
+    lamp.change_batch_quantity("shipment", 0)  # part 2 joins what waits
     lamp.create_batch("third", 3)
     lamp.pull_events()
 

@@ -53,7 +53,7 @@ def test_downgrading_leaves_nothing_behind(
 def test_the_lines_on_the_move_outlive_the_upgrade_to_parts_and_the_way_back(
     worker_engine: Engine,
 ) -> None:
-    """A process of the release before writes rows without the new columns meanwhile."""
+    """Processes of the previous release write rows without the new columns meanwhile."""
     database.upgrade(worker_engine, NOTIFICATION, notification.VERSION_TABLE, "0004")
     old = "INSERT INTO moving (orderid, sku, batchref, sequence) VALUES (:o, 'LAMP', 'b1', :n)"
     with worker_engine.begin() as connection:

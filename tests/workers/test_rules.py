@@ -97,7 +97,6 @@ def test_the_orders_team_hears_of_a_line_that_moved() -> None:
 
 
 def test_a_line_that_does_not_move_as_a_whole_is_mailed_with_the_pieces_that_do() -> None:
-    """Another part of it waits, or was there before."""
     message = notification.Allocated("o1", "LAMP", 3, "b2")
 
     mails = [rules.moved(message, {"b1": 3}, waiting=1), rules.moved(message, {"b1": 2}, waiting=0)]
@@ -109,7 +108,6 @@ def test_a_line_that_does_not_move_as_a_whole_is_mailed_with_the_pieces_that_do(
 
 
 def test_the_stock_team_hears_how_many_pieces_still_wait() -> None:
-    """And how many are served by which batch."""
     mail = rules.still_out_of_stock(
         notification.Allocated("o1", "LAMP", 3, "b2", part=1, waiting=4), served=2
     )

@@ -63,9 +63,10 @@ class Drafts:
         return any(known.sequence > sequence for known in self._known[line])
 
     def note(self, event: Envelope, line: Line, part: int, mails: Sequence[Mail]) -> None:
-        """Have the mails about the event sent, once however often this is done; two at most.
+        """Note the mails about the event, two at most; noting them again has no effect.
 
-        The first has the event's id, by which mail programs know it; the second one made from it.
+        The first has the event's id, the second an id derived from it: mail programs deduplicate by
+        these.
         """
         for mail in mails:
             mail_id = event.id if mail is mails[0] else uuid5(event.id, mail.team)

@@ -1,4 +1,4 @@
-"""The pieces of one order line that have no batch: which one they left, and whether it was told."""
+"""The pieces of one order line without a batch: which one they left, and whether it was mailed."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ class Entry:
 
     `batchref` is the batch that they had to leave, None if they had none or were only held.
     `told`: the stock team was mailed that they wait. `qty` is None in the rows of a release that
-    did not store it: then they are as many as the event that serves them says.
+    did not store it: then the event that serves them says how many they are.
     """
 
     part: int
@@ -55,9 +55,9 @@ class Ledger:
         self._entries.append(entry)
 
     def wait(self, part: int, qty: int, sequence: int) -> None:
-        """Note that the stock team is told of `qty` waiting pieces: the whole waiting rest.
+        """Note that the stock team is mailed about `qty` waiting pieces, all that wait of the line.
 
-        What the entries have less never had a batch; what they have more is stale.
+        Pieces that no entry covers never had a batch; entries for more pieces than that are stale.
         """
         older = [entry for entry in self._before(sequence) if entry.batchref is not None]
         self.forget(sequence)
@@ -77,7 +77,7 @@ class Ledger:
         """Take out the pieces that the batch serves by this event.
 
         The part's own pieces are taken first, then those that left the same batch. Then come those
-        that the stock team was not told of: they only just left their batches. Among these, the
+        that the stock team was not mailed about: they have just left their batches. Among them, the
         pieces of the events directly before this one belong to the same step, such as another part
         that joins this one. Otherwise the oldest come first. Pieces that no entry covers were not
         lost: the batch served them before, or the event about their loss is missing.
@@ -141,7 +141,7 @@ class Ledger:
 
 
 def _run(entries: Iterable[Entry], sequence: int) -> set[int]:
-    """The sequences of the entries that came one after the other directly before this one."""
+    """The consecutive sequences of entries directly before this one."""
     known = {entry.sequence for entry in entries}
     run: set[int] = set()
     while sequence - 1 in known:

@@ -73,11 +73,11 @@ def _follow(ledger: Ledger, drafts: Drafts, each: Due, message: Message) -> list
 
 
 def _left(ledger: Ledger, each: Due, message: Deallocated | Released) -> None:
-    """Note the pieces that had to leave their batch; no move is mailed of those only held."""
+    """Note the pieces that had to leave their batch; moves of held pieces are not mailed."""
     sequence = each.event.sequence
     batchref = message.batchref if isinstance(message, Deallocated) else None
     if each.late:
-        # Where the pieces went since then has passed by; an old move would only confuse.
+        # Later events have been processed already; a mail about an old move would only confuse.
         ledger.forget(sequence, message.part)
         log.warning(
             "a deallocation came too late: no move is mailed for it", **logs.names(each.event)
@@ -90,7 +90,7 @@ def _served(ledger: Ledger, each: Due, message: Allocated) -> list[rules.Mail]:
     """The mails about pieces that moved, and about those that still wait beside them."""
     part, waiting = message.part, message.waiting
     served = ledger.serve(part, message.batchref, message.qty, waiting, each.event.sequence)
-    # Late, nobody knows whether what waited then still waits.
+    # For a late event it is not known whether those pieces still wait.
     waiting = 0 if each.late else waiting
     mails = [rules.moved(message, served.moved, waiting)] if served.moved else []
     if waiting and served.waited:
@@ -103,10 +103,10 @@ def _changed_promise(
 ) -> list[rules.Mail]:
     """The mail about another day; none where the one about the move can tell it."""
     line, part, sequence = _line(message), message.part, each.event.sequence
-    # No event has told yet where these went; the one that does comes too late now.
+    # No event has said yet where these pieces went; one that does now comes too late.
     own = ledger.pull(part, sequence)
-    # A part that moves is told by one event where it is served from, and by the next one of what
-    # other day that is.
+    # A part that moves to another day has two events in a row: the first names the batch, the
+    # second the day.
     if drafts.tells_orders(line, part, sequence - 1):
         drafts.add(line, sequence - 1, rules.old_day(message))
         return []

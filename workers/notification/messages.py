@@ -17,7 +17,7 @@ class Day:
 
 @dataclass(frozen=True, slots=True)
 class OutOfStock:
-    """Pieces of the order line wait: so many, in whatever parts they were."""
+    """`qty` pieces of the order line wait, whichever parts they were."""
 
     orderid: str
     sku: str
@@ -111,7 +111,7 @@ WANTED = (
     "allocation.dispatched",
 )
 REPEATING = ("allocation.confirm", "allocation.extend")
-"""Commands that have the promises of a held line told again; no piece of it gets another batch."""
+"""Commands that publish the promises of a held line again, with the same batches."""
 
 
 def parse(event: Envelope) -> Message | None:

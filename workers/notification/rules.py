@@ -27,7 +27,7 @@ def out_of_stock(message: OutOfStock) -> Mail:
 
 
 def still_out_of_stock(message: Allocated, served: int) -> Mail:
-    """The stock team hears that some of the pieces that it knows as waiting still wait."""
+    """Mail the stock team that a batch serves `served` of the waiting pieces, others not yet."""
     return Mail(
         "stock",
         f"Still out of stock: {message.waiting} x {message.sku} for order {message.orderid}",
@@ -37,7 +37,7 @@ def still_out_of_stock(message: Allocated, served: int) -> Mail:
 
 
 def moved(message: Allocated, left: Mapping[str, int], waiting: int) -> Mail:
-    """The orders team hears of pieces that moved: how many had to leave which batch.
+    """Mail the orders team about pieces that moved; `left` says how many left which batch.
 
     `waiting` pieces of the line still wait; 0 if they may have been served since.
     """
@@ -45,7 +45,7 @@ def moved(message: Allocated, left: Mapping[str, int], waiting: int) -> Mail:
 
 
 def promise_changed(message: PromiseChanged, left: Mapping[str, int]) -> Mail:
-    """The orders team hears of another day, and of the move if the pieces had to leave a batch."""
+    """Mail the orders team about another day, and about the move if pieces had to leave a batch."""
     days = f"Now: {_words(message.new)}\n{old_day(message)}"
     if left:
         return _moved(message, left, 0, days)

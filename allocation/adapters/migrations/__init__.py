@@ -32,19 +32,13 @@ def newest() -> str:
     return ScriptDirectory.from_config(_config()).get_current_head() or ""
 
 
-def is_current(connection: Connection) -> bool:
-    """Whether the database has exactly the schema that this code was written for."""
-    heads = set(ScriptDirectory.from_config(_config()).get_heads())
-    return set(MigrationContext.configure(connection).get_current_heads()) == heads
-
-
 def is_behind(connection: Connection) -> bool:
-    """Whether the database has no schema, or one of an earlier version; a later one is not behind.
+    """Whether the database has no schema, or that of an earlier version.
 
-    In an upgrade the database comes first: until they are replaced, processes work on a later one.
+    A later version is not behind: an upgrade migrates the database before it replaces processes.
     """
     known = {each.revision for each in ScriptDirectory.from_config(_config()).walk_revisions()}
-    # Not by Alembic's context, which has two log lines for each look.
+    # Not by Alembic's context, which writes two log lines on each call.
     if not inspect(connection).has_table("alembic_version"):
         return True
     found = set(connection.scalars(text("SELECT version_num FROM alembic_version")))

@@ -13,15 +13,15 @@ FORMS = {
     "allocation.create_batch": "pages.new_batch",
     "allocation.change_batch_quantity": "pages.batch",
 }
-"""The pages with the form of a command; they take what was typed as parameters, too."""
+"""By command: the page with its form, which the query parameters fill in."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """`status` is that of the command, which came at `accepted_at`.
+    """How a command stands that was accepted at `accepted_at`.
 
-    It is pending, succeeded, rejected or failed. `again` is the address of the form of a command
-    that was rejected, with what was typed; else it is empty.
+    `status` is pending, succeeded, rejected or failed. `again` is the address of the filled-in form
+    of a rejected command, else empty.
     """
 
     status: str

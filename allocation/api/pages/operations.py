@@ -36,7 +36,7 @@ MOST = 500
 """Letters of each queue that a page looks at, or delivers again, at most: its oldest."""
 
 MOST_BYTES = 16 * 1024 * 1024
-"""Bytes of bodies that a page takes from each queue: no letter comes without its body."""
+"""Bytes of bodies that a page reads from each queue: no message comes without its body."""
 
 SHOWN_BYTES = 10_000
 """Bytes of a body that a page shows."""
@@ -71,10 +71,10 @@ def operations() -> str:
 
 
 def dead_letters() -> str | Response:
-    """By their causes; those that fit the filter each with all that is known of it.
+    """Dead letters by cause; those that match the filter with all details.
 
-    A page that has seen this many of each queue is told that there is nothing new: to look at the
-    letters takes them from everybody else for a moment.
+    A page that was made with the present number of messages in each queue gets a 204: reading the
+    messages hides them from other consumers for a moment.
     """
     selection = _selection(request.args)
     seen, trouble = _asked(_dead_depths)

@@ -32,7 +32,7 @@ def orders() -> str | AnyResponse:
     if not orderid:
         return render_template("pages/orders.html", orderid="")
     with snapshot() as connection:
-        for each in dict.fromkeys((orderid, typed)):  # older releases stored blanks, too
+        for each in dict.fromkeys((orderid, typed)):  # older releases did not trim ids
             if lines.order(connection, each) or moves.of_order(connection, each, limit=1):
                 return redirect(url_for("pages.order", orderid=each), 303)
     return render_template("pages/orders.html", orderid=orderid)
@@ -56,7 +56,7 @@ def order(orderid: str) -> str:
 
 
 def _whole(rows: list[Json]) -> list[Json]:
-    """The lines, each as one with its `parts`; these are empty where one batch serves it whole.
+    """One row for each line, with its `parts`; these are empty if there is only one.
 
     `rows` are sorted by sku and part.
     """

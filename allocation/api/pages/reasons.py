@@ -42,11 +42,11 @@ DEAD_LETTERS = {
     "failed": "It failed at every try",
     "revoked": "It was revoked before a worker began",
     "expired": "It came too late: it had expired",
-    "terminated": "Its worker was told to end it",
+    "terminated": "It was terminated while a worker decided it",
     "rejected": "The process that took it refused it",
     "delivery_limit": "It was delivered too often, each time without an answer",
     "maxlen": "Its queue was full",
-    "unknown": "Nobody said why",
+    "unknown": "The reason is not known",
 }
 """By the reason of a dead letter; the first eleven are ours, the others the broker's."""
 

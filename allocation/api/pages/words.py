@@ -34,9 +34,9 @@ def count(number: int) -> str:
 
 
 def when(given: date | datetime | str | None, *, relative: bool = False) -> Markup | str:
-    """A day or a moment as people write it, in UTC; `relative`: and how far off the day is.
+    """A date, or a time in UTC, as people write it; `relative` adds how far off the date is.
 
-    Without one it is on the shelf. A text that is neither stays as it is.
+    None means on the shelf. A text that is neither is returned as it is.
     """
     if given is None:
         return "on the shelf"
@@ -55,7 +55,7 @@ def when(given: date | datetime | str | None, *, relative: bool = False) -> Mark
 
 
 def duration(seconds: float) -> str:
-    """How long something took or waits, in the largest unit that says enough."""
+    """A duration in the largest unit of which it has at least two."""
     for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
         if seconds >= 2 * size:
             return f"{seconds // size:.0f} {unit}s"

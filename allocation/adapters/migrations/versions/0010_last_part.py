@@ -8,7 +8,7 @@ down_revision = "0009"
 
 
 def upgrade() -> None:
-    # Workers of the release before insert lines without it.
+    # Workers of the previous release insert lines without it.
     last_part: sa.Column[int] = sa.Column(
         "last_part", sa.SmallInteger(), nullable=False, server_default=sa.text("0")
     )

@@ -1,4 +1,4 @@
-"""The batches of a product by what they hold: its history costs the others nothing"""
+"""An index by which reads page through a product's empty batches, or skip them"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -24,7 +24,7 @@
     state.classList.toggle("stale", !live);
   }
 
-  // The page could not be fetched again: what it shows is old, though the stream may be there.
+  // The page could not be fetched again: it is stale, even if the stream is connected.
   for (const name of ["htmx:responseError", "htmx:sendError"]) {
     body.addEventListener(name, () => {
       say(false);

@@ -1,4 +1,4 @@
-"""Which pieces of a line are on the move, and which part of it a mail is about"""
+"""Which pieces of a line have no batch, and which part of it a mail is about"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,7 +11,7 @@ _NAMES = {"pk": "%(table_name)s_pkey"}
 
 
 def upgrade() -> None:
-    # Processes of the release before insert rows without these.
+    # Processes of the previous release insert rows without these.
     part: sa.Column[int] = sa.Column(
         "part", sa.SmallInteger(), nullable=False, server_default=sa.text("0")
     )
