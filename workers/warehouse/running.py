@@ -74,7 +74,7 @@ def dispatch(orderid: str, sku: str | None, *, as_json: bool) -> None:
     except database.Outage as error:
         raise _unreachable(error) from error
     except dispatching.NothingToDispatch as reason:
-        typer.echo(escaped(str(reason)), err=True)
+        typer.echo(escaped(str(reason), lines=True), err=True)
         raise typer.Exit(1) from reason
     if as_json:
         shown = ("orderid", "sku", "qty", "batchref")
