@@ -11,11 +11,7 @@ from allocation.tools.terminal import console, fail, reaching
 
 
 def up() -> None:
-    """Run everything on this machine: api, worker, relay, inbound, subscribers, flower.
-
-    It ends with exit status 0 on Ctrl-C, SIGTERM, or when its output is closed; with 1 when a
-    process stops by itself, or a port or the state folder is in use.
-    """
+    """Run everything on this machine, until Ctrl-C or until a process stops."""
     # Ctrl-C ends the preparations at once, also while a database is slow: nothing runs yet.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     settings = bootstrap.settings()

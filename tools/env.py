@@ -28,7 +28,10 @@ def main() -> None:
     try:
         file = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        sys.exit(f"{target} exists, and is left as it is: its secrets may be in use")
+        sys.exit(
+            f"{target} exists, and is left as it is: its secrets may be in use;"
+            " rename it to make new ones"
+        )
     with os.fdopen(file, "w") as opened:
         opened.write(filled_in((ROOT / ".env.example").read_text()))
     print(f"{target} has a random value for each secret.")

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
 
 import typer
 from sqlalchemy import (
@@ -24,9 +23,6 @@ from workers import database
 
 STEP = 500
 """Rows of one transaction."""
-
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many there are.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def _old_notes(metadata: MetaData, limit: datetime) -> ColumnElement[bool]:

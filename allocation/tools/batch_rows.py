@@ -13,13 +13,13 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
-from enum import StrEnum
 from io import BufferedIOBase
 from typing import Any
 from uuid import UUID, uuid5
 
 from allocation.adapters import contract
 from allocation.domain.commands import CreateBatch, Malformed
+from allocation.tools.choices import DateOrder
 from allocation.unit_of_work import Message
 from allocation.views.cells import text as text_of
 
@@ -47,13 +47,6 @@ _SAVE_AS_UTF_8 = "save it as “CSV UTF-8”"
 
 class Unreadable(Exception):
     """The file as a whole can't be imported."""
-
-
-class DateOrder(StrEnum):
-    """How the file writes local dates; ISO dates, 2026-12-31, are read with each."""
-
-    DAY_FIRST = "day-first"
-    MONTH_FIRST = "month-first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +255,7 @@ class BatchRows:
         }
         for field, value in named.items():
             if not value.isprintable() and _is_not_utf8(value):
-                raise _WrongCell(field, "is not UTF-8")
+                raise _WrongCell(field, "is not UTF-8: save the file as CSV UTF-8")
         days = {day: _day(day, named.get(day, ""), self._dates) for day in DAYS}
         return named | {"qty": _whole_number(named["qty"])} | days
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import groupby
-from typing import Annotated, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 import typer
@@ -27,36 +27,13 @@ from allocation.adapters.dead_letter_queues import (
 )
 from allocation.adapters.dead_letters import DeadLetter, Incomplete
 from allocation.escaping import escaped
-from allocation.tools.terminal import AsJson, age, console, fail, misused, print_table, reaching
-
-app = typer.Typer(
-    name="dead",
-    help="Dead letters: what could not be understood or decided, by whichever process.",
-    no_args_is_help=True,
-)
+from allocation.tools.terminal import age, console, fail, misused, print_table, reaching
 
 T = TypeVar("T")
 
-Ids = Annotated[list[str] | None, typer.Argument(help="The letters' ids, see `dead list --each`.")]
-Queue = Annotated[
-    str | None,
-    typer.Option(
-        help="Only of this dead-letter queue.",
-        autocompletion=lambda: list(topology.dead_queues()),
-    ),
-]
-Reason = Annotated[str | None, typer.Option(help="Only those with this reason.")]
-Name = Annotated[str | None, typer.Option(help="Only of this command or event type.")]
-All = Annotated[bool, typer.Option("--all", help="Every one of them.")]
 
-
-@app.command("list")
 def show_list(
-    queue: Queue = None,
-    reason: Reason = None,
-    name: Name = None,
-    each: Annotated[bool, typer.Option("--each", help="Each letter, not the groups.")] = False,
-    as_json: AsJson = False,
+    queue: str | None, reason: str | None, name: str | None, *, each: bool, as_json: bool
 ) -> None:
     """Show how many there are of each reason, or each of them."""
     selection = _selection((), queue, reason, name)
@@ -102,11 +79,7 @@ def _ago(moment: object) -> str:
     return age(max(0.0, (datetime.now(UTC) - then).total_seconds()))
 
 
-@app.command()
-def show(
-    letter_id: Annotated[str, typer.Argument(metavar="ID", help="Its id.")],
-    as_json: AsJson = False,
-) -> None:
+def show(letter_id: str, *, as_json: bool) -> None:
     """Show all that is known of one: why, since when, its headers and its body."""
     found = _among(_selection((letter_id,)), lambda _, letters: list(letters))
     if not found:
@@ -137,14 +110,14 @@ def _whole(letter: DeadLetter) -> Row:
     return summary(letter) | {"headers": headers, "body": body}
 
 
-@app.command()
 def replay(
-    ids: Ids = None,
-    queue: Queue = None,
-    reason: Reason = None,
-    name: Name = None,
-    everything: All = False,
-    as_json: AsJson = False,
+    ids: list[str] | None,
+    queue: str | None,
+    reason: str | None,
+    name: str | None,
+    *,
+    everything: bool,
+    as_json: bool,
 ) -> None:
     """Deliver letters again, as if they came for the first time; what took effect does so once.
 
@@ -168,15 +141,15 @@ def replay(
         fail("\n".join(refused))
 
 
-@app.command()
 def drop(
-    ids: Ids = None,
-    queue: Queue = None,
-    reason: Reason = None,
-    name: Name = None,
-    everything: All = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
-    as_json: AsJson = False,
+    ids: list[str] | None,
+    queue: str | None,
+    reason: str | None,
+    name: str | None,
+    *,
+    everything: bool,
+    yes: bool,
+    as_json: bool,
 ) -> None:
     """Throw letters away for good; a command among them counts as rejected from then on."""
     selection = _chosen(ids, queue, reason, name, everything)

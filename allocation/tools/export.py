@@ -7,44 +7,27 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO
 from uuid import uuid4
 
 import typer
 
 from allocation import bootstrap
 from allocation.tools.exits import BROKEN_OFF
-from allocation.tools.terminal import AsJson, console, fail, misused, progress, reaching
+from allocation.tools.terminal import console, fail, misused, progress, reaching
 from allocation.views import exports, snapshot
 from allocation.views.cells import cell
 from allocation.views.exports import Export
 
 _ONE = {"batches": "batch", "lines": "line"}
 
-app = typer.Typer(name="export", help="Batches and order lines as CSV.", no_args_is_help=True)
 
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output", "-o", metavar="FILE", help="Write there, all or nothing; else standard output."
-    ),
-]
-Sku = Annotated[str | None, typer.Option(help="Only those of this product.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many there are.")]
-
-
-@app.command()
-def batches(
-    output: Output = None, sku: Sku = None, dry_run: DryRun = False, as_json: AsJson = False
-) -> None:
+def batches(output: Path | None, sku: str | None, *, dry_run: bool, as_json: bool) -> None:
     """Every batch, as `allocation import-batches` reads it; those of quantity 0 are left out."""
     _export("batches", exports.all_batches(sku), output, sku, dry_run=dry_run, as_json=as_json)
 
 
-@app.command()
-def lines(
-    output: Output = None, sku: Sku = None, dry_run: DryRun = False, as_json: AsJson = False
-) -> None:
+def lines(output: Path | None, sku: str | None, *, dry_run: bool, as_json: bool) -> None:
     """Every order line, how it stands, and the batch that serves it."""
     _export("lines", exports.all_lines(sku), output, sku, dry_run=dry_run, as_json=as_json)
 

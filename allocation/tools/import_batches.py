@@ -7,62 +7,33 @@ from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO
 
 import typer
 from rich.progress import TaskProgressColumn
 
-from allocation.tools.batch_rows import BatchRows, DateOrder, Rejected, Row, Unreadable
+from allocation.tools.batch_rows import BatchRows, Rejected, Row, Unreadable
+from allocation.tools.choices import DateOrder
 from allocation.tools.exits import BROKEN_OFF, MISUSED
 from allocation.tools.handover import Handover, Stalled
 from allocation.tools.import_report import RejectedFile, Report
-from allocation.tools.terminal import AsJson, bars, fail
+from allocation.tools.terminal import bars, fail
 
 CHUNK = 500
 """Rows that are read, and handed over by one transaction, at once."""
 
-File = Annotated[
-    Path,
-    typer.Argument(
-        metavar="FILE.csv",
-        help="With the columns batchref, sku, qty and perhaps eta and best_before;"
-        " - reads standard input.",
-    ),
-]
-Wait = Annotated[
-    float,
-    typer.Option(
-        min=0, metavar="SECONDS", help="Stop when for so long nothing moved: no room, no outcome."
-    ),
-]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Only hand over, wait for no outcome.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only look for rows that are wrong.")]
-RejectedTo = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="Write the rejected rows there, to be corrected and imported."
-    ),
-]
-Dates = Annotated[
-    DateOrder | None,
-    typer.Option(help="Read local dates too: 31.12.2026 or 31/12/2026, or 12/31/2026."),
-]
-
 
 def import_batches(
-    file: File,
-    wait: Wait = 60,
-    no_wait: NoWait = False,
-    dry_run: DryRun = False,
-    rejected: RejectedTo = None,
-    dates: Dates = None,
-    as_json: AsJson = False,
+    file: Path,
+    *,
+    wait: float,
+    no_wait: bool,
+    dry_run: bool,
+    rejected: Path | None,
+    dates: DateOrder | None,
+    as_json: bool,
 ) -> None:
-    """Create a batch of each row of a CSV file; running it again changes nothing.
-
-    Exit status: 0 when every batch is there, 1 when some are rejected or undecided, 2 when the
-    file can't be read.
-    """
+    """Create a batch of each row of `file`; stop when for `wait` seconds nothing moved."""
     report = Report()
     try:
         with ExitStack() as stack:

@@ -2,49 +2,26 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from allocation import bootstrap
-from allocation.adapters import api_keys
 from allocation.adapters.api_keys import ApiKey, ApiKeys
 from allocation.escaping import escaped
-from allocation.tools.terminal import AsJson, console, fail, misused, print_table, reaching
-
-app = typer.Typer(name="keys", help="Keys of the HTTP API.", no_args_is_help=True)
-
-
-class Scope(StrEnum):
-    """What a key is good for."""
-
-    READ = api_keys.READ
-    WRITE = api_keys.WRITE
+from allocation.tools.choices import Scope
+from allocation.tools.terminal import console, fail, misused, print_table, reaching
 
 
-@app.command()
-def create(
-    name: Annotated[str, typer.Argument(help="Who gets it, for the list; up to 100 characters.")],
-    scope: Annotated[
-        list[Scope] | None,
-        typer.Option(help="read: GET requests; write: all others. Both unless given."),
-    ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do not ask for confirmation of the first key.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Make a key, and print it: this once, as only its hash is kept.
-
-    From the first key on, the API on loopback requires a key from every caller.
-    """
+def create(name: str, scopes: Sequence[Scope], *, yes: bool, as_json: bool) -> None:
+    """Make a key, print it, and ask before the first one unless `yes`."""
     if not (0 < len(name) <= 100 and name.isprintable()):
         misused("the name of a key is 1 to 100 printable characters")
     if not yes and _is_open():
         _ask_before_the_first(as_json=as_json)
-    key, text = reaching("the database", lambda: _keys().create(name, scope or list(Scope)))
+    key, text = reaching("the database", lambda: _keys().create(name, scopes))
     if as_json:
         console.print_json(json.dumps({"key": text} | _row(key)))
         return
@@ -55,8 +32,7 @@ def create(
     console.print("It is not shown again. Send it as `Authorization: Bearer <key>`.")
 
 
-@app.command("list")
-def show_list(as_json: AsJson = False) -> None:
+def show_list(*, as_json: bool) -> None:
     """Show every key, but for its secret."""
     rows = [_row(key) for key in reaching("the database", lambda: _keys().all())]
     if as_json:
@@ -67,11 +43,7 @@ def show_list(as_json: AsJson = False) -> None:
         console.print("There are no keys: `allocation keys create NAME` makes one.")
 
 
-@app.command()
-def revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="Its id.")],
-    as_json: AsJson = False,
-) -> None:
+def revoke(key_id: str, *, as_json: bool) -> None:
     """Take a key back; within seconds no process of the API accepts it any more."""
     if not reaching("the database", lambda: _keys().revoke(key_id)):
         fail(f"no valid key has the id {key_id}: `allocation keys list` shows them")

@@ -4,19 +4,14 @@ import json
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
-
-import typer
 
 from allocation import bootstrap
 from allocation.adapters import retention
 from allocation.adapters.retention import Limits, Past
-from allocation.tools.terminal import AsJson, console, progress, reaching
-
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many there are.")]
+from allocation.tools.terminal import console, progress, reaching
 
 
-def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
+def prune(*, dry_run: bool, as_json: bool) -> None:
     """Drop sent events and decided commands that are past their time; safe to break off."""
     settings = bootstrap.settings()
     now = datetime.now(UTC)

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace as changed
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from kombu import Connection
 
 from allocation import bootstrap
@@ -16,7 +15,7 @@ from allocation.adapters import topology
 from allocation.adapters.event_log import EventLog, Stretch
 from allocation.adapters.publisher import Outgoing, Publisher, publish, publisher
 from allocation.relay import outgoing
-from allocation.tools.terminal import AsJson, console, fail, misused, progress, reaching
+from allocation.tools.terminal import console, fail, misused, progress, reaching
 
 CHUNK = 500
 """Events that are read and sent at once."""
@@ -25,18 +24,8 @@ MOST_WAITING = 10_000
 PATIENCE = 60.0
 """Seconds without a message taken from a queue that long, after which nobody seems to consume."""
 
-Queue = Annotated[
-    str,
-    typer.Option(
-        help="The subscriber's queue, such as warehouse.events.",
-        autocompletion=lambda: list(topology.SUBSCRIBERS),
-    ),
-]
-Since = Annotated[str | None, typer.Option(help="Only from this time on: 2030-01-31T12:00, UTC.")]
-Sku = Annotated[str | None, typer.Option(help="Only the events of this product.")]
 
-
-def replay(queue: Queue, since: Since = None, sku: Sku = None, as_json: AsJson = False) -> None:
+def replay(queue: str, since: str | None, sku: str | None, *, as_json: bool) -> None:
     """Send the kept events again to one queue, in order; what took effect there does so once."""
     _refuse_what_takes_no_events(queue)
     moment = None if since is None else _moment(since)

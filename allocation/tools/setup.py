@@ -9,10 +9,10 @@ from allocation import asyncapi, bootstrap, check
 from allocation.adapters import roles, topology
 from allocation.escaping import escaped
 from allocation.settings import Settings
-from allocation.tools.terminal import AsJson, console, fail, reaching
+from allocation.tools.terminal import console, fail, reaching
 
 
-def migrate(as_json: AsJson = False) -> None:
+def migrate(*, as_json: bool) -> None:
     """Bring the database to the schema of this version; safe to run again."""
     url = bootstrap.settings().database_url
     from allocation.adapters import migrations  # Alembic: a sixth of every command's start
@@ -24,7 +24,7 @@ def migrate(as_json: AsJson = False) -> None:
         console.print("The database has the schema of this version.")
 
 
-def declare_topology(as_json: AsJson = False) -> None:
+def declare_topology(*, as_json: bool) -> None:
     """Declare every exchange, queue and user at the broker; safe to run again."""
     queues, users = declare(bootstrap.settings())
     if as_json:
@@ -51,7 +51,7 @@ def declare(settings: Settings) -> tuple[list[str], list[str]]:
         fail(str(refusal))
 
 
-def prove(as_json: AsJson = False) -> None:
+def prove(*, as_json: bool) -> None:
     """Prove the books: one line a promise; exit status 1 when one does not hold."""
     settings = bootstrap.settings()
     engine = bootstrap.engine(settings.database_url)

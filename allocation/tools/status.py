@@ -4,9 +4,7 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass
-from typing import Annotated
 
-import typer
 from rich.console import Console
 from rich.live import Live
 from rich.table import Column, Table
@@ -16,7 +14,6 @@ from allocation import bootstrap
 from allocation.adapters import topology
 from allocation.tools.terminal import (
     PLAIN,
-    AsJson,
     age,
     console,
     is_missing,
@@ -27,11 +24,6 @@ from allocation.tools.terminal import (
 from allocation.views import Json, progress
 
 REFRESH = 2.0  # seconds
-
-Watch = Annotated[
-    bool,
-    typer.Option("--watch", "-w", help="On a terminal: show it anew, until Ctrl-C."),
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +45,7 @@ class Status:
         }
 
 
-def status(watch: Watch = False, as_json: AsJson = False) -> None:
+def status(*, watch: bool, as_json: bool) -> None:
     """Show what waits, what was decided in the last minute, and how many dead letters there are."""
     if watch and as_json:
         misused("--watch is for people, --json for programs: give one of them")

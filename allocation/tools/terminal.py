@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import unquote
 
 import typer
@@ -31,7 +31,6 @@ from allocation.tools.exits import FAILED, MISUSED, NobodyReads
 from allocation.unit_of_work import ConcurrentUpdate, SchemaMissing, StorageUnavailable
 
 T = TypeVar("T")
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 class _Console(Console):

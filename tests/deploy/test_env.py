@@ -53,5 +53,7 @@ def test_a_file_that_is_there_stays_as_it_is(project: Path) -> None:
     again = make_env(project)
 
     assert again.returncode != 0
-    assert ".env exists, and is left as it is: its secrets may be in use" in again.stderr
+    assert (
+        ".env exists, and is left as it is: its secrets may be in use; rename it to" in again.stderr
+    )
     assert (project / ".env").read_text() == "mine"

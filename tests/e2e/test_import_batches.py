@@ -276,7 +276,7 @@ def test_wrong_rows_are_told_by_line_and_field_and_a_dry_run_saves_nothing(
     assert [tuple(row.values()) for row in told["rejected_rows"]] == [
         (3, "", "a quote is not closed on its line"),
         (5, "", "wrong quoting: ',' expected after '\"'"),
-        (6, "sku", "is not UTF-8"),
+        (6, "sku", "is not UTF-8: save the file as CSV UTF-8"),
         (7, "qty", "is not a whole number"),
         (8, "qty", "the value is less than the minimum of 1"),
         (9, "qty", "the value is greater than the maximum of 2147483647"),

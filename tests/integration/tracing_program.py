@@ -28,9 +28,9 @@ from workers.inbox import Inbox
 from workers.metrics import Figures
 from workers.subscriber import Subscriber
 from workers.warehouse import dispatching, pick_list
-from workers.warehouse.__main__ import QUEUE, open_database
 from workers.warehouse.messages import parse
 from workers.warehouse.relay import Relay
+from workers.warehouse.running import QUEUE, open_database
 from workers.warehouse.tables import metadata
 
 

@@ -17,7 +17,7 @@ from tests.servers.processes import Process
 from workers import database
 from workers.envelope import Envelope, from_json
 from workers.warehouse import pick_list, tables
-from workers.warehouse.__main__ import MIGRATIONS
+from workers.warehouse.running import MIGRATIONS
 
 QUEUE = "warehouse.events"
 EVENTS = sorted(contract.EVENT_TYPES.values())

@@ -22,7 +22,7 @@ from workers.inbox import Inbox
 from workers.notes import WINDOW, Notes
 from workers.turns import Due
 from workers.warehouse import pick_list, tables
-from workers.warehouse.__main__ import MIGRATIONS
+from workers.warehouse.running import MIGRATIONS
 
 Seen = list[tuple[str, int, bool]]
 

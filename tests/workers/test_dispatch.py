@@ -19,8 +19,8 @@ from workers import database
 from workers.envelope import Envelope
 from workers.inbox import Inbox
 from workers.warehouse import pick_list, tables
-from workers.warehouse.__main__ import MIGRATIONS
 from workers.warehouse.dispatching import NothingToDispatch, dispatch
+from workers.warehouse.running import MIGRATIONS
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 BACK = "a line was taken back after its goods were dispatched: the pick stays dispatched"

@@ -11,7 +11,8 @@ from typer.testing import CliRunner, Result
 from tests.workers.test_dispatch import promised, take, taken, told
 from workers import database
 from workers.warehouse import pick_list, tables
-from workers.warehouse.__main__ import MIGRATIONS, app
+from workers.warehouse.__main__ import app
+from workers.warehouse.running import MIGRATIONS
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from workers.envelope import Envelope
 from workers.inbox import HeldFailed, Inbox
 from workers.turns import Due
 from workers.warehouse import pick_list, tables
-from workers.warehouse.__main__ import MIGRATIONS
+from workers.warehouse.running import MIGRATIONS
 
 Seen = list[tuple[str, int, bool]]
 

@@ -30,8 +30,8 @@ from workers import database
 from workers.envelope import Envelope
 from workers.inbox import Inbox
 from workers.notification import mailing, tables
-from workers.notification.__main__ import MIGRATIONS
 from workers.notification.postbox import MailFolder, SmtpServer
+from workers.notification.running import MIGRATIONS
 from workers.notification.sender import Sender
 
 ADDRESSES = {"from": "us@shop.test", "stock": "stock@shop.test", "orders": "orders@shop.test"}

@@ -18,7 +18,7 @@ from workers import database
 from workers.envelope import Envelope, from_json
 from workers.inbox import Inbox
 from workers.notification import mailing, tables
-from workers.notification.__main__ import MIGRATIONS
+from workers.notification.running import MIGRATIONS
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 DAYS = [None, date(2030, 1, 1), date(2030, 2, 1), date(2030, 3, 1)]

@@ -9,9 +9,9 @@ from sqlalchemy import Engine, MetaData, insert, inspect, select, text
 
 from workers import database
 from workers.notification import tables as notification
-from workers.notification.__main__ import MIGRATIONS as NOTIFICATION
+from workers.notification.running import MIGRATIONS as NOTIFICATION
 from workers.warehouse import tables as warehouse
-from workers.warehouse.__main__ import MIGRATIONS as WAREHOUSE
+from workers.warehouse.running import MIGRATIONS as WAREHOUSE
 
 BOTH = pytest.mark.parametrize(
     ("metadata", "migrations", "version_table"),

@@ -12,7 +12,8 @@ from workers.envelope import Envelope
 from workers.inbox import Inbox
 from workers.settings import Settings
 from workers.warehouse import pick_list, tables
-from workers.warehouse.__main__ import app, open_database
+from workers.warehouse.__main__ import app
+from workers.warehouse.running import open_database
 
 LONG = "order-" + "x" * 249
 

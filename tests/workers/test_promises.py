@@ -13,7 +13,7 @@ from workers import database
 from workers.envelope import Envelope
 from workers.inbox import Inbox
 from workers.notification import mailing, tables
-from workers.notification.__main__ import MIGRATIONS
+from workers.notification.running import MIGRATIONS
 
 SOON, LATER, MUCH_LATER = "2030-01-31", "2030-02-15", "2030-03-01"
 REVIEWS = ["change_batch_eta", "review_promises"]

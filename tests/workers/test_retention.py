@@ -14,9 +14,9 @@ from workers import database, retention
 from workers.inbox import Inbox
 from workers.notification.__main__ import app as notification
 from workers.warehouse import pick_list, tables
-from workers.warehouse.__main__ import MIGRATIONS
 from workers.warehouse.__main__ import app as warehouse
 from workers.warehouse.dispatching import dispatch
+from workers.warehouse.running import MIGRATIONS
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 LIMIT = datetime(2025, 1, 1, tzinfo=UTC)

@@ -18,8 +18,8 @@ from workers import broker, database
 from workers.deliveries import Delivery, Hand, Spoilt, acknowledge
 from workers.settings import SPOOL_TRANSPORT
 from workers.warehouse import tables
-from workers.warehouse.__main__ import MIGRATIONS
 from workers.warehouse.messages import parse
+from workers.warehouse.running import MIGRATIONS
 
 pytestmark = pytest.mark.long
 

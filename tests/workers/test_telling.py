@@ -23,10 +23,10 @@ from tests.workers.conftest import Warehouse, as_bytes, event
 from workers import broker, database
 from workers.settings import Settings
 from workers.warehouse import tables
-from workers.warehouse.__main__ import MIGRATIONS
 from workers.warehouse.dispatching import dispatch
 from workers.warehouse.outbox import Event, add
 from workers.warehouse.relay import Relay
+from workers.warehouse.running import MIGRATIONS
 
 pytestmark = pytest.mark.long
 

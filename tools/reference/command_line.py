@@ -30,7 +30,6 @@ def page() -> str:
 
 
 def _command(path: str, command: Any, *, top: bool = False) -> Iterable[str]:
-    command = cli.loaded(command)
     yield f"{'##' if top else '###'} {path}"
     yield _paragraphs(command.help or "")
     yield table(

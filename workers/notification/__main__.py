@@ -3,30 +3,11 @@
 `... prune` forgets events that came long ago.
 """
 
-import threading
-from datetime import timedelta
-from pathlib import Path
-
 import typer
-from sqlalchemy import Engine
 
-from workers import database, logs, retention, tracing
-from workers.inbox import Inbox
-from workers.metrics import Figures
-from workers.notification import mailing
-from workers.notification.messages import parse
-from workers.notification.postbox import postbox
-from workers.notification.sender import Sender
-from workers.notification.tables import VERSION_TABLE, metadata
-from workers.settings import Settings
-from workers.subscriber import Subscriber, stop_signal
+from workers.commands import AsJson, DryRun, Program
 
-QUEUE = "notification.events"
-LINGER = 0.1
-"""Seconds: a mail may be that much later."""
-MIGRATIONS = Path(__file__).with_name("migrations")
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = Program(help=__doc__)
 
 
 @app.callback(invoke_without_command=True)
@@ -34,50 +15,18 @@ def consume(context: typer.Context) -> None:
     """Note mails from the events and send them, until stopped."""
     if context.invoked_subcommand:
         return
-    stop = stop_signal()
-    settings = Settings()
-    logs.configure(settings)
-    figures = Figures("notification")
-    figures.serve(settings.allocation_metrics_host, settings.notification_metrics_port)
-    engine = database.engine(settings.notification_database_url)
-    patience = timedelta(seconds=settings.subscriber_patience)
-    inbox = Inbox(engine, metadata, mailing.apply, patience)
-    sender = Sender(
-        engine,
-        postbox(settings.notification_smtp_url, settings.allocation_state_dir / "mails"),
-        {
-            "from": settings.notification_from,
-            "stock": settings.notification_stock_team,
-            "orders": settings.notification_orders_team,
-        },
-        figures.registry,
-    )
+    from workers.notification import running
 
-    database.upgrade_when_there(engine, MIGRATIONS, VERSION_TABLE, stop)
-    tracing.start("notification", settings)
-    sending = threading.Thread(target=sender.run, args=(stop,), name="sender")
-    sending.start()
-    try:
-        Subscriber(settings, QUEUE, parse, inbox, figures, LINGER).run(stop)
-    finally:
-        stop.set()
-        sending.join()
-        tracing.stop()
+    running.consume()
 
 
 @app.command()
-def prune(dry_run: retention.DryRun = False, as_json: retention.AsJson = False) -> None:
+def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Forget events that came more than SUBSCRIBER_KEEP days ago; the mails stay."""
-    settings = Settings()
+    from workers.notification import running
 
-    def open_database() -> Engine:
-        engine = database.engine(settings.notification_database_url)
-        database.upgrade(engine, MIGRATIONS, VERSION_TABLE)
-        return engine
-
-    keep = settings.subscriber_keep
-    retention.prune(open_database, metadata, keep, dry_run=dry_run, as_json=as_json)
+    running.prune(dry_run=dry_run, as_json=as_json)
 
 
 if __name__ == "__main__":
-    app()
+    app(prog_name="python -m workers.notification")

@@ -1,48 +1,16 @@
 """The warehouse: `python -m workers.warehouse` keeps the pick list, `... picks` shows it.
 
-`... dispatch ORDERID` says that an order's goods leave. `... prune` forgets what came or was told
-long ago.
+`... dispatch ORDERID` says that an order's goods leave.
+`... prune` forgets what came or was told long ago.
 """
 
-import json
-import os
-import sys
-import threading
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
-from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 
-from workers import database, logs, retention, trace_context, tracing
-from workers.escaping import escaped
-from workers.inbox import Inbox
-from workers.metrics import Figures
-from workers.retention import AsJson
-from workers.settings import Settings
-from workers.subscriber import Subscriber, stop_signal
-from workers.warehouse import dispatching, pick_list
-from workers.warehouse.messages import parse
-from workers.warehouse.relay import Relay
-from workers.warehouse.tables import VERSION_TABLE, metadata
+from workers.commands import AsJson, DryRun, Program
 
-QUEUE = "warehouse.events"
-MIGRATIONS = Path(__file__).with_name("migrations")
-_NO_LIMIT = 100_000  # characters
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-
-
-def open_database(settings: Settings) -> Engine:
-    """The warehouse's database, with the tables of this version."""
-    engine = database.engine(settings.warehouse_database_url)
-    database.upgrade(engine, MIGRATIONS, VERSION_TABLE)
-    return engine
+app = Program(help=__doc__)
 
 
 @app.callback(invoke_without_command=True)
@@ -50,25 +18,9 @@ def consume(context: typer.Context) -> None:
     """Keep the pick list from the events, and tell what was dispatched, until stopped."""
     if context.invoked_subcommand:
         return
-    stop = stop_signal()
-    settings = Settings()
-    logs.configure(settings)
-    figures = Figures("warehouse")
-    figures.serve(settings.allocation_metrics_host, settings.warehouse_metrics_port)
-    engine = database.engine(settings.warehouse_database_url)
-    database.upgrade_when_there(engine, MIGRATIONS, VERSION_TABLE, stop)
-    patience = timedelta(seconds=settings.subscriber_patience)
-    inbox = Inbox(engine, metadata, pick_list.apply, patience)
-    relay = Relay(engine, settings, figures.registry)
-    tracing.start("warehouse", settings)
-    telling = threading.Thread(target=relay.run, args=(stop,), name="relay")
-    telling.start()
-    try:
-        Subscriber(settings, QUEUE, parse, inbox, figures).run(stop)
-    finally:
-        stop.set()
-        telling.join()
-        tracing.stop()
+    from workers.warehouse import running
+
+    running.consume()
 
 
 @app.command()
@@ -81,33 +33,9 @@ def dispatch(
 
     Where the environment has a TRACEPARENT, what is told is a part of that trace.
     """
-    traceparent = trace_context.accepted(os.environ.get("TRACEPARENT"))
-    settings = Settings()
-    try:
-        engine = open_database(settings)
-        with tracing.making("warehouse", settings):
-            span = tracing.dispatched(orderid, traceparent)
-            traceparent = tracing.caused_by(span) or traceparent
-            with tracing.ending([span]):
-                leaving = dispatching.dispatch(engine, orderid, sku, datetime.now(UTC), traceparent)
-    except database.Outage as error:
-        raise _unreachable(error) from error
-    except dispatching.NothingToDispatch as reason:
-        for line in reason.args:
-            typer.echo(escaped(line), err=True)
-        raise typer.Exit(1) from reason
-    if as_json:
-        shown = ("orderid", "sku", "qty", "batchref")
-        rows = [{name: getattr(pick, name) for name in shown} for pick in leaving]
-        typer.echo(json.dumps({"dispatched": rows}))
-        return
-    for pick in leaving:
-        typer.echo(
-            escaped(
-                f"Dispatched {pick.qty} x {pick.sku} from the batch {pick.batchref}"
-                f" for the order {pick.orderid}."
-            )
-        )
+    from workers.warehouse import running
+
+    running.dispatch(orderid, sku, as_json=as_json)
 
 
 @app.command()
@@ -116,44 +44,18 @@ def picks(
     as_json: AsJson = False,
 ) -> None:
     """Show the pick list."""
-    try:
-        rows = pick_list.listed(open_database(Settings()), orderid)
-    except database.Outage as error:
-        raise _unreachable(error) from error
-    # In a pipe nothing is cut to a width; the table is as wide as what it shows.
-    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else _NO_LIMIT)
-    if as_json:
-        console.print_json(json.dumps(rows), ensure_ascii=True)
-        return
-    names = ("orderid", "sku", "part", "qty", "batchref", "status")
-    table = Table(*(Column(name, overflow="fold") for name in names), box=None)
-    for row in rows:
-        # No markup: names may have brackets.
-        table.add_row(*(Text(escaped(str(row[name]))) for name in names))
-    nothing = "The pick list is empty: nothing was allocated yet."
-    if orderid is not None:
-        nothing = escaped(f"The pick list has nothing for the order {orderid}.")
-    console.print(table if rows else Text(nothing))
+    from workers.warehouse import running
+
+    running.picks(orderid, as_json=as_json)
 
 
 @app.command()
-def prune(dry_run: retention.DryRun = False, as_json: AsJson = False) -> None:
+def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Forget events that came, or were told, more than SUBSCRIBER_KEEP days ago; picks stay."""
-    settings = Settings()
-    retention.prune(
-        lambda: open_database(settings),
-        metadata,
-        settings.subscriber_keep,
-        dry_run=dry_run,
-        as_json=as_json,
-        kinds=(retention.RECEIVED, retention.SENT),
-    )
+    from workers.warehouse import running
 
-
-def _unreachable(error: DBAPIError) -> typer.Exit:
-    typer.echo(f"The warehouse's database can't be reached: {error.orig}", err=True)
-    return typer.Exit(1)
+    running.prune(dry_run=dry_run, as_json=as_json)
 
 
 if __name__ == "__main__":
-    app()
+    app(prog_name="python -m workers.warehouse")
