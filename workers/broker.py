@@ -1,11 +1,14 @@
 """How to connect to RabbitMQ: TLS that verifies, and no endless wait."""
 
 import ssl
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
+from amqp import AMQPError, abstract_channel
+from amqp.basic_message import Message as AmqpMessage
 from kombu import Connection, compression
 from kombu.transport import TRANSPORT_ALIASES, pyamqp
 
@@ -96,3 +99,62 @@ def _refuse_compressed(_body: object) -> NoReturn:
 # decoder the body stays compressed, and the message counts as one that can't be decoded.
 for _kind in compression.encoders():
     compression.register(compression.get_encoder(_kind)[0], _refuse_compressed, _kind)
+
+
+# py-amqp raises what it can't read of a message out of the consumer's loop: the process ends, the
+# broker delivers the message again, and the next process ends too. Its private
+# `Message._load_properties` and `abstract_channel.loads` are replaced by what never raises; if they
+# change, tests/integration/test_hostile_messages.py fails.
+DEEPEST_HEADERS = 32
+"""Tables and lists within one another; a message with more is as one that can't be read."""
+
+_UNREADABLE = (ArithmeticError, LookupError, OSError, RecursionError, ValueError, struct.error)
+_load_properties = AmqpMessage._load_properties
+_loads = abstract_channel.loads
+
+
+def _load_or_note(self: AmqpMessage, class_id: int, buffer: bytes, offset: int) -> Any:
+    """Properties that can't be read become a content type that nobody accepts, and says why."""
+    try:
+        end = _load_properties(self, class_id, buffer, offset)
+        if _depth(self.properties) > DEEPEST_HEADERS + 1:
+            raise ValueError("the headers are nested too deeply")
+    except (*_UNREADABLE, AMQPError) as error:
+        reason = f"unreadable properties ({type(error).__name__}: {error})"
+        self.properties = {"content_type": reason.encode()[:200].decode(errors="ignore")}
+        return len(buffer)
+    return end
+
+
+def _depth(value: object) -> int:
+    deepest, values = 0, [value]
+    while values:
+        deepest += 1
+        values = [
+            inner
+            for outer in values
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return deepest - 1
+
+
+class _AnyText(bytes):
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return _AnyText(found) if isinstance(found, bytes) else found
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return super().decode(encoding, "replace")
+
+
+def _loads_any_text(format: bytes, buffer: bytes, offset: int) -> Any:
+    """The routing key that a message was sent with may be any bytes."""
+    try:
+        return _loads(format, buffer, offset)
+    except UnicodeDecodeError:
+        return _loads(format, _AnyText(buffer), offset)
+
+
+AmqpMessage._load_properties = _load_or_note
+abstract_channel.loads = _loads_any_text

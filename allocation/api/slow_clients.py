@@ -6,8 +6,8 @@ hands it to a thread once it is whole; a response that the client does not take 
 the main loop too. Every wait for a client ends at a deadline.
 
 It overrides or uses these private parts of gunicorn: `ThreadWorker.accept`, `enqueue_req`,
-`finish_request`, `murder_pending`, `nr_conns`, `poller`, `TConn` and `parser.unreader`. If they
-change, `tests/api/test_slow_clients.py` fails.
+`finish_request`, `murder_pending`, `nr_conns`, `poller`, `TConn`, `parser.unreader` and
+`IterUnreader.iter`. If they change, `tests/api/test_slow_clients.py` fails.
 """
 
 import errno
@@ -16,7 +16,7 @@ import select
 import selectors
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -50,11 +50,14 @@ DISCARDED = 8 * bodies.LIMIT
 """Bytes of too large a body that are read and dropped, so that the client reads the response."""
 
 _PIECE = 64 * 1024
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*0*([0-9]+)[ \t]*\r\n", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
-_CONTINUE = re.compile(rb"\r\nexpect:[ \t]*100-continue", re.IGNORECASE)
+_CONTINUE = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
+_HTTP_1_1 = re.compile(rb"[^\r\n]* HTTP/1\.1\r\n")
 _SIZE = re.compile(rb"[0-9a-fA-F]{1,15}")
 _LONGEST_LINE = 8190
+_LONGEST_LENGTH = 18  # digits
+_PARSED = 1024  # bytes that gunicorn is given at a time: for each chunk it copies what is left
 _CHUNKED_BYTES = 2 * bodies.LIMIT  # of a body that is kept, with the sizes of its chunks
 
 
@@ -105,9 +108,16 @@ class Arrival:
         if _CHUNKED.search(self.data):
             self._chunks = _Chunks()
         elif found := _LENGTH.search(self.data):
+            if len(found[1]) > _LONGEST_LENGTH:
+                raise _too_large()
             self._left = int(found[1])
-            self._keep = self._left <= bodies.LIMIT
-        self.wants_continue = bool(_CONTINUE.search(self.data))
+            self._keep = self._left <= bodies.READ_AT_MOST
+        if _CONTINUE.search(self.data) and _HTTP_1_1.match(self.data):
+            if not self._keep:
+                raise _too_large()
+            self.wants_continue = True
+            # gunicorn would send a second answer, when the body is there already.
+            self.data = bytearray(_CONTINUE.sub(b"", self.data))
 
     def _add_to_body(self, piece: bytes) -> None:
         if self._chunks is not None:
@@ -115,6 +125,8 @@ class Arrival:
             self.is_whole = end is not None
             length = len(piece) if end is None else end
             self._keep = self._keep and len(self.data) + length <= _CHUNKED_BYTES
+            if self.is_whole and not self._keep:
+                raise _too_large()
         else:
             length = min(len(piece), self._left)
             self._left -= length
@@ -124,8 +136,12 @@ class Arrival:
         else:
             self._discarded += length
             if self._discarded > DISCARDED:
-                raise Refused(413, "Content Too Large", "The body is too large.")
+                raise _too_large()
         self.data += piece[length:]  # of the next request
+
+
+def _too_large() -> Refused:
+    return Refused(413, "Content Too Large", "The body is too large.")
 
 
 class _Chunks:
@@ -295,7 +311,7 @@ class PatientWorker(ThreadWorker):
         if arrival.is_whole:
             self._forget(client)
             client.arrival = None
-            client.parser.unreader.unread(bytes(arrival.data))
+            client.parser.unreader.iter = _pieces(bytes(arrival.data))
             super().enqueue_req(client)
             return
         if arrival.has_head and not had_head and arrival.wants_continue:
@@ -330,6 +346,9 @@ class PatientWorker(ThreadWorker):
 
     def finish_request(self, client: _Client, done: "Future[Any]") -> None:
         """Send what the client has not taken of the response; then go on as gunicorn does."""
+        unreader = client.parser.unreader
+        unreader.unread(unreader.take_buffered() + b"".join(unreader.iter or ()))
+        unreader.iter = None
         is_closed = client.sock.fileno() < 0
         if is_closed or not client.sock.unsent:
             super().finish_request(client, done)
@@ -428,6 +447,10 @@ class PatientWorker(ThreadWorker):
         self._forget(client)
         self.nr_conns -= 1
         client.sock.close()
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    return (data[at : at + _PARSED] for at in range(0, len(data), _PARSED))
 
 
 def _without_socket(go_on: Callable[[], None], _socket: object) -> None:

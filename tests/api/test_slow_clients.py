@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -234,6 +235,62 @@ def test_a_client_that_waits_for_100_continue_gets_it(start: Callable[[str], Api
 
     assert asked == b"HTTP/1.1 100 Continue\r\n\r\n"
     assert response.status == 202
+
+
+@pytest.mark.parametrize(
+    ("version", "fields", "body", "statuses"),
+    [
+        (b"1.1", b"Content-Length: %040d\r\n", b"{}", ["422"]),
+        (b"1.1", b"Content-Length: %d\r\n", b'"%s"' % (b"x" * (bodies.LIMIT - 1)), ["413"]),
+        (b"1.1", b"Expect: 100-continue\r\nContent-Length: %d\r\n", b"{}", ["100", "422"]),
+        (b"1.0", b"Expect: 100-continue\r\nContent-Length: %d\r\n", b"{}", ["422"]),
+    ],
+    ids=["zeros before the length", "one byte too many", "100-continue", "100-continue by 1.0"],
+)
+def test_a_request_has_one_answer(
+    start: Callable[[str], Api], version: bytes, fields: bytes, body: bytes, statuses: list[str]
+) -> None:
+    """Its body comes a moment after its head."""
+    api = start("pass")
+    head = HEAD.replace(b"/login", b"/v1/batches").replace(b"HTTP/1.1", b"HTTP/" + version)
+    head += fields % len(body) + b"Connection: close\r\n\r\n"
+
+    with api.connect() as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(head)
+        eventually(lambda: api.ask() == 200)  # so the head has been read
+        with suppress(ConnectionResetError, BrokenPipeError):
+            connection.sendall(body)
+        answers = rest(connection)
+
+    assert re.findall(r"^HTTP/1\.[01] (\d+)", answers.decode(), re.MULTILINE) == statuses
+
+
+def test_a_body_too_large_is_not_asked_for() -> None:
+    head = HEAD + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+
+    with pytest.raises(Refused) as refused:
+        Arrival(head % (2 * bodies.LIMIT))
+
+    assert refused.value.status == 413
+
+
+@pytest.mark.parametrize(("pieces", "status"), [(300_000, 422), (400_000, 413)])
+def test_a_body_in_the_smallest_chunks_holds_no_thread(
+    start: Callable[[str], Api], pieces: int, status: int
+) -> None:
+    """gunicorn copied all that was left for each of them: minutes for one request."""
+    api = start("pass")
+    head = HEAD.replace(b"/login", b"/v1/batches") + b"Transfer-Encoding: chunked\r\n\r\n"
+    body = json.dumps({"sku": "x" * (pieces - 11)}).encode()
+
+    with api.connect() as connection:
+        connection.settimeout(60)
+        connection.sendall(head + b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n")
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+
+    assert response.status == status
 
 
 def test_requests_sent_in_one_go_are_answered_in_turn(start: Callable[[str], Api]) -> None:

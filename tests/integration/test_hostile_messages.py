@@ -1,10 +1,12 @@
 """Compressed, large and terminal-controlling messages do no harm."""
 
 import json
+import struct
 import subprocess
 import sys
 import zlib
 
+import amqp
 import pytest
 from kombu import Connection
 from kombu.compression import encoders
@@ -149,3 +151,87 @@ def test_forged_facts_of_a_dead_letter_stop_no_look_at_it(service: Service) -> N
     rows = json.loads(service.run("dead", "list", "--each", "--json"))
 
     assert len(rows) == 3
+
+
+def within(levels: int, kind: bytes) -> bytes:
+    """A header table with so many tables, or lists, within one another."""
+    inner = b""
+    for _ in range(levels):
+        inner = (b"\x01a" if kind == b"F" else b"") + kind + struct.pack(">I", len(inner)) + inner
+    return inner if kind == b"F" else b"\x01a" + inner
+
+
+UNREAD = {
+    "tables within tables": within(3000, b"F"),
+    "lists within lists": within(3000, b"A"),
+    "tables that only just can be read": within(40, b"F"),
+    "a time that no calendar has": b"\x01aT" + b"\x7f" * 8,
+}
+
+
+class RawMessage(amqp.Message):
+    """Any bytes as the header table, and as the correlation id."""
+
+    table = b""
+    correlation_id = b"c"
+
+    def _serialize_properties(self) -> bytes:
+        kind = b"application/json"
+        return b"".join(
+            [
+                struct.pack(">H", 1 << 15 | 1 << 13 | 1 << 12 | 1 << 10),
+                struct.pack(">B", len(kind)) + kind,
+                struct.pack(">I", len(self.table)) + self.table,
+                b"\x02",
+                struct.pack(">B", len(self.correlation_id)) + self.correlation_id,
+            ]
+        )
+
+
+@pytest.mark.long
+def test_a_message_whose_properties_can_not_be_read_ends_no_process(
+    service: Service, celery_setup: CeleryTestSetup, client: BareClient
+) -> None:
+    """Nor one that was sent with a routing key that is no text."""
+    databases = {
+        f"{name.upper()}_DATABASE_URL": f"sqlite:///{service.environment['ALLOCATION_STATE_DIR']}"
+        f"/{name}.sqlite3"
+        for name in ("warehouse", "notification")
+    }
+    others = {"inbound": service.inbound()} | {
+        name: service.start_process(
+            [sys.executable, "-m", f"workers.{name}"],
+            name=name,
+            env=service.environment | databases,
+        )
+        for name in ("warehouse", "notification")
+    }
+    queues = (topology.COMMANDS, topology.INBOUND, *topology.SUBSCRIBERS)
+    for name in ("warehouse", "notification"):
+        others[name].wait_for_log("ready: consuming")
+
+    with Connection(service.broker_url, transport_options={"confirm_publish": True}) as connection:
+        channel = connection.default_channel
+
+        def send(queue: str, exchange: str = "", **changes: bytes) -> None:
+            message = RawMessage(b"{}")
+            message.__dict__.update(changes)
+            channel.basic_publish(message, exchange=exchange, routing_key=queue)
+
+        for queue in (*queues, topology.DEAD):
+            for table in UNREAD.values():
+                send(queue, table=table)
+            send(queue, correlation_id=b"\xff")
+        # py-amqp writes a lone surrogate as UTF-8 has no letter.
+        for exchange in (topology.INBOUND, topology.EVENTS):
+            send("\udcff", exchange=exchange)
+    good = client.send("allocation.create_batch", batchref="b", sku="LAMP", qty=1, eta=None)
+
+    assert service.outcome(good, within=60)[0] != "pending"
+    letters(service, 2 * (len(UNREAD) + 1))
+    for queue in queues[1:]:
+        letters(service, len(UNREAD) + 2, f"{queue}.dead")
+    rows = json.loads(service.run("dead", "list", "--each", "--json"))
+    assert len(rows) == 5 * len(UNREAD) + 5 + 3
+    assert all(process.running for process in others.values())
+    assert "Traceback" not in celery_setup.worker.logs()
