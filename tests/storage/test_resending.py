@@ -137,7 +137,7 @@ def test_the_proof_names_how_many_commands_are_overdue_and_the_oldest(sql: Stora
     ]
     [said] = broken[0].broken
     assert said.startswith("2 overdue, the oldest is allocation.allocate 00000000")
-    assert "1: see that workers run" in said
+    assert "1: check that the workers and the relay run" in said
 
 
 def sent_again(engine: Engine, seconds: float) -> None:

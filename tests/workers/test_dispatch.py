@@ -157,7 +157,7 @@ def test_of_a_line_in_parts_every_dispatched_pick_is_told_beside_the_newest(engi
     with pytest.raises(NothingToDispatch) as reason:
         dispatch(engine, "o1", None, NOW)
 
-    assert str(reason.value).splitlines() == [
+    assert list(reason.value.args) == [
         "The pick of 3 x LAMP for the order o1 was dispatched already.",
         "The pick of 2 x LAMP for the order o1 was dispatched already.",
         "The pick of 2 x LAMP for the order o1 was cancelled.",
