@@ -29,7 +29,7 @@ def _wait(seconds: float) -> None:
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         maybe_shutdown()
-        time.sleep(min(left, 0.2))
+        time.sleep(min(left, 0.2))  # in slices: no event loop runs yet that a signal could wake
     maybe_shutdown()
 
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-UNUSABLE_PAUSE = 1.0  # seconds
+UNUSABLE_PAUSE = 1.0
+"""Seconds before a command goes back to the embedded broker, which redelivers it at once."""
 UNUSABLE_RETRIES = 6
 """How far retries are counted while the storage can't be used: the delay is the longest by then."""
 

@@ -114,7 +114,10 @@ _loads = abstract_channel.loads
 
 
 def _load_or_note(self: AmqpMessage, class_id: int, buffer: bytes, offset: int) -> Any:
-    """Properties that can't be read become a content type that nobody accepts, and says why."""
+    """Replace properties that can't be read by a content type that no consumer accepts.
+
+    It gives the reason.
+    """
     try:
         end = _load_properties(self, class_id, buffer, offset)
         if _depth(self.properties) > DEEPEST_HEADERS + 1:

@@ -167,9 +167,9 @@ def schemas() -> dict[str, Json]:
             waiting=_object(lines=_count("Lines that wait."), qty=_count("Their pieces.")),
             batches=_list(
                 _object(batchref=batchref, **figures),
-                "One page of its batches: those with free pieces first, in the order in which they"
-                " serve; then those that are promised whole, in the same order; then those that"
-                " hold nothing, by reference.",
+                "One page of its batches: first batches with free pieces, in the order in which"
+                " they serve; then fully promised ones, in the same order; then empty ones, by"
+                " reference.",
             ),
             next={
                 "type": ["string", "null"],

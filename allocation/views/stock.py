@@ -102,9 +102,9 @@ def batches_of(
 ) -> list[Json]:
     """Up to `limit` batches of the product, from the cursor `after` on.
 
-    First those with free pieces, in the order in which they serve; then those that are promised
-    whole, in the same order; then those that hold nothing, by reference. Costs grow with `limit`
-    and the batches that hold something, not with the empty ones, which are the history.
+    First batches with free pieces, in the order in which they serve; then fully promised ones, in
+    the same order; then empty ones, by reference. Costs grow with `limit` and the batches that hold
+    something, not with the empty ones, which are the history.
     """
     # PostgreSQL would order references by its locale; the rule orders them by their characters.
     batchref = batches.c.batchref
