@@ -1,6 +1,7 @@
 """Celery's settings for the allocation worker, each with its reason."""
 
-from allocation.adapters import broker, topology
+from allocation.adapters.rabbitmq import topology
+from allocation.messaging import connection
 from allocation.settings import Settings
 
 _settings = Settings()
@@ -8,17 +9,19 @@ _on_rabbitmq = _settings.broker_transport is None
 
 # --- the broker ---------------------------------------------------------------------------------
 
-_address = broker.address(_settings.broker_url)
+_address = connection.address(_settings.broker_url)
 broker_url = _address.url
 # With amqps:// certificates and names are always verified; these are the files that the URL names.
 broker_use_ssl = _address.tls or None
 broker_transport = _settings.broker_transport
 # A retry counts as sent only when the broker has confirmed it, and nobody waits for that for ever.
-broker_transport_options = {"confirm_publish": True, **broker.TIME_LIMITS} if _on_rabbitmq else {}
+broker_transport_options = (
+    {"confirm_publish": True, **connection.TIME_LIMITS} if _on_rabbitmq else {}
+)
 # Two tries to send a retry end within the command's time limit; then it goes back to its queue.
 task_publish_retry_policy = {"max_retries": 1, "interval_start": 0, "interval_max": 1}
 # A peer that vanished without a word is noticed within two beats.
-broker_heartbeat = broker.HEARTBEAT if _on_rabbitmq else 0
+broker_heartbeat = connection.HEARTBEAT if _on_rabbitmq else 0
 # The worker may start before the broker, and outlives its restarts however long they take.
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
@@ -40,7 +43,7 @@ task_create_missing_queues = False
 
 task_serializer = "json"
 # What is no well-formed command never reaches Celery's own machinery.
-worker_consumer = "allocation.consumer:Consumer"
+worker_consumer = "allocation.entrypoints.worker.consumer:Consumer"
 # Pickle would run whatever it is sent.
 accept_content = ["json"]
 # Outcomes are rows of the database, keyed by the task's id.
@@ -75,6 +78,6 @@ worker_max_memory_per_child = 400_000
 
 # --- logs ---------------------------------------------------------------------------------------
 
-# `allocation.logs` formats every line, Celery's own among them.
+# `allocation.messaging.telemetry.logs` formats every line, Celery's own among them.
 worker_hijack_root_logger = False
 worker_redirect_stdouts = False

@@ -5,12 +5,12 @@ import sys
 
 def main() -> None:
     try:
-        from allocation import cli
+        from allocation.entrypoints.cli import main as command_line
     except ModuleNotFoundError as error:
         if not error.name or error.name.partition(".")[0] in ("allocation", "workers"):
             raise
         sys.exit(f"{error.name} is missing: the service needs the extra, `allocation[server]`")
-    cli.main()
+    command_line.main()
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from functools import cache
 from kombu import Connection
 from sqlalchemy import Engine
 
-from allocation.adapters import database, figures
-from allocation.adapters.broker import connect
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
+from allocation.adapters import metrics
+from allocation.adapters.sql import database
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
+from allocation.messaging.connection import connect
 from allocation.settings import Settings
 
 
@@ -27,7 +28,7 @@ def unit_of_work() -> SqlUnitOfWork:
     """A unit of work on the configured database."""
     # Not `figures.worker().locked`: whoever locks nothing has none of the worker's figures.
     return SqlUnitOfWork(
-        engine(settings().database_url), locked=lambda seconds: figures.worker().locked(seconds)
+        engine(settings().database_url), locked=lambda seconds: metrics.worker().locked(seconds)
     )
 
 

@@ -59,7 +59,7 @@ def _flower(settings: Settings, _name: str) -> None:
 
 
 def _worker(_settings: Settings, _name: str) -> None:
-    from allocation.celery import app
+    from allocation.entrypoints.worker.app import app
 
     node = f"celery@{socket.gethostname()}"
     if not app.control.inspect(destination=[node], timeout=TIMEOUT).ping():

@@ -6,9 +6,10 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from allocation.adapters import broker, roles
+from allocation.adapters.rabbitmq import permissions
+from allocation.messaging import connection
 
-SPOOL_TRANSPORT = "allocation.adapters.spool:Transport"
+SPOOL_TRANSPORT = "allocation.adapters.spool.transport:Transport"
 """kombu loads the embedded broker by this name."""
 
 
@@ -116,13 +117,13 @@ class Settings(BaseSettings):
     @field_validator("broker_url")
     @classmethod
     def _can_be_used(cls, url: str) -> str:
-        broker.address(url)
+        connection.address(url)
         return url
 
     @field_validator("broker_users")
     @classmethod
     def _are_known(cls, users: str) -> str:
-        roles.parse(users)
+        permissions.parse(users)
         return users
 
     @model_validator(mode="after")

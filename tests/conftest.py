@@ -20,7 +20,7 @@ from pytest_celery import (
     CeleryWorkerCluster,
 )
 
-from allocation.adapters import topology
+from allocation.adapters.rabbitmq import topology
 from tests.nodes import BrokerServer, WorkerProcess
 from tests.servers.databases import Databases
 from tests.servers.postgres import PrivatePostgres
@@ -200,7 +200,7 @@ def _templates() -> Iterator[dict[str, str]]:
 def migrated_template(postgres: Databases, _templates: dict[str, str]) -> str:
     """The URL of a database with the newest schema, which nobody may connect to."""
     # Only tests that need a database need the migrations to work.
-    from allocation.adapters.migrations import upgrade
+    from allocation.adapters.sql.migrations import upgrade
 
     if postgres.url not in _templates:
         url = postgres.create_database()

@@ -9,8 +9,8 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import create_engine
 
-from allocation.adapters import figures
-from allocation.api.metrics import Metrics
+from allocation.adapters import metrics
+from allocation.entrypoints.api.resources.metrics import Metrics
 from allocation.views.progress import Backlog
 from workers.metrics import Figures
 from workers.notification.postbox import MailFolder
@@ -82,9 +82,9 @@ def defined() -> dict[str, str]:
     Relay(create_engine("sqlite://"), settings, subscribers["warehouse"])
     Sender(create_engine("sqlite://"), MailFolder(Path()), {}, subscribers["notification"])
     registries = {
-        "worker": figures.WorkerFigures().registry,
-        "relay": figures.RelayFigures().registry,
-        "inbound": figures.InboundFigures().registry,
+        "worker": metrics.WorkerFigures().registry,
+        "relay": metrics.RelayFigures().registry,
+        "inbound": metrics.InboundFigures().registry,
         **subscribers,
     }
     nothing = Backlog(0, 0.0, 0, 0.0, 0, 0, 0)

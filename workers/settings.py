@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from workers import broker
 
-SPOOL_TRANSPORT = "allocation.adapters.spool:Transport"
+SPOOL_TRANSPORT = "allocation.adapters.spool.transport:Transport"
 """kombu loads the embedded broker by this name; nothing of it is imported here."""
 
 

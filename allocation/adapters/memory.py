@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID
 
-from allocation.adapters import contract
+from allocation.contract import codec
 from allocation.domain.books import Allocation, Batch, MemoryBooks
 from allocation.domain.commands import Command, Malformed, meant
 from allocation.domain.events import Event
-from allocation.domain.model import Product
 from allocation.domain.outcomes import Outcome, Refused
-from allocation.unit_of_work import CommandConflict, Message
+from allocation.domain.product import Product
+from allocation.service_layer.unit_of_work import CommandConflict, Message
 
 
 @dataclass
@@ -33,7 +33,7 @@ class MemoryStore:
     batches: dict[str, Batch] = field(default_factory=dict)
     lines: dict[tuple[str, str, int], Allocation] = field(default_factory=dict)
     commands: dict[UUID, _Row] = field(default_factory=dict)
-    outbox: list[Message | contract.Json] = field(default_factory=list)
+    outbox: list[Message | codec.Json] = field(default_factory=list)
     scheduled: dict[Message, datetime] = field(default_factory=dict)
 
 
@@ -110,11 +110,11 @@ class MemoryOutbox:
 
     def add(self, event: Event, cause: Message) -> None:
         self._store.outbox.append(
-            contract.cloud_event(
+            codec.cloud_event(
                 event,
                 time=self._now(),
                 causation_id=cause.id,
-                causation_type=contract.command_name(cause.command),
+                causation_type=codec.command_name(cause.command),
                 correlation_id=cause.correlation_id,
             )
         )

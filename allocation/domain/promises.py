@@ -18,7 +18,7 @@ from allocation.domain.events import (
     Reserved,
 )
 from allocation.domain.outcomes import Fact, Outcome, Plain, Succeeded
-from allocation.domain.preference import (
+from allocation.domain.strategies import (
     EARLIEST_FIRST,
     STRATEGIES,
     Strategy,
@@ -26,7 +26,7 @@ from allocation.domain.preference import (
     first_fit,
     pieces_of,
 )
-from allocation.domain.preference import choice as choice_among
+from allocation.domain.strategies import choice as choice_among
 
 SERVED_AT_ONCE = 500
 """Lines that one command serves, moves or tells at most: it bounds how long it may take."""

@@ -6,7 +6,7 @@ from datetime import date
 
 from sqlalchemy import ColumnElement, Connection, case, exists, func, select
 
-from allocation.adapters.tables import allocations, batches, products, waits
+from allocation.adapters.sql.tables import allocations, batches, products, waits
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import re
 from typing import TypeVar
 
-from allocation.adapters.identifiers import trimmed
+from allocation.contract.identifiers import trimmed
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, select
 
-from allocation.adapters.tables import allocations, batches, products
+from allocation.adapters.sql.tables import allocations, batches, products
 from allocation.views.lines import status_of
 from allocation.views.stock import day
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select, tuple_
 
-from allocation.adapters.tables import allocations, batches, outbox, waits
+from allocation.adapters.sql.tables import allocations, batches, outbox, waits
 from allocation.views import Json, moves
 from allocation.views.stock import day
 

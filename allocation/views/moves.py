@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from allocation.adapters.tables import commands, outbox
+from allocation.adapters.sql.tables import commands, outbox
 from allocation.views import Json
 
 _SHOWN = (

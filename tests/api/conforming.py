@@ -7,9 +7,9 @@ import jsonschema_rs
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from allocation.api.openapi import document
-from allocation.api.problems import CONTENT_TYPE
-from allocation.api.routes import ROUTES
+from allocation.entrypoints.api.description.openapi import document
+from allocation.entrypoints.api.description.routes import ROUTES
+from allocation.entrypoints.api.http.problems import CONTENT_TYPE
 
 
 class ConformingClient(FlaskClient):

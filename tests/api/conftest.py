@@ -10,11 +10,12 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, Row, Select, select
 
 from allocation import bootstrap
-from allocation.adapters import contract, database, migrations, tables
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
-from allocation.api.app import create_app
-from allocation.handlers import decide
-from allocation.unit_of_work import Message
+from allocation.adapters.sql import database, migrations, tables
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
+from allocation.contract import codec
+from allocation.entrypoints.api.app import create_app
+from allocation.service_layer.handlers import decide
+from allocation.service_layer.unit_of_work import Message
 from tests.api.conforming import ConformingClient
 
 Serve = Callable[..., FlaskClient]
@@ -98,7 +99,7 @@ class Worker:
         )
         while rows := self._rows(pending):
             for row in rows:
-                command = contract.parse_command(row.name, row.body)
+                command = codec.parse_command(row.name, row.body)
                 decide(Message(row.id, command, row.correlation_id), SqlUnitOfWork(self._engine))
 
     def _rows(self, statement: Select[Any]) -> Sequence[Row[Any]]:

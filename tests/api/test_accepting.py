@@ -9,8 +9,8 @@ from flask.testing import FlaskClient
 from sqlalchemy import Connection, Engine, ExceptionContext, event, func, select, text
 
 from allocation import bootstrap
-from allocation.adapters import database
-from allocation.adapters.tables import commands, outbox
+from allocation.adapters.sql import database
+from allocation.adapters.sql.tables import commands, outbox
 from tests.api.conftest import Serve, Worker
 
 CHAIR = {"batchref": "batch-1", "sku": "RED-CHAIR", "qty": 10, "eta": "2030-01-31"}

@@ -6,7 +6,7 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, func, select
 
-from allocation.adapters.tables import commands
+from allocation.adapters.sql.tables import commands
 
 BATCH = {"batchref": "batch-1", "sku": "LAMP", "qty": 10}
 LINE = {"orderid": "order-1", "sku": "LAMP", "qty": 3}

@@ -7,11 +7,11 @@ import pytest
 from flask.testing import FlaskClient
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from allocation.adapters import contract
-from allocation.api.answers import schemas
-from allocation.api.openapi import document
-from allocation.api.problems import KINDS, type_uri
-from allocation.api.security import OPEN
+from allocation.contract import codec
+from allocation.entrypoints.api.auth.security import OPEN
+from allocation.entrypoints.api.description.answers import schemas
+from allocation.entrypoints.api.description.openapi import document
+from allocation.entrypoints.api.http.problems import KINDS, type_uri
 
 OF_PAGES = {"pages", "login", "assets"}
 """Blueprints whose answers are for people."""
@@ -77,12 +77,12 @@ def test_bodies_are_described_by_the_contract_itself() -> None:
     whole = paths["/v1/batches"]["post"]["requestBody"]["content"]["application/json"]
     less = paths["/v1/batches/{batchref}"]["patch"]["requestBody"]["content"]["application/json"]
 
-    of_batch = contract.schema("allocation.create_batch")
-    of_change = contract.schema("allocation.change_batch_quantity")
+    of_batch = codec.schema("allocation.create_batch")
+    of_change = codec.schema("allocation.change_batch_quantity")
     parts = ("type", "properties", "required", "additionalProperties")
     assert whole == {
         "schema": {part: of_batch[part] for part in parts},
-        "example": contract.example("allocation.create_batch"),
+        "example": codec.example("allocation.create_batch"),
     }
     assert less == {
         "schema": {
@@ -100,12 +100,12 @@ def test_a_line_is_described_alone_and_among_many() -> None:
     body = document()["paths"]["/v1/allocations"]["post"]["requestBody"]
     described = body["content"]["application/json"]
 
-    of_line = contract.schema("allocation.allocate")
+    of_line = codec.schema("allocation.allocate")
     one, many = described["schema"]["oneOf"]
     parts = ("type", "properties", "required", "additionalProperties")
     assert one == {part: of_line[part] for part in parts}
     assert many["properties"]["lines"]["items"] == one
-    assert described["examples"]["one"]["value"] == contract.example("allocation.allocate")
+    assert described["examples"]["one"]["value"] == codec.example("allocation.allocate")
     for index, example in enumerate(described["examples"].values()):
         jsonschema_rs.validate(described["schema"], example["value"])
         jsonschema_rs.validate((one, many)[index], example["value"])

@@ -5,7 +5,7 @@ import re
 import pytest
 from flask.testing import FlaskClient
 
-from allocation.asyncapi import document, fields
+from allocation.contract.asyncapi import document, fields
 
 
 def test_the_description_is_served_as_it_is(client: FlaskClient) -> None:

@@ -10,8 +10,8 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, text, update
 
-from allocation.adapters import migrations
-from allocation.adapters.tables import commands, outbox
+from allocation.adapters.sql import migrations
+from allocation.adapters.sql.tables import commands, outbox
 from tests.api.conftest import Serve, Worker
 
 LINE = {"orderid": "order-1", "sku": "LAMP", "qty": 3}
@@ -78,7 +78,7 @@ def test_a_database_that_falls_silent_is_found_out_in_time(
     serve: Serve, silent_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes the connection and says nothing: not ready, and the process lives on."""
-    monkeypatch.setattr("allocation.api.database_state.PATIENCE", 0.2)
+    monkeypatch.setattr("allocation.entrypoints.api.http.database_state.PATIENCE", 0.2)
     url = f"postgresql://nobody@127.0.0.1:{silent_port}/nowhere"
     # The settings' key needs no database: without it nobody could say who may see the figures.
     client = serve(database_url=url, api_key="mine")
@@ -170,7 +170,7 @@ def test_while_the_database_is_one_migration_behind_each_answer_says_what_to_do(
 def test_requests_are_answered_as_soon_as_the_database_is_migrated(
     client: FlaskClient, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("allocation.api.database_state.LOOK_EVERY", 0)
+    monkeypatch.setattr("allocation.entrypoints.api.http.database_state.LOOK_EVERY", 0)
     migrations.downgrade(sqlite_url, "0008")
     before = client.post("/v1/allocations", json=LINE)
 

@@ -14,10 +14,8 @@ from flask import Flask
 from sqlalchemy import Engine, select
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from allocation.adapters import contract
-from allocation.adapters.api_keys import ApiKeys
-from allocation.adapters.tables import commands
-from allocation.asyncapi import INTERNAL
+from allocation.adapters.sql.api_keys import ApiKeys
+from allocation.adapters.sql.tables import commands
 from allocation.client import (
     AmqpClient,
     ClientError,
@@ -28,11 +26,13 @@ from allocation.client import (
     Unauthorized,
     Unreachable,
 )
+from allocation.contract import codec
+from allocation.contract.asyncapi import INTERNAL
 from tests.api.conftest import Serve, Worker
 from tests.servers.ports import LOOPBACK, free_ports
 from tests.servers.processes import ROOT
 
-CALLERS = {name.removeprefix("allocation.") for name in contract.COMMANDS.keys() - INTERNAL}
+CALLERS = {name.removeprefix("allocation.") for name in codec.COMMANDS.keys() - INTERNAL}
 OVER_HTTP = sorted(CALLERS - {"dispatch"})
 LINE: dict[str, Any] = {"orderid": "order-1", "sku": "LAMP", "qty": 3}
 
@@ -127,11 +127,11 @@ def test_each_command_arrives_as_the_contracts_example(
     http: HttpClient, engine: Engine, name: str
 ) -> None:
     """Its fields are the method's arguments; the id that is returned is the command's."""
-    example = contract.example(f"allocation.{name}")
+    example = codec.example(f"allocation.{name}")
 
     sent = getattr(http, name)(**example)
 
-    expected = contract.command_body(contract.parse_command(f"allocation.{name}", example))
+    expected = codec.command_body(codec.parse_command(f"allocation.{name}", example))
     assert accepted(engine) == [(sent.id, f"allocation.{name}", expected)]
     assert sent == Outcome(sent.id, "pending", {})
 
@@ -145,7 +145,7 @@ def test_the_methods_are_the_contracts_commands_with_their_fields() -> None:
     }
 
     assert methods == {
-        name: set(contract.schema(f"allocation.{name}")["properties"]) for name in CALLERS
+        name: set(codec.schema(f"allocation.{name}")["properties"]) for name in CALLERS
     }
     assert {name for name in methods if hasattr(HttpClient, name)} == set(OVER_HTTP)
 

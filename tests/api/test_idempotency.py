@@ -6,8 +6,8 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, func, select, update
 
-from allocation.adapters import database
-from allocation.adapters.tables import commands, outbox
+from allocation.adapters.sql import database
+from allocation.adapters.sql.tables import commands, outbox
 from tests.api.conftest import Serve
 
 LINE = {"orderid": "order-1", "sku": "RED-CHAIR", "qty": 3}

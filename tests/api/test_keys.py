@@ -15,10 +15,10 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, select
 from werkzeug.test import TestResponse
 
-from allocation.adapters.api_keys import ApiKeys
-from allocation.adapters.tables import api_keys
-from allocation.api.limits import Limits
-from allocation.api.security import rate_limit
+from allocation.adapters.sql.api_keys import ApiKeys
+from allocation.adapters.sql.tables import api_keys
+from allocation.entrypoints.api.auth.security import rate_limit
+from allocation.entrypoints.api.http.rate_limit import Limits
 from allocation.settings import Settings
 from tests.api.conftest import Serve
 from tests.servers.ports import free_ports
@@ -37,7 +37,7 @@ def run(processes: Callable[..., Process], sqlite_url: str, tmp_path: Path) -> R
     env = {"ALLOCATION_DATABASE_URL": sqlite_url, "ALLOCATION_STATE_DIR": str(tmp_path)}
 
     def start(*arguments: str, status: int = 0) -> str:
-        command = [sys.executable, "-m", "allocation.cli", "keys", *arguments]
+        command = [sys.executable, "-m", "allocation", "keys", *arguments]
         process = processes(command, name="keys", env=env)
         assert process.wait() == status, process.logs()
         return process.logs()
@@ -175,7 +175,7 @@ def test_both_processes_of_the_server_follow_the_keys(
         "ALLOCATION_PORT": str(port),
         "ALLOCATION_LOG_LEVEL": "DEBUG",
     }
-    api = processes([sys.executable, "-m", "allocation.cli", "api"], name="api", env=env)
+    api = processes([sys.executable, "-m", "allocation", "api"], name="api", env=env)
     api.wait_for_log("The API is ready")
 
     def statuses(text: str) -> set[int]:
@@ -221,7 +221,7 @@ def test_beyond_loopback_the_api_starts_with_a_key_of_the_database(
         "ALLOCATION_HOST": "0.0.0.0",
         "ALLOCATION_PORT": str(free_ports(1)[0]),
     }
-    command = [sys.executable, "-m", "allocation.cli", "api"]
+    command = [sys.executable, "-m", "allocation", "api"]
     keyless = processes(command, name="keyless", env=env)
     assert keyless.wait() == 1
 

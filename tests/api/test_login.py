@@ -16,8 +16,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.test import TestResponse
 
-from allocation.adapters.api_keys import ApiKeys
-from allocation.api import sessions
+from allocation.adapters.sql.api_keys import ApiKeys
+from allocation.entrypoints.api.auth import sessions
 from allocation.settings import Settings
 from tests.api.conftest import Serve
 from tests.servers.ports import free_ports
@@ -480,7 +480,7 @@ def test_what_one_process_signs_the_others_take(
         "ALLOCATION_API_WORKERS": "2",
         "ALLOCATION_LOG_LEVEL": "DEBUG",
     }
-    api = processes([sys.executable, "-m", "allocation.cli", "api"], name="api", env=env)
+    api = processes([sys.executable, "-m", "allocation", "api"], name="api", env=env)
     api.wait_for_log("The API is ready")
 
     def request(method: str, path: str, cookie: str, body: str = "") -> http.client.HTTPResponse:

@@ -10,8 +10,8 @@ from flask.testing import FlaskClient
 from sqlalchemy import Connection, Engine, event, func, select, text
 
 from allocation import bootstrap
-from allocation.adapters import database
-from allocation.adapters.tables import commands, outbox
+from allocation.adapters.sql import database
+from allocation.adapters.sql.tables import commands, outbox
 from tests.api.conftest import Serve, Worker
 
 PATH = "/v1/allocations"

@@ -14,11 +14,11 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine
 
 from allocation import bootstrap
-from allocation.adapters import topology
-from allocation.adapters.api_keys import ApiKeys
-from allocation.adapters.dead_letters import LARGEST_BODY
-from allocation.api.pages import operations
-from allocation.celery import app
+from allocation.adapters.rabbitmq import topology
+from allocation.adapters.sql.api_keys import ApiKeys
+from allocation.entrypoints.api.pages import operations
+from allocation.entrypoints.worker.app import app
+from allocation.messaging.dead_letters import LARGEST_BODY
 from tests.api.conftest import Serve
 from tests.api.test_pages import Browser, rows, text
 from tests.servers.ports import free_ports

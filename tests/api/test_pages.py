@@ -13,11 +13,11 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, select
 from werkzeug.test import TestResponse
 
-from allocation.adapters import dead_letters
-from allocation.adapters.api_keys import ApiKeys
-from allocation.adapters.tables import commands
-from allocation.api import problems
-from allocation.api.pages import batches, reasons, words
+from allocation.adapters.sql.api_keys import ApiKeys
+from allocation.adapters.sql.tables import commands
+from allocation.entrypoints.api.http import problems
+from allocation.entrypoints.api.pages import batches, reasons, template_filters
+from allocation.messaging import dead_letters
 from tests.api.conftest import Serve, Worker
 
 TODAY = datetime.now(UTC).date()
@@ -647,11 +647,15 @@ def test_an_order_shows_its_customer_and_a_split_line_as_one_with_parts(
     ],
 )
 def test_times_are_written_as_people_write_them(given: Any, shown: str, exact: str) -> None:
-    assert words.when(given) == f'<time datetime="{exact}" title="{exact}">{shown}</time>'
+    assert (
+        template_filters.when(given) == f'<time datetime="{exact}" title="{exact}">{shown}</time>'
+    )
 
 
 def test_what_is_no_time_stays_as_it_is() -> None:
-    assert [words.when(given) for given in ("<b>soon</b>", "0001-01-01T00:00:00+14:00")] == [
+    assert [
+        template_filters.when(given) for given in ("<b>soon</b>", "0001-01-01T00:00:00+14:00")
+    ] == [
         *("<b>soon</b>", "0001-01-01T00:00:00+14:00"),
     ]
 
@@ -664,7 +668,7 @@ def test_what_is_no_time_stays_as_it_is() -> None:
     ],
 )
 def test_durations_have_the_unit_that_says_enough(seconds: float, said: str) -> None:
-    assert words.duration(seconds) == said
+    assert template_filters.duration(seconds) == said
 
 
 def test_every_reason_has_a_sentence_for_people() -> None:

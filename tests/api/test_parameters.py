@@ -15,8 +15,8 @@ from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Response
 
 from allocation import bootstrap
-from allocation.adapters import topology
-from allocation.api.parameters import LONGEST
+from allocation.adapters.rabbitmq import topology
+from allocation.entrypoints.api.http.parameters import LONGEST
 from tests.api.conftest import Serve, Worker
 
 UNUSABLE = {

@@ -14,8 +14,8 @@ from werkzeug.http import parse_options_header
 from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Response
 
-from allocation.adapters.tables import batches, products
-from allocation.api.app import create_app
+from allocation.adapters.sql.tables import batches, products
+from allocation.entrypoints.api.app import create_app
 from tests.api.conftest import Serve, Worker
 
 IDS = [

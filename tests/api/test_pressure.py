@@ -9,8 +9,8 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, func, select, update
 
-from allocation.adapters import database
-from allocation.adapters.tables import commands, outbox
+from allocation.adapters.sql import database
+from allocation.adapters.sql.tables import commands, outbox
 from tests.api.conftest import Serve
 from tests.servers.processes import Process
 from tests.waiting import eventually
@@ -43,7 +43,7 @@ def test_while_the_relay_is_stopped_commands_are_put_off_and_then_taken_again(
 ) -> None:
     """A real relay: 503 a while after it ends, 202 once it has caught up; a repeat is answered."""
     env = {"ALLOCATION_DATABASE_URL": sqlite_url, "ALLOCATION_STATE_DIR": str(tmp_path)}
-    command = [sys.executable, "-m", "allocation.cli"]
+    command = [sys.executable, "-m", "allocation"]
     assert processes([*command, "topology"], name="topology", env=env).wait() == 0
     relay = processes([*command, "relay"], name="relay", env=env)
     relay.wait_for_log("ready: relaying")

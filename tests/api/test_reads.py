@@ -10,10 +10,10 @@ from flask.testing import FlaskClient
 from sqlalchemy import Connection, Engine, event, insert, text, update
 
 from allocation import bootstrap, views
-from allocation.adapters import database
-from allocation.adapters.tables import allocations, batches, products
+from allocation.adapters.sql import database
+from allocation.adapters.sql.tables import allocations, batches, products
 from allocation.domain.books import Batch
-from allocation.domain.preference import STRATEGIES
+from allocation.domain.strategies import STRATEGIES
 from allocation.views import catalogue, lines, moves, progress, stock
 from tests.api.conftest import Serve, Worker
 

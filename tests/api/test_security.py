@@ -3,7 +3,7 @@
 import pytest
 from flask.testing import FlaskClient
 
-from allocation.api.security import is_loopback
+from allocation.entrypoints.api.auth.security import is_loopback
 from tests.api.conftest import Serve
 
 KEY = "a key, with all rights: ü"

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, func, select
 
-from allocation.adapters.tables import commands
+from allocation.adapters.sql.tables import commands
 from tests.servers.ports import free_ports
 from tests.servers.processes import Process
 from tests.waiting import eventually
 
 StartProcess = Callable[..., Process]
-COMMAND = [sys.executable, "-m", "allocation.cli", "api"]
+COMMAND = [sys.executable, "-m", "allocation", "api"]
 LINE = {"orderid": "order-1", "sku": "LAMP", "qty": 3}
 
 

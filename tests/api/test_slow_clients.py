@@ -17,14 +17,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allocation.api import bodies, slow_clients
-from allocation.api.slow_clients import Arrival, Refused
+from allocation.entrypoints.api.http import parsing, slow_clients
+from allocation.entrypoints.api.http.slow_clients import Arrival, Refused
 from tests.servers.ports import free_ports
 from tests.servers.processes import Process
 from tests.waiting import eventually
 
 EACH = 40  # connections of each kind: more than the API has threads
-API = "from allocation import cli; from allocation.api import slow_clients as slow; {}; cli.main()"
+API = (
+    "from allocation.entrypoints.cli import main as cli;"
+    " from allocation.entrypoints.api.http import slow_clients as slow; {}; cli.main()"
+)
 
 HEAD = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 SLOW = {
@@ -241,7 +244,7 @@ def test_a_client_that_waits_for_100_continue_gets_it(start: Callable[[str], Api
     ("version", "fields", "body", "statuses"),
     [
         (b"1.1", b"Content-Length: %040d\r\n", b"{}", ["422"]),
-        (b"1.1", b"Content-Length: %d\r\n", b'"%s"' % (b"x" * (bodies.LIMIT - 1)), ["413"]),
+        (b"1.1", b"Content-Length: %d\r\n", b'"%s"' % (b"x" * (parsing.LIMIT - 1)), ["413"]),
         (b"1.1", b"Expect: 100-continue\r\nContent-Length: %d\r\n", b"{}", ["100", "422"]),
         (b"1.0", b"Expect: 100-continue\r\nContent-Length: %d\r\n", b"{}", ["422"]),
     ],
@@ -270,7 +273,7 @@ def test_a_body_too_large_is_not_asked_for() -> None:
     head = HEAD + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n"
 
     with pytest.raises(Refused) as refused:
-        Arrival(head % (2 * bodies.LIMIT))
+        Arrival(head % (2 * parsing.LIMIT))
 
     assert refused.value.status == 413
 
@@ -352,7 +355,7 @@ def test_a_request_is_whole_at_its_last_byte(
     ("pieces", "status"),
     [
         ([b"GET / HTTP/1.1\r\n", b"x: " + b"y" * slow_clients.HEAD_BYTES], 431),
-        ([HEAD + b"Content-Length: 999999999\r\n\r\n"] + [b"x" * bodies.LIMIT] * 9, 413),
+        ([HEAD + b"Content-Length: 999999999\r\n\r\n"] + [b"x" * parsing.LIMIT] * 9, 413),
         ([HEAD + b"Transfer-Encoding: chunked\r\n\r\n"] + [b"fffff\r\n" + b"x" * 2**20] * 9, 413),
     ],
     ids=["headers", "body", "chunks"],
@@ -369,4 +372,4 @@ def test_what_is_far_too_large_is_refused_and_not_held(pieces: list[bytes], stat
         come()
 
     assert refused.value.status == status
-    assert max(sizes) <= 2 * bodies.LIMIT + 1000
+    assert max(sizes) <= 2 * parsing.LIMIT + 1000

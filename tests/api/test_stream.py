@@ -24,15 +24,15 @@ from sqlalchemy import Engine, func, select, update
 from werkzeug.test import TestResponse
 
 from allocation import bootstrap
-from allocation.adapters import database, migrations, retention
-from allocation.adapters.api_keys import REMEMBERED, ApiKeys
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
-from allocation.adapters.tables import outbox
-from allocation.api import listener, live_events, stream
-from allocation.api.live_events import LiveEvents
+from allocation.adapters.sql import database, migrations, retention
+from allocation.adapters.sql.api_keys import REMEMBERED, ApiKeys
+from allocation.adapters.sql.tables import outbox
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, Command, CreateBatch
-from allocation.handlers import decide
-from allocation.unit_of_work import Message
+from allocation.entrypoints.api.resources import listener, live_events, stream
+from allocation.entrypoints.api.resources.live_events import LiveEvents
+from allocation.service_layer.handlers import decide
+from allocation.service_layer.unit_of_work import Message
 from tests.api.conftest import Serve
 from tests.api.listening import Ear
 from tests.faults.gates import Gate
@@ -43,7 +43,7 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
 
-COMMAND = [sys.executable, "-m", "allocation.cli", "api"]
+COMMAND = [sys.executable, "-m", "allocation", "api"]
 
 
 class House:

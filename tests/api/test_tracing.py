@@ -4,7 +4,7 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, select
 
-from allocation.adapters.tables import outbox
+from allocation.adapters.sql.tables import outbox
 
 GIVEN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 CHAIR = {"batchref": "batch-1", "sku": "RED-CHAIR", "qty": 10}

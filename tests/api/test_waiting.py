@@ -10,12 +10,12 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, event, select
 
 from allocation import bootstrap
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
-from allocation.adapters.tables import commands
-from allocation.api.waiting import Outcomes, OutcomeWaiter, Preference, preference
+from allocation.adapters.sql.tables import commands
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate
-from allocation.handlers import fail
-from allocation.unit_of_work import Message
+from allocation.entrypoints.api.http.waiting import Outcomes, OutcomeWaiter, Preference, preference
+from allocation.service_layer.handlers import fail
+from allocation.service_layer.unit_of_work import Message
 from tests.api.conftest import Serve, Worker
 
 WAIT = {"Prefer": "wait=10"}

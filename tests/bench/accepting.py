@@ -100,7 +100,7 @@ class Accepting:
         ]
 
     def _start_bare(self, port: int) -> None:
-        # As `allocation.api.server` runs the real one.
+        # As `allocation.entrypoints.api.server` runs the real one.
         options = "--workers=2 --threads=8 --worker-class=gthread --limit-request-line=8190"
         command = [
             *("-m", "gunicorn", *options.split(), "--log-level=warning"),

@@ -8,12 +8,12 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Engine
 
-from allocation.adapters import database
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
+from allocation.adapters.sql import database
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Command
 from allocation.domain.outcomes import Outcome
-from allocation.handlers import decide
-from allocation.unit_of_work import Message
+from allocation.service_layer.handlers import decide
+from allocation.service_layer.unit_of_work import Message
 
 
 class Decider:

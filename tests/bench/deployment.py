@@ -14,10 +14,10 @@ SUBSCRIBERS = ("warehouse.events", "notification.events")
 # As in compose.yaml; task events are on by celeryconfig.
 _COMMANDS = {
     "worker": ["-m", "celery", "-A", "allocation", "worker", "--concurrency=2"],
-    "relay": ["-m", "allocation.cli", "relay"],
+    "relay": ["-m", "allocation", "relay"],
     "warehouse": ["-m", "workers.warehouse"],
     "notification": ["-m", "workers.notification"],
-    "api": ["-m", "allocation.cli", "api"],
+    "api": ["-m", "allocation", "api"],
 }
 _READY = {
     "worker": r"@\S+ ready",
@@ -96,7 +96,7 @@ class Deployment:
 
     def check(self) -> None:
         """`allocation check`: raises RuntimeError with what it prints when the books are wrong."""
-        run("allocation.cli", "check", env=self.environment)
+        run("allocation", "check", env=self.environment)
 
     def close(self) -> None:
         """End everything at once, and drop the databases: nothing of them is needed any more."""

@@ -101,4 +101,4 @@ class Growth:
 
 
 def _check(database: str) -> None:
-    run("allocation.cli", "check", env={"ALLOCATION_DATABASE_URL": database})
+    run("allocation", "check", env={"ALLOCATION_DATABASE_URL": database})

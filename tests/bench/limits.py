@@ -57,7 +57,7 @@ class AllocateLimit:
 
     def check(self) -> None:
         """Raises RuntimeError when `allocation check` finds its books wrong."""
-        run("allocation.cli", "check", env={"ALLOCATION_DATABASE_URL": self._database})
+        run("allocation", "check", env={"ALLOCATION_DATABASE_URL": self._database})
 
     def _faster_kind(self, skus: list[str]) -> str:
         """Processes or threads: what is faster here with all connections, taken in turns."""

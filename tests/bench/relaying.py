@@ -6,7 +6,7 @@ from collections.abc import Collection
 import amqp
 from kombu import Connection
 
-from allocation import relay
+from allocation.entrypoints import relay
 from tests.bench import committed
 from tests.bench.bench import Bench
 from tests.bench.deployment import SUBSCRIBERS, Deployment

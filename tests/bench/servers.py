@@ -42,7 +42,7 @@ class Servers:
         self.postgres.start()
         self.rabbitmq.start()
         self._template = self.postgres.create_database()
-        run("allocation.cli", "migrate", env={"ALLOCATION_DATABASE_URL": self._template})
+        run("allocation", "migrate", env={"ALLOCATION_DATABASE_URL": self._template})
 
     def database(self) -> str:
         """The URL of a new database with the tables of `allocation migrate`."""
@@ -57,7 +57,7 @@ class Servers:
     def broker(self) -> str:
         """The URL of a new virtual host with the queues of `allocation topology`."""
         url = self.rabbitmq.create_vhost()
-        run("allocation.cli", "topology", env={"ALLOCATION_BROKER_URL": url})
+        run("allocation", "topology", env={"ALLOCATION_BROKER_URL": url})
         return url
 
     def process(self, command: list[str], name: str, env: Mapping[str, str]) -> Process:

@@ -66,7 +66,7 @@ class Shrinking:
     def figures(self) -> list[Figure]:
         self._bench.show.step("shrink: proving the books")
         for database in (self._few_database, self._many_database):
-            run("allocation.cli", "check", env={"ALLOCATION_DATABASE_URL": database})
+            run("allocation", "check", env={"ALLOCATION_DATABASE_URL": database})
         return [
             Figure(
                 name=f"growth: shrink a batch of {self._holds:,} lines, and {MOVED} move",

@@ -49,7 +49,7 @@ def _service(folder: Path) -> Iterator[str]:
     """`allocation up` on the embedded default; its address."""
     port, flower = free_ports(2)
     up = Process(
-        [sys.executable, "-m", "allocation.cli", "up"],
+        [sys.executable, "-m", "allocation", "up"],
         log=folder / "up.log",
         env={
             "ALLOCATION_STATE_DIR": str(folder / "state"),

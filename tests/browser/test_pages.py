@@ -9,8 +9,8 @@ from axe_playwright_python.sync_playwright import Axe
 from kombu import Connection
 from playwright.sync_api import Page, expect
 
-from allocation.adapters import topology
-from allocation.celery import app
+from allocation.adapters.rabbitmq import topology
+from allocation.entrypoints.worker.app import app
 from tests.browser.conftest import Visits
 from tests.e2e.conftest import House
 from tests.waiting import eventually
@@ -127,7 +127,7 @@ def test_who_is_logged_in_has_the_menu_in_one_line_and_tries_the_api_out(
     visits: Visits, house: House
 ) -> None:
     """The page of the API has the reader's colours, and a way back."""
-    made = house.run("-m", "allocation.cli", "keys", "create", "me", "--yes").logs()
+    made = house.run("-m", "allocation", "keys", "create", "me", "--yes").logs()
     [key] = re.findall(r"alloc_\S+", made)
     for visit in visits("404"):
         if visit.look not in ("390-dark", "1440-light"):

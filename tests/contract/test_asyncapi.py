@@ -9,12 +9,12 @@ import jsonschema_rs
 import pytest
 from kombu.message import Message
 
-from allocation import asyncapi
-from allocation.adapters import topology
-from allocation.admission import check
-from allocation.api import openapi
-from allocation.asyncapi import document
-from allocation.celery import app
+from allocation.adapters.rabbitmq import topology
+from allocation.contract import asyncapi
+from allocation.contract.asyncapi import document
+from allocation.entrypoints.api.description import openapi
+from allocation.entrypoints.worker.admission import check
+from allocation.entrypoints.worker.app import app
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = ROOT / "allocation" / "contract"

@@ -8,7 +8,7 @@ from uuid import UUID
 import jsonschema_rs
 import pytest
 
-from allocation.adapters import contract, identifiers, inbound_events
+from allocation.contract import codec, identifiers, inbound_events
 from allocation.domain.commands import Command, CreateBatch, Malformed
 from allocation.domain.events import (
     Allocated,
@@ -26,22 +26,22 @@ from allocation.domain.events import (
     WrittenOff,
 )
 
-FOLDER = Path(contract.__file__).parents[1] / "contract"
-NAMES = [*contract.COMMANDS, *contract.EVENT_TYPES.values(), *inbound_events.TYPES]
+FOLDER = Path(codec.__file__).parents[1] / "contract"
+NAMES = [*codec.COMMANDS, *codec.EVENT_TYPES.values(), *inbound_events.TYPES]
 
 
 def definitions(name: str) -> dict[str, object]:
     """The fields of a command, or of the data of an event, ours or another system's."""
-    properties = contract.schema(name)["properties"]
-    return dict(properties if name in contract.COMMANDS else properties["data"]["properties"])
+    properties = codec.schema(name)["properties"]
+    return dict(properties if name in codec.COMMANDS else properties["data"]["properties"])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_schema_is_valid_and_its_example_keeps_it(name: str) -> None:
     """The example is what a reader copies."""
-    jsonschema_rs.meta.validate(contract.schema(name))
+    jsonschema_rs.meta.validate(codec.schema(name))
 
-    assert contract.violations(name, contract.example(name)) == []
+    assert codec.violations(name, codec.example(name)) == []
 
 
 def test_there_is_a_schema_and_an_example_for_every_command_and_event_and_no_other() -> None:
@@ -51,10 +51,10 @@ def test_there_is_a_schema_and_an_example_for_every_command_and_event_and_no_oth
     inbound = {path.name for path in (FOLDER / "inbound").iterdir()}
 
     kinds = ("schema", "example")
-    stems = [name.removeprefix("allocation.") for name in contract.COMMANDS]
+    stems = [name.removeprefix("allocation.") for name in codec.COMMANDS]
     assert commands == {f"{stem}.{kind}.json" for stem in stems for kind in kinds}
     assert events == {
-        f"{name}.{kind}.json" for name in contract.EVENT_TYPES.values() for kind in kinds
+        f"{name}.{kind}.json" for name in codec.EVENT_TYPES.values() for kind in kinds
     }
     assert inbound == {f"{name}.{kind}.json" for name in inbound_events.TYPES for kind in kinds}
 
@@ -70,31 +70,31 @@ def test_one_name_has_one_shape_everywhere(field: str) -> None:
     assert (len(new), len(known)) == (1, 1)
 
 
-@pytest.mark.parametrize("name", contract.COMMANDS)
+@pytest.mark.parametrize("name", codec.COMMANDS)
 def test_a_command_survives_the_wire(name: str) -> None:
     """What is sent is what is understood."""
-    command = contract.parse_command(name, contract.example(name))
+    command = codec.parse_command(name, codec.example(name))
 
-    assert contract.command_name(command) == name
-    assert contract.parse_command(name, contract.command_body(command)) == command
+    assert codec.command_name(command) == name
+    assert codec.parse_command(name, codec.command_body(command)) == command
 
 
-@pytest.mark.parametrize("name", contract.COMMANDS)
+@pytest.mark.parametrize("name", codec.COMMANDS)
 def test_each_missing_field_and_each_foreign_one_is_named(name: str) -> None:
     """A caller learns what to mend."""
-    example = contract.example(name)
-    for field in contract.schema(name)["required"]:
+    example = codec.example(name)
+    for field in codec.schema(name)["required"]:
         body = {key: value for key, value in example.items() if key != field}
-        assert contract.violations(name, body) == [contract.Violation(field, "is missing")]
+        assert codec.violations(name, body) == [codec.Violation(field, "is missing")]
 
-    assert contract.violations(name, example | {"colour": 1}) == [
-        contract.Violation("colour", "is not a field of this command")
+    assert codec.violations(name, example | {"colour": 1}) == [
+        codec.Violation("colour", "is not a field of this command")
     ]
 
 
 def test_a_whole_number_written_with_a_point_is_a_whole_number() -> None:
     """JSON knows one kind of number."""
-    command = contract.parse_command(
+    command = codec.parse_command(
         "allocation.create_batch", {"batchref": "b", "sku": "s", "qty": 3.0, "eta": "2030-01-31"}
     )
 
@@ -117,7 +117,7 @@ def test_a_whole_number_written_with_a_point_is_a_whole_number() -> None:
 )
 def test_what_cannot_be_stored_is_malformed(body: dict[str, object], field: str) -> None:
     """And what is kept of it is plain ASCII."""
-    command: Command = contract.parse_command("allocation.create_batch", body)
+    command: Command = codec.parse_command("allocation.create_batch", body)
 
     assert isinstance(command, Malformed)
     assert command.field == field
@@ -146,8 +146,8 @@ EVENTS: list[Event] = [
 ]
 
 
-def told(event: Event) -> contract.Json:
-    return contract.cloud_event(
+def told(event: Event) -> codec.Json:
+    return codec.cloud_event(
         event,
         time=datetime(2030, 1, 1, tzinfo=UTC),
         causation_id=UUID(int=1),
@@ -161,7 +161,7 @@ def test_every_event_is_told_within_its_contract(event: Event) -> None:
     """With the product's number and the ids of its causes, and the same id each time."""
     body = told(event)
 
-    assert contract.violations(body["type"], body) == []
+    assert codec.violations(body["type"], body) == []
     assert (body["sequence"], body["subject"]) == (event.sequence, "LAMP")
     assert (body["causationid"], body["correlationid"]) == (str(UUID(int=1)), str(UUID(int=2)))
     assert told(event)["id"] == body["id"]
@@ -185,9 +185,9 @@ def test_what_senders_of_a_release_send_is_still_understood(release: Path) -> No
     """A new field of a command is optional, for ever."""
     then = json.loads(release.read_text())
 
-    for name in then.keys() & contract.COMMANDS.keys():
-        assert contract.violations(name, then[name]["example"]) == []
-        assert contract.schema(name)["required"] == then[name]["schema"]["required"]
+    for name in then.keys() & codec.COMMANDS.keys():
+        assert codec.violations(name, then[name]["example"]) == []
+        assert codec.schema(name)["required"] == then[name]["schema"]["required"]
     assert then.keys() <= set(NAMES)
 
 
@@ -196,8 +196,8 @@ def test_readers_of_a_release_find_in_events_all_that_they_knew(release: Path) -
     """A field may be added; to take one away, or to change one, is a new version of the event."""
     then = json.loads(release.read_text().replace(WITHOUT_SLASH, WITH_SLASH))
 
-    for name in then.keys() - contract.COMMANDS.keys():
-        now, before = contract.schema(name), then[name]["schema"]
+    for name in then.keys() - codec.COMMANDS.keys():
+        now, before = codec.schema(name), then[name]["schema"]
         assert set(before["required"]) <= set(now["required"])
         data = before["properties"]["data"]
         assert set(data["required"]) <= set(now["properties"]["data"]["required"])

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from allocation.adapters import contract, identifiers, inbound_events
-from allocation.adapters.contract import Violation
+from allocation.contract import codec, identifiers, inbound_events
+from allocation.contract.codec import Violation
 
 BROUGHT = [
     ("allocation.create_batch", "batchref"),
@@ -49,11 +49,11 @@ UNSTORABLE = {
 GOOD = ["SO/2026/001", "/", "...", "E 9", "żółw", "100%", "a%2Fb", "漢", "🪑", "é", "x" * 255, "-1"]
 IDS = {"orderid", "sku", "batchref"}
 KNOWN = [
-    *((name, field) for name in contract.COMMANDS for field in contract.schema(name)["properties"]),
+    *((name, field) for name in codec.COMMANDS for field in codec.schema(name)["properties"]),
     *(
         (name, field)
-        for name in (*contract.EVENT_TYPES.values(), *inbound_events.TYPES)
-        for field in contract.schema(name)["properties"]["data"]["properties"]
+        for name in (*codec.EVENT_TYPES.values(), *inbound_events.TYPES)
+        for field in codec.schema(name)["properties"]["data"]["properties"]
     ),
 ]
 LOOKED_UP = sorted({each for each in KNOWN if each[1] in IDS} - set(BROUGHT))
@@ -61,15 +61,15 @@ LOOKED_UP = sorted({each for each in KNOWN if each[1] in IDS} - set(BROUGHT))
 
 def body_with(name: str, **fields: object) -> dict[str, Any]:
     """The contract's example, with these fields, or data."""
-    example = contract.example(name)
-    if name in contract.COMMANDS:
+    example = codec.example(name)
+    if name in codec.COMMANDS:
         return example | fields
     return example | {"data": example["data"] | fields}
 
 
 def refused(name: str, field: str, texts: Iterable[str]) -> list[str]:
     """The texts that the contract refuses as this field."""
-    return [text for text in texts if contract.violations(name, body_with(name, **{field: text}))]
+    return [text for text in texts if codec.violations(name, body_with(name, **{field: text}))]
 
 
 @pytest.mark.parametrize(("name", "field"), BROUGHT)
@@ -80,9 +80,7 @@ def test_a_new_id_that_could_be_mistaken_for_another_is_refused(
     """Its field is named, and the problem says what is wrong without repeating it."""
     problem = (ODD | UNSTORABLE)[text]
 
-    assert contract.violations(name, body_with(name, **{field: text})) == [
-        Violation(field, problem)
-    ]
+    assert codec.violations(name, body_with(name, **{field: text})) == [Violation(field, problem)]
 
 
 @pytest.mark.parametrize(("name", "field"), BROUGHT)
@@ -100,12 +98,12 @@ def test_an_id_that_is_stored_stays_usable(name: str, field: str) -> None:
 def test_a_sku_in_a_line_of_an_order_is_looked_up() -> None:
     body = body_with("allocation.allocate_order", lines=[{"sku": "E9 ", "qty": 1}])
 
-    assert contract.violations("allocation.allocate_order", body) == []
+    assert codec.violations("allocation.allocate_order", body) == []
 
 
 def test_the_pattern_says_nothing_that_the_rule_does_not_say() -> None:
     """Tools that know no format named identifier refuse less, never something else."""
-    schema = contract.schema("allocation.create_batch")["properties"]["sku"]
+    schema = codec.schema("allocation.create_batch")["properties"]["sku"]
 
     against = [
         character
@@ -121,7 +119,7 @@ def test_the_pattern_says_nothing_that_the_rule_does_not_say() -> None:
 
 @pytest.mark.parametrize("text", [" E9", "E9 "])
 def test_the_pattern_refuses_a_space_around_an_id(text: str) -> None:
-    schema = contract.schema("allocation.create_batch")["properties"]["sku"]
+    schema = codec.schema("allocation.create_batch")["properties"]["sku"]
 
     assert re.fullmatch(schema["pattern"], text) is None
 
@@ -130,7 +128,7 @@ def test_a_customer_is_in_the_callers_own_words() -> None:
     """Nothing is looked up by it: only control characters are refused."""
     words = body_with("allocation.allocate", customer=" ACME / Łódź\N{ZERO WIDTH JOINER}.")
 
-    assert contract.violations("allocation.allocate", words) == []
-    assert contract.violations("allocation.allocate", words | {"customer": "a\nb"}) == [
+    assert codec.violations("allocation.allocate", words) == []
+    assert codec.violations("allocation.allocate", words | {"customer": "a\nb"}) == [
         Violation("customer", "has a control character U+000A")
     ]

@@ -9,9 +9,8 @@ from uuid import UUID, uuid5
 import pytest
 from kombu.message import Message as Delivered
 
-from allocation.adapters import contract, inbound_events
-from allocation.adapters.dead_letters import LARGEST_BODY
-from allocation.adapters.inbound_events import Inadmissible, read
+from allocation.contract import codec, inbound_events
+from allocation.contract.inbound_events import Inadmissible, read
 from allocation.domain.commands import (
     ChangeBatchEta,
     ChangeBatchQuantity,
@@ -19,7 +18,8 @@ from allocation.domain.commands import (
     Dispatch,
     WriteOff,
 )
-from allocation.unit_of_work import Message
+from allocation.messaging.dead_letters import LARGEST_BODY
+from allocation.service_layer.unit_of_work import Message
 
 QUANTITY = "batch.quantity_changed.v1"
 JSON = {"content_type": "application/cloudevents+json"}
@@ -35,7 +35,7 @@ COMMANDS: dict[str, Command] = {
 
 def event(kind: str = QUANTITY, **changes: object) -> dict[str, Any]:
     """The contract's example, with other fields."""
-    return contract.example(kind) | changes
+    return codec.example(kind) | changes
 
 
 def quantity(batchref: object, qty: object) -> dict[str, Any]:
@@ -113,7 +113,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str, str]] = {
         "batch.quantity_changed.v2",
     ),
     "our own event": (
-        contract.example("allocation.allocated.v1"),
+        codec.example("allocation.allocated.v1"),
         {},
         "unknown type",
         "allocation.allocated.v1",

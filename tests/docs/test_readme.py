@@ -2,7 +2,7 @@
 
 from kombu import Connection, Exchange, Queue
 
-from allocation.adapters import topology
+from allocation.adapters.rabbitmq import topology
 from tests.docs.blocks import beginning, blocks
 from tests.servers.processes import ROOT
 from tests.waiting import eventually

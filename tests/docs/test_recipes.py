@@ -15,8 +15,8 @@ DECIDE = """
 from uuid import uuid4
 from allocation import bootstrap
 from allocation.domain.commands import CreateBatch, Recall
-from allocation.handlers import decide
-from allocation.unit_of_work import Message
+from allocation.service_layer.handlers import decide
+from allocation.service_layer.unit_of_work import Message
 
 for command in (CreateBatch("b1", "LAMP", 1), Recall("LAMP", "it may catch fire")):
     outcome = decide(Message(uuid4(), command, uuid4()), bootstrap.unit_of_work())

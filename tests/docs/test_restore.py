@@ -11,11 +11,12 @@ import pytest
 from kombu import Connection
 from sqlalchemy import Engine, make_url, text
 
-from allocation.adapters import database, topology
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
+from allocation.adapters.rabbitmq import topology
+from allocation.adapters.sql import database
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, Command, CreateBatch
-from allocation.handlers import accept, decide
-from allocation.unit_of_work import Message
+from allocation.service_layer.handlers import accept, decide
+from allocation.service_layer.unit_of_work import Message
 from tests.integration.conftest import Service, service
 from tests.servers.databases import Databases
 from tests.servers.postgres import find_binaries

@@ -112,7 +112,7 @@ def test_the_picture_of_the_flow_is_that_of_the_readme() -> None:
 
 
 def test_the_pages_name_only_files_and_tests_that_are_there() -> None:
-    """In code: `allocation/relay.py`, `tests/storage/test_race.py::test_...`.
+    """In code: `allocation/entrypoints/relay.py`, `tests/storage/test_race.py::test_...`.
 
     Recipes make files, which they name by a comment.
     """

@@ -13,7 +13,8 @@ import pytest
 from kombu import Connection
 from sqlalchemy import Engine
 
-from allocation.adapters import database, topology
+from allocation.adapters.rabbitmq import topology
+from allocation.adapters.sql import database
 from tests.servers.ports import free_ports
 from tests.servers.processes import Process
 from tests.waiting import eventually
@@ -87,13 +88,13 @@ def house(
         topology.declare(connection)
     python = sys.executable
     commands = {
-        "api": ([python, "-m", "allocation.cli", "api"], "ready at"),
+        "api": ([python, "-m", "allocation", "api"], "ready at"),
         "worker": (
             [python, "-m", "celery", "-A", "allocation", "worker", "-c2", "--without-mingle"],
             "ready",
         ),
-        "relay": ([python, "-m", "allocation.cli", "relay"], "ready: relaying"),
-        "inbound": ([python, "-m", "allocation.cli", "inbound"], "ready: consuming"),
+        "relay": ([python, "-m", "allocation", "relay"], "ready: relaying"),
+        "inbound": ([python, "-m", "allocation", "inbound"], "ready: consuming"),
         "warehouse": ([python, "-m", "workers.warehouse"], "ready: consuming"),
         "notification": ([python, "-m", "workers.notification"], "ready: consuming"),
     }

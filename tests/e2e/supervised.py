@@ -6,7 +6,7 @@ A command whose name ends with `?` is never ready.
 import os
 import sys
 
-from allocation.supervisor import Command, Supervisor
+from allocation.entrypoints.cli.supervisor import Command, Supervisor
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import pytest
 from kombu import Connection, Exchange, Queue
 from sqlalchemy import text
 
-from allocation import check
+from allocation.adapters.sql import check
 from tests.e2e.conftest import House
 from tests.integration.conftest import BareClient
 from tests.waiting import eventually
@@ -63,7 +63,7 @@ def test_a_smaller_batch_moves_the_order_and_everybody_hears_of_it(
     ]
     eventually(lambda: picks(house) == [("early", "cancelled"), ("later", "open")], what="picks")
     eventually(lambda: subjects(house) == ["Order order-1 moved to batch later"], what="the mail")
-    proof = house.run("-m", "allocation.cli", "check")
+    proof = house.run("-m", "allocation", "check")
     assert proof.returncode == 0
     assert [line.split()[0] for line in proof.logs().splitlines()] == ["holds"] * len(check.PROOFS)
 

@@ -62,7 +62,7 @@ def test_the_lines_send_a_command_and_hear_what_came_of_it(house: House, program
     )
     path = f"/v1/commands/{sending.logs().split()[1]}"
     eventually(lambda: house.ask("GET", path)[1].get("status") == "succeeded", what="the outcome")
-    assert house.run("-m", "allocation.cli", "dead", "list").logs() == (
+    assert house.run("-m", "allocation", "dead", "list").logs() == (
         "There are no such dead letters.\n"
     )
 

@@ -22,8 +22,8 @@ from pathlib import Path
 import pytest
 from kombu import Connection
 
-from allocation import check
-from allocation.adapters import topology
+from allocation.adapters.rabbitmq import topology
+from allocation.adapters.sql import check
 from allocation.settings import SPOOL_TRANSPORT
 from tests.e2e.test_flower import ask
 from tests.scraping import exported, names, page
@@ -52,7 +52,7 @@ def allocation(processes: Callable[..., Process], environment: dict[str, str]) -
     """Starts `allocation` with these arguments."""
 
     def start(*arguments: str, **changes: str) -> Process:
-        command = [sys.executable, "-m", "allocation.cli", *arguments]
+        command = [sys.executable, "-m", "allocation", *arguments]
         return processes(command, name=arguments[0], env=environment | changes)
 
     return start
@@ -77,7 +77,7 @@ def on_terminal(
     environment: dict[str, str], *arguments: str, columns: int = 80
 ) -> AbstractContextManager[tuple["subprocess.Popen[bytes]", Callable[[], str]]]:
     """`allocation` on a terminal of its own, as `screen_of`."""
-    command = [sys.executable, "-m", "allocation.cli", *arguments]
+    command = [sys.executable, "-m", "allocation", *arguments]
     return screen_of(command, environment, columns=columns)
 
 
@@ -273,7 +273,7 @@ def test_two_up_do_not_share_a_folder_and_a_closed_pipe_ends_the_one_that_runs(
     )
     reading, writing = os.pipe()
     first = subprocess.Popen(
-        [sys.executable, "-m", "allocation.cli", "up"],
+        [sys.executable, "-m", "allocation", "up"],
         stdout=writing,
         stderr=subprocess.STDOUT,
         env=clean_environment() | environment,

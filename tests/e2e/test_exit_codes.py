@@ -16,10 +16,11 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from allocation import bootstrap
-from allocation.adapters import api_keys, topology
-from allocation.cli import app
+from allocation.adapters.rabbitmq import topology
+from allocation.adapters.sql import api_keys
+from allocation.entrypoints.cli.choices import Scope
+from allocation.entrypoints.cli.main import app
 from allocation.settings import SPOOL_TRANSPORT
-from allocation.tools.choices import Scope
 from tests.servers.processes import ROOT, clean_environment
 
 
@@ -257,7 +258,8 @@ def test_help_of_every_command_imports_nothing_that_only_its_work_needs() -> Non
         " prometheus_client jsonschema_rs tenacity"
     )
     program = (
-        "import sys; from typer.testing import CliRunner; from allocation.cli import app\n"
+        "import sys; from typer.testing import CliRunner\n"
+        "from allocation.entrypoints.cli.main import app\n"
         "for command in sys.stdin.read().splitlines():\n"
         "    assert CliRunner().invoke(app, [*command.split(), '--help']).exit_code == 0, command\n"
         f"print([name for name in '{heavy}'.split() if name in sys.modules])"
@@ -304,7 +306,7 @@ def test_a_command_whose_output_nobody_reads_ends_with_141(
     os.close(reading)
 
     ended = subprocess.run(
-        [sys.executable, "-m", "allocation.cli", *arguments],
+        [sys.executable, "-m", "allocation", *arguments],
         env=clean_environment() | {"ALLOCATION_STATE_DIR": str(state_dir)},
         cwd=ROOT,
         stdout=writing,
@@ -320,7 +322,7 @@ def test_a_command_whose_output_nobody_reads_ends_with_141(
 def complete(line: str, word: int, **changes: str) -> "subprocess.CompletedProcess[str]":
     """What bash is offered for the word of this number."""
     return subprocess.run(
-        [sys.executable, "-m", "allocation.cli"],
+        [sys.executable, "-m", "allocation"],
         env=clean_environment()
         | {"_ALLOCATION_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(word)}
         | changes,

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from allocation.adapters import database, migrations
-from allocation.adapters.tables import allocations, batches, products
+from allocation.adapters.sql import database, migrations
+from allocation.adapters.sql.tables import allocations, batches, products
 from tests.servers.processes import Process
 
 pytestmark = pytest.mark.long
 
 Run = Callable[..., Process]
-ALLOCATION = [sys.executable, "-m", "allocation.cli"]
+ALLOCATION = [sys.executable, "-m", "allocation"]
 
 BATCHES = [
     ("b-1", "LAMP", 10, 3, None, None),

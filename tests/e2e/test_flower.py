@@ -15,7 +15,7 @@ import pytest
 from celery import Celery
 from kombu import Connection
 
-from allocation.adapters import topology
+from allocation.adapters.rabbitmq import topology
 from allocation.settings import SPOOL_TRANSPORT
 from tests.servers.ports import free_ports
 from tests.servers.postgres import PrivatePostgres

@@ -16,8 +16,8 @@ import pytest
 from celery import Celery
 from kombu import Connection, Queue
 
-from allocation.adapters import topology
-from allocation.adapters.spool_files import Files
+from allocation.adapters.rabbitmq import topology
+from allocation.adapters.spool.files import Files
 from allocation.settings import SPOOL_TRANSPORT
 from tests.servers.ports import free_ports
 from tests.servers.processes import Process
@@ -138,7 +138,7 @@ def start(processes: Start, state_dir: Path, **changes: str) -> Service:
         "ALLOCATION_API_WORKERS": "1",
         "ALLOCATION_RESEND_AFTER": "3600",  # what is decided was never lost
     } | changes
-    command = [sys.executable, "-m", "allocation.cli", "up"]
+    command = [sys.executable, "-m", "allocation", "up"]
     process = processes(command, name="up", env=environment)
     url = changes.get("ALLOCATION_DATABASE_URL", f"sqlite:///{state_dir}/allocation.db")
     return Service(port, state_dir, Path(url.removeprefix("sqlite:///")), process)

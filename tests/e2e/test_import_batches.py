@@ -20,7 +20,7 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.long
 
 Run = Callable[..., Process]
-ALLOCATION = [sys.executable, "-m", "allocation.cli"]
+ALLOCATION = [sys.executable, "-m", "allocation"]
 HEADER = "batchref,sku,qty,eta"
 
 

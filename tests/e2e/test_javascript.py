@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from kombu import Connection
 
-from allocation.adapters import topology
+from allocation.adapters.rabbitmq import topology
 from tests.docs.blocks import Block, blocks, says
 from tests.e2e.conftest import House
 from tests.servers.processes import ROOT, Process

@@ -9,7 +9,7 @@ import amqp
 import pytest
 from kombu import Connection
 
-from allocation import check
+from allocation.adapters.sql import check
 from tests.e2e.conftest import House
 from tests.e2e.test_chapter import picks, subjects
 from tests.waiting import eventually
@@ -51,7 +51,7 @@ def books_hold(house: House) -> bool:
 def repeat_every_event(house: House) -> None:
     """Have each subscriber hear again all that was told."""
     for queue in ("warehouse.events", "notification.events"):
-        assert house.run("-m", "allocation.cli", "replay", "--queue", queue).returncode == 0
+        assert house.run("-m", "allocation", "replay", "--queue", queue).returncode == 0
 
 
 def test_from_the_basket_to_the_ramp(house: House) -> None:

@@ -198,14 +198,14 @@ def test_the_service_runs_from_the_wheel(
     (packages / "dependencies.pth").write_text(ours)
     state = {"ALLOCATION_STATE_DIR": str(tmp_path / "state")}
     allocation = python.with_name("allocation")
-    where = "import allocation.cli, celeryconfig; print(allocation.cli.__file__)"
+    where = "import allocation.settings as found, celeryconfig; print(found.__file__)"
 
     def told(*command: str | Path) -> str:
         process = processes([*command], name="installed", env=state, cwd=tmp_path)
         assert process.wait(40) == 0, process.logs()
         return process.logs()
 
-    assert told(python, "-c", where).strip() == str(packages / "allocation" / "cli.py")
+    assert told(python, "-c", where).strip() == str(packages / "allocation" / "settings.py")
     assert json.loads(told(allocation, "openapi")) == json.loads(
         (ROOT / "docs" / "openapi.json").read_text()
     )

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from allocation.supervisor import Output
+from allocation.entrypoints.cli.supervisor import Output
 from tests.e2e.test_command_line import screen_of
 from tests.servers.processes import ROOT, Process, clean_environment
 from tests.waiting import eventually

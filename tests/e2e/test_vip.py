@@ -18,7 +18,7 @@ from uuid import uuid4
 import pytest
 from kombu import Connection, Exchange, Queue
 
-from allocation.adapters import topology
+from allocation.adapters.rabbitmq import topology
 from tests.e2e.conftest import House
 from tests.e2e.test_chapter import python_block
 from tests.faults.proxy import Link, Proxy
@@ -181,7 +181,7 @@ def test_the_third_confirmed_order_promotes_once_though_every_event_comes_twice(
     assert house.do("POST", "/v1/allocations", order)[0] == 201
 
     eventually(shop.heard, within=20, what="the promotion")
-    again = house.run("-m", "allocation.cli", "replay", "--queue", "vip.orders")
+    again = house.run("-m", "allocation", "replay", "--queue", "vip.orders")
     assert again.returncode == 0, again.logs()
     shop.wait_until_taken()
     [promoted] = shop.heard()

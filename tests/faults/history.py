@@ -7,7 +7,7 @@ from typing import Any
 from kombu import Connection
 from sqlalchemy import Engine, text
 
-from allocation.adapters import topology
+from allocation.adapters.rabbitmq import topology
 from tests.faults.load import Load
 from tests.faults.system import System
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from allocation import check
+from allocation.adapters.sql import check
 from tests.faults.history import Letter, dead_letters
 from tests.faults.load import Load
 from tests.faults.system import System

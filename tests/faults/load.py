@@ -17,10 +17,10 @@ from celery import Celery
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
-from allocation.adapters import contract
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
-from allocation.handlers import accept
-from allocation.unit_of_work import ConcurrentUpdate, Message, StorageUnavailable
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
+from allocation.contract import codec
+from allocation.service_layer.handlers import accept
+from allocation.service_layer.unit_of_work import ConcurrentUpdate, Message, StorageUnavailable
 from tests.faults.system import System
 from tests.waiting import eventually
 
@@ -132,7 +132,7 @@ class AcceptSender(Sender):
         self._system = system
 
     def attempt(self, sent: Sent) -> str | None:
-        message = Message(sent.id, contract.parse_command(sent.name, sent.body), sent.id)
+        message = Message(sent.id, codec.parse_command(sent.name, sent.body), sent.id)
         try:
             accept(message, SqlUnitOfWork(self._system.engine))
         except (StorageUnavailable, ConcurrentUpdate) as error:

@@ -9,7 +9,7 @@ from kombu import Connection
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from allocation.adapters import topology
+from allocation.adapters.rabbitmq import topology
 from tests.faults import scale
 from tests.faults.history import dead_letters, history
 from tests.faults.invariants import Breach, breaches

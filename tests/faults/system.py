@@ -14,7 +14,8 @@ from kombu import Connection
 from pytest_celery import CeleryTestWorker, CeleryWorkerCluster
 from sqlalchemy import Engine
 
-from allocation.adapters import database, topology
+from allocation.adapters.rabbitmq import topology
+from allocation.adapters.sql import database
 from tests.nodes import WorkerProcess
 from tests.servers.processes import Process
 from tests.waiting import eventually
@@ -97,7 +98,7 @@ class System:
         self.workers = CeleryWorkerCluster(*(CeleryTestWorker(node, app=None) for node in nodes))
         self.members = {node.name: Member(node.process, READY["worker"]) for node in nodes}
         commands = {
-            "relay": ["-m", "allocation.cli", "relay"],
+            "relay": ["-m", "allocation", "relay"],
             "warehouse": ["-m", "workers.warehouse"],
             "notification": ["-m", "workers.notification"],
         } | {name: ["-m", module] for name, module in (modules or {}).items()}

@@ -13,7 +13,7 @@ import pytest
 from kombu import Connection, Queue
 from sqlalchemy import text
 
-from allocation.adapters import topology
+from allocation.adapters.rabbitmq import topology
 from tests.faults import scale
 from tests.faults.conftest import Deploy
 from tests.faults.fuzz import fuzzed
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.matrix, pytest.mark.timeout(900)]
 def command(run: Run, folder: Path, *arguments: str) -> None:
     """Run one of the operators' commands to its good end."""
     process = Process(
-        [sys.executable, "-m", "allocation.cli", *arguments],
+        [sys.executable, "-m", "allocation", *arguments],
         log=folder / f"{arguments[0]}.log",
         env=run.system.addresses.environment(),
     ).start()

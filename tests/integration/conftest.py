@@ -12,9 +12,11 @@ from celery import Celery
 from kombu import Connection, Queue
 from sqlalchemy import Engine, select, text
 
-from allocation.adapters import database, dead_letters, topology
-from allocation.adapters.dead_letters import DeadLetter
-from allocation.adapters.tables import commands
+from allocation.adapters.rabbitmq import topology
+from allocation.adapters.sql import database
+from allocation.adapters.sql.tables import commands
+from allocation.messaging import dead_letters
+from allocation.messaging.dead_letters import DeadLetter
 from tests.servers.processes import Process
 from tests.waiting import eventually
 
@@ -30,12 +32,12 @@ class Service:
 
     def relay(self, name: str = "relay", **settings: str) -> Process:
         """Start a relay; it may have to stand by."""
-        command = [sys.executable, "-m", "allocation.cli", "relay"]
+        command = [sys.executable, "-m", "allocation", "relay"]
         return self.start_process(command, name=name, env=self.environment | settings)
 
     def inbound(self, name: str = "inbound", **settings: str) -> Process:
         """Start the inbound adapter, and wait until it consumes."""
-        command = [sys.executable, "-m", "allocation.cli", "inbound"]
+        command = [sys.executable, "-m", "allocation", "inbound"]
         process = self.start_process(command, name=name, env=self.environment | settings)
         process.wait_for_log("ready: consuming")
         return process
@@ -90,7 +92,7 @@ class Service:
 
     def run(self, *arguments: str, status: int = 0) -> str:
         """What `allocation ARGUMENTS` prints; it has to end with this exit status."""
-        command = [sys.executable, "-m", "allocation.cli", *arguments]
+        command = [sys.executable, "-m", "allocation", *arguments]
         process = self.start_process(command, name=arguments[0], env=self.environment)
         assert process.wait(30) == status, process.logs()
         return process.logs()

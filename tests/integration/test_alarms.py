@@ -9,10 +9,10 @@ import pytest
 from kombu import Connection
 from sqlalchemy import select, text
 
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
-from allocation.adapters.tables import commands
+from allocation.adapters.sql.tables import commands
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import CreateBatch
-from allocation.handlers import accept
+from allocation.service_layer.handlers import accept
 from tests.integration.conftest import BareClient, Service
 from tests.integration.test_relay import unsent
 from tests.integration.test_rights import PROGRAMS

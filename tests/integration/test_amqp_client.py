@@ -8,9 +8,7 @@ from uuid import UUID
 import pytest
 from kombu import Connection
 
-from allocation.adapters import contract, topology
-from allocation.admission import check
-from allocation.asyncapi import INTERNAL
+from allocation.adapters.rabbitmq import topology
 from allocation.client import (
     AmqpClient,
     ClientError,
@@ -19,6 +17,9 @@ from allocation.client import (
     Unreachable,
     listen,
 )
+from allocation.contract import codec
+from allocation.contract.asyncapi import INTERNAL
+from allocation.entrypoints.worker.admission import check
 from tests.faults.proxy import Link, Proxy
 from tests.integration.conftest import Service
 from tests.servers.ports import LOOPBACK, free_ports
@@ -26,9 +27,9 @@ from tests.servers.vhosts import Vhosts
 
 pytestmark = pytest.mark.long
 
-CALLERS = sorted(contract.COMMANDS.keys() - INTERNAL)
+CALLERS = sorted(codec.COMMANDS.keys() - INTERNAL)
 LINE: dict[str, Any] = {"orderid": "order-1", "sku": "LAMP", "qty": 3}
-ALLOCATED = contract.example("allocation.allocated.v1")
+ALLOCATED = codec.example("allocation.allocated.v1")
 
 
 @pytest.fixture
@@ -66,17 +67,17 @@ def test_each_command_is_sent_as_the_contracts_example(service: Service) -> None
     """In messages that the worker admits, which outlive the broker."""
     with AmqpClient(service.broker_url) as client:
         sent = {
-            name: getattr(client, name.removeprefix("allocation."))(**contract.example(name))
+            name: getattr(client, name.removeprefix("allocation."))(**codec.example(name))
             for name in CALLERS
         }
 
     messages = service.messages(topology.COMMANDS)
     for message in messages:
-        check(message, contract.COMMANDS)
+        check(message, codec.COMMANDS)
         assert message.properties["delivery_mode"] == 2
     assert {
         message.headers["task"]: (message.headers["id"], message.payload) for message in messages
-    } == {name: (outcome.id, [[], contract.example(name), {}]) for name, outcome in sent.items()}
+    } == {name: (outcome.id, [[], codec.example(name), {}]) for name, outcome in sent.items()}
     assert {(outcome.status, str(outcome.facts)) for outcome in sent.values()} == {
         ("pending", "{}")
     }

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from allocation.adapters import migrations
+from allocation.adapters.sql import migrations
 from tests.integration.conftest import BareClient, Service
 from tests.integration.test_inbound import counted, tell
 from tests.integration.test_resending import holds
@@ -76,7 +76,7 @@ def test_relay_and_inbound_wait_for_the_schema_too(behind: Service, processes: S
     [port] = free_ports(1)
     relay = behind.relay()
     inbound = processes(
-        [sys.executable, "-m", "allocation.cli", "inbound"],
+        [sys.executable, "-m", "allocation", "inbound"],
         name="inbound",
         env=behind.environment | {"ALLOCATION_METRICS_PORT": str(port)},
     )

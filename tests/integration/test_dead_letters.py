@@ -8,7 +8,7 @@ import pytest
 from kombu import Connection
 from pytest_celery import CeleryTestSetup
 
-from allocation import check
+from allocation.adapters.sql import check
 from tests.integration.conftest import BareClient, Service, celery_headers
 from tests.servers.postgres import PrivatePostgres
 from tests.waiting import eventually

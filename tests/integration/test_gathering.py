@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from allocation import check
+from allocation.adapters.sql import check
 from tests.integration.conftest import BareClient, Service, celery_headers
 from tests.servers.processes import Process
 from tests.waiting import eventually

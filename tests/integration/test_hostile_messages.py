@@ -12,8 +12,8 @@ from kombu import Connection
 from kombu.compression import encoders
 from pytest_celery import CeleryTestSetup
 
-from allocation.adapters import topology
-from allocation.adapters.dead_letters import LARGEST_BODY
+from allocation.adapters.rabbitmq import topology
+from allocation.messaging.dead_letters import LARGEST_BODY
 from tests.integration.conftest import BareClient, Service, celery_headers
 from tests.servers.processes import ROOT
 from tests.waiting import eventually
@@ -34,7 +34,7 @@ for kind in encoders():
 """
 
 
-@pytest.mark.parametrize("module", ["allocation.adapters.broker", "workers.broker"])
+@pytest.mark.parametrize("module", ["allocation.messaging.connection", "workers.broker"])
 def test_no_process_unpacks_a_body(module: str) -> None:
     child = subprocess.run(
         [sys.executable, "-c", UNPACKED, module],

@@ -15,13 +15,15 @@ from kombu.message import Message as Delivered
 from pytest_celery import CeleryTestSetup
 from sqlalchemy import func, select
 
-from allocation.adapters import database, inbound_events, topology
-from allocation.adapters.dead_letters import LARGEST_BODY, DeadLetter
-from allocation.adapters.migrations import upgrade
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
-from allocation.adapters.tables import allocations, batches, commands, outbox
+from allocation.adapters.rabbitmq import topology
+from allocation.adapters.sql import database
+from allocation.adapters.sql.migrations import upgrade
+from allocation.adapters.sql.tables import allocations, batches, commands, outbox
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
+from allocation.contract import inbound_events
 from allocation.domain.commands import Allocate, CreateBatch
-from allocation.handlers import decide
+from allocation.messaging.dead_letters import LARGEST_BODY, DeadLetter
+from allocation.service_layer.handlers import decide
 from tests.contract.test_inbound_events import JSON, REFUSED, event
 from tests.faults.gates import Gate
 from tests.integration.conftest import Service
@@ -35,7 +37,7 @@ pytestmark = pytest.mark.long
 
 QUEUE = "allocation.inbound"
 DEAD = "allocation.inbound.dead"
-SPOOL = "allocation.adapters.spool:Transport"
+SPOOL = "allocation.adapters.spool.transport:Transport"
 
 
 def counted(number: int, batchref: str = "b1", qty: int | None = None) -> dict[str, Any]:
@@ -260,7 +262,7 @@ def test_a_missing_queue_is_waited_for(service: Service) -> None:
     with Connection(service.broker_url) as connection:
         connection.channel().queue_delete(QUEUE)
     running = service.start_process(
-        ["python", "-m", "allocation.cli", "inbound"], name="inbound", env=service.environment
+        ["python", "-m", "allocation", "inbound"], name="inbound", env=service.environment
     )
     running.wait_for_log("it is missing: run `allocation topology`")
 

@@ -13,11 +13,11 @@ import pytest
 from kombu import Connection
 from sqlalchemy import func, select, update
 
-from allocation.adapters.inbound_events import COMMAND_IDS
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
-from allocation.adapters.tables import commands, outbox
+from allocation.adapters.sql.tables import commands, outbox
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
+from allocation.contract.inbound_events import COMMAND_IDS
 from allocation.domain.commands import Allocate, CreateBatch
-from allocation.handlers import decide
+from allocation.service_layer.handlers import decide
 from tests.integration.conftest import BareClient, Service
 from tests.integration.test_inbound import tell
 from tests.servers.ports import free_ports
@@ -71,7 +71,7 @@ class Writing:
         return self.start("worker", "celery", "-A", "allocation", *options, ready="celery@.* ready")
 
     def relay(self) -> Process:
-        return self.start("relay", "allocation.cli", "relay", ready="ready: relaying")
+        return self.start("relay", "allocation", "relay", ready="ready: relaying")
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_api_and_subscribers_name_the_order_line_the_command_and_the_trace(
     """The same ids, whoever writes."""
     [port] = free_ports(1)
     writing.environment |= {"ALLOCATION_PORT": str(port), "ALLOCATION_LOG_LEVEL": "DEBUG"}
-    api = writing.start("api", "allocation.cli", "api", ready="The API is ready")
+    api = writing.start("api", "allocation", "api", ready="The API is ready")
     warehouse = writing.start("warehouse", "workers.warehouse", ready="ready: consuming")
     notification = writing.start("notification", "workers.notification", ready="ready: consuming")
     writing.worker()
@@ -146,7 +146,7 @@ def test_what_the_warehouse_tells_is_named_alike_on_both_sides(
 ) -> None:
     """Where nobody gave a trace, it is called by the event that began it."""
     warehouse = writing.start("warehouse", "workers.warehouse", ready="ready: consuming")
-    writing.start("inbound", "allocation.cli", "inbound", ready="ready: consuming")
+    writing.start("inbound", "allocation", "inbound", ready="ready: consuming")
     writing.worker()
     writing.relay()
     client.send("allocation.create_batch", batchref="b1", sku="LAMP", qty=1)
@@ -200,7 +200,7 @@ def test_a_command_that_nobody_could_decide_is_named(
 
 def test_an_event_that_is_set_aside_is_named(writing: Writing) -> None:
     """By as much as can be read of it."""
-    inbound = writing.start("inbound", "allocation.cli", "inbound", ready="ready: consuming")
+    inbound = writing.start("inbound", "allocation", "inbound", ready="ready: consuming")
     event = {
         "specversion": "1.0",
         "id": "count-1",
@@ -252,7 +252,7 @@ def test_the_relay_names_the_first_of_what_the_broker_refused(
 
 SCRIPT = """
 import logging, structlog
-from {package} import logs
+from {home} import logs
 from {package}.settings import Settings
 logs.configure(Settings())
 structlog.contextvars.bind_contextvars(orderid="o1", trace_id="{trace}")
@@ -260,13 +260,16 @@ structlog.get_logger("shop").warning("a line", seconds=1)
 """
 
 
-@pytest.mark.parametrize("package", ["allocation", "workers"])
+@pytest.mark.parametrize(
+    ("package", "home"),
+    [("allocation", "allocation.messaging.telemetry"), ("workers", "workers")],
+)
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_both_formats_show_what_a_line_is_about(
-    processes: Callable[..., Process], package: str, form: str
+    processes: Callable[..., Process], package: str, home: str, form: str
 ) -> None:
     """For machines and for people."""
-    script = SCRIPT.format(package=package, trace=TRACE)
+    script = SCRIPT.format(package=package, home=home, trace=TRACE)
     environment = {"ALLOCATION_LOG_FORMAT": form}
     process = processes([sys.executable, "-c", script], name="script", env=environment)
     assert process.wait() == 0, process.logs()

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, CreateBatch
-from allocation.handlers import accept, decide
+from allocation.service_layer.handlers import accept, decide
 from tests.contract.test_inbound_events import event
 from tests.integration.conftest import BareClient, Service
 from tests.integration.test_inbound import tell
@@ -240,8 +240,8 @@ def test_a_port_that_is_taken_ends_the_process_with_the_settings_name(
     service.relay(ALLOCATION_METRICS_PORT=str(port)).wait_for_log("ready: relaying")
     command = {
         "worker": [sys.executable, "-m", "celery", "-A", "allocation", "worker"],
-        "relay": [sys.executable, "-m", "allocation.cli", "relay"],
-        "inbound": [sys.executable, "-m", "allocation.cli", "inbound"],
+        "relay": [sys.executable, "-m", "allocation", "relay"],
+        "inbound": [sys.executable, "-m", "allocation", "inbound"],
     }[name]
 
     second = service.start_process(

@@ -12,12 +12,12 @@ import pytest
 from kombu import Connection, Exchange, Queue
 from sqlalchemy import func, select
 
-from allocation import relay
-from allocation.adapters import topology
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
-from allocation.adapters.tables import outbox
+from allocation.adapters.rabbitmq import topology
+from allocation.adapters.sql.tables import outbox
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, CreateBatch
-from allocation.handlers import accept, decide
+from allocation.entrypoints import relay
+from allocation.service_layer.handlers import accept, decide
 from tests.integration.conftest import Service
 from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.storage.conftest import message

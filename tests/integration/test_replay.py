@@ -11,8 +11,8 @@ import pytest
 from kombu import Connection, Queue
 from sqlalchemy import Engine, delete, func, select, text
 
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
-from allocation.adapters.tables import outbox
+from allocation.adapters.sql.tables import outbox
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import (
     Allocate,
     ChangeBatchQuantity,
@@ -20,8 +20,8 @@ from allocation.domain.commands import (
     CreateBatch,
     Deallocate,
 )
-from allocation.handlers import decide
-from allocation.unit_of_work import Message
+from allocation.service_layer.handlers import decide
+from allocation.service_layer.unit_of_work import Message
 from tests.integration.conftest import Service
 from tests.servers.databases import Databases
 from tests.servers.processes import Process
@@ -114,7 +114,7 @@ def shop(service: Service) -> Shop:
 
 def replay(service: Service, *arguments: str) -> tuple[int | None, str]:
     """Run `allocation replay`: its exit status, and what it said."""
-    command = [sys.executable, "-m", "allocation.cli", "replay", *arguments]
+    command = [sys.executable, "-m", "allocation", "replay", *arguments]
     process = service.start_process(command, name="replay", env=service.environment)
     return process.wait(60), process.logs()
 
@@ -163,7 +163,7 @@ def test_a_warehouse_rebuilt_while_events_flow_ends_like_one_that_was_always_the
     shop.sell(range(150, 170))
     eventually(lambda: relayed(service), what="new events in the queue, ahead of the old ones")
 
-    command = [sys.executable, "-m", "allocation.cli", "replay", "--queue", QUEUE]
+    command = [sys.executable, "-m", "allocation", "replay", "--queue", QUEUE]
     replaying = service.start_process(command, name="replay", env=service.environment)
     shop.sell(range(170, 200))
     assert replaying.wait(60) == 0

@@ -7,12 +7,12 @@ import pytest
 from kombu import Connection
 from sqlalchemy import func, select
 
-from allocation import check
-from allocation.adapters import topology
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
-from allocation.adapters.tables import allocations, commands, is_pending
+from allocation.adapters.rabbitmq import topology
+from allocation.adapters.sql import check
+from allocation.adapters.sql.tables import allocations, commands, is_pending
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, Command, CreateBatch, Reserve
-from allocation.handlers import accept_together, decide
+from allocation.service_layer.handlers import accept_together, decide
 from tests.integration.conftest import Service
 from tests.scraping import page, samples
 from tests.servers.ports import free_ports

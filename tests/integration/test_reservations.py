@@ -11,8 +11,8 @@ from celery import Celery
 from pytest_celery import CeleryTestSetup
 from sqlalchemy import func, select
 
-from allocation import check
-from allocation.adapters.tables import allocations, batches, commands, outbox
+from allocation.adapters.sql import check
+from allocation.adapters.sql.tables import allocations, batches, commands, outbox
 from allocation.views import progress
 from tests.integration.conftest import BareClient, Service
 from tests.waiting import eventually

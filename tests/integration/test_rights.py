@@ -16,12 +16,13 @@ from amqp.exceptions import AccessRefused
 from kombu import Connection, Exchange, Queue
 from sqlalchemy import select
 
-from allocation.adapters import contract, roles, topology
-from allocation.adapters.dead_letter_queues import Selection, deliver_again, selected
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
-from allocation.adapters.tables import allocations
+from allocation.adapters.rabbitmq import permissions, topology
+from allocation.adapters.rabbitmq.dead_letter_queues import Selection, deliver_again, selected
+from allocation.adapters.sql.tables import allocations
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
+from allocation.contract import codec
 from allocation.domain.commands import Allocate, CreateBatch
-from allocation.handlers import accept
+from allocation.service_layer.handlers import accept
 from tests.integration.conftest import BareClient, Service
 from tests.integration.test_inbound import command_id as inbound_command
 from tests.integration.test_inbound import tell
@@ -46,8 +47,8 @@ def dispatched(service: Service) -> list[str]:
 
 PROGRAMS = {
     "worker": (["-m", "celery", "-A", "allocation", "worker", "-c1"], " ready"),
-    "relay": (["-m", "allocation.cli", "relay"], "ready: relaying"),
-    "inbound": (["-m", "allocation.cli", "inbound"], "ready: consuming"),
+    "relay": (["-m", "allocation", "relay"], "ready: relaying"),
+    "inbound": (["-m", "allocation", "inbound"], "ready: consuming"),
     "warehouse": (["-m", "workers.warehouse"], "ready: consuming"),
     "notification": (["-m", "workers.notification"], "ready: consuming"),
 }
@@ -75,7 +76,7 @@ class Users:
             "ALLOCATION_BROKER_USERS": users,
             "ALLOCATION_BROKER_MANAGEMENT_URL": self.management,
         }
-        return run(environment, "-m", "allocation.cli", "topology")
+        return run(environment, "-m", "allocation", "topology")
 
 
 def run(environment: dict[str, str], *command: str) -> "subprocess.CompletedProcess[str]":
@@ -94,12 +95,15 @@ def run(environment: dict[str, str], *command: str) -> "subprocess.CompletedProc
 def users(rabbitmq: Vhosts, broker_url: str, state_dir: Path) -> Iterator[Users]:
     """With the topology and every role's user made."""
     made = Users(
-        broker_url, {role: token_hex(8) for role in roles.ROLES}, rabbitmq.management, state_dir
+        broker_url,
+        {role: token_hex(8) for role in permissions.ROLES},
+        rabbitmq.management,
+        state_dir,
     )
     ended = made.make()
     assert ended.returncode == 0, ended.stderr
     yield made
-    for role in roles.ROLES:
+    for role in permissions.ROLES:
         rabbitmq.api("DELETE", f"/api/users/{role}")
 
 
@@ -136,7 +140,7 @@ def test_each_process_does_its_whole_work_with_the_rights_of_its_role(
     allocate = message(Allocate("o1", "LAMP", 4), 2)
     accept(allocate, SqlUnitOfWork(service.engine))
     assert service.outcome(str(allocate.id))[1]["batchref"] == "b1"
-    told = contract.example("batch.quantity_changed.v1") | {"data": {"batchref": "b1", "qty": 9}}
+    told = codec.example("batch.quantity_changed.v1") | {"data": {"batchref": "b1", "qty": 9}}
     tell(users.admin_url, [told])
     assert service.outcome(inbound_command(told))[0] == "succeeded"
     eventually(lambda: unsent(service) == 0, what="everything told")
@@ -172,7 +176,7 @@ def test_each_process_does_its_whole_work_with_the_rights_of_its_role(
     as_worker = environment | {"ALLOCATION_BROKER_URL": users.url("worker")}
     assert run(as_worker, "-m", "allocation.health", "worker").returncode == 0
     as_relay = environment | {"ALLOCATION_BROKER_URL": users.url("relay")}
-    seen = run(as_relay, "-m", "allocation.cli", "status")
+    seen = run(as_relay, "-m", "allocation", "status")
     assert "missing" not in seen.stdout
     assert seen.returncode == 0, seen.stderr
 
@@ -261,7 +265,7 @@ def make_exchange(name: str) -> Act:
 
 FORBIDDEN: list[tuple[str, str, Act]] = [
     (role, what, act)
-    for role in roles.ROLES
+    for role in permissions.ROLES
     if role not in ("operator", "api")
     for what, act in {
         "declare a queue": declare("mine"),

@@ -7,7 +7,7 @@ from kombu import Connection, Queue
 from pytest_celery import CeleryTestSetup
 from sqlalchemy import make_url
 
-from allocation.adapters import topology
+from allocation.adapters.rabbitmq import topology
 from tests.servers.databases import Databases
 from tests.servers.postgres import PrivatePostgres
 from tests.servers.rabbitmq import PrivateRabbitMQ

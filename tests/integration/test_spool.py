@@ -15,8 +15,8 @@ from celery import Celery
 from kombu import Connection, Exchange, Queue
 from kombu.exceptions import ChannelError
 
-from allocation.adapters.spool import Transport, Unroutable
-from allocation.adapters.spool_files import Owner
+from allocation.adapters.spool.files import Owner
+from allocation.adapters.spool.transport import Transport, Unroutable
 from tests.integration.spool_programs import TRANSPORT, connect, work
 from tests.servers.processes import Process
 from tests.waiting import eventually
@@ -284,7 +284,7 @@ def test_a_celery_worker_that_is_killed_under_load_loses_no_task(
 def test_importing_the_transport_starts_nothing(tmp_path: Path) -> None:
     """No folder, no lock, no thread."""
     subprocess.run(
-        [sys.executable, "-c", "import allocation.adapters.spool"],
+        [sys.executable, "-c", "import allocation.adapters.spool.transport"],
         cwd=tmp_path,
         env={"PYTHONPATH": str(Path(__file__).parents[2])},
         check=True,

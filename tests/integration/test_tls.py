@@ -19,11 +19,13 @@ from kombu import Connection
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 
-from allocation.adapters import broker, database, topology
-from allocation.adapters.migrations import upgrade
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
+from allocation.adapters.rabbitmq import topology
+from allocation.adapters.sql import database
+from allocation.adapters.sql.migrations import upgrade
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, CreateBatch
-from allocation.handlers import accept
+from allocation.messaging import connection as broker
+from allocation.service_layer.handlers import accept
 from tests.integration.conftest import Service
 from tests.integration.test_relay import unsent
 from tests.integration.test_rights import PROGRAMS, run
@@ -237,7 +239,7 @@ def test_every_process_works_by_tls(
         "WAREHOUSE_DATABASE_URL": database_url,
         "ALLOCATION_LOG_LEVEL": "DEBUG",
     }
-    declared = run(environment, "-m", "allocation.cli", "topology")
+    declared = run(environment, "-m", "allocation", "topology")
     assert declared.returncode == 0, declared.stderr
     service = Service(url, database.engine(database_url), environment, processes)
     started = [

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from kombu import Connection, Queue
 
-from allocation.adapters import topology
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
+from allocation.adapters.rabbitmq import topology
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import CreateBatch
-from allocation.handlers import decide
+from allocation.service_layer.handlers import decide
 from tests.integration.conftest import Service
 from tests.integration.test_relay import unsent
 from tests.servers.processes import clean_environment
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.long
 def declare(broker_url: str, state_dir: Path) -> "subprocess.CompletedProcess[str]":
     """Run `allocation topology` to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "allocation.cli", "topology"],
+        [sys.executable, "-m", "allocation", "topology"],
         env=clean_environment()
         | {"ALLOCATION_BROKER_URL": broker_url, "ALLOCATION_STATE_DIR": str(state_dir)},
         capture_output=True,

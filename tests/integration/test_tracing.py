@@ -15,11 +15,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from sqlalchemy import Engine, func, select
 
-from allocation import check
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
-from allocation.adapters.tables import outbox
+from allocation.adapters.sql import check
+from allocation.adapters.sql.tables import outbox
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate
-from allocation.handlers import accept
+from allocation.service_layer.handlers import accept
 from allocation.views import progress
 from tests.integration.conftest import BareClient, Service
 from tests.servers.ports import free_ports
@@ -185,9 +185,9 @@ def start_all(service: Service, empty_database_url: str) -> StartAll:
         } | more
         python = [sys.executable, "-m"]
         asked = {
-            "api": ([*python, "allocation.cli", "api"], "The API is ready"),
+            "api": ([*python, "allocation", "api"], "The API is ready"),
             "worker": ([*python, "celery", "-A", "allocation", "worker", "-c1"], "celery@.* ready"),
-            "relay": ([*python, "allocation.cli", "relay"], "ready: relaying"),
+            "relay": ([*python, "allocation", "relay"], "ready: relaying"),
             "warehouse": ([*python, "workers.warehouse"], "ready: consuming"),
         }
         started = {
@@ -285,11 +285,11 @@ def test_on_the_embedded_default_it_is_the_same(
         "OTEL_BSP_SCHEDULE_DELAY": "100",
     }
     python = [sys.executable, "-m"]
-    migrate = [*python, "allocation.cli", "migrate"]
+    migrate = [*python, "allocation", "migrate"]
     assert processes(migrate, name="migrate", env=environment).wait(30) == 0
     worker = [*python, "celery", "-A", "allocation", "worker", "-c1"]
     processes(worker, name="worker", env=environment).wait_for_log("celery@.* ready")
-    processes([*python, "allocation.cli", "relay"], name="relay", env=environment)
+    processes([*python, "allocation", "relay"], name="relay", env=environment)
     engine = database.engine(f"sqlite:///{state_dir}/allocation.db")
 
     accept(message(Allocate("o1", "LAMP", 1), 0xABC), SqlUnitOfWork(engine))

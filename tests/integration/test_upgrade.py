@@ -10,11 +10,11 @@ from uuid import UUID
 import pytest
 from kombu import Connection, Queue
 
-from allocation import check
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
+from allocation.adapters.sql import check
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import CreateBatch
-from allocation.handlers import accept
-from allocation.unit_of_work import Message
+from allocation.service_layer.handlers import accept
+from allocation.service_layer.unit_of_work import Message
 from tests.integration.conftest import BareClient, Service
 from tests.servers.processes import Process
 from tests.waiting import eventually

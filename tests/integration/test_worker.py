@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pytest_celery import CeleryTestSetup
 
-from allocation import check
-from allocation.adapters import contract
+from allocation.adapters.sql import check
+from allocation.contract import codec
 from tests.integration.conftest import BareClient, Service, celery_headers
 from tests.servers.postgres import PrivatePostgres
 from tests.waiting import eventually
@@ -149,7 +149,7 @@ def test_a_command_id_that_comes_again_with_another_body_is_dead_lettered(
 ) -> None:
     """Its first meaning stays."""
     headers = celery_headers("allocation.create_batch")
-    first = contract.example("allocation.create_batch")
+    first = codec.example("allocation.create_batch")
     client.send_raw(json.dumps([[], first, {}]).encode(), headers=headers)
     outcome = service.outcome(str(headers["id"]))
 
@@ -159,10 +159,10 @@ def test_a_command_id_that_comes_again_with_another_body_is_dead_lettered(
     assert service.outcome(str(headers["id"])) == outcome
 
 
-@pytest.mark.parametrize("name", sorted(contract.COMMANDS))
+@pytest.mark.parametrize("name", sorted(codec.COMMANDS))
 def test_the_tasks_are_called_as_the_contract_says(name: str) -> None:
     """A task's name is what other services send."""
-    from allocation.celery import app
+    from allocation.entrypoints.worker.app import app
 
     app.loader.import_default_modules()
 

@@ -18,10 +18,12 @@ from sqlalchemy import select
 
 import workers.settings
 import workers.tracing
-from allocation import bootstrap, inbound, relay, tracing
-from allocation.adapters.tables import outbox
-from allocation.api.app import create_app
-from allocation.celery import app
+from allocation import bootstrap
+from allocation.adapters.sql.tables import outbox
+from allocation.entrypoints import inbound, relay
+from allocation.entrypoints.api.app import create_app
+from allocation.entrypoints.worker.app import app
+from allocation.messaging.telemetry import tracing
 from tests.waiting import eventually
 from workers import trace_context
 from workers.inbox import Inbox

@@ -2,7 +2,7 @@
 
 from kombu import Connection
 
-from allocation.adapters import topology
+from allocation.adapters.rabbitmq import topology
 from tests.servers.vhosts import Vhosts
 
 # The exchanges and queues in which Celery lets the broker hold delayed tasks.

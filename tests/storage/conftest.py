@@ -9,10 +9,11 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, select
 
-from allocation.adapters import contract, database, migrations, tables
 from allocation.adapters.memory import MemoryStore, MemoryUnitOfWork
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
-from allocation.unit_of_work import Message, UnitOfWork
+from allocation.adapters.sql import database, migrations, tables
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
+from allocation.contract import codec
+from allocation.service_layer.unit_of_work import Message, UnitOfWork
 
 Sent = tuple[str, dict[str, Any]]
 
@@ -31,7 +32,7 @@ def memory_storage() -> Storage:
 
     def outbox() -> list[Sent]:
         return [
-            (contract.command_name(sent.command), contract.command_body(sent.command))
+            (codec.command_name(sent.command), codec.command_body(sent.command))
             if isinstance(sent, Message)
             else (sent["type"], sent["data"] | {"sequence": sent["sequence"]})
             for sent in store.outbox

@@ -12,7 +12,7 @@ from allocation.domain.commands import (
     CreateBatch,
     Dispatch,
 )
-from allocation.handlers import accept, decide
+from allocation.service_layer.handlers import accept, decide
 from allocation.views import catalogue, lines, moves, snapshot
 from allocation.views.catalogue import Listed, Totals
 from tests.storage.conftest import Storage, message

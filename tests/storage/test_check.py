@@ -5,7 +5,7 @@ from datetime import date
 import pytest
 from sqlalchemy import text
 
-from allocation import check
+from allocation.adapters.sql import check
 from allocation.domain.commands import (
     Allocate,
     AllocateWaiting,
@@ -21,7 +21,7 @@ from allocation.domain.commands import (
     Reserve,
     WriteOff,
 )
-from allocation.handlers import accept, decide
+from allocation.service_layer.handlers import accept, decide
 from tests.storage.conftest import Storage, message
 
 

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, func, make_url, select, text, update
 
-from allocation.adapters import database, tables
-from allocation.adapters.outbox_reader import only_reader
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
+from allocation.adapters.sql import database, tables
+from allocation.adapters.sql.outbox import only_reader
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, CreateBatch, Reserve
-from allocation.handlers import accept, decide, fail
+from allocation.service_layer.handlers import accept, decide, fail
 from allocation.views import progress
 from tests.storage.conftest import message
 

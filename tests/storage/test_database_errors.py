@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
-from allocation.adapters import database
-from allocation.unit_of_work import ConcurrentUpdate
+from allocation.adapters.sql import database
+from allocation.service_layer.unit_of_work import ConcurrentUpdate
 
 
 def test_a_snapshot_that_is_out_of_date_is_a_concurrent_update(sqlite_url: str) -> None:

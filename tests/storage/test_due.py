@@ -4,12 +4,12 @@ from datetime import timedelta
 
 from sqlalchemy import Engine, func, select, update
 
-from allocation.adapters.outbox_reader import only_reader
-from allocation.adapters.tables import allocations, commands, outbox
+from allocation.adapters.sql.outbox import only_reader
+from allocation.adapters.sql.tables import allocations, commands, outbox
 from allocation.domain.commands import Confirm, CreateBatch, Expire, Extend, Reserve
 from allocation.domain.outcomes import Refused, Succeeded
-from allocation.handlers import decide, decide_together
-from allocation.unit_of_work import Message
+from allocation.service_layer.handlers import decide, decide_together
+from allocation.service_layer.unit_of_work import Message
 from allocation.views import progress
 from tests.storage.conftest import Storage, message
 

@@ -6,9 +6,9 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Connection, insert
 
-from allocation.adapters.tables import commands
+from allocation.adapters.sql.tables import commands
 from allocation.domain.commands import Allocate, CreateBatch
-from allocation.handlers import accept, decide
+from allocation.service_layer.handlers import accept, decide
 from allocation.views import progress
 from allocation.views.progress import Backlog, Decided, Figures
 from tests.storage.conftest import Storage, message

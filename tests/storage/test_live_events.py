@@ -7,11 +7,11 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Connection, Engine
 
-from allocation.adapters import database
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
+from allocation.adapters.sql import database
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, Command, CreateBatch
-from allocation.handlers import decide
-from allocation.unit_of_work import Message
+from allocation.service_layer.handlers import decide
+from allocation.service_layer.unit_of_work import Message
 from allocation.views.live_events import Watch, last_number
 from tests.faults.gates import Gate
 from tests.waiting import eventually

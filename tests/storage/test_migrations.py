@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import inspect
 
-from allocation.adapters import database, migrations
+from allocation.adapters.sql import database, migrations
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from allocation.adapters.memory import MemoryUnitOfWork
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import (
     Allocate,
     AllocateOrder,
@@ -19,7 +19,7 @@ from allocation.domain.commands import (
     Wanted,
 )
 from allocation.domain.outcomes import Outcome, Refused, Succeeded
-from allocation.handlers import decide, decide_together
+from allocation.service_layer.handlers import decide, decide_together
 from tests.storage.conftest import Storage, message
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)

@@ -7,9 +7,8 @@ import random
 import pytest
 from sqlalchemy import Engine, func, select
 
-from allocation import check
-from allocation.adapters import database, tables
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
+from allocation.adapters.sql import check, database, tables
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import (
     Allocate,
     AllocateOrder,
@@ -22,8 +21,8 @@ from allocation.domain.commands import (
     Release,
     Wanted,
 )
-from allocation.handlers import decide, decide_together
-from allocation.unit_of_work import ConcurrentUpdate, Message
+from allocation.service_layer.handlers import decide, decide_together
+from allocation.service_layer.unit_of_work import ConcurrentUpdate, Message
 from tests.storage.conftest import message
 
 pytestmark = pytest.mark.long

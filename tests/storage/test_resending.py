@@ -4,13 +4,13 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Engine, delete, select, update
 
-from allocation import check
-from allocation.adapters.outbox_reader import only_reader
-from allocation.adapters.tables import commands, outbox
-from allocation.adapters.topology import Queued
+from allocation.adapters.rabbitmq.topology import Queued
+from allocation.adapters.sql import check
+from allocation.adapters.sql.outbox import only_reader
+from allocation.adapters.sql.tables import commands, outbox
 from allocation.domain.commands import Allocate
-from allocation.handlers import accept, decide
-from allocation.relay import missing
+from allocation.entrypoints.relay import missing
+from allocation.service_layer.handlers import accept, decide
 from tests.storage.conftest import Storage, message
 
 AFTER = 300

@@ -10,14 +10,13 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, event, func, select, text, update
 
-from allocation import check
-from allocation.adapters import database, retention, tables
-from allocation.adapters.retention import Limits, Past
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
+from allocation.adapters.sql import check, database, retention, tables
+from allocation.adapters.sql.retention import Limits, Past
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, AllocateWaiting, Command, CreateBatch, Deallocate
 from allocation.domain.outcomes import Refused, Succeeded
-from allocation.handlers import accept, decide, fail
-from allocation.unit_of_work import ConcurrentUpdate, Message, UnitOfWork
+from allocation.service_layer.handlers import accept, decide, fail
+from allocation.service_layer.unit_of_work import ConcurrentUpdate, Message, UnitOfWork
 from tests.servers.processes import Process
 from tests.storage.conftest import Storage, message
 from tests.storage.test_race import BATCHES, serve_all, storm
@@ -276,7 +275,7 @@ def test_the_command_says_what_it_dropped(
     }
 
     def told(*arguments: str, **changes: str) -> str:
-        command = [sys.executable, "-m", "allocation.cli", "prune", *arguments]
+        command = [sys.executable, "-m", "allocation", "prune", *arguments]
         process = processes(command, name="prune", env=environment | changes)
         assert process.wait(30) == 0
         return process.logs()

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, delete
 
-from allocation.adapters import books, database, migrations, tables
 from allocation.adapters.memory import MemoryUnitOfWork
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
+from allocation.adapters.sql import books, database, migrations, tables
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain import promises
 from allocation.domain.commands import (
     Allocate,
@@ -34,9 +34,9 @@ from allocation.domain.commands import (
     Wanted,
     WriteOff,
 )
-from allocation.domain.preference import STRATEGIES
-from allocation.handlers import decide_together
-from allocation.unit_of_work import Message
+from allocation.domain.strategies import STRATEGIES
+from allocation.service_layer.handlers import decide_together
+from allocation.service_layer.unit_of_work import Message
 from tests.storage.conftest import Storage, memory_storage, message, sql_storage
 
 orders = st.sampled_from([f"order-{number}" for number in range(8)])

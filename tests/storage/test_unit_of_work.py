@@ -7,8 +7,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import event, select
 
-from allocation.adapters import contract, database, tables
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
+from allocation.adapters.sql import database, tables
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
+from allocation.contract import codec
 from allocation.domain.commands import (
     Allocate,
     ChangeBatchQuantity,
@@ -19,8 +20,15 @@ from allocation.domain.commands import (
     Malformed,
 )
 from allocation.domain.outcomes import Refused, Succeeded
-from allocation.handlers import accept, accept_together, decide, decide_together, drop, fail
-from allocation.unit_of_work import CommandConflict, Message
+from allocation.service_layer.handlers import (
+    accept,
+    accept_together,
+    decide,
+    decide_together,
+    drop,
+    fail,
+)
+from allocation.service_layer.unit_of_work import CommandConflict, Message
 from tests.storage.conftest import Storage, message
 
 
@@ -326,8 +334,8 @@ ODD = Allocate("o1 ", "LAMP", 4)
 
 def as_it_comes(command: Command, number: int) -> Message:
     """The command as a worker reads it."""
-    name, body = contract.command_name(command), contract.command_body(command)
-    return message(contract.parse_command(name, body), number)
+    name, body = codec.command_name(command), codec.command_body(command)
+    return message(codec.parse_command(name, body), number)
 
 
 def test_a_new_id_that_breaks_the_rule_is_refused_as_it_comes(storage: Storage) -> None:

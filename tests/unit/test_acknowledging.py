@@ -6,7 +6,7 @@ from typing import Any
 
 from kombu.message import Message
 
-from allocation.acknowledging import Acknowledgements
+from allocation.entrypoints.worker.acks import Acknowledgements
 
 
 class Channel:

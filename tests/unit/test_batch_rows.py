@@ -6,8 +6,8 @@ from io import BytesIO
 import pytest
 
 from allocation.domain.commands import CreateBatch
-from allocation.tools.batch_rows import BatchRows, Rejected, Row, Unreadable
-from allocation.tools.choices import DateOrder
+from allocation.entrypoints.cli.batch_rows import BatchRows, Rejected, Row, Unreadable
+from allocation.entrypoints.cli.choices import DateOrder
 
 B1 = CreateBatch("b1", "LAMP", 5)
 

@@ -5,15 +5,14 @@ from types import ModuleType
 import pytest
 import structlog
 
-import allocation.escaping
-import allocation.logs
 import workers.escaping
 import workers.logs
+from allocation.messaging.telemetry import escaping, logs
 
 EVIL = "a\x1b[2Jb\nc\td\x9be\u202ef\ud800g\u2028 [red]żółw"
 
 
-@pytest.mark.parametrize("module", [allocation.escaping, workers.escaping])
+@pytest.mark.parametrize("module", [escaping, workers.escaping])
 def test_every_character_that_is_not_printable_is_escaped(module: ModuleType) -> None:
     one_line = module.escaped(EVIL)
     lines = module.escaped(EVIL, lines=True)
@@ -25,8 +24,12 @@ def test_every_character_that_is_not_printable_is_escaped(module: ModuleType) ->
 def test_a_log_line_stays_one_line() -> None:
     line: structlog.types.EventDict = {"event": "told", "reason": f"x\n{EVIL}", "count": 3}
 
-    shown = allocation.logs._escape(None, "", dict(line))
+    shown = logs._escape(None, "", dict(line))
     by_workers = workers.logs._escape(None, "", dict(line))
 
-    expected = {"event": "told", "reason": r"x\n" + allocation.escaping.escaped(EVIL), "count": 3}
+    expected = {
+        "event": "told",
+        "reason": r"x\n" + escaping.escaped(EVIL),
+        "count": 3,
+    }
     assert shown == by_workers == expected

@@ -5,9 +5,9 @@ from itertools import product
 
 import pytest
 
-from allocation.adapters import contract, inbound_events
-from allocation.adapters.dead_letters import REASONS
-from allocation.admission import Inadmissible
+from allocation.contract import codec, inbound_events
+from allocation.entrypoints.worker.admission import Inadmissible
+from allocation.messaging.dead_letters import REASONS
 from tests.scraping import Samples, defined, samples
 from workers import metrics
 from workers.envelope import Unreadable
@@ -28,11 +28,11 @@ def zeros(
             "worker",
             zeros(
                 "allocation_commands_decided_total",
-                command=contract.COMMANDS,
+                command=codec.COMMANDS,
                 outcome=("succeeded", "rejected", "failed"),
             ),
         ),
-        ("worker", zeros("allocation_command_retries_total", command=contract.COMMANDS)),
+        ("worker", zeros("allocation_command_retries_total", command=codec.COMMANDS)),
         *(
             (
                 process,
@@ -45,9 +45,9 @@ def zeros(
         ),
         (
             "relay",
-            zeros("allocation_relay_sent_total", kind=("command",), name=contract.COMMANDS)
+            zeros("allocation_relay_sent_total", kind=("command",), name=codec.COMMANDS)
             | zeros(
-                "allocation_relay_sent_total", kind=("event",), name=contract.EVENT_TYPES.values()
+                "allocation_relay_sent_total", kind=("event",), name=codec.EVENT_TYPES.values()
             ),
         ),
         ("inbound", zeros("allocation_inbound_events_total", result=("accepted", "refused"))),

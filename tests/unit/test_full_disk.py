@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from allocation import health
+from allocation.entrypoints.cli.supervisor import Output
 from allocation.settings import Settings
-from allocation.supervisor import Output
 
 FULL = Path("/dev/full")
 

@@ -8,7 +8,7 @@ import pytest
 from allocation.domain.books import Batch
 from allocation.domain.events import Allocated, StrategyChosen
 from allocation.domain.outcomes import Succeeded
-from allocation.domain.preference import STRATEGIES, first_fit
+from allocation.domain.strategies import STRATEGIES, first_fit
 from tests.unit.test_product import LATER, SOON, lamp_with, line
 
 NEXT_YEAR = date(2031, 1, 1)

@@ -11,8 +11,8 @@ from allocation.domain.events import (
     Deallocated,
     OutOfStock,
 )
-from allocation.domain.model import Product
 from allocation.domain.outcomes import Refused, Succeeded
+from allocation.domain.product import Product
 
 SOON, LATER = date(2030, 1, 1), date(2030, 2, 1)
 

@@ -21,8 +21,8 @@ from allocation.domain.events import (
     ReservationReleased,
     Reserved,
 )
-from allocation.domain.model import Product
-from allocation.domain.preference import STRATEGIES
+from allocation.domain.product import Product
+from allocation.domain.strategies import STRATEGIES
 
 ORDERS = st.sampled_from([f"order-{number}" for number in range(12)])
 BATCHES = st.sampled_from([f"batch-{number}" for number in range(6)])

@@ -12,8 +12,8 @@ from allocation.domain.events import (
     ReservationReleased,
     Reserved,
 )
-from allocation.domain.model import Product
 from allocation.domain.outcomes import Refused, Succeeded
+from allocation.domain.product import Product
 from tests.unit.test_product import SOON, lamp_with, line, on_shelf, shipment
 
 NOON = datetime(2029, 12, 1, 12, tzinfo=UTC)

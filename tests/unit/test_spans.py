@@ -7,7 +7,7 @@ from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from allocation.adapters import otel
+from allocation.messaging.telemetry import otel
 from workers import otel as of_workers
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"

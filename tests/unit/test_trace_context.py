@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from allocation import trace_context
+from allocation.messaging.telemetry import trace_context
 from workers import trace_context as of_workers
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from allocation import up
+from allocation.entrypoints.cli import up
 from allocation.settings import Settings
 from tests.servers.ports import free_ports
 

@@ -21,7 +21,7 @@ from kombu import Connection
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, select, update
 
-from allocation.adapters import topology
+from allocation.adapters.rabbitmq import topology
 from tests.servers.ports import free_ports
 from tests.servers.processes import Process
 from tests.waiting import eventually

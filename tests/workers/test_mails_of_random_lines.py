@@ -10,10 +10,10 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, select
 
-from allocation.adapters.contract import cloud_event
+from allocation.contract.codec import cloud_event
 from allocation.domain.books import MemoryBooks, OrderLine
 from allocation.domain.commands import AllocateWaiting, ReviewPromises
-from allocation.domain.model import Product
+from allocation.domain.product import Product
 from workers import database
 from workers.envelope import Envelope, from_json
 from workers.inbox import Inbox

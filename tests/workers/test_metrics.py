@@ -12,7 +12,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from kombu import Connection
 
-from allocation.adapters import topology
+from allocation.adapters.rabbitmq import topology
 from tests.scraping import counted, exported, names, page
 from tests.servers.ports import free_ports
 from tests.servers.processes import Process

@@ -10,7 +10,7 @@ import pytest
 from kombu import Connection, Consumer, Message, Queue
 from kombu.transport.base import StdChannel
 
-from allocation.adapters import topology
+from allocation.adapters.rabbitmq import topology
 from tests.faults.gates import Gate
 from tests.waiting import eventually
 from tests.workers.conftest import QUEUE, Warehouse, as_bytes, event, expected, life

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from kombu import Connection
 
-from allocation.adapters import topology
+from allocation.adapters.rabbitmq import topology
 from tests.servers.postgres import PrivatePostgres
 from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.waiting import eventually

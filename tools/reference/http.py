@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from allocation.api.openapi import document
+from allocation.entrypoints.api.description.openapi import document
 from tools.reference import markdown
 from tools.reference.markdown import block, code, fields, kind, table
 

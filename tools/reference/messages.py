@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from allocation.adapters import contract
-from allocation.adapters.inbound_events import TYPES
-from allocation.asyncapi import INTERNAL
+from allocation.contract import codec
+from allocation.contract.asyncapi import INTERNAL
+from allocation.contract.inbound_events import TYPES
 from tools.reference import markdown
 from tools.reference.markdown import block, fields
 
@@ -16,13 +16,13 @@ def commands() -> str:
         "`allocation/contract/commands/`",
         "Each is a Celery task with keyword arguments only ([enqueue](../enqueue.md)); over HTTP"
         " the body has the same fields ([HTTP](http.md)). Other fields are refused.",
-        *_each(contract.COMMANDS),
+        *_each(codec.COMMANDS),
     )
 
 
 def events() -> str:
     """What allocation tells."""
-    envelope = contract.schema(next(iter(contract.EVENT_TYPES.values())))
+    envelope = codec.schema(next(iter(codec.EVENT_TYPES.values())))
     shared = {name: what for name, what in envelope["properties"].items() if name != "data"}
     shared["type"] = {"type": "string", "description": "Which of the events below it is."}
     return markdown.page(
@@ -33,7 +33,7 @@ def events() -> str:
         " know.",
         "## What all have",
         fields(envelope | {"properties": shared}),
-        *_each(contract.EVENT_TYPES.values()),
+        *_each(codec.EVENT_TYPES.values()),
     )
 
 
@@ -50,9 +50,9 @@ def inbound() -> str:
 
 def _each(names: Iterable[str]) -> Iterable[str]:
     for name in names:
-        schema = contract.schema(name)
+        schema = codec.schema(name)
         yield f"## {name}"
         yield schema["description"]
         yield "Allocation sends it to itself: it is not for callers." if name in INTERNAL else ""
         yield fields(schema["properties"].get("data", schema))
-        yield block(contract.example(name))
+        yield block(codec.example(name))

@@ -6,7 +6,7 @@ from sqlalchemy import CheckConstraint, Column, Index, MetaData, Table
 from sqlalchemy.dialects.postgresql import dialect
 from sqlalchemy.schema import CreateIndex
 
-from allocation.adapters.tables import metadata as of_allocation
+from allocation.adapters.sql.tables import metadata as of_allocation
 from tools.reference import markdown
 from tools.reference.markdown import code, table
 from workers.notification.tables import metadata as of_notification

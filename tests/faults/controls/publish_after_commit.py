@@ -6,11 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from allocation import bootstrap
-from allocation.adapters.inbox import SqlOutbox
-from allocation.adapters.publisher import publish, publisher
-from allocation.adapters.sql_unit_of_work import SqlUnitOfWork
-from allocation.celery import app
-from allocation.relay import outgoing
+from allocation.adapters.sql.inbox import SqlOutbox
+from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
+from allocation.entrypoints.relay import outgoing
+from allocation.entrypoints.worker.app import app
+from allocation.messaging.publisher import publish, publisher
 
 __all__ = ["app"]
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from allocation.adapters.inbox import SqlInbox
-from allocation.celery import app
+from allocation.adapters.sql.inbox import SqlInbox
 from allocation.domain.outcomes import Outcome
-from allocation.unit_of_work import Message
+from allocation.entrypoints.worker.app import app
+from allocation.service_layer.unit_of_work import Message
 
 __all__ = ["app"]
 

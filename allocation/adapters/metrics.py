@@ -1,0 +1,176 @@
+"""What worker, relay and inbound count for monitoring. No label holds an id or a name of stock."""
+
+from collections import Counter as Tally
+from collections.abc import Collection, Iterable, Mapping
+from functools import cache
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from allocation.adapters.rabbitmq import topology
+from allocation.contract import codec
+from allocation.messaging.dead_letters import REASONS
+
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # seconds
+_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+class WorkerFigures:
+    """Those of decisions. A command that is delivered again is counted again."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._decided = Counter(
+            "allocation_commands_decided",
+            "Commands by name and outcome; failed: nobody could decide it.",
+            ["command", "outcome"],
+            registry=self.registry,
+        )
+        _begin(self._decided, codec.COMMANDS, ("succeeded", "rejected", "failed"))
+        self._retries = Counter(
+            "allocation_command_retries",
+            "Commands that nobody could decide just then, and that come again later.",
+            ["command"],
+            registry=self.registry,
+        )
+        _begin(self._retries, codec.COMMANDS)
+        self._seconds = Histogram(
+            "allocation_job_seconds",
+            "The deciding of commands that were there together, as one job.",
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._size = Histogram(
+            "allocation_job_commands", "Commands of a job.", buckets=_SIZES, registry=self.registry
+        )
+        self._lock_wait = Histogram(
+            "allocation_lock_wait_seconds",
+            "From asking for the rows of a job's products to having them, locked.",
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._dead_letters = _dead_letters(topology.DEAD, self.registry)
+
+    def decided(self, outcomes: Iterable[tuple[str, str]], seconds: float, size: int) -> None:
+        """A job is done: the command and outcome of each that was decided."""
+        for (command, outcome), count in Tally(outcomes).items():
+            self._decided.labels(command, outcome).inc(count)
+        self._seconds.observe(seconds)
+        self._size.observe(size)
+
+    def failed(self, command: str) -> None:
+        self._decided.labels(command, "failed").inc()
+
+    def retried(self, command: str) -> None:
+        self._retries.labels(command).inc()
+
+    def locked(self, seconds: float) -> None:
+        self._lock_wait.observe(seconds)
+
+    def buried(self, queue: str, reason: str) -> None:
+        self._dead_letters.labels(queue, reason).inc()
+
+
+class RelayFigures:
+    """Those of what is told. A message that is sent again is counted again."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.active = Gauge(
+            "allocation_relay_active",
+            "Whether this relay is the one that sends; the others stand by.",
+            registry=self.registry,
+        )
+        self._sent = Counter(
+            "allocation_relay_sent",
+            "Messages that the broker has, by kind (command, event) and name.",
+            ["kind", "name"],
+            registry=self.registry,
+        )
+        _begin(self._sent, ("command",), codec.COMMANDS)
+        _begin(self._sent, ("event",), codec.EVENT_TYPES.values())
+        self.refused = Counter(
+            "allocation_relay_refused",
+            "Messages that the broker did not take.",
+            registry=self.registry,
+        )
+        self.resent = Counter(
+            "allocation_relay_resent",
+            "Overdue commands that were sent again, as the broker held fewer than were pending.",
+            registry=self.registry,
+        )
+        self.pauses = Counter(
+            "allocation_relay_pauses",
+            "Times that database or broker failed the relay, which then paused.",
+            registry=self.registry,
+        )
+        self._confirm = Histogram(
+            "allocation_relay_confirm_seconds",
+            "From sending a message to marking that the broker has it: the oldest of each mark.",
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+
+    def marked(self, messages: Iterable[tuple[str, str]], seconds: float) -> None:
+        """The kind and name of each that was marked as sent."""
+        for (kind, name), count in Tally(messages).items():
+            self._sent.labels(kind, name).inc(count)
+        self._confirm.observe(seconds)
+
+
+class InboundFigures:
+    """Those of what other systems tell."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.consuming = Gauge(
+            "allocation_inbound_consuming",
+            "Whether the queue is being consumed.",
+            registry=self.registry,
+        )
+        self.events = Counter(
+            "allocation_inbound_events",
+            "Events of other systems: accepted as commands, or refused and set aside.",
+            ["result"],
+            registry=self.registry,
+        )
+        _begin(self.events, ("accepted", "refused"))
+        self._dead_letters = _dead_letters(topology.INBOUND_DEAD, self.registry)
+
+    def buried(self, queue: str, reason: str) -> None:
+        self._dead_letters.labels(queue, reason).inc()
+
+
+@cache
+def worker() -> WorkerFigures:
+    """The worker's; made when they are first needed, as are the others."""
+    return WorkerFigures()
+
+
+@cache
+def relay() -> RelayFigures:
+    return RelayFigures()
+
+
+@cache
+def inbound() -> InboundFigures:
+    return InboundFigures()
+
+
+def _dead_letters(queue: str, registry: CollectorRegistry) -> Counter:
+    made = Counter(
+        "allocation_dead_letters",
+        "Messages set aside by this process, by their dead-letter queue and the reason.",
+        ["queue", "reason"],
+        registry=registry,
+    )
+    _begin(made, (queue,), REASONS[queue])
+    return made
+
+
+def _begin(counter: Counter, *values: Collection[str] | Mapping[str, object]) -> None:
+    """Show 0 for every combination of labels: nobody sees an increase that is a first value."""
+    combinations: list[tuple[str, ...]] = [()]
+    for each in values:
+        combinations = [(*known, value) for known in combinations for value in each]
+    for labels in combinations:
+        counter.labels(*labels)

@@ -1,0 +1,132 @@
+"""Who may do what at RabbitMQ: one user a role, with the least rights; said only here."""
+
+import json
+import ssl
+import urllib.request
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from kombu import Connection
+
+from allocation.adapters.rabbitmq import topology
+from allocation.messaging import connection
+
+MANAGEMENT_PORT = 15672
+_TIMEOUT = 15  # seconds
+
+
+class NoUsers(Exception):
+    """The users could not be made; the text says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """Regular expressions, each of which must fit the whole name of a queue or exchange."""
+
+    configure: str = ""
+    write: str = ""
+    read: str = ""
+
+
+# Celery's remote control and events: the node's and the asker's queues, and their exchanges.
+_REMOTE = r"(.+\.)?celery\.pidbox|celeryev(\..+)?"
+
+
+def _either(*patterns: str) -> str:
+    return "|".join(patterns)
+
+
+def _named(*names: str) -> str:
+    return _either(*(name.replace(".", r"\.") for name in names))
+
+
+def _consumer(queue: str, *written: str) -> Rights:
+    return Rights(write=_named(f"{queue}.dead", *written), read=_named(queue))
+
+
+ROLES: Mapping[str, Rights] = {
+    # Its page counts, shows and replays dead letters; what it accepts takes no broker.
+    "api": Rights(write=_named("amq.default"), read=_named(*topology.dead_queues())),
+    "worker": Rights(
+        configure=_REMOTE,
+        # A retry goes to the broker's own delay, what nobody can decide to the dead letters.
+        write=_either(_REMOTE, r"celery_delayed_\d+", _named(topology.DEAD)),
+        read=_either(_REMOTE, _named(topology.COMMANDS)),
+    ),
+    "relay": Rights(
+        # To bind a queue takes the right to write to it, and to read from the exchange.
+        write=_named(topology.COMMANDS, topology.EVENTS, *topology.SUBSCRIBERS),
+        read=_named(topology.EVENTS),
+    ),
+    "inbound": _consumer(topology.INBOUND),
+    # What it tells us comes in by an exchange of its own.
+    "warehouse": _consumer("warehouse.events", topology.INBOUND),
+    "notification": _consumer("notification.events"),
+    "flower": Rights(configure=_REMOTE, write=_REMOTE, read=_REMOTE),
+    # Whoever works on dead letters and replays events, by hand.
+    "operator": Rights(write=".*", read=".*"),
+}
+
+
+def make_users(url: str, management: str, passwords: Mapping[str, str]) -> list[str]:
+    """Make each user, or give it this password and its rights again; returns their names.
+
+    `url` is the broker's, with a user who has the tag `administrator`; `management` is the address
+    of its management API, by default on the same host. Raises NoUsers.
+    """
+    if not passwords:
+        return []
+    found = connection.address(url)
+    node = Connection(found.url.split(";")[0])
+    base = management.rstrip("/") or f"http://{node.hostname}:{MANAGEMENT_PORT}"
+    login = b64encode(f"{node.userid}:{node.password}".encode()).decode()
+    context = ssl.create_default_context(cafile=found.tls.get("ca_certs"))
+    vhost = quote(node.virtual_host, safe="")
+
+    def put(path: str, body: object) -> None:
+        request = urllib.request.Request(  # noqa: S310 - the scheme is checked with the settings
+            f"{base}/api/{path}",
+            method="PUT",
+            data=json.dumps(body).encode(),
+            headers={"Authorization": f"Basic {login}", "Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT, context=context):  # noqa: S310
+                pass
+        except OSError as error:
+            raise NoUsers(
+                f"the management API at {base} did not take {path}: {error}."
+                " ALLOCATION_BROKER_URL must be that of an administrator,"
+                " and ALLOCATION_BROKER_MANAGEMENT_URL the API's address"
+            ) from error
+
+    for name, password in passwords.items():
+        rights = ROLES[name]
+        put(f"users/{name}", {"password": password, "tags": ""})
+        put(
+            f"permissions/{vhost}/{name}",
+            {
+                "configure": _whole(rights.configure),
+                "write": _whole(rights.write),
+                "read": _whole(rights.read),
+            },
+        )
+    return list(passwords)
+
+
+def parse(users: str) -> dict[str, str]:
+    """`worker:password relay:password ...` as a mapping; raises ValueError without a password."""
+    pairs = dict(pair.partition(":")[::2] for pair in users.split())
+    for number, (name, password) in enumerate(pairs.items(), start=1):
+        if name not in ROLES or not password:
+            raise ValueError(
+                f"the user number {number} is not ROLE:PASSWORD, where ROLE is one of"
+                f" {', '.join(ROLES)}"
+            )
+    return pairs
+
+
+def _whole(pattern: str) -> str:
+    return f"^(?:{pattern})$"

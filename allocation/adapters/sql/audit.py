@@ -1,0 +1,393 @@
+"""The promises that the books keep, each as one SQL statement that finds what breaks it.
+
+Each goes through its tables by sets and groups, never row by row. It holds on any snapshot of a
+running system, also when past events and commands were pruned. The only bind parameter of all
+statements is `overdue_before`, a time.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Select,
+    String,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    case,
+    cast,
+    except_,
+    exists,
+    false,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+)
+from sqlalchemy.orm import aliased
+
+from allocation.adapters.sql.tables import (
+    allocations,
+    batches,
+    commands,
+    is_pending,
+    is_scheduled,
+    needs,
+    outbox,
+    products,
+    promised,
+)
+
+Finds = Select[Any] | CompoundSelect[Any]
+Proof = tuple[str, Table, Callable[[], Finds]]
+"""The promise, what is examined for it, and the statement."""
+
+_ALLOCATED = "allocation.allocated.v1"
+_DEALLOCATED = "allocation.deallocated.v1"
+_OUT_OF_STOCK = "allocation.out_of_stock.v1"
+_RESERVED = "allocation.reserved.v1"
+_RELEASED = "allocation.reservation_released.v1"
+
+
+def first_of(finds: Finds, most: int) -> Select[Any]:
+    """The first few that it finds.
+
+    The limit stands outside: inside, PostgreSQL expects to be done soon and goes row by row, while
+    there is nothing to be found as a rule.
+    """
+    found = finds.cte("found").prefix_with("MATERIALIZED")
+    return select(found).limit(most)
+
+
+def batch_counters() -> Finds:
+    """Batches whose counter is not the sum of their lines, or leaves its bounds."""
+    held = (
+        select(allocations.c.batchref, func.sum(allocations.c.qty).label("qty"))
+        .where(promised)
+        .group_by(allocations.c.batchref)
+        .subquery()
+    )
+    return (
+        select(batches.c.batchref)
+        .outerjoin(held, held.c.batchref == batches.c.batchref)
+        .where(
+            or_(
+                batches.c.allocated != func.coalesce(held.c.qty, 0),
+                batches.c.allocated < 0,
+                batches.c.allocated > batches.c.purchased,
+            )
+        )
+    )
+
+
+def lines_on_batches_of_their_sku() -> Finds:
+    """Lines that hold stock of another product."""
+    return (
+        select(_line(allocations.c.orderid, allocations.c.sku))
+        .join(batches, batches.c.batchref == allocations.c.batchref)
+        .where(batches.c.sku != allocations.c.sku)
+    )
+
+
+def lines_accounted_for() -> Finds:
+    """Lines that were taken, that are not on the books and that nobody gave up."""
+
+    def of_succeeded(*names: str) -> Select[tuple[str, str]]:
+        orderid, sku = commands.c.body["orderid"], commands.c.body["sku"]
+        return select(orderid.as_string().label("orderid"), sku.as_string().label("sku")).where(
+            commands.c.name.in_(names), commands.c.status == "succeeded"
+        )
+
+    missing = except_(
+        of_succeeded("allocation.allocate", "allocation.reserve"),
+        select(allocations.c.orderid, allocations.c.sku),
+        of_succeeded("allocation.deallocate"),
+    ).subquery()
+    # These give up what is held of an order, whatever its skus.
+    released = of_succeeded("allocation.release", "allocation.expire").subquery()
+    return select(_line(missing.c.orderid, missing.c.sku)).where(
+        missing.c.orderid.not_in(select(released.c.orderid))
+    )
+
+
+def lines_where_their_last_event_left_them() -> Finds:
+    """Lines of which the books say something else than the last event that is kept of them.
+
+    What the books say of a promise is held against its own event by `promises_told`; so only the
+    other events are opened here, which are few: none may be newer than the promise.
+    """
+    others = except_(
+        select(outbox.c.sku, outbox.c.sequence).where(
+            outbox.c.name.in_([_ALLOCATED, _DEALLOCATED, _OUT_OF_STOCK, _RESERVED, _RELEASED])
+        ),
+        select(allocations.c.sku, allocations.c.promised_at).where(
+            allocations.c.promised_at.is_not(None)
+        ),
+    ).subquery()
+    orderid = outbox.c.body["data", "orderid"].as_string()
+    part = func.coalesce(outbox.c.body["data", "part"].as_integer(), 0)
+    last = (
+        select(
+            outbox.c.sku,
+            orderid.label("orderid"),
+            part.label("part"),
+            func.max(outbox.c.sequence).label("number"),
+        )
+        .join(others, and_(others.c.sku == outbox.c.sku, others.c.sequence == outbox.c.sequence))
+        .group_by(outbox.c.sku, orderid, part)
+        .subquery()
+    )
+    newest = (
+        select(last.c.sku, last.c.orderid, func.max(last.c.number).label("number"))
+        .group_by(last.c.sku, last.c.orderid)
+        .subquery()
+    )
+    of_line = aliased(allocations)
+    line_is_there = exists().where(of_line.c.orderid == last.c.orderid, of_line.c.sku == last.c.sku)
+    event = aliased(outbox)
+    given_up = or_(
+        and_(
+            event.c.name == _DEALLOCATED,
+            event.c.body["causationtype"].as_string() == "allocation.deallocate",
+        ),
+        and_(
+            event.c.name == _RELEASED,
+            event.c.body["data", "reason"].as_string() != "moved",
+        ),
+    )
+    return (
+        select(_line(last.c.orderid, last.c.sku))
+        .join(newest, and_(newest.c.sku == last.c.sku, newest.c.orderid == last.c.orderid))
+        .join(event, and_(event.c.sku == last.c.sku, event.c.sequence == last.c.number))
+        .outerjoin(
+            allocations,
+            and_(
+                allocations.c.orderid == last.c.orderid,
+                allocations.c.sku == last.c.sku,
+                allocations.c.part == last.c.part,
+            ),
+        )
+        .where(
+            or_(
+                # A part may have joined another part of its line. Only a line that is gone as a
+                # whole needs an event that gives it up.
+                and_(last.c.number == newest.c.number, ~given_up, ~line_is_there),
+                # Also whoever gave a line up may wait for it again, not told yet.
+                and_(allocations.c.batchref.is_(None), event.c.name.in_([_ALLOCATED, _RESERVED])),
+                allocations.c.promised_at < event.c.sequence,
+            )
+        )
+    )
+
+
+def promises_told() -> Finds:
+    """Lines whose promise was told otherwise than the books have it."""
+    name = case((allocations.c.expires_at.is_(None), _ALLOCATED), else_=_RESERVED)
+    told = cast(outbox.c.body, Text)
+    data = {name: outbox.c.body["data", name] for name in ("orderid", "batchref", "qty")}
+    # To open a million events takes long, and nearly all have these words letter by letter. No text
+    # inside of one can look so: its quotes would have backslashes.
+    said_so = and_(
+        _has(told, '"orderid": "' + allocations.c.orderid + '"'),
+        _has(told, '"batchref": "' + allocations.c.batchref + '"'),
+        _has(told, '"qty": ' + cast(allocations.c.qty, Text) + ","),
+    )
+    differs = or_(
+        data["orderid"].as_string().is_distinct_from(allocations.c.orderid),
+        data["batchref"].as_string().is_distinct_from(allocations.c.batchref),
+        data["qty"].as_integer().is_distinct_from(allocations.c.qty),
+    )
+    return (
+        select(_line(allocations.c.orderid, allocations.c.sku))
+        .join(
+            outbox,
+            and_(
+                outbox.c.kind == "event",
+                outbox.c.sku == allocations.c.sku,
+                outbox.c.sequence == allocations.c.promised_at,
+            ),
+        )
+        .where(case((outbox.c.name != name, true()), (said_so, false()), else_=differs))
+    )
+
+
+def accepted_commands_known() -> Finds:
+    """Commands that were accepted, and that nothing is known of any more."""
+    known = select(literal(1)).where(commands.c.id == outbox.c.id)
+    return select(outbox.c.id).where(outbox.c.kind == "command", ~is_scheduled, ~known.exists())
+
+
+def pending_commands_in_outbox() -> Finds:
+    """Commands without an outcome that are not in the outbox, from where the relay sends them."""
+    sent = select(literal(1)).where(outbox.c.id == commands.c.id)
+    return select(commands.c.id).where(commands.c.status == "pending", ~sent.exists())
+
+
+def no_overdue_commands() -> Finds:
+    """How many commands have been pending since before `overdue_before`, and the oldest of them."""
+    overdue = and_(is_pending, commands.c.accepted_at < bindparam("overdue_before"))
+    count = select(func.count()).select_from(commands).where(overdue).scalar_subquery()
+    return (
+        select(
+            cast(count, String)
+            + (" overdue, the oldest is " + commands.c.name + " ")
+            + cast(commands.c.id, String)
+            + (
+                ": check that the workers and the relay run; the relay sends again what the broker"
+                " has lost. `allocation status` shows the queue, `allocation dead list` the"
+                " commands that failed"
+            )
+        )
+        .where(overdue)
+        .order_by(commands.c.accepted_at)
+        .limit(1)
+    )
+
+
+def no_failed_commands() -> Finds:
+    """Commands that nobody could decide: their dead letters wait to be replayed."""
+    return select(commands.c.name + " " + cast(commands.c.id, String)).where(
+        commands.c.status == "failed"
+    )
+
+
+def sequences() -> Finds:
+    """Products whose kept events are not numbered up to their sequence without a gap.
+
+    The newest event of a product is always kept.
+    """
+    told = (
+        select(
+            outbox.c.sku,
+            func.count().label("events"),
+            func.min(outbox.c.sequence).label("first"),
+            func.max(outbox.c.sequence).label("last"),
+        )
+        .where(outbox.c.kind == "event")
+        .group_by(outbox.c.sku)
+        .subquery()
+    )
+    return (
+        select(products.c.sku)
+        .outerjoin(told, told.c.sku == products.c.sku)
+        .where(
+            or_(
+                func.coalesce(told.c.last, 0) != products.c.sequence,
+                told.c.events != told.c.last - told.c.first + 1,
+                told.c.first < 1,
+            )
+        )
+    )
+
+
+def sent_in_order() -> Finds:
+    """Products of which a later event counts as sent while an earlier one does not."""
+    is_sent = outbox.c.sent_at.is_not(None)
+    first_unsent = func.min(case((~is_sent, outbox.c.sequence)))
+    last_sent = func.max(case((is_sent, outbox.c.sequence)))
+    return (
+        select(outbox.c.sku)
+        .where(outbox.c.kind == "event")
+        .group_by(outbox.c.sku)
+        .having(first_unsent < last_sent)
+    )
+
+
+def nothing_waits_beside_its_stock() -> Finds:
+    """Products with a line that fits free stock, and nothing on its way to serve it."""
+    free = (
+        select(batches.c.sku, func.max(batches.c.purchased - batches.c.allocated).label("largest"))
+        .group_by(batches.c.sku)
+        .subquery()
+    )
+    smallest = (
+        select(allocations.c.sku, func.min(needs).label("qty"))
+        .where(allocations.c.batchref.is_(None))
+        .group_by(allocations.c.sku)
+        .subquery()
+    )
+    return except_(
+        select(smallest.c.sku)
+        .join(free, free.c.sku == smallest.c.sku)
+        .where(smallest.c.qty <= free.c.largest),
+        select(commands.c.body["sku"].as_string()).where(
+            commands.c.name == "allocation.allocate_waiting",
+            commands.c.status.in_(["pending", "failed"]),
+        ),
+    )
+
+
+def promised_days_told() -> Finds:
+    """Batches that come on another day than their lines were told, and nothing on its way."""
+    return except_(
+        select(batches.c.batchref)
+        .join(allocations, allocations.c.batchref == batches.c.batchref)
+        .where(promised, allocations.c.eta.is_distinct_from(batches.c.eta)),
+        select(commands.c.body["batchref"].as_string()).where(
+            commands.c.name == "allocation.review_promises",
+            commands.c.status.in_(["pending", "failed"]),
+        ),
+    )
+
+
+def reservations_end() -> Finds:
+    """Orders with a line that is held, and nothing on its way that ends it."""
+    orderid = outbox.c.body["orderid"].as_string()
+    return except_(
+        select(allocations.c.orderid).where(allocations.c.expires_at.is_not(None)),
+        select(orderid).where(outbox.c.name == "allocation.expire", is_scheduled),
+        select(commands.c.body["orderid"].as_string()).where(
+            commands.c.name == "allocation.expire", commands.c.status.in_(["pending", "failed"])
+        ),
+    )
+
+
+def _has(text: ColumnElement[str], words: ColumnElement[str]) -> ColumnElement[bool]:
+    # Both databases have replace(), and different functions to search.
+    return func.replace(text, words, "") != text
+
+
+def _line(orderid: ColumnElement[str], sku: ColumnElement[str]) -> ColumnElement[str]:
+    return orderid + " " + sku
+
+
+PROOFS: tuple[Proof, ...] = (
+    (
+        "each batch promises exactly what its lines hold, within its quantity",
+        batches,
+        batch_counters,
+    ),
+    ("each line holds stock of its own product", allocations, lines_on_batches_of_their_sku),
+    (
+        "each line that was taken is allocated, waiting, or was given up",
+        allocations,
+        lines_accounted_for,
+    ),
+    (
+        "each line stands where the last event about it says",
+        outbox,
+        lines_where_their_last_event_left_them,
+    ),
+    ("each promise was told as the books have it", allocations, promises_told),
+    (
+        "each command that was accepted is on record",
+        outbox,
+        accepted_commands_known,
+    ),
+    ("each command has an outcome or is in the outbox", commands, pending_commands_in_outbox),
+    (
+        "no command has been pending for longer than ALLOCATION_RESEND_AFTER",
+        commands,
+        no_overdue_commands,
+    ),
+    ("no command failed", commands, no_failed_commands),
+    ("each product's events are numbered without a gap", products, sequences),
+    ("each event is sent, or waits behind none of its product that is", outbox, sent_in_order),
+    ("no line waits beside stock that it fits", allocations, nothing_waits_beside_its_stock),
+    ("each line was told the day on which its batch comes", allocations, promised_days_told),
+    ("each reservation will end", allocations, reservations_end),
+)

@@ -1,0 +1,293 @@
+"""The books of products in SQL: each question is one indexed query, however long the history."""
+
+from collections.abc import Collection, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    Connection,
+    Select,
+    String,
+    and_,
+    bindparam,
+    func,
+    select,
+    tuple_,
+)
+
+from allocation.adapters.sql import tables
+from allocation.adapters.sql.database import among, is_postgresql
+from allocation.adapters.sql.statements import Writes
+from allocation.domain.books import Allocation, Batch
+
+CHUNK = 100
+"""Lines fetched by one query while a pass goes through many."""
+
+Skus = dict[str, str | None]
+"""By batchref: the product that has it; None when no product has."""
+
+_LINE = tables.allocations.c
+_BATCH = tables.batches.c
+_NOBODY_WAITS = 2**31
+
+
+class SqlBooks:
+    """Valid while the product's row is locked.
+
+    What is changed is written by `write`, at the commit or before a query that must see it.
+    """
+
+    def __init__(self, connection: Connection, sku: str, skus: Skus) -> None:
+        self._connection = connection
+        self._sku = sku
+        self._skus = skus
+        self.batches: dict[str, Batch] = {}
+        self.lines: dict[str, dict[int, Allocation | None]] = {}
+        """The parts of lines, by order, as far as they are known; None where one was removed."""
+        self.complete: set[str] = set()
+        """The orders whose parts are all known."""
+        self.stored_batches: dict[str, tuple[Any, ...]] = {}
+        self.stored_lines: dict[tuple[str, int], tuple[Any, ...]] = {}
+        # No waiting line needs fewer pieces: with less free stock there is nothing to ask.
+        self.least_wanted = 0
+        self._waiting: list[Allocation] = []
+
+    def open_batches(self) -> Sequence[Batch]:
+        return list(self.batches.values())
+
+    def batch(self, batchref: str) -> Batch | None:
+        if batchref not in self.batches:
+            query = select(tables.batches).where(
+                _BATCH.batchref == batchref, _BATCH.sku == self._sku
+            )
+            for row in self._connection.execute(query):
+                self.know_batch(row)
+        return self.batches.get(batchref)
+
+    def parts(self, orderid: str) -> Sequence[Allocation]:
+        if orderid not in self.complete:
+            self.complete.add(orderid)
+            self._fetch(select(tables.allocations).where(_LINE.orderid == orderid))
+        known = self.lines.get(orderid, {})
+        return [line for _, line in sorted(known.items()) if line is not None]
+
+    def oldest_waiting(self, at_most: int, after: int) -> Allocation | None:
+        if at_most < max(1, self.least_wanted):
+            return None
+        if after == 0:
+            self._waiting = []
+        fitting = [line for line in self._waiting if line.age > after and line.needs <= at_most]
+        if not fitting:
+            fitting = self._fetch(
+                select(tables.allocations)
+                .where(tables.waits, tables.needs <= at_most, _LINE.age > after)
+                .order_by(_LINE.age)
+                .limit(CHUNK)
+            )
+        self._waiting = fitting
+        if not fitting:
+            # The lines before `after` did not fit either, when there was more.
+            self.least_wanted = at_most + 1
+            return None
+        return fitting[0]
+
+    def untold(self, limit: int) -> Sequence[Allocation]:
+        if self.least_wanted == _NOBODY_WAITS:
+            return []
+        query = select(tables.allocations).where(tables.untold)
+        return self._fetch(query.order_by(_LINE.age).limit(limit))
+
+    def promised(self, batchref: str) -> Iterator[Allocation]:
+        self.least_wanted = 0  # who asks may let them wait
+        for condition in (tables.held, tables.promised):
+            query = (
+                select(tables.allocations)
+                .where(_LINE.batchref == batchref, condition)
+                .order_by(_LINE.promised_at.desc())
+                .limit(CHUNK)
+            )
+            # What was released since is promised no more: the same query brings the next ones.
+            while chunk := self._fetch(query):
+                yield from chunk
+
+    def promised_another_day(self, batch: Batch, limit: int) -> Sequence[Allocation]:
+        query = (
+            select(tables.allocations)
+            .where(
+                _LINE.batchref == batch.batchref,
+                tables.promised,
+                _LINE.eta.is_distinct_from(batch.eta),
+            )
+            .order_by(_LINE.promised_at)
+            .limit(limit)
+        )
+        return self._fetch(query)
+
+    def add_batch(self, batch: Batch) -> None:
+        self.batches[batch.batchref] = batch
+        self._skus[batch.batchref] = self._sku
+
+    def add_line(self, line: Allocation) -> None:
+        self.lines.setdefault(line.orderid, {})[line.part] = line
+        if line.batchref is None:
+            self.least_wanted = min(self.least_wanted, line.needs)
+
+    def remove_line(self, line: Allocation) -> None:
+        self.lines[line.orderid][line.part] = None
+
+    def know_batch(self, row: Any) -> None:
+        """Take a batch as it is stored."""
+        batch = Batch(row.batchref, row.sku, row.purchased, row.eta, row.allocated, row.best_before)
+        self.batches[row.batchref] = batch
+        self.stored_batches[row.batchref] = _numbers(batch)
+
+    def know_line(self, row: Any) -> Allocation:
+        """Take a line as it is stored; one that was taken before stays the same object."""
+        parts = self.lines.setdefault(row.orderid, {})
+        if known := parts.get(row.part):
+            return known
+        line = Allocation(
+            row.orderid,
+            row.sku,
+            row.qty,
+            row.age,
+            row.customer,
+            row.smallest_part is not None,
+            row.part,
+        )
+        line.batchref, line.promised_at, line.eta = row.batchref, row.promised_at, row.eta
+        line.told, line.dispatched, line.last_part = row.told, row.dispatched, row.last_part
+        line.expires_at, line.extended = row.expires_at, row.extended
+        parts[row.part] = line
+        self.stored_lines[row.orderid, row.part] = _state(line)
+        return line
+
+    def holds(self, orderid: str) -> bool:
+        """Whether a part of the order's line is known to be there."""
+        return any(self.lines.get(orderid, {}).values())
+
+    def known_parts(self) -> Iterator[tuple[tuple[str, int], Allocation | None]]:
+        """Every part of a line that is known, by order and part."""
+        for orderid, parts in self.lines.items():
+            for part, line in parts.items():
+                yield (orderid, part), line
+
+    def _fetch(self, query: Select[Any]) -> list[Allocation]:
+        changes = Writes(self._connection)
+        write([self], changes)
+        changes.send()
+        found = self._connection.execute(query.where(_LINE.sku == self._sku))
+        return [self.know_line(row) for row in found]
+
+
+def write(books: Collection[SqlBooks], changes: Writes) -> None:
+    """Add to `changes` what was changed in these books since they were read or written."""
+    new_batches, changed_batches = [], []
+    new_lines, changed_lines, gone = [], [], []
+    for each in books:
+        for ref, batch in each.batches.items():
+            state, stored = _numbers(batch), each.stored_batches.get(ref)
+            if stored is None:
+                new_batches.append(dict(vars(batch)))
+            elif stored != state:
+                purchased, allocated, eta = state
+                changed_batches.append(
+                    {"batchref": ref, "purchased": purchased, "allocated": allocated, "eta": eta}
+                )
+            each.stored_batches[ref] = state
+        for key, line in each.known_parts():
+            before = each.stored_lines.get(key)
+            if line is None:
+                if before is not None:
+                    gone.append({"orderid": key[0], "sku": each._sku, "part": key[1]})
+                    del each.stored_lines[key]
+            elif before is None:
+                new_lines.append(dict(vars(line)))
+                each.stored_lines[key] = _state(line)
+            elif before != (state := _state(line)):
+                changed_lines.append(dict(vars(line)))
+                each.stored_lines[key] = state
+    changes.add(tables.batches, new_batches)
+    changes.add(tables.allocations, new_lines)
+    changes.change(tables.allocations, changed_lines)
+    changes.remove(tables.allocations, gone)
+    changes.change(tables.batches, changed_batches)
+
+
+def load(
+    connection: Connection, skus: Skus, asked: Collection[str], lines: Collection[tuple[str, str]]
+) -> dict[str, SqlBooks]:
+    """The books of the `asked` skus, whose products are locked, by three queries at most.
+
+    Open batches come with them, those that `skus` names, and the `lines` (orderid, sku).
+    """
+    dialect = connection.dialect.name
+    made = {sku: SqlBooks(connection, sku, skus) for sku in asked}
+    for row in connection.execute(_stock(dialect), {"skus": list(asked)}):
+        books = made[row.product]
+        books.least_wanted = row.least or _NOBODY_WAITS
+        if row.batchref is not None:
+            books.know_batch(row)
+    if named := [batchref for batchref, sku in skus.items() if sku in made]:
+        for row in connection.execute(_named_batches(dialect), {"refs": named}):
+            made[row.sku].know_batch(row)
+
+    for orderid, sku in lines:
+        made[sku].complete.add(orderid)
+    for row in _stored_lines(connection, lines):
+        made[row.sku].know_line(row)
+    return made
+
+
+# Statements are built once: that takes longer than to send one.
+
+
+@cache
+def _stock(dialect: str) -> Select[Any]:
+    """The open batches of the `skus`, and the least that a line of each waits for.
+
+    A product without an open batch is one row without a batch.
+    """
+    products = tables.products.c
+    least = select(func.min(tables.needs)).where(_LINE.sku == products.sku, tables.waits)
+    asked = (
+        select(products.sku.label("product"), least.scalar_subquery().label("least"))
+        .where(among(products.sku, "skus", dialect))
+        .subquery("asked")
+    )
+    its_open_ones = and_(_BATCH.sku == asked.c.product, tables.is_open)
+    return select(asked, tables.batches).outerjoin_from(asked, tables.batches, its_open_ones)
+
+
+@cache
+def _named_batches(dialect: str) -> Select[Any]:
+    return select(tables.batches).where(among(_BATCH.batchref, "refs", dialect))
+
+
+@cache
+def _asked_lines() -> Select[Any]:
+    # A join with arrays: PostgreSQL plans a long list of pairs slowly.
+    orderids, skus = (bindparam(name, type_=ARRAY(String)) for name in ("orderids", "skus"))
+    pairs = func.unnest(orderids, skus).table_valued("orderid", "sku").render_derived()
+    is_asked = and_(_LINE.orderid == pairs.c.orderid, _LINE.sku == pairs.c.sku)
+    return select(tables.allocations).join(pairs, is_asked)
+
+
+def _stored_lines(connection: Connection, keys: Collection[tuple[str, str]]) -> Sequence[Any]:
+    if not keys:
+        return []
+    if is_postgresql(connection):
+        orderids, skus = zip(*keys, strict=True)
+        given = {"orderids": list(orderids), "skus": list(skus)}
+        return connection.execute(_asked_lines(), given).all()
+    is_asked = tuple_(_LINE.orderid, _LINE.sku).in_(list(keys))
+    return connection.execute(select(tables.allocations).where(is_asked)).all()
+
+
+def _state(line: Allocation) -> tuple[Any, ...]:
+    return tuple(vars(line).values())
+
+
+def _numbers(batch: Batch) -> tuple[Any, ...]:
+    return batch.purchased, batch.allocated, batch.eta

@@ -1,0 +1,288 @@
+"""Inbox and outbox: what came in, and what is to go out, as rows of the same transaction."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Select, Update, select, update
+
+from allocation.adapters.sql import tables
+from allocation.adapters.sql.database import among, is_postgresql
+from allocation.adapters.sql.statements import Row, Writes, as_json, prepared
+from allocation.adapters.sql.statements import add_new as add_new_rows
+from allocation.contract import codec
+from allocation.domain.commands import Malformed
+from allocation.domain.events import Event
+from allocation.domain.outcomes import Outcome, Refused, Succeeded
+from allocation.service_layer.unit_of_work import CommandConflict, ConcurrentUpdate, Message
+
+Clock = Callable[[], datetime]
+
+NOTIFY_CHANNEL = "allocation_outbox"
+"""On which PostgreSQL wakes the relay."""
+
+# To accept a command is most of what the API does, so it is one message to the database. In the
+# inbox they go by their ids: two that insert the same ones don't wait for each other.
+_ACCEPT_NEW = """
+    WITH given AS (
+        SELECT * FROM ROWS FROM (json_to_recordset($1) AS (
+            id uuid, name text, body json, sku text,
+            correlation_id uuid, causation_id uuid, accepted_at timestamptz, traceparent text
+        )) WITH ORDINALITY
+    ), accepted AS (
+        INSERT INTO commands (id, name, body, status, correlation_id, causation_id, accepted_at)
+        SELECT id, name, body, 'pending', correlation_id, causation_id, accepted_at
+        FROM given ORDER BY id
+        ON CONFLICT (id) DO NOTHING
+        RETURNING id
+    ), sent AS (
+        INSERT INTO outbox
+            (id, kind, name, sku, body, correlation_id, causation_id, created_at, traceparent)
+        SELECT
+            id, 'command', name, sku, body, correlation_id, causation_id, accepted_at, traceparent
+        FROM given JOIN accepted USING (id) ORDER BY ordinality
+    )
+    SELECT id, pg_notify($2, '') FROM accepted"""
+
+
+class SqlOutbox:
+    """Rows that the relay sends on once they are committed; written together by `write`."""
+
+    def __init__(self, now: Clock) -> None:
+        self._now = now
+        self._rows: list[dict[str, object]] = []
+
+    def add(self, event: Event, cause: Message) -> None:
+        created_at = self._now()
+        body = codec.cloud_event(
+            event,
+            time=created_at,
+            causation_id=cause.id,
+            causation_type=codec.command_name(cause.command),
+            correlation_id=cause.correlation_id,
+        )
+        self._add(
+            id=codec.event_id(body),
+            kind="event",
+            name=body["type"],
+            sku=body["subject"],
+            sequence=event.sequence,
+            body=body,
+            correlation_id=cause.correlation_id,
+            causation_id=cause.id,
+            created_at=created_at,
+            traceparent=cause.traceparent,
+            orderid=getattr(event, "orderid", None),
+            choice=codec.choice(event),
+        )
+
+    def add_command(self, message: Message, due_at: datetime | None = None) -> None:
+        body = codec.command_body(message.command)
+        self._add(
+            id=message.id,
+            kind="command",
+            name=codec.command_name(message.command),
+            sku=body.get("sku"),
+            sequence=None,
+            body=body,
+            correlation_id=message.correlation_id,
+            causation_id=message.causation_id,
+            created_at=(now := self._now()),
+            traceparent=message.traceparent,
+            due_at=due_at,
+            sent_at=None if due_at is None else now,
+        )
+
+    def schedule(self, message: Message, due_at: datetime) -> None:
+        self.add_command(message, due_at)
+
+    def write(self, changes: Writes) -> bool:
+        """Add the rows to `changes`, in their order; False when there are none."""
+        rows, self._rows = self._rows, []
+        changes.add(tables.outbox, rows)
+        return bool(rows)
+
+    def _add(self, **row: object) -> None:
+        self._rows.append({"due_at": None, "sent_at": None, "orderid": None, "choice": None, **row})
+
+
+class SqlInbox:
+    """One row a command: pending when it was accepted here, with its outcome once decided."""
+
+    def __init__(self, connection: Connection, outbox: SqlOutbox, now: Clock) -> None:
+        self._connection = connection
+        self._outbox = outbox
+        self._now = now
+        self._recorded: set[UUID] = set()
+        self._inserts: list[Row] = []
+        self._updates: list[Row] = []
+
+    def accept(self, messages: Sequence[Message]) -> None:
+        new = self._accept_new(messages)
+        old = {message.id: message for message in messages if message.id not in new}
+        if self._known(list(old.values())).keys() != old.keys():
+            raise ConcurrentUpdate("a command was forgotten as it came again")
+        self._check_correlation(old)
+
+    def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome]:
+        rows = self._known(messages)
+        self._recorded.update(rows)
+        return {known: outcome for known, outcome in rows.items() if outcome is not None}
+
+    def was_accepted(self, message: Message) -> bool:
+        return message.id in self._recorded
+
+    def record(self, message: Message, outcome: Outcome) -> None:
+        decided = {**_columns(outcome), "decided_at": self._now()}
+        if message.id in self._recorded:
+            self._updates.append({"id": message.id, **decided})
+        else:
+            self._inserts.append(self._row(message) | decided)
+
+    def write(self, changes: Writes) -> None:
+        """Add to `changes` what was recorded.
+
+        An id that somebody else recorded meanwhile is an error when they are sent.
+        """
+        # In the order of their ids: two that insert the same ones don't wait for each other.
+        changes.add(tables.commands, sorted(self._inserts, key=lambda row: str(row["id"])))
+        changes.change(tables.commands, self._updates)
+        self._inserts, self._updates = [], []
+
+    def record_failure(self, message: Message, error: str) -> None:
+        # Of what can't be read here only the id is sure: a newer worker knows its body otherwise.
+        if not isinstance(message.command, Malformed):
+            self._insert([message])
+        self._connection.execute(
+            _undecided(message.id).values(
+                status="failed", outcome={"error": error}, decided_at=self._now()
+            )
+        )
+
+    def give_up(self, command_id: UUID, refusal: Refused) -> bool:
+        given_up = self._connection.scalar(
+            _undecided(command_id)
+            .values(**_columns(refusal), decided_at=self._now())
+            .returning(tables.commands.c.id)
+        )
+        return given_up is not None
+
+    def _row(self, message: Message) -> dict[str, object]:
+        return {
+            "id": message.id,
+            "name": codec.command_name(message.command),
+            "body": codec.command_body(message.command),
+            "correlation_id": message.correlation_id,
+            "causation_id": message.causation_id,
+            "accepted_at": self._now(),
+        }
+
+    def _accept_new(self, messages: Sequence[Message]) -> set[UUID]:
+        """Record those that were not there, and have the outbox send them; returns their ids."""
+        if messages and is_postgresql(self._connection):
+            rows = [
+                {**self._row(each), "sku": _sku(each), "traceparent": each.traceparent}
+                for each in messages
+            ]
+            planned = prepared(self._connection, _ACCEPT_NEW, "json, text")
+            accepted = self._connection.exec_driver_sql(
+                f"EXECUTE {planned} (%(rows)s, %(channel)s)",
+                {"rows": as_json(rows), "channel": NOTIFY_CHANNEL},
+            )
+            return set(accepted.scalars())
+        new = self._insert(messages)
+        for message in messages:
+            if message.id in new:
+                self._outbox.add_command(message)
+        return new
+
+    def _insert(self, messages: Sequence[Message]) -> set[UUID]:
+        """The ids that were not there; waits while another transaction is about to insert one."""
+        if not messages:
+            return set()
+        rows = [self._row(message) | {"status": "pending"} for message in messages]
+        rows.sort(key=lambda row: str(row["id"]))
+        return add_new_rows(self._connection, tables.commands, rows)
+
+    def _check_correlation(self, messages: dict[UUID, Message]) -> None:
+        """Raise CommandConflict for those of the known commands that began with something else."""
+        if not messages:
+            return
+        rows = self._connection.execute(
+            _correlations(self._connection.dialect.name), {"ids": list(messages)}
+        )
+        for row in rows:
+            if row.correlation_id != messages[row.id].correlation_id:
+                raise CommandConflict(f"command {row.id} is known as part of another request")
+
+    def _known(self, messages: Sequence[Message]) -> dict[UUID, Outcome | None]:
+        """What is recorded under the messages' ids: the outcome, None without one.
+
+        Nobody else records any of them until this transaction ends. Raises CommandConflict.
+        """
+        if not messages:
+            return {}
+        found = self._connection.execute(
+            _recorded(self._connection.dialect.name),
+            {"ids": [message.id for message in messages]},
+        )
+        rows = {row.id: row for row in found}
+        meanings: dict[UUID, tuple[str, codec.Json]] = {
+            row.id: (row.name, row.body) for row in rows.values()
+        }
+        for message in messages:
+            meant = codec.command_name(message.command), codec.command_body(message.command)
+            name, _ = known = meanings.setdefault(message.id, meant)
+            if known != meant:
+                raise CommandConflict(
+                    f"command {message.id} is known as {name} with another body"
+                    " and keeps its first meaning: send this one with an id of its own"
+                )
+        return {row.id: _outcome(row.status, row.outcome) for row in rows.values()}
+
+
+@cache
+def _recorded(dialect: str) -> Select[Any]:
+    columns = tables.commands.c
+    return (
+        select(columns.id, columns.name, columns.body, columns.status, columns.outcome)
+        .where(among(columns.id, "ids", dialect))
+        .order_by(columns.id)
+        .with_for_update()
+    )
+
+
+@cache
+def _correlations(dialect: str) -> Select[Any]:
+    columns = tables.commands.c
+    is_asked = among(columns.id, "ids", dialect)
+    return select(columns.id, columns.correlation_id).where(is_asked)
+
+
+def _sku(message: Message) -> str | None:
+    sku: str | None = getattr(message.command, "sku", None)
+    return sku
+
+
+def _outcome(status: str, facts: codec.Json) -> Outcome | None:
+    if status == "succeeded":
+        return Succeeded(**facts)
+    if status == "rejected":
+        return Refused(**facts)
+    return None
+
+
+def _columns(outcome: Outcome) -> dict[str, object]:
+    facts = dict(outcome.facts)
+    if isinstance(outcome, Refused):
+        return {"status": "rejected", "outcome": {"reason": outcome.reason, **facts}}
+    return {"status": "succeeded", "outcome": facts}
+
+
+def _undecided(command_id: UUID) -> Update:
+    columns = tables.commands.c
+    return update(tables.commands).where(
+        columns.id == command_id, columns.status.in_(["pending", "failed"])
+    )

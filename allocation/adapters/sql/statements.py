@@ -1,0 +1,197 @@
+"""Rows into tables, by statements that cost little for each row and go to the database together."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import count
+from uuid import UUID
+
+from sqlalchemy import (
+    Connection,
+    Delete,
+    Dialect,
+    Subquery,
+    Table,
+    Update,
+    bindparam,
+    column,
+    func,
+    literal_column,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from allocation.adapters.sql.database import is_postgresql
+
+Insert = postgresql.Insert | sqlite.Insert
+
+Row = Mapping[str, object]
+
+_ENCODER = json.JSONEncoder(default=str)
+_numbers = count()
+
+
+class Writes:
+    """Changes of rows, made in their order when they are sent.
+
+    To PostgreSQL all of them go as one message, and the rows of a statement as one JSON text: each
+    message costs as much as the work that it asks for, and many VALUES cost both sides several
+    times more. The statements are prepared: to plan one costs as much as to carry it out.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._on_postgresql = is_postgresql(connection)
+        self._statements: list[str] = []
+        self._parameters: dict[str, object] = {}
+
+    def add(self, table: Table, rows: Sequence[Row]) -> None:
+        """Insert the rows in their order; all have the same columns."""
+        if self._on_postgresql:
+            self._put(f"new_{table.name}", table, rows)
+        elif rows:
+            self._connection.execute(sqlite.insert(table), rows)
+
+    def change(self, table: Table, rows: Sequence[Row]) -> None:
+        """Update the rows by their primary keys; all have the same columns, the keys among them."""
+        if self._on_postgresql:
+            self._put(f"changed_{table.name}", table, rows)
+        elif rows:
+            # A bound parameter may not be called like a column that is set.
+            given = [{f"to_{name}": value for name, value in row.items()} for row in rows]
+            self._connection.execute(_changed(table, tuple(rows[0])), given)
+
+    def remove(self, table: Table, keys: Sequence[Row]) -> None:
+        """Delete the rows of these primary keys."""
+        if self._on_postgresql:
+            self._put(f"gone_{table.name}", table, keys)
+        elif keys:
+            self._connection.execute(_removed(table), keys)
+
+    def notify(self, channel: str) -> None:
+        """Wake who listens to the channel, when the transaction commits and only then."""
+        if self._on_postgresql:
+            self._statements.append(f"NOTIFY {channel}")
+
+    def send(self) -> None:
+        """Have the database make all changes."""
+        if self._statements:
+            self._connection.exec_driver_sql("; ".join(self._statements), self._parameters)
+        self._statements, self._parameters = [], {}
+
+    def _put(self, name: str, table: Table, rows: Sequence[Row]) -> None:
+        if not rows:
+            return
+        if name in self._parameters:
+            self.send()
+        statement = _SQL[name.partition("_")[0]]
+        sql = statement(table, tuple(rows[0]), self._connection.dialect)
+        planned = prepared(self._connection, sql, "json, bigint")
+        self._statements.append(f"EXECUTE {planned} (%({name})s, %({name}_count)s)")
+        self._parameters |= {name: as_json(rows), f"{name}_count": len(rows)}
+
+
+def prepared(connection: Connection, sql: str, types: str) -> str:
+    """The name under which PostgreSQL knows this statement on this connection, once planned.
+
+    Its parameters are $1, $2 and so on, of these types.
+    """
+    known: dict[str, str] = connection.info.setdefault("prepared", {})
+    if sql not in known:
+        # Each time a new name: who is broken off here does not know whether his was taken.
+        name = f"prepared_{next(_numbers)}"
+        connection.exec_driver_sql(f"PREPARE {name} ({types}) AS {sql}")
+        known[sql] = name
+    return known[sql]
+
+
+def add_new(connection: Connection, table: Table, rows: Sequence[Row]) -> set[UUID]:
+    """Insert those of the rows whose id is not there yet; returns their ids.
+
+    Waits while another transaction is about to insert one.
+    """
+    if is_postgresql(connection):
+        sql = _added_if_new_sql(table, tuple(rows[0]), connection.dialect)
+        planned = prepared(connection, sql, "json, bigint")
+        given = {"rows": as_json(rows), "count": len(rows)}
+        added = connection.exec_driver_sql(f"EXECUTE {planned} (%(rows)s, %(count)s)", given)
+        return set(added.scalars())
+    insert = sqlite.insert(table).on_conflict_do_nothing(index_elements=["id"])
+    return set(connection.scalars(insert.returning(table.c.id), rows))
+
+
+def as_json(rows: Sequence[Row]) -> str:
+    """The rows as one text that PostgreSQL takes for many."""
+    return _ENCODER.encode(rows)
+
+
+# Statements are built once: that takes longer than to send one.
+
+
+@cache
+def _added_sql(table: Table, columns: tuple[str, ...], dialect: Dialect) -> str:
+    return str(_from_json(table, columns).compile(dialect=dialect))
+
+
+@cache
+def _added_if_new_sql(table: Table, columns: tuple[str, ...], dialect: Dialect) -> str:
+    insert = _from_json(table, columns).on_conflict_do_nothing(index_elements=["id"])
+    return str(insert.returning(table.c.id).compile(dialect=dialect))
+
+
+@cache
+def _changed_sql(table: Table, columns: tuple[str, ...], dialect: Dialect) -> str:
+    given = _given(table, columns)
+    keys = {key.name for key in table.primary_key}
+    statement = (
+        table.update()
+        .where(*(table.c[key] == given.c[key] for key in keys))
+        .values({column: given.c[column] for column in columns if column not in keys})
+    )
+    return str(statement.compile(dialect=dialect))
+
+
+@cache
+def _gone_sql(table: Table, columns: tuple[str, ...], dialect: Dialect) -> str:
+    given = _given(table, columns)
+    statement = table.delete().where(*(table.c[key] == given.c[key] for key in columns))
+    return str(statement.compile(dialect=dialect))
+
+
+_SQL = {"new": _added_sql, "changed": _changed_sql, "gone": _gone_sql}
+
+
+def _from_json(table: Table, columns: tuple[str, ...]) -> postgresql.Insert:
+    given = _given(table, columns)
+    from_given = select(*(given.c[column] for column in columns))
+    insert: postgresql.Insert = postgresql.insert(table).from_select(columns, from_given)
+    return insert
+
+
+def _given(table: Table, columns: tuple[str, ...]) -> Subquery:
+    """The rows of the JSON array $1, of which there are $2, as a table.
+
+    The limit keeps PostgreSQL from expecting a hundred: for so many it would read a table of some
+    thousand rows from end to end.
+    """
+    rows = (
+        func.json_to_recordset(literal_column("$1"))
+        .table_valued(*(column(each, table.c[each].type) for each in columns))
+        .render_derived(name="rows", with_types=True)
+    )
+    return select(rows).limit(literal_column("$2")).subquery("given")
+
+
+@cache
+def _changed(table: Table, columns: tuple[str, ...]) -> Update:
+    keys = {key.name for key in table.primary_key}
+    return (
+        table.update()
+        .where(*(table.c[key] == bindparam(f"to_{key}") for key in keys))
+        .values({name: bindparam(f"to_{name}") for name in columns if name not in keys})
+    )
+
+
+@cache
+def _removed(table: Table) -> Delete:
+    return table.delete().where(*(key == bindparam(key.name) for key in table.primary_key))

@@ -1,0 +1,237 @@
+"""The unit of work on a SQL database: one session, one transaction, one commit."""
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from functools import cache
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import Connection, Engine, Select, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from allocation.adapters.sql import books, tables
+from allocation.adapters.sql.books import Skus, SqlBooks
+from allocation.adapters.sql.database import among, clock, is_postgresql, translated
+from allocation.adapters.sql.inbox import NOTIFY_CHANNEL, SqlInbox, SqlOutbox
+from allocation.adapters.sql.statements import Writes
+from allocation.domain.commands import AllocateOrder, Command
+from allocation.domain.product import Product
+
+
+class SqlProducts:
+    """Products whose rows this transaction locked; all else is read under that lock."""
+
+    def __init__(self, connection: Connection, locked: Callable[[float], None]) -> None:
+        self._connection = connection
+        self._locked = locked
+        # What was asked for, also where there is none; a product nobody else refers to stays.
+        self._products: dict[str, Product] = {}
+        self._stored: dict[str, tuple[int, int]] = {}
+        self._books: dict[str, SqlBooks] = {}
+        self._skus: Skus = {}
+        # Of orders that were asked for as a whole: the skus of their lines.
+        self._orders: dict[str, set[str]] = {}
+        self._seen: dict[str, Product] = {}
+
+    def load(self, commands: Sequence[Command]) -> None:
+        named = [(_field(command, "batchref"), _field(command, "sku")) for command in commands]
+        self._find({batchref for batchref, sku in named if batchref and not sku})
+        asked = {
+            (orderid, sku)
+            for command in commands
+            if (orderid := _field(command, "orderid"))
+            for sku in _skus_in(command)
+        }
+        self._find_orders({orderid for orderid, sku in asked if sku is None})
+        lines = {(orderid, sku) for orderid, sku in asked if sku is not None}
+        lines |= {(orderid, sku) for orderid, skus in self._orders.items() for sku in skus}
+        skus = {sku for _, sku in named if sku} | {sku for sku in self._skus.values() if sku}
+        self._lock(skus | {sku for _, sku in lines}, lines)
+
+    def pull_seen(self) -> list[Product]:
+        seen, self._seen = self._seen, {}
+        return list(seen.values())
+
+    def get(self, sku: str) -> Product | None:
+        if sku not in self._books:
+            self._lock({sku})
+        product = self._products.get(sku)
+        return None if product is None else self._see(product)
+
+    def get_by_batchref(self, batchref: str) -> Product | None:
+        if batchref not in self._skus:
+            self._find({batchref})
+        sku = self._skus[batchref]
+        return None if sku is None else self.get(sku)
+
+    def of_order(self, orderid: str) -> list[Product]:
+        if orderid not in self._orders:
+            self._find_orders({orderid})
+            skus = self._orders[orderid]
+            self._lock(skus - self._books.keys(), {(orderid, sku) for sku in skus})
+        # One of this unit of work may have brought a line.
+        brought = {sku for sku, its in self._books.items() if its.holds(orderid)}
+        products = [self.get(sku) for sku in sorted(self._orders[orderid] | brought)]
+        return [product for product in products if product is not None]
+
+    def add(self, sku: str) -> Product:
+        product = Product(sku)
+        new = Writes(self._connection)
+        new.add(tables.products, [_row(product)])
+        new.send()
+        product.open(self._books.setdefault(sku, SqlBooks(self._connection, sku, self._skus)))
+        self._know(product)
+        return self._see(product)
+
+    def write(self, changes: Writes) -> None:
+        """Add to `changes` what became of the products and their books."""
+        books.write(self._books.values(), changes)
+        changed = [
+            product
+            for sku, product in self._products.items()
+            if self._stored[sku] != (product.version, product.sequence)
+        ]
+        changes.change(tables.products, [_row(each) for each in changed])
+        for product in changed:
+            self._know(product)
+
+    def _find(self, batchrefs: Collection[str]) -> None:
+        # A batch never changes its product, so this may be read before the lock.
+        if not batchrefs:
+            return
+        asked = {"refs": list(batchrefs)}
+        found = self._connection.execute(_skus_of(self._connection.dialect.name), asked)
+        self._skus.update(dict.fromkeys(batchrefs))
+        self._skus.update((row.batchref, row.sku) for row in found)
+
+    def _find_orders(self, orderids: Collection[str]) -> None:
+        # Before the lock, too: a line that comes meanwhile came after whoever asks for the order.
+        if not orderids:
+            return
+        self._orders.update((orderid, set()) for orderid in orderids)
+        asked = {"orderids": list(orderids)}
+        for row in self._connection.execute(_lines_of(self._connection.dialect.name), asked):
+            self._orders[row.orderid].add(row.sku)
+
+    def _lock(self, skus: Collection[str], lines: Collection[tuple[str, str]] = ()) -> None:
+        if not skus:
+            return
+        # Everybody locks in the same order, so nobody waits for each other.
+        asked = {"skus": list(skus)}
+        began = perf_counter()
+        locked = self._connection.execute(_locked(self._connection.dialect.name), asked).all()
+        self._locked(perf_counter() - began)
+        self._books.update(books.load(self._connection, self._skus, skus, lines))
+        for row in locked:
+            product = Product(row.sku)
+            product.version, product.sequence = row.version, row.sequence
+            product.strategy = row.strategy
+            product.open(self._books[row.sku])
+            self._know(product)
+
+    def _know(self, product: Product) -> None:
+        self._products[product.sku] = product
+        self._stored[product.sku] = product.version, product.sequence
+
+    def _see(self, product: Product) -> Product:
+        return self._seen.setdefault(product.sku, product)
+
+
+@cache
+def _skus_of(dialect: str) -> Select[Any]:
+    columns = tables.batches.c
+    is_asked = among(columns.batchref, "refs", dialect)
+    return select(columns.batchref, columns.sku).where(is_asked)
+
+
+@cache
+def _lines_of(dialect: str) -> Select[Any]:
+    columns = tables.allocations.c
+    is_asked = among(columns.orderid, "orderids", dialect)
+    return select(columns.orderid, columns.sku).where(is_asked)
+
+
+@cache
+def _locked(dialect: str) -> Select[Any]:
+    sku = tables.products.c.sku
+    is_asked = among(sku, "skus", dialect)
+    return select(tables.products).where(is_asked).order_by(sku).with_for_update()
+
+
+def _row(product: Product) -> dict[str, object]:
+    return {
+        "sku": product.sku,
+        "version": product.version,
+        "sequence": product.sequence,
+        "strategy": product.strategy,
+    }
+
+
+def _skus_in(command: Command) -> list[str | None]:
+    """The skus of the order lines that a command names; None: all that its order has."""
+    if isinstance(command, AllocateOrder):
+        return [line.sku for line in command.lines]
+    return [_field(command, "sku")]
+
+
+def _field(command: Command, name: str) -> str | None:
+    return getattr(command, name, None)
+
+
+class SqlUnitOfWork:
+    """A new transaction each time it is entered; one at a time, one thread."""
+
+    products: SqlProducts
+    inbox: SqlInbox
+    outbox: SqlOutbox
+
+    def __init__(
+        self,
+        engine: Engine,
+        locked: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        """`locked` hears how many seconds it took to have the rows of products locked."""
+        self._engine = (
+            engine if is_postgresql(engine) else engine.execution_options(sqlite_begin="IMMEDIATE")
+        )
+        self._locked = locked
+
+    def __enter__(self) -> Self:
+        try:
+            self._connection = self._engine.connect()
+        except SQLAlchemyError as error:
+            raise translated(error) from error
+        self._began: datetime | None = None
+        self.products = SqlProducts(self._connection, self._locked)
+        self.outbox = SqlOutbox(self.now)
+        self.inbox = SqlInbox(self._connection, self.outbox, self.now)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._connection.close()  # rolls back what was not committed
+        if isinstance(error, SQLAlchemyError):
+            known = translated(error)
+            if known is not error:
+                raise known from error
+
+    def now(self) -> datetime:
+        # Read once, on first use: the products are locked by then, so the times of a product's
+        # events never go backwards.
+        if self._began is None:
+            self._began = clock(self._connection)
+        return self._began
+
+    def commit(self) -> None:
+        changes = Writes(self._connection)
+        self.products.write(changes)
+        self.inbox.write(changes)
+        if self.outbox.write(changes):
+            changes.notify(NOTIFY_CHANNEL)  # the relay
+        changes.send()
+        self._connection.commit()

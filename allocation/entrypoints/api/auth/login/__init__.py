@@ -1,0 +1,56 @@
+"""The form at /login: an API key in, a session out."""
+
+from flask import Blueprint, Response, render_template, request
+
+from allocation.entrypoints.api.auth import sessions
+from allocation.entrypoints.api.auth.security import Guard
+from allocation.entrypoints.api.http.problems import Problem
+from allocation.entrypoints.api.pages.error_pages import POLICY, see_other
+
+OPEN = {"login.show", "login.enter", "login.leave"}
+"""Its endpoints: they take no key, as whoever comes has yet to give one."""
+
+
+def blueprint(guard: Guard) -> Blueprint:
+    made = Blueprint("login", __name__, template_folder=".")
+
+    @made.get("/login")
+    def show() -> Response:
+        if not guard.asks():
+            return see_other(_next())
+        return _form()
+
+    @made.post("/login")
+    def enter() -> Response:
+        if guard.asks():
+            try:
+                given = request.form.get("key", "").strip().encode("utf-8", "replace")
+                caller = guard.opened_by(given, request.remote_addr or "")
+            except Problem as problem:
+                if problem.status != 401:
+                    raise
+                return _form(problem)
+            sessions.begin(caller.name)
+        return see_other(_next())
+
+    @made.post("/logout")
+    def leave() -> Response:
+        sessions.end()
+        return see_other("/login")
+
+    return made
+
+
+def _form(problem: Problem | None = None) -> Response:
+    html = render_template("login.html", error=problem and problem.detail, next=_next())
+    headers = {"Content-Security-Policy": POLICY, **(problem.headers if problem else {})}
+    status = problem.status if problem else 200
+    return Response(html, status, headers, content_type="text/html; charset=utf-8")
+
+
+def _next() -> str:
+    """Where to go afterwards: a path on this host, whatever a link to /login may say."""
+    there = request.values.get("next", "")
+    # Browsers take a backslash for a slash, and drop tabs and line ends.
+    plain = there.isprintable() and "\\" not in there
+    return there if plain and there.startswith("/") and not there.startswith("//") else "/"

@@ -1,0 +1,93 @@
+"""The descriptions: OpenAPI, AsyncAPI, the page of each, and what each kind of problem means."""
+
+from importlib.resources import files
+
+from flask import Blueprint, Response, jsonify, render_template
+from werkzeug.exceptions import NotFound
+
+from allocation.contract import asyncapi
+from allocation.entrypoints.api.description import events_page
+from allocation.entrypoints.api.description.openapi import document
+from allocation.entrypoints.api.http.problems import KINDS, type_uri
+
+START = """\
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const paint = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+paint();
+dark.addEventListener("change", paint);
+const { description, token } = document.getElementById("api").dataset;
+SwaggerUIBundle({
+  url: description, dom_id: "#api", deepLinking: true, validatorUrl: null, layout: "BaseLayout",
+  requestInterceptor: (request) => {
+    // A request without an API key uses the session, which requires the session's token.
+    if (token && !request.headers.Authorization) request.headers["X-CSRFToken"] = token;
+    return request;
+  },
+});
+"""
+# The page's scripts come from here alone; its styles and small images are partly written inline.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline';"
+    " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self';"
+    " frame-ancestors 'none'"
+)
+EVENTS_POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self';"
+    " frame-ancestors 'none'"
+)
+_ASSETS = {
+    "swagger-ui.css": "text/css",
+    "swagger-ui-bundle.js": "text/javascript",
+}
+
+
+def blueprint() -> Blueprint:
+    made = Blueprint("docs", __name__, template_folder="events_page")
+    made.get("/openapi.json", endpoint="openapi")(_openapi)
+    made.get("/asyncapi.json", endpoint="asyncapi")(_asyncapi)
+    made.get("/docs", endpoint="page", strict_slashes=False)(_page)
+    made.get("/docs/events", endpoint="events", strict_slashes=False)(_events)
+    made.get("/docs/<name>", endpoint="asset")(_asset)
+    made.get("/problems/<kind>", endpoint="problem")(_problem)
+    return made
+
+
+def _openapi() -> Response:
+    return jsonify(document())
+
+
+def _page() -> Response:
+    headers = {"Content-Security-Policy": POLICY}
+    html = render_template("pages/docs.html")
+    return Response(html, headers=headers, content_type="text/html; charset=utf-8")
+
+
+def _asyncapi() -> Response:
+    return jsonify(asyncapi.document())
+
+
+def _events() -> Response:
+    headers = {"Content-Security-Policy": EVENTS_POLICY}
+    html = events_page.html()
+    return Response(html, headers=headers, content_type="text/html; charset=utf-8")
+
+
+def _asset(name: str) -> Response:
+    """A file of the page, out of the installed packages: nothing is fetched from elsewhere."""
+    headers = {"Cache-Control": "max-age=3600"}
+    if name == "start.js":
+        return Response(START, headers=headers, content_type="text/javascript")
+    if name == "events.css":
+        style = (files(events_page) / name).read_bytes()
+        return Response(style, headers=headers, content_type="text/css")
+    if name not in _ASSETS:
+        raise NotFound("The page has no such file.")
+    content = (files("flask_swagger_ui") / "dist" / name).read_bytes()
+    return Response(content, headers=headers, content_type=_ASSETS[name])
+
+
+def _problem(kind: str) -> Response:
+    for name, sentence in KINDS.items():
+        if type_uri(name) == f"/problems/{kind}":
+            return Response(f"{name}\n\n{sentence}\n", mimetype="text/plain")
+    raise NotFound("There is no such kind of problem.")

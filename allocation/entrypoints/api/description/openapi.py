@@ -1,0 +1,236 @@
+"""The API described as OpenAPI 3.1, on the contract's own schemas so that it can't drift."""
+
+import re
+from functools import cache
+from typing import Any
+
+from allocation.adapters.sql.api_keys import READ, WRITE
+from allocation.contract import codec
+from allocation.entrypoints.api.description.answers import schemas
+from allocation.entrypoints.api.description.routes import ROUTES, Route
+from allocation.entrypoints.api.http import parameters
+from allocation.entrypoints.api.http.problems import CONTENT_TYPE, REFUSALS, type_uri
+from allocation.entrypoints.api.http.waiting import LONGEST
+from allocation.entrypoints.api.resources.bulk import MOST
+
+Json = dict[str, Any]
+
+_GOOD = {
+    "Pending": "Accepted: it is on record and will be decided. Ask at `Location`.",
+    "AllocatedLine": "The line is promised stock; only with `Prefer: wait`.",
+    "WaitingLine": "Nothing can serve the line yet: it waits; only with `Prefer: wait`.",
+    "CreatedBatch": "The batch is on the books; only with `Prefer: wait`.",
+    "ChangedBatch": "The batch has this quantity; only with `Prefer: wait`.",
+    "ReservedLine": "Stock is held for the line until then; only with `Prefer: wait`.",
+    "WaitingReservation": "Nothing can serve the line yet: it waits; only with `Prefer: wait`.",
+    "DecidedOrder": "What became of each line; only with `Prefer: wait`.",
+    "ChosenStrategy": "The batches serve in this order; only with `Prefer: wait`.",
+    "ConfirmedOrder": "No line of it is held any more: each is allocated, or waits; only with"
+    " `Prefer: wait`.",
+    "ExtendedOrder": "None of its holds ends before then; only with `Prefer: wait`.",
+    "ReleasedOrder": "Its held lines are given up; only with `Prefer: wait`.",
+    "BatchOnAnotherDay": "The batch arrives on this day; only with `Prefer: wait`.",
+    "WrittenOffPieces": "The pieces are off the books; only with `Prefer: wait`.",
+    "DeallocatedLine": "The line is given up; only with `Prefer: wait`.",
+}
+_BULK = {
+    200: "Many lines: each with what came of it; only with `Prefer: wait`.",
+    202: "Many lines: each with where to ask for it, with what came of it, or with its problem.",
+}
+_BAD = {
+    400: "The body is not JSON, or the Idempotency-Key makes no sense.",
+    401: "The API key is missing or wrong.",
+    403: "The API key lacks the scope: `read` for GET, `write` for the others."
+    " Or there is no key yet, and `Host` is no name of loopback.",
+    404: "There is no such thing.",
+    409: "A rule refused the command; only with `Prefer: wait`. `type` is one of "
+    + ", ".join(f"`{type_uri(reason)}`" for reason in REFUSALS)
+    + ".",
+    413: "The body is larger than 1 MiB.",
+    415: "The body is not application/json.",
+    422: "A field breaks the contract, or the Idempotency-Key came before with another request.",
+    429: "One caller sent too many requests, or one address too many wrong keys.",
+    500: "The service failed, through no fault of the request.",
+    503: "The database gives no answer, or (`/problems/overloaded`) too much waits to be done,"
+    " or as many streams are open as are served.",
+}
+_ACCEPTED = " Accepted first and decided later: 202, or with `Prefer: wait=N` what came of it."
+_PERCENT_ENCODED = (
+    "One segment of the path, percent-encoded: a slash is `%2F`, a percent sign `%25`."
+)
+_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Makes it safe to send the same request again: it takes effect once.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+}
+_PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "description": f"`wait=N` waits for the outcome, N seconds and {LONGEST} at most.",
+    "schema": {"type": "string", "examples": ["wait=5"]},
+}
+
+_TO_ITS_COMMAND = {
+    "operationId": "get_v1_commands_command_id",
+    "parameters": {"command_id": "$response.body#/id"},
+    "description": "How the command stands. Many lines: each has an id of its own.",
+}
+
+
+@cache
+def document() -> Json:
+    """The whole description; the same object each time."""
+    paths: dict[str, Json] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Allocation",
+            "version": "1",
+            "description": "Promises each order line stock from a batch."
+            " Changes are accepted first and decided later: a 202 is never lost.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas(),
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "A key that `allocation keys create` made, or the setting's.",
+                }
+            },
+        },
+    }
+
+
+def _operation(route: Route) -> Json:
+    names = re.findall(r"{(\w+)}", route.path)
+    described = [*[_path_parameter(name) for name in names], *route.parameters]
+    made: Json = {
+        "operationId": _words(route),
+        "summary": route.summary,
+        "description": route.description or f"{route.summary}.",
+        "tags": [_tag(route.path)],
+        "security": [] if route.is_open else [{"key": [_scope(route)]}, {}],
+        "responses": {
+            str(status): response
+            for status, response in sorted(
+                [(status, _good(route, status, name)) for status, name in route.answers.items()]
+                + [(status, _bad(status)) for status in route.problems]
+            )
+        },
+    }
+    if route.command:
+        described += [_KEY, _PREFER]
+        made["description"] = codec.schema(route.command)["description"] + _ACCEPTED
+        content = _content(route.command, names)
+        if content["schema"]["properties"]:
+            made["requestBody"] = {
+                "required": bool(content["schema"]["required"]),
+                "content": {"application/json": _or_many(content) if route.bulk else content},
+            }
+    if described:
+        made["parameters"] = described
+    return made
+
+
+def _scope(route: Route) -> str:
+    return READ if route.method == "get" else WRITE
+
+
+def _content(command: str, from_path: list[str]) -> Json:
+    """The command's schema and example, without the fields that the path gives."""
+    schema = codec.schema(command)
+    kept = {name: of for name, of in schema["properties"].items() if name not in from_path}
+    example = {name: of for name, of in codec.example(command).items() if name in kept}
+    body = {
+        "type": "object",
+        "properties": kept,
+        "required": [name for name in schema["required"] if name in kept],
+        "additionalProperties": False,
+    }
+    return {"schema": body, "example": example}
+
+
+def _or_many(one: Json) -> Json:
+    """The command's schema and example, and beside each the one of many lines."""
+    lines = {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": MOST,
+        "items": one["schema"],
+        "description": "One that breaks the contract is answered with its problem, and harms no"
+        " other; the good ones are accepted together.",
+    }
+    many = {
+        "type": "object",
+        "properties": {"lines": lines},
+        "required": ["lines"],
+        "additionalProperties": False,
+    }
+    another = one["example"] | {"sku": "BLUE-TABLE", "qty": 1}
+    return {
+        "schema": {"oneOf": [one["schema"], many]},
+        "examples": {
+            "one": {"summary": "One line", "value": one["example"]},
+            "many": {"summary": "Many lines", "value": {"lines": [one["example"], another]}},
+        },
+    }
+
+
+def _good(route: Route, status: int, name: str) -> Json:
+    schema: Json = _reference(name)
+    description = _GOOD.get(name, f"{route.summary}.")
+    if route.bulk and status in _BULK:
+        schema = {"oneOf": [schema, _reference(route.bulk)]}
+        description += f" {_BULK[status]}"
+    made: Json = {"description": description, "content": {route.content: {"schema": schema}}}
+    if route.command:
+        made["headers"] = {
+            "Location": _header("Where the command, if it is one, tells how it stands.")
+        }
+        made["headers"]["Preference-Applied"] = _header("What of `Prefer` was honoured.")
+    if name == "Pending":
+        made["headers"]["Retry-After"] = _header("Seconds until it is worth to ask.")
+        made["links"] = {"command": _TO_ITS_COMMAND}
+    return made
+
+
+def _bad(status: int) -> Json:
+    made: Json = {
+        "description": _BAD[status],
+        "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    if status == 401:
+        made["headers"] = {"WWW-Authenticate": _header("How to authenticate.")}
+    if status in (429, 503):
+        made["headers"] = {"Retry-After": _header("Seconds until it is worth to try again.")}
+    return made
+
+
+def _reference(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _header(description: str) -> Json:
+    return {"description": description, "schema": {"type": "string"}}
+
+
+def _path_parameter(name: str) -> Json:
+    made: Json = {"name": name, "in": "path", "required": True}
+    if schema := parameters.field(name):
+        return made | {"description": _PERCENT_ENCODED, "schema": schema}
+    return made | {"schema": {"type": "string"}}
+
+
+def _words(route: Route) -> str:
+    return re.sub(r"\W+", "_", f"{route.method}{route.path}").strip("_")
+
+
+def _tag(path: str) -> str:
+    return path.split("/")[2] if path.startswith("/v1/") else "service"

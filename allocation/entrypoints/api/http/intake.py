@@ -1,0 +1,140 @@
+"""The one way in: take responsibility for a command, answer 202, or with its outcome if asked."""
+
+import json
+from collections.abc import Sequence
+from http import HTTPStatus
+from time import perf_counter
+from urllib.parse import unquote
+from uuid import UUID, uuid4, uuid5
+
+import structlog
+from flask import Response, current_app, g, jsonify, request
+
+from allocation import bootstrap
+from allocation.contract import codec
+from allocation.contract.codec import Violation
+from allocation.domain.commands import Command
+from allocation.entrypoints.api.http import waiting
+from allocation.entrypoints.api.http.load_shedding import Pressure
+from allocation.entrypoints.api.http.problems import REFUSALS, Problem
+from allocation.entrypoints.api.http.reading import snapshot
+from allocation.entrypoints.api.http.waiting import Outcomes, OutcomeWaiter
+from allocation.entrypoints.api.resources.metrics import Metrics
+from allocation.messaging.telemetry import logs
+from allocation.service_layer import handlers
+from allocation.service_layer.unit_of_work import CommandConflict, ConcurrentUpdate, Message
+from allocation.views import Json, progress
+
+_IDEMPOTENT_IDS = UUID("0e3ad35e-8c30-4d0e-9d0a-5c2a3f6b7e11")
+_CREATED = {"created", "allocated", "reserved"}
+
+
+def answer(command: Command) -> Response:
+    """Accept `command` in one transaction: 202, or its outcome when the caller waits for it."""
+    command_id = request_id()
+    message = Message(command_id, command, correlation_id=command_id, traceparent=g.traceparent)
+    preferred = waiting.preference(request.headers.get("Prefer", ""))
+    outcomes = take([message], preferred.wait)
+    pending = command_id not in outcomes.decided
+    if not pending:
+        response = _decided(command, outcomes.decided[command_id])
+    else:
+        response = jsonify({"id": str(command_id), "status": "pending"})
+        response.status_code = HTTPStatus.ACCEPTED
+        response.headers["Retry-After"] = "1"
+    response.headers["Location"] = location(command_id)
+    if applied := preferred.applied(waited=outcomes.waited, pending=pending):
+        response.headers["Preference-Applied"] = applied
+    return response
+
+
+def request_id() -> UUID:
+    """A new id, or the one that this Idempotency-Key always gives this caller on this resource.
+
+    The first command of the request has this id.
+    """
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return uuid4()
+    if not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
+        raise Problem(400, kind="malformed idempotency key")
+    resource = unquote(request.path)
+    return uuid5(_IDEMPOTENT_IDS, json.dumps([request.method, resource, key, g.caller.name]))
+
+
+def is_repeat() -> bool:
+    """Whether the request has an Idempotency-Key that was accepted before."""
+    return "Idempotency-Key" in request.headers and _is_known(request_id())
+
+
+def take(messages: Sequence[Message], wait: int | None) -> Outcomes:
+    """Accept the commands by one commit; the outcomes that are known after `wait` seconds.
+
+    None: wait for no outcome.
+    """
+    names = logs.names(messages[0])
+    if len(messages) > 1:
+        names = {"commands": str(len(messages)), "trace_id": names["trace_id"]}
+    structlog.contextvars.bind_contextvars(**names)
+    _put_off_under_pressure(messages[0].id)
+    _accept(messages)
+    if wait is None:
+        return Outcomes({}, waited=False)
+    waiter: OutcomeWaiter = current_app.extensions["allocation.waiter"]
+    return waiter.outcomes([message.id for message in messages], wait)
+
+
+def outcome(command: Command, decided: Json) -> Json | Problem:
+    """What came of a command that is no longer pending: its fields and facts, or why not."""
+    facts = dict(decided["outcome"])
+    if decided["status"] == "failed":
+        return Problem(500, kind="command failed")
+    if decided["status"] == "rejected":
+        reason, field = facts.pop("reason"), facts.pop("field")
+        sentence = REFUSALS.get(reason, reason)
+        return Problem(409, sentence, kind=reason, errors=[Violation(field, reason)], **facts)
+    fields = codec.command_body(command)
+    fields.pop("ttl", None)  # a hold may end at another time than was asked: `expires_at` says when
+    return {**fields, **facts}
+
+
+def location(command_id: UUID) -> str:
+    """Where the command tells how it stands."""
+    return f"/v1/commands/{command_id}"
+
+
+def _put_off_under_pressure(first: UUID) -> None:
+    pressure: Pressure = current_app.extensions["allocation.pressure"]
+    trouble = pressure.trouble()
+    if trouble is None or _is_known(first):
+        return
+    raise Problem(503, trouble, kind="overloaded", headers={"Retry-After": "5"})
+
+
+def _is_known(command_id: UUID) -> bool:
+    """Whether the command was accepted before: a repeat adds nothing to what waits."""
+    with snapshot() as connection:
+        return progress.command(connection, command_id) is not None
+
+
+def _accept(messages: Sequence[Message]) -> None:
+    began = perf_counter()
+    try:
+        try:
+            handlers.accept_together(messages, bootstrap.unit_of_work())
+        except ConcurrentUpdate:
+            handlers.accept_together(messages, bootstrap.unit_of_work())
+    except CommandConflict as error:
+        raise Problem(422, kind="idempotency key reused") from error
+    metrics: Metrics = current_app.extensions["allocation.metrics"]
+    metrics.accepted(codec.command_name(messages[0].command), perf_counter() - began)
+
+
+def _decided(command: Command, decided: Json) -> Response:
+    told = outcome(command, decided)
+    if isinstance(told, Problem):
+        return told.response()
+    response = jsonify(told)
+    created = told["status"] in _CREATED
+    response.status_code = HTTPStatus.CREATED if created else HTTPStatus.OK
+    return response

@@ -1,0 +1,95 @@
+"""What a request carries: its body, read strictly as JSON and held against the contract."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from flask import request
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
+
+from allocation.contract import codec
+from allocation.contract.codec import Violation
+from allocation.domain.commands import Command
+from allocation.entrypoints.api.http import intake
+from allocation.entrypoints.api.http.problems import Problem, invalid
+
+LIMIT = 1024 * 1024
+"""Bytes that a body has at most."""
+
+READ_AT_MOST = LIMIT + 1
+"""What Flask's MAX_CONTENT_LENGTH must be. Without a Content-Length, Werkzeug cuts a body there and
+says nothing; the byte beyond the limit tells."""
+
+
+def command(name: str, *, optional: bool = False, **from_path: str) -> Command:
+    """The command `name` that the request's JSON body and its path make together.
+
+    `optional`: there may be no body. Raises Problem, naming every field that breaks the contract.
+    """
+    has_body = bool(request.content_length) or "Transfer-Encoding" in request.headers
+    body = read() if has_body or not optional else {}
+    if isinstance(body, dict):
+        twice = [Violation(field, "is given by the path") for field in from_path if field in body]
+        if twice:
+            raise invalid(twice)
+        body = {**body, **from_path}
+    return parse(name, body)
+
+
+def command_from_path(name: str, **from_path: str) -> Command:
+    """The command `name` of a request that has no body; a body that is there is ignored."""
+    return parse(name, from_path)
+
+
+def parse(name: str, body: Any) -> Command:
+    """The command `name` that the body makes. Raises Problem as `command` does."""
+    [parsed] = parse_each(name, [body])
+    if isinstance(parsed, list):
+        raise invalid(parsed)
+    return parsed
+
+
+def parse_each(name: str, bodies: Sequence[Any]) -> list[Command | list[Violation]]:
+    """The command that each body makes, or everything in which it breaks the contract.
+
+    A request that was accepted before keeps its meaning, whatever the rule for new ids is now.
+    """
+    parsed = [codec.read_command(name, body) for body in bodies]
+    if any(isinstance(each, list) for each in parsed) and intake.is_repeat():
+        return [codec.read_command(name, body, accepted=True) for body in bodies]
+    return parsed
+
+
+def read() -> Any:
+    """The body: one JSON text in UTF-8, without the liberties that Python's parser takes."""
+    body = _bytes()
+    if request.mimetype != "application/json" or "Content-Encoding" in request.headers:
+        raise UnsupportedMediaType("The body must be application/json, and not encoded.")
+    try:
+        text = body.decode("utf-8")
+        return _DECODER.decode(text)
+    except RecursionError as error:
+        raise Problem(400, "The body is nested too deeply.", kind="malformed JSON") from error
+    except ValueError as error:
+        raise Problem(400, f"The body is not JSON: {error}.", kind="malformed JSON") from error
+
+
+def _bytes() -> bytes:
+    body = request.stream.read()
+    if len(body) > LIMIT:
+        raise RequestEntityTooLarge
+    return bytes(body)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name comes twice in one object")
+    return found
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number)

@@ -1,0 +1,183 @@
+"""Every error as RFC 9457 problem details, from a wrong field to a database that is away."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from flask import Flask, Response, json
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from werkzeug.exceptions import HTTPException
+from werkzeug.http import HTTP_STATUS_CODES
+
+from allocation.adapters.sql.database import DISK_FULL, NO_SCHEMA, translated
+from allocation.contract.codec import Violation
+from allocation.service_layer.unit_of_work import (
+    ConcurrentUpdate,
+    SchemaMissing,
+    StorageUnavailable,
+    StorageUnusable,
+)
+
+log = structlog.get_logger(__name__)
+
+CONTENT_TYPE = "application/problem+json"
+
+REFUSALS = {
+    "unknown sku": "No batch of this sku was ever put on the books.",
+    "unknown batchref": "There is no batch with this reference.",
+    "unknown order line": "The order has no line of this sku.",
+    "batchref taken": "There is a batch with this reference already.",
+    "dropped": "Nobody could decide the command, and an operator dropped it.",
+    "quantity differs": "The order has a line of this sku already, with another quantity.",
+    "not all in stock": "One of the lines can't be served at once: none of them was taken.",
+    "not all held": "A line of the order waits for stock: nothing of it was confirmed.",
+    "sku twice": "The order names a sku in two of its lines.",
+    "line twice": "The request has a line of the same order and sku before this one.",
+    "reserved": "The line is held by a reservation: confirm the order instead.",
+    "no reservation": "Nothing is held for the order: it was never reserved, or is over.",
+    "extended already": "A reservation can be extended once.",
+    "not allocated": "The line waits or is only held: no goods of it can have left.",
+    "another batch": "The line is promised stock of another batch.",
+    "dispatched": "The line's goods have left: it can't be given up any more.",
+    "quantity too large": "The batch has fewer pieces than that.",
+}
+"""The rules' reasons to refuse a command, each with a sentence."""
+
+KINDS = REFUSALS | {
+    "malformed JSON": "The body is not one JSON text in UTF-8.",
+    "invalid input": "A field breaks the contract; `errors` names each and says how.",
+    "malformed idempotency key": "An Idempotency-Key is 1 to 255 printable ASCII characters.",
+    "idempotency key reused": "This Idempotency-Key came before with another request.",
+    "command failed": "Nobody could decide the command. It is on record and may still be decided.",
+    "storage unavailable": "The database gives no answer. Nothing is known to be saved; try again.",
+    "missing scope": "The API key is good, but not for this.",
+    "too many requests": "One caller sent more requests than one may. Wait for Retry-After.",
+    "overloaded": "Too much waits to be done. Nothing was saved; try again later.",
+    "not ready": "The service can't do its work yet, or for the moment.",
+}
+"""The kinds of problem that have a `type` of their own, each with a sentence."""
+
+
+_SENTENCES = {
+    404: "Nothing answers at this path.",
+    405: "This path does not take the method; Allow says which it takes.",
+    413: "The body is larger than 1 MiB.",
+}
+
+
+class Problem(Exception):
+    """An answer that says what is wrong. `kind` is one of KINDS, or None where the status says it.
+
+    `members` are added to the answer as they are.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str | None = None,
+        *,
+        kind: str | None = None,
+        errors: Iterable[Violation] = (),
+        headers: Mapping[str, str] | None = None,
+        **members: object,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.kind = kind
+        self.detail = detail or KINDS.get(kind or "") or HTTP_STATUS_CODES[status]
+        self.errors = [{"field": error.field, "problem": error.problem} for error in errors]
+        self.headers = headers or {}
+        self.members = members
+
+    def body(self) -> dict[str, Any]:
+        """The problem as JSON."""
+        body: dict[str, Any] = {
+            "type": type_uri(self.kind) if self.kind else "about:blank",
+            "title": self.kind or HTTP_STATUS_CODES[self.status],
+            "status": self.status,
+            "detail": self.detail,
+            **self.members,
+        }
+        if self.errors:
+            body["errors"] = self.errors
+        return body
+
+    def response(self) -> Response:
+        text = json.dumps(self.body()) + "\n"
+        return Response(text, self.status, self.headers, mimetype=CONTENT_TYPE)
+
+
+def type_uri(kind: str) -> str:
+    """The `type` of this kind of problem; the API answers there with its sentence."""
+    return "/problems/" + kind.lower().replace(" ", "-")
+
+
+def invalid(violations: Iterable[Violation]) -> Problem:
+    """The problem of a request that breaks the contract."""
+    return Problem(422, kind="invalid input", errors=violations)
+
+
+def register(app: Flask, answer: Callable[[Problem], Response]) -> None:
+    """Answer whatever goes wrong in a request of `app` with what `answer` makes of the problem."""
+    app.register_error_handler(Problem, answer)
+    for error, known in (
+        (HTTPException, _http),
+        (StorageUnavailable, _unavailable),
+        (ConcurrentUpdate, _unavailable),
+        (SQLAlchemyError, _database),
+        (Exception, _unexpected),
+    ):
+        app.register_error_handler(error, partial(_answered, known, answer))
+
+
+def _answered(
+    known: Callable[[Any], Problem], answer: Callable[[Problem], Response], error: Exception
+) -> Response:
+    return answer(known(error))
+
+
+def _http(error: HTTPException) -> Problem:
+    said = error.description
+    if error.code in _SENTENCES and said == type(error).description:  # Werkzeug's is long-winded
+        said = _SENTENCES[error.code]
+    headers = {
+        name: value
+        for name, value in error.get_headers()
+        if name not in ("Content-Type", "Content-Length")  # Allow, Retry-After and the like
+    }
+    return Problem(error.code or 500, said, headers=headers)
+
+
+def no_schema() -> Problem:
+    """The problem of a database that has an earlier schema, or none."""
+    return Problem(503, NO_SCHEMA, kind="not ready", headers={"Retry-After": "5"})
+
+
+def _unavailable(error: Exception) -> Problem:
+    # The first line: the rest is the statement with its values.
+    log.warning("the database gives no answer", error=str(error).partition("\n")[0])
+    if isinstance(error, SchemaMissing):
+        return no_schema()
+    if isinstance(error, StorageUnusable):
+        return Problem(503, DISK_FULL, kind="storage unavailable", headers={"Retry-After": "5"})
+    return Problem(503, kind="storage unavailable", headers={"Retry-After": "2"})
+
+
+def _database(error: SQLAlchemyError) -> Problem:
+    known = translated(error)
+    if isinstance(known, (ConcurrentUpdate, StorageUnavailable, PoolTimeout)):
+        return _unavailable(known)
+    return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> Problem:
+    incident = uuid4()
+    log.error("a request failed unexpectedly", incident=str(incident), exc_info=error)
+    return Problem(
+        500,
+        "The request failed here, not through a fault of yours. The log has it under `instance`.",
+        instance=incident.urn,
+    )

@@ -1,0 +1,61 @@
+"""What came of a form that was sent: said on the page that follows."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from flask import request, url_for
+from sqlalchemy import Connection
+
+from allocation.entrypoints.api.pages import reasons
+from allocation.views import Json, progress
+
+FORMS = {
+    "allocation.create_batch": "pages.new_batch",
+    "allocation.change_batch_quantity": "pages.batch",
+}
+"""By command: the page with its form, which the query parameters fill in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """How a command stands that was accepted at `accepted_at`.
+
+    `status` is pending, succeeded, rejected or failed. `again` is the address of the filled-in form
+    of a rejected command, else empty.
+    """
+
+    status: str
+    text: str
+    accepted_at: str
+    again: str
+
+
+def of_request(connection: Connection) -> Notice | None:
+    """What came of the command that the request's parameter `command` names, if it names one."""
+    try:
+        command_id = UUID(request.args.get("command", ""))
+    except ValueError:
+        return None
+    told = progress.command(connection, command_id)
+    if told is None:
+        return None
+    again = ""
+    if told["status"] == "rejected" and told["command"] in FORMS:
+        again = url_for(FORMS[told["command"]], **progress.body(connection, command_id))
+    return Notice(told["status"], _text(told), told["accepted_at"], again)
+
+
+def _text(told: Json) -> str:
+    if told["status"] == "pending":
+        return "Accepted. It is waiting for a worker to decide it."
+    outcome = told["outcome"]
+    if told["status"] == "succeeded":
+        what = {
+            "created": "The batch {batchref} is on the books.",
+            "changed": "The batch {batchref} now has {qty} pieces.",
+            "unchanged": "The batch {batchref} had {qty} pieces already.",
+        }
+        return what.get(outcome["status"], "Done.").format(**outcome)
+    if told["status"] == "rejected":
+        return reasons.refusal(outcome["reason"], outcome)
+    return "It failed at every try. It is among the dead letters, see Operations."

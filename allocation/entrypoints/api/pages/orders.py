@@ -1,0 +1,81 @@
+"""Orders: find one by its id, see every line, its promise and its history."""
+
+from itertools import groupby
+from operator import itemgetter
+
+from flask import Blueprint, Response, redirect, render_template, request, url_for
+from sqlalchemy import Connection
+from werkzeug.exceptions import NotFound
+from werkzeug.wrappers import Response as AnyResponse
+
+from allocation.contract.identifiers import trimmed
+from allocation.entrypoints.api.http.reading import snapshot
+from allocation.entrypoints.api.pages import csv_responses
+from allocation.views import Json, lines, moves
+
+MOVES = 200
+"""Moves of an order that are shown at most."""
+
+_LINE = ("sku", "qty", "status", "batchref", "eta", "expires_at")
+
+
+def register(blueprint: Blueprint) -> None:
+    blueprint.get("/orders")(orders)
+    blueprint.get("/orders/<orderid>")(order)
+    blueprint.get("/orders/<orderid>/lines.csv")(lines_sheet)
+
+
+def orders() -> str | AnyResponse:
+    """The search; an order that there is leads to its page at once."""
+    typed = request.args.get("orderid", "")
+    orderid = trimmed(typed)
+    if not orderid:
+        return render_template("pages/orders.html", orderid="")
+    with snapshot() as connection:
+        for each in dict.fromkeys((orderid, typed)):  # older releases did not trim ids
+            if lines.order(connection, each) or moves.of_order(connection, each, limit=1):
+                return redirect(url_for("pages.order", orderid=each), 303)
+    return render_template("pages/orders.html", orderid=orderid)
+
+
+def order(orderid: str) -> str:
+    with snapshot() as connection:
+        known = lines.order(connection, orderid)
+        customers = lines.customers(connection, orderid)
+        latest = moves.of_order(connection, orderid, limit=MOVES)
+    if not known and not latest:
+        raise NotFound(f"The order {orderid} has no line, and nothing of it is kept.")
+    return render_template(
+        "pages/order.html",
+        orderid=orderid,
+        lines=_whole(known["lines"]) if known else [],
+        customers=customers,
+        moves=latest,
+        most=MOVES,
+    )
+
+
+def _whole(rows: list[Json]) -> list[Json]:
+    """One row for each line, with its `parts`; these are empty if there is only one.
+
+    `rows` are sorted by sku and part.
+    """
+    whole = []
+    for sku, group in groupby(rows, key=itemgetter("sku")):
+        parts = list(group)
+        if len(parts) == 1:
+            whole.append({**parts[0], "parts": []})
+            continue
+        statuses = {part["status"] for part in parts}
+        status = statuses.pop() if len(statuses) == 1 else "in parts"
+        qty = sum(part["qty"] for part in parts)
+        whole.append({"sku": sku, "qty": qty, "status": status, "parts": parts})
+    return whole
+
+
+def lines_sheet(orderid: str) -> Response:
+    def rows(connection: Connection) -> list[Json]:
+        known = lines.order(connection, orderid)
+        return known["lines"] if known else []
+
+    return csv_responses.sheet(f"lines of {orderid}", _LINE, rows)

@@ -1,0 +1,96 @@
+"""Sentences for people: why a command was refused, a field is wrong, or a message is dead."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Blueprint
+
+from allocation.contract import codec
+from allocation.entrypoints.api.http.problems import KINDS
+from allocation.entrypoints.api.pages import template_filters
+
+REFUSALS = {
+    "unknown sku": "No batch of {sku} was ever put on the books.",
+    "unknown batchref": "There is no batch {batchref}.",
+    "unknown order line": "Order {orderid} has no line of {sku}.",
+    "batchref taken": "Batch {batchref} exists already; choose another reference.",
+    "dropped": "No worker could decide this command, and an operator dropped it. Send it again.",
+    "quantity differs": "The order has {known_qty} pieces of this product already, not {qty}.",
+    "not all in stock": "{sku} can't be served at once, so no line of order {orderid} was taken.",
+    "not all held": "{sku} is not held for order {orderid}, so nothing of it was confirmed.",
+    "line twice": "The request has the line of {sku} for order {orderid} twice.",
+    "sku twice": "Order {orderid} names a product in two of its lines.",
+    "reserved": "{sku} is held for order {orderid} already; confirm the order instead.",
+    "no reservation": "Nothing is held for order {orderid}.",
+    "extended already": "Order {orderid} was extended before; that is possible once.",
+    "not allocated": "Order {orderid} is not promised any {sku}, so nothing of it can have left.",
+    "another batch": "The line is promised stock of batch {known}, not of {batchref}.",
+    "dispatched": "The {sku} of order {orderid} has left; it can't be given up any more.",
+    "quantity too large": "The batch has {known_qty} pieces, fewer than {qty}.",
+    "malformed command": "The field {field} can't be taken: it {problem}.",
+}
+"""By the reason of an outcome; the API itself answers with the reason."""
+
+DEAD_LETTERS = {
+    "unreadable": "The message can't be read",
+    "unknown task": "No command has this name",
+    "unknown field": "The command has a field that this release doesn't know",
+    "unknown type": "No event has this type",
+    "unknown version": "The event has a version that this release doesn't know",
+    "malformed": "The event breaks its contract",
+    "conflict": "An event with this id came before, with other contents",
+    "failed": "It failed at every try",
+    "revoked": "It was revoked before a worker began",
+    "expired": "It came too late: it had expired",
+    "terminated": "It was terminated while a worker decided it",
+    "rejected": "The process that took it refused it",
+    "delivery_limit": "It was delivered too often, each time without an answer",
+    "maxlen": "Its queue was full",
+    "unknown": "The reason is not known",
+}
+"""By the reason of a dead letter; the first eleven are ours, the others the broker's."""
+
+RELEASES = {
+    "released": "the caller gave it up",
+    "expired": "its time was up",
+    "moved": "it moves to another batch, or waits again",
+}
+"""By the reason why a reservation ended."""
+
+
+def register(blueprint: Blueprint) -> None:
+    """Let every template use these sentences."""
+    for name, sentence in (("dead_letter_reason", dead_letter), ("release_reason", release)):
+        blueprint.add_app_template_filter(sentence, name)
+
+
+def refusal(reason: str, facts: Mapping[str, Any]) -> str:
+    """Why a command was refused, with its facts."""
+    try:
+        return REFUSALS[reason].format_map(facts)
+    except KeyError:  # decided by another release, with other facts
+        return KINDS.get(reason, f"The command was refused: {reason}.")
+
+
+def field(command: str, name: str, problem: str) -> str:
+    """What is wrong with a field of the command's form, and what to write there."""
+    schema = codec.schema(command)["properties"].get(name, {})
+    kinds = schema.get("type", ())
+    if problem == "is missing":
+        return "Fill this in."
+    if "integer" in kinds:
+        least, most = (template_filters.count(schema[end]) for end in ("minimum", "maximum"))
+        return f"Write a whole number from {least} to {most}."
+    if schema.get("format") == "date":
+        return "Write a day as in 2030-01-31, or leave it empty."
+    return f"This {problem.removeprefix('the value ')}."
+
+
+def dead_letter(reason: str) -> str:
+    """Why a message is dead."""
+    return DEAD_LETTERS.get(reason, reason)
+
+
+def release(reason: str) -> str:
+    """Why a reservation ended."""
+    return RELEASES.get(reason, reason)

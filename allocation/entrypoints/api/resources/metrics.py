@@ -1,0 +1,132 @@
+"""Figures for monitoring: requests and latencies of every process, the backlog of the database."""
+
+import os
+from collections.abc import Callable, Iterator
+from time import perf_counter
+
+from flask import Blueprint, Flask, Response, g, request
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from allocation.messaging.telemetry.metrics_server import SHARED_FOLDER
+from allocation.views.progress import Backlog
+
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+
+
+class Metrics:
+    """The figures of this process, or of all where they share a folder. No label holds an id.
+
+    `backlog` asks the database at each scrape; None means that it gave no answer.
+    """
+
+    def __init__(self, backlog: Callable[[], Backlog | None]) -> None:
+        own = CollectorRegistry()
+        if SHARED_FOLDER in os.environ:
+            values.ValueClass = values.MultiProcessValue()
+        self._requests = Counter(
+            "allocation_http_requests",
+            "Requests answered.",
+            ["method", "route", "status"],
+            registry=own,
+        )
+        self._seconds = Histogram(
+            "allocation_http_request_seconds",
+            "From a request's arrival to its answer; waiting on request (Prefer) counts.",
+            ["method", "route"],
+            registry=own,
+        )
+        self._accepting = Histogram(
+            "allocation_accept_seconds",
+            "The transaction that accepts a command.",
+            ["command"],
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+            registry=own,
+        )
+        self._scraped = own
+        if SHARED_FOLDER in os.environ:
+            self._scraped = CollectorRegistry()
+            MultiProcessCollector(self._scraped)
+        self._scraped.register(_BacklogCollector(backlog))
+
+    def accepted(self, command: str, seconds: float) -> None:
+        self._accepting.labels(command).observe(seconds)
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        # A method is any word that a caller makes up.
+        method = request.method if request.method in _METHODS else "other"
+        self._requests.labels(method, route, f"{status // 100}xx").inc()
+        self._seconds.labels(method, route).observe(seconds)
+
+    def text(self) -> bytes:
+        return generate_latest(self._scraped)
+
+
+class _BacklogCollector(Collector):
+    def __init__(self, backlog: Callable[[], Backlog | None]) -> None:
+        self._backlog = backlog
+
+    def collect(self) -> Iterator[Metric]:
+        found = self._backlog()
+        yield _gauge("database_up", "Whether the database answers.", 1 if found else 0)
+        if found is not None:
+            yield _gauge("outbox_unsent", "Rows that the relay has to send.", found.unsent)
+            yield _gauge(
+                "outbox_oldest_unsent_seconds",
+                "Age of the oldest of them; 0 when there is none.",
+                found.oldest_unsent_seconds,
+            )
+            yield _gauge(
+                "commands_pending", "Commands of clients without an outcome.", found.pending
+            )
+            yield _gauge(
+                "commands_oldest_pending_seconds",
+                "Age of the oldest of them; 0 when there is none.",
+                found.oldest_pending_seconds,
+            )
+            yield _gauge(
+                "follow_ups_pending",
+                "Commands that decisions created, without an outcome.",
+                found.follow_ups,
+            )
+            yield _gauge(
+                "commands_overdue",
+                "Commands of both kinds pending for longer than ALLOCATION_RESEND_AFTER.",
+                found.overdue,
+            )
+            yield _gauge("lines_waiting", "Order lines that wait for stock.", found.waiting_lines)
+
+    def describe(self) -> Iterator[Metric]:
+        # Without it the registry would ask the database when this is registered.
+        return iter(())
+
+
+def blueprint(metrics: Metrics) -> Blueprint:
+    made = Blueprint("metrics", __name__)
+
+    @made.get("/metrics")
+    def show() -> Response:
+        return Response(metrics.text(), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    return made
+
+
+def register(app: Flask, metrics: Metrics) -> None:
+    """Count every request of `app` under its route's template."""
+
+    @app.before_request
+    def begin() -> None:
+        g.began = perf_counter()
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        route = request.url_rule.rule if request.url_rule else "none"
+        metrics.answered(route, response.status_code, perf_counter() - g.began)
+        return response
+
+
+def _gauge(name: str, help_text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"allocation_{name}", help_text, value)

@@ -1,0 +1,297 @@
+"""`allocation demo`: the whole story with real processes on the embedded default, step by step."""
+
+import email
+import email.policy
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from allocation.settings import SPOOL_TRANSPORT
+
+T = TypeVar("T")
+
+PATIENCE = 30.0  # seconds that any one thing may take
+CLIENT = Path(__file__).with_name("demo_client.py")
+
+
+class StepFailed(Exception):
+    """A step of the story did not come out as it must; the text names it."""
+
+
+class Demo:
+    """A service of its own in a temporary folder, and the story that is played on it."""
+
+    def __init__(self, console: Console, state_dir: Path) -> None:
+        self._console = console
+        self._state_dir = state_dir
+        self._port, flower_port = _free_ports(2)
+        self._environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("ALLOCATION_", "WAREHOUSE_", "NOTIFICATION_"))
+        } | {
+            "ALLOCATION_STATE_DIR": str(state_dir),
+            "ALLOCATION_PORT": str(self._port),
+            "ALLOCATION_FLOWER_PORT": str(flower_port),
+        }
+        self._log = state_dir / "up.log"
+        self._step = "start the service"
+
+    def play(self) -> None:
+        """Every step in turn. Raises StepFailed."""
+        with self._service():
+            self._two_batches()
+            self._an_order()
+            self._a_smaller_batch()
+            self._an_order_that_nothing_can_serve()
+            self._new_stock()
+            self._a_late_shipment()
+            self._a_basket()
+            self._goods_that_leave()
+        self._proof()
+
+    @contextmanager
+    def _service(self) -> Iterator[None]:
+        self._begin("start the service")
+        self._say("Starting api, worker, relay, inbound, warehouse, notification and Flower ...")
+        with self._log.open("wb") as log:
+            up = subprocess.Popen(
+                [sys.executable, "-m", "allocation", "up"],
+                env=self._environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            with self._console.status("waiting until all of them are ready"):
+                self._until("the API answers", lambda: self._ready(up))
+            yield
+        finally:
+            up.send_signal(signal.SIGINT)
+            with self._console.status("stopping every process"):
+                up.wait(60)
+
+    def _ready(self, up: "subprocess.Popen[bytes]") -> bool:
+        if up.poll() is not None:
+            raise StepFailed(f"`allocation up` ended with exit status {up.returncode}")
+        try:
+            self._get("/readyz")
+        except (OSError, StepFailed):
+            return False
+        return True
+
+    def _two_batches(self) -> None:
+        self._begin("create two batches")
+        self._post("/v1/batches", {"batchref": "early", "sku": "RED-CHAIR", "qty": 10})
+        self._post(
+            "/v1/batches", {"batchref": "late", "sku": "RED-CHAIR", "qty": 10, "eta": "2030-06-01"}
+        )
+        batches = self._get("/v1/products/RED-CHAIR")["batches"]
+        self._expect([batch["batchref"] for batch in batches] == ["early", "late"], batches)
+        for batch in batches:
+            self._say(
+                f"Batch {batch['batchref']}: {batch['qty']} x RED-CHAIR, "
+                + (f"arriving {batch['eta']}." if batch["eta"] else "on the shelf.")
+            )
+
+    def _an_order(self) -> None:
+        self._begin("allocate an order")
+        answer = self._post("/v1/allocations", {"orderid": "order-1", "sku": "RED-CHAIR", "qty": 8})
+        self._expect(answer.get("batchref") == "early", answer)
+        self._say("order-1 wants 8 and is allocated to batch early, the one that is there first.")
+        self._picks({("order-1", "early"): "open"})
+
+    def _a_smaller_batch(self) -> None:
+        self._begin("shrink the batch from another service")
+        self._send("allocation.change_batch_quantity", {"batchref": "early", "qty": 5})
+        self._say(
+            "Another service, which imports nothing of ours, sends"
+            " allocation.change_batch_quantity by name: early has only 5."
+        )
+        self._until("order-1 is on batch late", lambda: self._batch_of("order-1") == "late")
+        self._say("order-1 does not fit any more: it moved to batch late.")
+        self._picks({("order-1", "early"): "cancelled", ("order-1", "late"): "open"})
+
+    def _an_order_that_nothing_can_serve(self) -> None:
+        self._begin("let an order wait")
+        answer = self._post(
+            "/v1/allocations", {"orderid": "order-2", "sku": "RED-CHAIR", "qty": 100}
+        )
+        self._expect(answer.get("status") == "waiting", answer)
+        self._say("order-2 wants 100, which nothing can serve: it waits and keeps its place.")
+        mail = self._until("the stock team's mail", lambda: self._mail("order-2"))
+        self._say(f"The stock team got a mail: “{mail}”")
+
+    def _new_stock(self) -> None:
+        self._begin("serve the order that waits")
+        self._post("/v1/batches", {"batchref": "new", "sku": "RED-CHAIR", "qty": 100})
+        self._until("order-2 is on batch new", lambda: self._batch_of("order-2") == "new")
+        self._say("A new batch arrives, and order-2 is served from batch new.")
+        self._picks(
+            {
+                ("order-1", "early"): "cancelled",
+                ("order-1", "late"): "open",
+                ("order-2", "new"): "open",
+            }
+        )
+
+    def _a_late_shipment(self) -> None:
+        self._begin("tell that a shipment is late")
+        self._send("allocation.change_batch_eta", {"batchref": "late", "eta": "2030-09-01"})
+        self._until("order-1 comes later", lambda: self._line("order-1")["eta"] == "2030-09-01")
+        mail = self._until("the orders team's mail", lambda: self._mail("2030-09-01"))
+        self._say("Batch late comes on 2030-09-01 instead, and so does order-1.")
+        self._say(f"The orders team got a mail: “{mail}”")
+
+    def _a_basket(self) -> None:
+        self._begin("hold stock for a basket")
+        basket = {"orderid": "order-3", "sku": "RED-CHAIR", "qty": 2, "ttl": 900}
+        answer = self._post("/v1/reservations", basket)
+        self._expect(answer.get("status") == "reserved", answer)
+        self._say("order-3 is in a basket: 2 of batch early are held for 15 minutes.")
+        answer = self._post("/v1/reservations/order-3/confirm", {})
+        self._expect(answer.get("status") == "confirmed", answer)
+        self._say("It is confirmed in time, and only now the warehouse hears of it.")
+        self._pick("order-3", "open")
+
+    def _goods_that_leave(self) -> None:
+        self._begin("dispatch")
+        self._run("-m", "workers.warehouse", "dispatch", "order-3")
+        self._until(
+            "order-3 is dispatched", lambda: self._line("order-3")["status"] == "dispatched"
+        )
+        self._say("The warehouse has shipped order-3: its 2 pieces are off the books.")
+        self._pick("order-3", "dispatched")
+
+    def _proof(self) -> None:
+        self._begin("prove the books")
+        for line in self._run("-m", "allocation", "check").splitlines():
+            self._say(line)
+
+    def _begin(self, step: str) -> None:
+        self._step = step
+
+    def _say(self, sentence: str) -> None:
+        self._console.print(f"  {sentence}", markup=False, highlight=False)
+
+    def _expect(self, holds: bool, seen: object) -> None:
+        if not holds:
+            raise StepFailed(
+                f"step “{self._step}”: this was not expected: {seen}\n{self.log_tail()}"
+            )
+
+    def _until(self, what: str, ask: Callable[[], T]) -> T:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            if answer := ask():
+                return answer
+            time.sleep(0.05)  # between two looks, within PATIENCE
+        raise StepFailed(
+            f"step “{self._step}”: waited {PATIENCE:.0f} s in vain until {what}\n{self.log_tail()}"
+        )
+
+    def log_tail(self) -> str:
+        """The last lines that the service's processes wrote."""
+        lines = self._log.read_text(errors="replace").splitlines()[-25:]
+        return "\n".join(["The service's last lines:", *lines])
+
+    def _pick(self, orderid: str, status: str) -> None:
+        def seen() -> list[str]:
+            listed = self._run("-m", "workers.warehouse", "picks", "--json", "--orderid", orderid)
+            return [pick["status"] for pick in json.loads(listed)]
+
+        self._until(f"the pick of {orderid} is {status}", lambda: seen() == [status])
+        self._say(f"The warehouse's pick of {orderid} is {status}.")
+
+    def _picks(self, expected: dict[tuple[str, str], str]) -> None:
+        def seen() -> dict[tuple[str, str], str]:
+            listed = self._run("-m", "workers.warehouse", "picks", "--json")
+            return {
+                (pick["orderid"], pick["batchref"]): pick["status"] for pick in json.loads(listed)
+            }
+
+        self._until(f"the warehouse's pick list is {expected}", lambda: seen() == expected)
+        picks = ", ".join(f"{o} from {b} {status}" for (o, b), status in expected.items())
+        self._say(f"The warehouse's pick list: {picks}.")
+
+    def _batch_of(self, orderid: str) -> object:
+        return self._line(orderid)["batchref"]
+
+    def _line(self, orderid: str) -> dict[str, Any]:
+        """The order's one line."""
+        return dict(self._get(f"/v1/allocations/{orderid}")["lines"][0])
+
+    def _mail(self, word: str) -> str | None:
+        for file in sorted((self._state_dir / "mails").glob("*.eml")):
+            mail = email.message_from_bytes(file.read_bytes(), policy=email.policy.default)
+            if word in str(mail["subject"]) + str(mail.get_content()):
+                return str(mail["subject"])
+        return None
+
+    def _send(self, task: str, body: dict[str, object]) -> None:
+        spool = f"spool://{self._state_dir}/spool"
+        # -P: the client's own folder has a celery.py, which it must not find.
+        self._run("-P", str(CLIENT), spool, SPOOL_TRANSPORT, task, json.dumps(body))
+
+    def _run(self, *arguments: str) -> str:
+        """What a Python program prints with the service's settings; it must end well."""
+        ended = subprocess.run(
+            [sys.executable, *arguments],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self._expect(ended.returncode == 0, ended.stdout + ended.stderr)
+        return ended.stdout
+
+    def _get(self, path: str) -> dict[str, Any]:
+        return self._ask(urllib.request.Request(self._url(path)))
+
+    def _post(self, path: str, body: dict[str, object]) -> dict[str, Any]:
+        return self._ask(
+            urllib.request.Request(
+                self._url(path),
+                data=json.dumps(body).encode(),
+                headers={"Content-Type": "application/json", "Prefer": f"wait={PATIENCE:.0f}"},
+            )
+        )
+
+    def _url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self._port}{path}"
+
+    def _ask(self, request: urllib.request.Request) -> dict[str, Any]:
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE + 5) as answer:
+                return dict(json.load(answer))
+        except urllib.error.HTTPError as error:
+            raise StepFailed(
+                f"step “{self._step}”: {request.full_url} answered {error.code}:"
+                f" {error.read().decode(errors='replace')}"
+            ) from error
+
+
+def play(console: Console) -> None:
+    """Play the story in a temporary folder that is gone afterwards. Raises StepFailed."""
+    with tempfile.TemporaryDirectory(prefix="allocation-demo-") as folder:
+        Demo(console, Path(folder)).play()
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [opened.getsockname()[1] for opened in sockets]
+    for opened in sockets:
+        opened.close()
+    return ports

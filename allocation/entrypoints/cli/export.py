@@ -1,0 +1,98 @@
+"""`allocation export`: batches and order lines as CSV, a table of any length in little memory."""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO
+from uuid import uuid4
+
+import typer
+
+from allocation import bootstrap
+from allocation.entrypoints.cli.exits import BROKEN_OFF
+from allocation.entrypoints.cli.terminal import console, fail, misused, progress, reaching
+from allocation.views import exports, snapshot
+from allocation.views.cells import cell
+from allocation.views.exports import Export
+
+_ONE = {"batches": "batch", "lines": "line"}
+
+
+def batches(output: Path | None, sku: str | None, *, dry_run: bool, as_json: bool) -> None:
+    """Every batch, as `allocation import-batches` reads it; those of quantity 0 are left out."""
+    _export("batches", exports.all_batches(sku), output, sku, dry_run=dry_run, as_json=as_json)
+
+
+def lines(output: Path | None, sku: str | None, *, dry_run: bool, as_json: bool) -> None:
+    """Every order line, how it stands, and the batch that serves it."""
+    _export("lines", exports.all_lines(sku), output, sku, dry_run=dry_run, as_json=as_json)
+
+
+def _export(
+    what: str, export: Export, output: Path | None, sku: str | None, *, dry_run: bool, as_json: bool
+) -> None:
+    if as_json and output is None and not dry_run:
+        misused("--json tells what was written: name a file with --output")
+    engine = bootstrap.engine(bootstrap.settings().database_url)
+    with ExitStack() as stack:
+        connection = reaching("the database", lambda: stack.enter_context(snapshot(engine)))
+        if sku is not None and not reaching("the database", lambda: exports.knows(connection, sku)):
+            fail(f"no product has the sku {sku}: the first batch of a sku makes it known")
+        total, left_out = reaching("the database", lambda: export.count(connection))
+        if not dry_run:
+            chunks = export.read(connection)
+            with (
+                _target(output) as file,
+                progress(what, total, quiet=as_json) as advance,
+            ):
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(export.columns)
+                while chunk := reaching("the database", lambda: next(chunks, None)):
+                    writer.writerows(map(cell, row) for row in chunk)
+                    advance(len(chunk))
+    if as_json:
+        told = {"dry_run": dry_run, "exported": total, "left_out": left_out}
+        console.print_json(json.dumps(told))
+        return
+    counted = f"1 {_ONE[what]}" if total == 1 else f"{total} {what}"
+    done = "would be" if dry_run else "was" if total == 1 else "were"
+    besides = f"; of quantity 0 and left out: {left_out}" if left_out else ""
+    # Standard output may be the table itself.
+    typer.echo(f"{counted} {done} exported{besides}.", err=output is None and not dry_run)
+
+
+@contextmanager
+def _target(output: Path | None) -> Iterator[IO[str]]:
+    """Where to write: a file gets its name, and replaces another, only once it is complete."""
+    if output is None:
+        yield sys.stdout
+        return
+    target = output.resolve()
+    if target.exists() and not target.is_file():  # a pipe, a terminal: nothing to replace
+        with _opened(target) as opened:
+            yield opened
+        return
+    part = target.with_name(f".{target.name}.{uuid4().hex[:8]}.part")
+    try:
+        with _opened(part) as opened:
+            yield opened
+            opened.flush()
+            os.fsync(opened.fileno())
+        part.replace(target)
+    except KeyboardInterrupt:
+        fail(f"broken off; nothing was written to {output}", BROKEN_OFF)
+    except OSError as error:
+        fail(f"{output}: {error.strerror or error}; nothing was written")
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _opened(file: Path) -> IO[str]:
+    try:
+        return file.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        misused(f"{file.parent}: {error.strerror}: --output can't be written there")

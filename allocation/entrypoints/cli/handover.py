@@ -1,0 +1,142 @@
+"""Rows handed over as commands, many by one transaction, and followed until they are decided."""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from uuid import UUID
+
+from sqlalchemy import Connection
+from tenacity import retry, retry_if_exception_type, stop_after_attempt
+
+from allocation import bootstrap
+from allocation.entrypoints.cli.batch_rows import Rejected, Row
+from allocation.entrypoints.cli.import_report import Report
+from allocation.entrypoints.cli.terminal import T, reaching
+from allocation.service_layer.handlers import accept_together
+from allocation.service_layer.unit_of_work import ConcurrentUpdate, Message
+from allocation.views import progress
+from allocation.views.progress import Standing
+
+MOST_UNDECIDED = 5_000
+"""Rows whose outcome is waited for at once: what others send comes behind so many at most."""
+
+SHARE = 0.5
+"""Of the backlog at which the API puts commands off: an import never is the reason for that."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds
+
+
+class Stalled(Exception):
+    """For too long nothing moved; the text says what was waited for."""
+
+
+class Handover:
+    """Hands rows over, and keeps those that are undecided, by their commands' ids.
+
+    Nothing is waited for longer than `patience` seconds in which nothing moves: then Stalled is
+    raised. Without `follows` outcomes are not waited for, and only those of repeats are reported.
+    `looked` is called whenever there may be something new to show.
+    """
+
+    def __init__(
+        self,
+        report: Report,
+        *,
+        patience: float,
+        follows: bool,
+        looked: Callable[[], None],
+    ) -> None:
+        self._report = report
+        self._patience = patience
+        self._follows = follows
+        self._looked = looked
+        self._undecided: dict[UUID, list[Row]] = {}
+
+    def take(self, rows: Sequence[Row]) -> None:
+        """Hand over those that nobody handed over before; waits for room."""
+        self._wait_while(self._has_enough)
+        known = self._standings([row.message.id for row in rows])
+        if any(row.message.id not in known for row in rows):
+            self._wait_while(self._is_crowded)
+        fresh = self._fresh(rows, known)
+        self._settle(known)
+        if fresh:
+            reaching("the database", partial(_accept, fresh))
+            self._report.accepted += len(fresh)
+        if not self._follows:
+            self._undecided.clear()
+
+    def wait_for_all(self) -> None:
+        """Wait until everything is decided."""
+        self._wait_while(lambda: "the last rows are undecided" if self._undecided else None)
+
+    def _fresh(self, rows: Sequence[Row], known: Collection[UUID]) -> list[Message]:
+        holders = {rows[0].batchref: id_ for id_, rows in self._undecided.items()}
+        fresh = []
+        for row in rows:
+            id_ = row.message.id
+            if id_ not in known and holders.setdefault(row.batchref, id_) != id_:
+                # The row above gets the reference or is refused it: workers are in no order.
+                self._report.reject(Rejected(row.line, row.cells, "batchref", "batchref taken"))
+                continue
+            self._report.undecided += 1
+            if id_ in known or id_ in self._undecided:
+                self._report.known += 1
+            else:
+                fresh.append(row.message)
+            self._undecided.setdefault(id_, []).append(row)
+        return fresh
+
+    def _has_enough(self) -> str | None:
+        enough = len(self._undecided) > MOST_UNDECIDED
+        return f"{len(self._undecided)} rows are undecided, too many for more" if enough else None
+
+    def _is_crowded(self) -> str | None:
+        settings = bootstrap.settings()
+        limits = int(settings.max_pending * SHARE), settings.max_outbox_age * SHARE
+        return self._ask(lambda connection: progress.overload(connection, *limits))
+
+    def _wait_while(self, reason: Callable[[], str | None]) -> None:
+        pause, moved_at, least = _FIRST_PAUSE, time.monotonic(), None
+        while hindrance := reason():
+            began = time.monotonic()
+            # Its own rows tell that something moves, and so does what waits of everybody's.
+            moved = self._look()
+            waiting = self._ask(progress.waiting)
+            self._looked()
+            looked_at = time.monotonic()
+            if moved or least is None or waiting < least:
+                least, moved_at = waiting, looked_at
+            elif looked_at - moved_at > self._patience:
+                raise Stalled(hindrance.rstrip("."))
+            pause = _FIRST_PAUSE if moved else min(pause * 1.5, _LONGEST_PAUSE)
+            # Nobody tells of outcomes, so they are looked for; and four fifths of the time are
+            # left to those who decide, however long a look takes.
+            time.sleep(max(pause, 4 * (looked_at - began)))
+
+    def _look(self) -> bool:
+        """Settle what was decided meanwhile; whether anything was."""
+        return bool(self._undecided) and self._settle(self._standings(self._undecided))
+
+    def _settle(self, standings: dict[UUID, Standing]) -> bool:
+        before = self._report.undecided
+        for id_, standing in standings.items():
+            if standing.status != "pending":
+                for row in self._undecided.pop(id_, ()):
+                    self._report.decide(row, standing)
+        return self._report.undecided < before
+
+    def _standings(self, ids: Collection[UUID]) -> dict[UUID, Standing]:
+        return self._ask(lambda connection: progress.standings(connection, list(ids)))
+
+    def _ask(self, question: Callable[[Connection], T]) -> T:
+        def ask() -> T:
+            with bootstrap.engine(bootstrap.settings().database_url).connect() as connection:
+                return question(connection)
+
+        return reaching("the database", ask)
+
+
+@retry(retry=retry_if_exception_type(ConcurrentUpdate), stop=stop_after_attempt(5), reraise=True)
+def _accept(messages: Sequence[Message]) -> None:
+    accept_together(messages, bootstrap.unit_of_work())

@@ -1,0 +1,125 @@
+"""`allocation import-batches`: a CSV file of batches goes in, many rows by one transaction."""
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from io import BufferedReader
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+import typer
+from rich.progress import TaskProgressColumn
+
+from allocation.entrypoints.cli.batch_rows import BatchRows, Rejected, Row, Unreadable
+from allocation.entrypoints.cli.choices import DateOrder
+from allocation.entrypoints.cli.exits import BROKEN_OFF, MISUSED
+from allocation.entrypoints.cli.handover import Handover, Stalled
+from allocation.entrypoints.cli.import_report import RejectedFile, Report
+from allocation.entrypoints.cli.terminal import bars, fail
+
+CHUNK = 500
+"""Rows that are read, and handed over by one transaction, at once."""
+
+
+def import_batches(
+    file: Path,
+    *,
+    wait: float,
+    no_wait: bool,
+    dry_run: bool,
+    rejected: Path | None,
+    dates: DateOrder | None,
+    as_json: bool,
+) -> None:
+    """Create a batch of each row of `file`; stop when for `wait` seconds nothing moved."""
+    report = Report()
+    try:
+        with ExitStack() as stack:
+            source = stack.enter_context(_opened(file))
+            rows = BatchRows(source, dates)
+            if rows.ignored:
+                typer.echo(f"allocation: {file}: {_ignored(rows.ignored)}", err=True)
+            if rejected is not None:
+                encoding = "utf-8-sig" if rows.has_byte_order_mark else "utf-8"
+                written = stack.enter_context(_written(rejected, source, encoding))
+                report.file = RejectedFile(written, rows.columns, rows.delimiter)
+            shown = stack.enter_context(bars(TaskProgressColumn(), quiet=as_json))
+            reading = shown.add_task("reading", total=_size(source))
+            deciding = shown.add_task("deciding", total=0, visible=not (no_wait or dry_run))
+
+            def show() -> None:
+                shown.update(reading, completed=rows.bytes_read)
+                settled = report.rows - report.undecided
+                shown.update(deciding, total=report.rows, completed=settled)
+
+            handover = Handover(report, patience=wait, follows=not no_wait, looked=show)
+            for chunk in _chunks(rows):
+                good = report.read(chunk)
+                if not dry_run:
+                    handover.take(good)
+                show()
+            handover.wait_for_all()
+    except Unreadable as error:
+        fail(f"{file}: {error}{_safe(report)}", MISUSED)
+    except OSError as error:
+        fail(f"{error.filename or file}: {error.strerror or error}{_safe(report)}", MISUSED)
+    except typer.Exit:  # the database is away
+        if report.accepted:
+            typer.echo(f"allocation: broken off{_safe(report)}", err=True)
+        raise
+    except KeyboardInterrupt:
+        fail(f"broken off{_safe(report)}", BROKEN_OFF)
+    except Stalled as reason:
+        report.print(dry_run=dry_run, as_json=as_json)
+        fail(
+            f"for {wait:g} seconds nothing moved: {reason}. Are worker and relay running?"
+            f" `allocation status` shows what waits{_safe(report)}"
+        )
+    report.print(dry_run=dry_run, as_json=as_json)
+    if report.rejected or report.failed or (report.undecided and not no_wait):
+        raise typer.Exit(1)
+
+
+def _chunks(rows: BatchRows) -> Iterator[list[Row | Rejected]]:
+    found = iter(rows)
+    while chunk := list(islice(found, CHUNK)):
+        yield chunk
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[BufferedReader]:
+    standard_input = str(file) == "-"
+    with open(0 if standard_input else file, "rb", closefd=not standard_input) as opened:
+        yield opened
+
+
+@contextmanager
+def _written(file: Path, source: BufferedReader, encoding: str) -> Iterator[IO[str]]:
+    if file.exists() and os.path.samestat(file.stat(), os.fstat(source.fileno())):
+        raise Unreadable("is the file to be read, so the rejected rows can't be written to it")
+    # What is not UTF-8 is written as it came.
+    with file.open("w", encoding=encoding, errors="surrogateescape", newline="") as opened:
+        yield opened
+
+
+def _size(source: BufferedReader) -> int | None:
+    """In bytes; None for a pipe, whose end nobody knows."""
+    status = os.fstat(source.fileno())
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _ignored(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return f"the column {names[0]} is ignored"
+    return f"the columns {', '.join(names)} are ignored"
+
+
+def _safe(report: Report) -> str:
+    if not report.accepted:
+        return ""
+    return (
+        f"; {report.accepted} rows were handed over by now. Run the same again to go on: what was"
+        " handed over has no effect twice"
+    )

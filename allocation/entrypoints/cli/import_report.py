@@ -1,0 +1,127 @@
+"""What became of the rows of an import: counted, the first rejected ones shown, all written."""
+
+import csv
+import json
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from allocation.entrypoints.cli.batch_rows import NOTES, Rejected, Row
+from allocation.entrypoints.cli.terminal import console, print_table
+from allocation.messaging.telemetry.escaping import escaped
+from allocation.views.progress import Standing
+
+SHOWN = 20
+"""Rejected rows in the terminal."""
+LISTED = 1000
+"""Rejected rows that are kept, and listed in JSON; the file has all of them."""
+
+_FAILED = "nobody could decide it: see `allocation dead list`"
+
+
+class RejectedFile:
+    """Rejected rows as CSV, each after its line and the reason; it can be corrected and imported.
+
+    It has the delimiter of the file that was read, as the spreadsheet at hand expects it.
+    """
+
+    def __init__(self, file: IO[str], columns: tuple[str, ...], delimiter: str) -> None:
+        self._writer = csv.writer(file, delimiter=delimiter)
+        # The notes of an earlier import make place for those of this one.
+        self._kept = [index for index, name in enumerate(columns) if name not in NOTES]
+        self._columns = len(columns)
+        self._writer.writerow([*NOTES, *(columns[index] for index in self._kept)])
+
+    def write(self, row: Rejected) -> None:
+        cells = [row.cells[index] for index in self._kept if index < len(row.cells)]
+        # What the header has no name for comes last: nothing of the row is lost.
+        self._writer.writerow([row.line, _why(row), *cells, *row.cells[self._columns :]])
+
+
+@dataclass
+class Report:
+    """Counts of rows, and the rejected ones of the lowest lines.
+
+    `accepted`: handed over by this run. `known`: handed over before, by an earlier run or a row
+    above. `created`, `rejected` and `failed` are what is known of the outcomes, of both.
+    """
+
+    rows: int = 0
+    accepted: int = 0
+    known: int = 0
+    created: int = 0
+    rejected: int = 0
+    failed: int = 0
+    undecided: int = 0
+    first: list[Rejected] = field(default_factory=list)
+    file: RejectedFile | None = None
+
+    def read(self, rows: Sequence[Row | Rejected]) -> list[Row]:
+        """Count them; returns those that keep the contract."""
+        self.rows += len(rows)
+        for row in rows:
+            if isinstance(row, Rejected):
+                self.reject(row)
+        return [row for row in rows if isinstance(row, Row)]
+
+    def reject(self, row: Rejected) -> None:
+        """Count a row that can't become a batch."""
+        self.rejected += 1
+        self._note(row)
+
+    def decide(self, row: Row, standing: Standing) -> None:
+        """Count what was decided of a row that was undecided."""
+        self.undecided -= 1
+        if standing.status == "succeeded":
+            self.created += 1
+        elif standing.status == "failed":
+            self.failed += 1
+            self._note(Rejected(row.line, row.cells, "", _FAILED))
+        else:
+            outcome = standing.outcome
+            self.reject(Rejected(row.line, row.cells, outcome["field"], outcome["reason"]))
+
+    def _note(self, row: Rejected) -> None:
+        insort(self.first, row, key=lambda known: known.line)
+        del self.first[LISTED:]
+        if self.file is not None:
+            self.file.write(row)
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs; `rejected_rows` has the first LISTED of them."""
+        names = ("rows", "accepted", "known", "created", "rejected", "failed", "undecided")
+        shown = [
+            {"line": row.line, "field": row.field, "reason": escaped(row.reason)}
+            for row in self.first
+        ]
+        return {name: getattr(self, name) for name in names} | {"rejected_rows": shown}
+
+    def print(self, *, dry_run: bool, as_json: bool) -> None:
+        """The whole of it, for a program or for people."""
+        if as_json:
+            console.print_json(json.dumps({"dry_run": dry_run} | self.as_json()))
+            return
+        told = [f"{self.created} created", f"{self.rejected} rejected"]
+        if dry_run:
+            told = [f"{self.rows - self.rejected} can be imported", f"{self.rejected} rejected"]
+        told += [f"{self.failed} failed"] if self.failed else []
+        told += [f"{self.undecided} undecided"] if self.undecided else []
+        known = f" {self.known} were handed over before." if self.known else ""
+        rows = "1 row" if self.rows == 1 else f"{self.rows} rows"
+        console.print(f"{rows}: {', '.join(told)}.{known}", highlight=False)
+        if self.first:
+            print_table([_shown(row) for row in self.first[:SHOWN]])
+        if (more := self.rejected + self.failed - SHOWN) > 0:
+            how = "." if self.file else ": `--rejected FILE` writes all of them."
+            console.print(f"... and {more} more{how}")
+
+
+def _why(row: Rejected) -> str:
+    return f"{row.field}: {row.reason}" if row.field else row.reason
+
+
+def _shown(row: Rejected) -> dict[str, object]:
+    cells = escaped(", ".join(row.cells))
+    row_text = cells if len(cells) <= 60 else f"{cells[:57]}..."
+    return {"line": row.line, "field": row.field, "reason": row.reason, "row": row_text}

@@ -1,0 +1,93 @@
+"""Serving a process's figures to Prometheus, where a port is set for them."""
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from wsgiref.simple_server import WSGIServer
+
+from billiard import current_process
+from prometheus_client import (
+    CollectorRegistry,
+    ProcessCollector,
+    disable_created_metrics,
+    start_http_server,
+    values,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from allocation import bootstrap
+from allocation.adapters import metrics
+
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable that names the folder through which processes share their figures."""
+
+_servers: list[WSGIServer] = []
+
+
+def serve(registry: CollectorRegistry) -> None:
+    """Serve what this process counts; ends it with a sentence where the port is taken."""
+    if bootstrap.settings().metrics_port is not None:
+        ProcessCollector(registry=registry)
+        _serve(registry)
+
+
+def serve_pool() -> None:
+    """Serve what this process and the children of its pool count, together.
+
+    They share a folder. A child's files are called by its place in the pool, not by its process id:
+    so whoever replaces it counts on from where it ended, and the files don't become more and more.
+    """
+    if bootstrap.settings().metrics_port is None:
+        return
+    folder = tempfile.mkdtemp(prefix="allocation-metrics-", dir=shared_memory())
+    # Children end without this: they leave by `os._exit`.
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ[SHARED_FOLDER] = folder
+    values.ValueClass = values.MultiProcessValue(_place)
+    together = CollectorRegistry()
+    MultiProcessCollector(together, path=folder)
+    _serve(together)
+    metrics.worker()  # what is 0 is shown
+
+
+def shared_memory() -> str | None:
+    """A folder in memory for metrics that processes share; None if there is none, or TMPDIR is set.
+
+    These are memory-mapped files: on a full disk, a write to one would kill the process.
+    """
+    if "TMPDIR" in os.environ:
+        return None
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - mkdtemp is used
+
+
+def leave_to_parent() -> None:
+    """In a child: close the socket that came with the fork, else it would outlive the parent."""
+    while _servers:
+        _servers.pop().socket.close()
+
+
+def _serve(registry: CollectorRegistry) -> None:
+    settings = bootstrap.settings()
+    host, port = settings.metrics_host, settings.metrics_port
+    if port is None:
+        return
+    disable_created_metrics()  # a second series for each one, which nobody looks at
+    try:
+        server, _ = start_http_server(port, host, registry)
+    except OSError as error:
+        sys.exit(
+            f"allocation: no metrics can be served at {host}:{port}: {error.strerror};"
+            " set ALLOCATION_METRICS_PORT to another port, or unset it"
+            " (ALLOCATION_METRICS_HOST is the address)"
+        )
+    _servers.append(server)
+
+
+def _place() -> str:
+    return (
+        f"child{index}"
+        if (index := getattr(current_process(), "index", None)) is not None
+        else "parent"
+    )

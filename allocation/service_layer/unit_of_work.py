@@ -1,0 +1,165 @@
+"""The ports: what a handler needs from storage, in the domain's words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import TracebackType
+from typing import Protocol, Self
+from uuid import UUID
+
+from allocation.domain.commands import Command
+from allocation.domain.events import Event
+from allocation.domain.outcomes import Outcome, Refused
+from allocation.domain.product import Product
+from allocation.messaging.telemetry import trace_context
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A command on its way: `id` names it for good, `correlation_id` what began it all.
+
+    `traceparent` says what span it came from, as W3C writes it; the command means the same without.
+    """
+
+    id: UUID
+    command: Command
+    correlation_id: UUID
+    causation_id: UUID | None = None
+    traceparent: str | None = field(default=None, compare=False)
+
+    @property
+    def trace_id(self) -> str:
+        """The id of the trace that it is a part of."""
+        return trace_context.trace_id(self.traceparent, self.correlation_id)
+
+
+class CommandConflict(Exception):
+    """The same command id came with another body, or as part of something else."""
+
+
+class ConcurrentUpdate(Exception):
+    """Somebody else changed the same rows meanwhile; nothing was saved, try again."""
+
+
+class StorageUnavailable(Exception):
+    """The database could not be reached or broke off; nothing is known to be saved, try again."""
+
+
+class StorageUnusable(StorageUnavailable):
+    """The database answers, but needs an operator, such as for a full disk.
+
+    The text says what is wrong and what to do. Callers retry without end.
+    """
+
+
+class SchemaMissing(StorageUnusable):
+    """The database has no schema, or that of an earlier version."""
+
+
+class Products(Protocol):
+    """The products, each locked against other writers from the moment it is loaded."""
+
+    def load(self, commands: Sequence[Command]) -> None:
+        """Lock the products that the commands name, in the order of their skus, and load them.
+
+        With them come the batches and lines that the commands ask for, all at once.
+        """
+        ...
+
+    def pull_seen(self) -> list[Product]:
+        """Every product that was given out or added since the last call, in that order."""
+        ...
+
+    def get(self, sku: str) -> Product | None: ...
+
+    def get_by_batchref(self, batchref: str) -> Product | None: ...
+
+    def of_order(self, orderid: str) -> list[Product]:
+        """The products of which the order has lines, by sku.
+
+        Those of which it got one while their locks were waited for may be missing.
+        """
+        ...
+
+    def add(self, sku: str) -> Product:
+        """Begin the books of a sku that is not known yet."""
+        ...
+
+
+class Inbox(Protocol):
+    """Every command by its id: accepted once, decided once."""
+
+    def accept(self, messages: Sequence[Message]) -> None:
+        """Record commands as pending and hand them to the outbox; a repeat changes nothing.
+
+        Raises CommandConflict when an id is known with another command or correlation id.
+        """
+        ...
+
+    def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome]:
+        """Take the commands for this unit of work; returns the outcomes of those decided before.
+
+        To be called after their products are locked: a repeat waits there for the first. Raises
+        CommandConflict.
+        """
+        ...
+
+    def was_accepted(self, message: Message) -> bool:
+        """Whether a claimed command was accepted before it came to be decided."""
+        ...
+
+    def record(self, message: Message, outcome: Outcome) -> None:
+        """Save the outcome of a claimed command."""
+        ...
+
+    def record_failure(self, message: Message, error: str) -> None:
+        """Say that nobody could decide the command; an outcome that is there stays.
+
+        A malformed one is only marked where it is known already.
+        """
+        ...
+
+    def give_up(self, command_id: UUID, refusal: Refused) -> bool:
+        """Refuse a command that has no outcome; False when it has one, or is not known."""
+        ...
+
+
+class Outbox(Protocol):
+    """What is to be told to others once this unit of work is committed."""
+
+    def add(self, event: Event, cause: Message) -> None: ...
+
+    def schedule(self, message: Message, due_at: datetime) -> None:
+        """Have a command accepted once the storage's clock says so; a repeat changes nothing."""
+        ...
+
+
+class UnitOfWork(Protocol):
+    """State, outcome and events, saved together by `commit`; leaving without it rolls back.
+
+    Any call may raise ConcurrentUpdate or StorageUnavailable.
+    """
+
+    @property
+    def products(self) -> Products: ...
+
+    @property
+    def inbox(self) -> Inbox: ...
+
+    @property
+    def outbox(self) -> Outbox: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def now(self) -> datetime:
+        """The storage's own clock, which all processes share: one time in each unit of work."""
+        ...
+
+    def commit(self) -> None: ...
