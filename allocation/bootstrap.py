@@ -1,5 +1,6 @@
-"""Where the parts meet: builds engines, connections and units of work from the settings."""
+"""Builds what a process needs, once, from its settings. Entry points pass it down."""
 
+from dataclasses import dataclass, field
 from functools import cache
 
 from kombu import Connection
@@ -12,10 +13,46 @@ from allocation.messaging.connection import connect
 from allocation.settings import Settings
 
 
+@dataclass(frozen=True)
+class Dependencies:
+    """A process's settings, and what is built from them."""
+
+    settings: Settings
+    engine: Engine = field(repr=False)
+    """Opens connections to the configured database when they are needed."""
+
+    def unit_of_work(self) -> SqlUnitOfWork:
+        """A unit of work on the configured database."""
+        # Not `metrics.worker().locked`: a process that locks nothing has no metrics of the worker.
+        return SqlUnitOfWork(self.engine, locked=lambda seconds: metrics.worker().locked(seconds))
+
+    def broker(self) -> Connection:
+        """A connection to the configured broker, not open yet."""
+        return connect(self.settings.broker_url, self.settings.broker_transport)
+
+    def confirming_broker(self) -> Connection:
+        """A connection of which every publish waits until the broker has the message."""
+        connection = self.broker()
+        if self.settings.broker_transport is None:
+            connection.transport_options["confirm_publish"] = True
+        return connection
+
+
+def build(settings: Settings | None = None) -> Dependencies:
+    """Build a process's dependencies; without `settings` from the environment."""
+    made = settings or Settings()
+    pool_size = made.api_threads + 2
+    return Dependencies(made, database.engine(made.database_url, pool_size=pool_size))
+
+
 @cache
 def settings() -> Settings:
     """The process's settings, read from the environment once."""
     return Settings()
+
+
+def _dependencies() -> Dependencies:
+    return Dependencies(settings(), engine(settings().database_url))
 
 
 @cache
@@ -26,20 +63,14 @@ def engine(url: str) -> Engine:
 
 def unit_of_work() -> SqlUnitOfWork:
     """A unit of work on the configured database."""
-    # Not `figures.worker().locked`: whoever locks nothing has none of the worker's figures.
-    return SqlUnitOfWork(
-        engine(settings().database_url), locked=lambda seconds: metrics.worker().locked(seconds)
-    )
+    return _dependencies().unit_of_work()
 
 
 def confirming_broker() -> Connection:
     """A connection of which every publish waits until the broker has the message."""
-    connection = broker()
-    if settings().broker_transport is None:
-        connection.transport_options["confirm_publish"] = True
-    return connection
+    return _dependencies().confirming_broker()
 
 
 def broker() -> Connection:
     """A connection to the configured broker, not open yet."""
-    return connect(settings().broker_url, settings().broker_transport)
+    return _dependencies().broker()
