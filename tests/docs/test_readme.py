@@ -1,4 +1,4 @@
-"""The README: each of its blocks is run by the test that is named for it."""
+"""The README and the pages it hands over to: each block is run by the test that is named for it."""
 
 from kombu import Connection, Exchange, Queue
 
@@ -7,41 +7,57 @@ from tests.docs.blocks import beginning, blocks
 from tests.servers.processes import ROOT
 from tests.waiting import eventually
 
-README = ROOT / "README.md"
+README = "README.md"
+SUBSCRIBER = "docs/add-a-subscriber.md"
+ENQUEUE = "docs/enqueue.md"
 
 HERE = "tests/docs/test_readme.py::"
 CHAPTER = "tests/e2e/test_chapter.py::"
 COMMANDS = "tests/docs/test_commands.py::test_the_commands_of_the_readme"
 RUN_BY = {
     # `make demo` is this in an environment of its own; `make test` is what runs the tests.
-    "make demo": "tests/e2e/test_command_line.py::test_the_demo_plays_the_whole_story",
-    "curl -i http://127.0.0.1:5005/v1/batches": COMMANDS,
+    (
+        README,
+        "make demo",
+    ): "tests/e2e/test_command_line.py::test_the_demo_plays_the_whole_story",
+    (README, "curl -i http://127.0.0.1:5005/v1/batches"): COMMANDS,
     # By `make compose-test`: it takes a container engine.
-    "make env": "tests/compose/test_stack.py::test_",
-    "from celery import Celery": f"{CHAPTER}test_the_lines_of_the_readme_do_what_it_says",
-    "import json\nimport amqp": f"{CHAPTER}test_the_readmes_lines_for_systems_without_celery",
-    "allocation import-batches": COMMANDS,
-    "import json\nfrom kombu": f"{CHAPTER}test_the_lines_of_the_readme_do_what_it_says",
-    "dead = Exchange": f"{HERE}test_what_a_subscriber_rejects_goes_to_a_queue_of_its_own",
-    "python -m workers.warehouse picks": COMMANDS,
-    "curl -i http://127.0.0.1:5005/v1/allocations": COMMANDS,
+    (README, "make env"): "tests/compose/test_stack.py::test_",
+    (README, "from celery import Celery"): f"{CHAPTER}test_the_lines_of_the_readme_do_what_it_says",
+    (README, "import json\nfrom kombu"): f"{CHAPTER}test_the_lines_of_the_readme_do_what_it_says",
+    (
+        ENQUEUE,
+        "import json\nimport amqp",
+    ): f"{CHAPTER}test_the_lines_for_systems_without_celery_change_a_batch",
+    (
+        SUBSCRIBER,
+        "dead = Exchange",
+    ): f"{HERE}test_what_a_subscriber_rejects_goes_to_a_queue_of_its_own",
+    ("docs/import-and-export.md", "allocation import-batches"): COMMANDS,
+    ("docs/warehouse-and-mails.md", "python -m workers.warehouse picks"): COMMANDS,
 }
-PICTURES = {"flowchart LR"}
+NOT_RUN = {
+    (README, "flowchart LR"),  # a picture
+    (ENQUEUE, "curl -i http://127.0.0.1:5005/v1/allocations"),  # as in the README
+    (ENQUEUE, "const answer"),  # as in docs/clients-javascript.md
+    (SUBSCRIBER, "rabbitmqctl"),  # its permissions are those of tests/integration/test_rights.py
+}
+PAGES = sorted({page for page, _ in RUN_BY})
 
 
 def test_every_block_is_run_somewhere() -> None:
-    """Each has one place where it is run, and each place is there."""
-    begins = [*RUN_BY, *PICTURES]
+    begins = [*RUN_BY, *NOT_RUN]
 
     unknown = [
-        each.line
-        for each in blocks(README)
-        if sum(each.text.startswith(words) for words in begins) != 1
+        (page, each.line)
+        for page in PAGES
+        for each in blocks(ROOT / page)
+        if sum(each.text.strip().startswith(words) for at, words in begins if at == page) != 1
     ]
     gone = [where for where in RUN_BY.values() if not _is_there(where)]
 
     assert (unknown, gone) == ([], [])
-    assert len(begins) == len(blocks(README))
+    assert len(begins) == sum(len(blocks(ROOT / page)) for page in PAGES)
 
 
 def _is_there(where: str) -> bool:
@@ -50,10 +66,9 @@ def _is_there(where: str) -> bool:
 
 
 def test_what_a_subscriber_rejects_goes_to_a_queue_of_its_own(broker_url: str) -> None:
-    """Declared with the README's arguments, on RabbitMQ."""
     given: dict[str, object] = {"Exchange": Exchange, "Queue": Queue}
     given["events"] = topology.events_exchange()
-    exec(beginning(README, "dead = Exchange").text, given)
+    exec(beginning(ROOT / SUBSCRIBER, "dead = Exchange").text, given)
     mine, mine_dead = given["mine"], given["mine_dead"]
     assert isinstance(mine, Queue)
     assert isinstance(mine_dead, Queue)

@@ -16,12 +16,13 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
 
 
-def python_block(containing: str) -> str:
-    """The README's Python block with these words in it."""
-    blocks = [block.partition("```")[0] for block in README.read_text().split("```python\n")[1:]]
+def python_block(containing: str, page: str = "README.md") -> str:
+    """The page's Python block with these words in it."""
+    text = (ROOT / page).read_text()
+    blocks = [block.partition("```")[0] for block in text.split("```python\n")[1:]]
     [found] = [block for block in blocks if containing in block]
     return found
 
@@ -128,12 +129,12 @@ def test_the_lines_of_the_readme_do_what_it_says(
     assert "allocation.allocated.v1 RED-CHAIR 2" in heard
 
 
-def test_the_readmes_lines_for_systems_without_celery_change_a_batch(
+def test_the_lines_for_systems_without_celery_change_a_batch(
     house: House, broker_url: str, processes: Any, tmp_path: Path
 ) -> None:
     """Run twice they have one effect."""
     address = '"127.0.0.1:5672", "guest", "guest"'
-    telling = python_block("basic_publish")
+    telling = python_block("basic_publish", "docs/enqueue.md")
     assert address in telling
     broker = Connection(broker_url)
     private = (

@@ -43,7 +43,7 @@ def inbound() -> str:
         "Events of other systems",
         "`allocation/contract/inbound/`",
         "CloudEvents 1.0 in JSON, sent to the topic exchange `allocation.inbound` with the type as"
-        " routing key ([enqueue](../enqueue.md#tell-what-happened-by-plain-amqp)).",
+        " routing key ([enqueue](../enqueue.md#report-a-fact-by-plain-amqp)).",
         *_each(TYPES),
     )
 
