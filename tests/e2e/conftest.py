@@ -66,8 +66,15 @@ class House:
 
 
 @pytest.fixture
+def process_environment() -> dict[str, str]:
+    """Variables that every process of the house gets besides; a module may override it."""
+    return {}
+
+
+@pytest.fixture
 def house(
     processes: Callable[..., Process],
+    process_environment: dict[str, str],
     broker_url: str,
     database_url: str,
     empty_database_url: str,
@@ -83,6 +90,7 @@ def house(
         "ALLOCATION_API_WORKERS": "1",
         "WAREHOUSE_DATABASE_URL": empty_database_url,
         "NOTIFICATION_DATABASE_URL": f"sqlite:///{state_dir}/notification.db",
+        **process_environment,
     }
     with Connection(broker_url) as connection:
         topology.declare(connection)

@@ -1,0 +1,97 @@
+"""Which modules carry one `POST /v1/allocations`, from the socket to the warehouse's commit."""
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from tests.e2e.conftest import House
+from tests.servers.processes import ROOT
+from tests.waiting import eventually
+
+MOST_MODULES = 30
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    """The folder of the recorded calls; its file `phase` names the current phase."""
+    folder = tmp_path / "calls"
+    folder.mkdir()
+    set_phase(folder, "start")
+    return folder
+
+
+@pytest.fixture
+def process_environment(recorded: Path) -> dict[str, str]:
+    """What the service's processes get besides: every function that they call is recorded."""
+    recorder = Path(__file__).with_name("recording")
+    return {"PYTHONPATH": str(recorder), "RECORDED_CALLS": str(recorded)}
+
+
+def set_phase(folder: Path, name: str) -> None:
+    """Begin a phase; the file is replaced, so that no process reads half of a name."""
+    (folder / "next").write_text(name)
+    os.replace(folder / "next", folder / "phase")
+
+
+def calls(folder: Path, phase: str) -> set[tuple[str, str]]:
+    """Path and function of each call of the phase, in all processes but the notification's."""
+    lines = [
+        line.split()
+        for file in folder.glob("*.*")
+        if not file.name.endswith("notification")
+        for line in file.read_text().splitlines()
+    ]
+    return {(path, function) for at, path, function in lines if at == phase}
+
+
+def test_the_modules_that_carry_a_command_are_those_of_the_page(
+    house: House, recorded: Path
+) -> None:
+    """A module carries the command if one of its functions runs that does not run otherwise."""
+    batch = {"batchref": "batch-1", "sku": "LAMP", "qty": 10}
+    assert house.do("POST", "/v1/batches", batch)[0] == 201
+    set_phase(recorded, "idle")
+    eventually(Settled(recorded), within=60, what="every process to have gone round its loop")
+
+    set_phase(recorded, "command")
+    line = {"orderid": "order-1", "sku": "LAMP", "qty": 3}
+    assert house.ask("POST", "/v1/allocations", line)[0] == 202
+    warehouse = create_engine(
+        house.environment["WAREHOUSE_DATABASE_URL"].replace("postgresql:", "postgresql+psycopg2:")
+    )
+
+    def picked() -> bool:
+        with warehouse.connect() as connection:
+            return connection.scalar(text("SELECT count(*) FROM picks")) == 1
+
+    eventually(picked, within=40, what="the warehouse's pick")
+    warehouse.dispose()
+    set_phase(recorded, "end")
+
+    carried = {path for path, _ in calls(recorded, "command") - calls(recorded, "idle")}
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    _, _, section = page.partition("## The path of a command\n")
+    listed = re.findall(r"^\d+\. `([\w/]+\.py)`", section.partition("\n## ")[0], re.M)
+    assert carried == set(listed)
+    assert len(listed) == len(carried) <= MOST_MODULES
+
+
+class Settled:
+    """Whether for QUIET seconds no process has called a function that it had not called before."""
+
+    QUIET = 4.0
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: set[tuple[str, str]] = set()
+        self._since = time.monotonic()
+
+    def __call__(self) -> bool:
+        called = calls(self._folder, "idle")
+        if called != self._known:
+            self._known, self._since = called, time.monotonic()
+        return bool(called) and time.monotonic() - self._since > self.QUIET
