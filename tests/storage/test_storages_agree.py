@@ -13,7 +13,7 @@ from sqlalchemy import Engine, delete
 from allocation.adapters.memory import MemoryUnitOfWork
 from allocation.adapters.sql import books, database, migrations, tables
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
-from allocation.domain import promises
+from allocation.domain import product
 from allocation.domain.commands import (
     Allocate,
     AllocateOrder,
@@ -128,7 +128,7 @@ def empty(engine: Engine) -> None:
 def small_bounds() -> Any:
     """Bounds so small that chunks and follow-ups are played as well."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(promises, "SERVED_AT_ONCE", 2)
+        patch.setattr(product, "LINES_PER_COMMAND", 2)
         patch.setattr(books, "CHUNK", 2)
         yield
 

@@ -15,7 +15,7 @@ from allocation.adapters.sql.books import Skus, SqlBooks
 from allocation.adapters.sql.database import among, clock, is_postgresql, translated
 from allocation.adapters.sql.inbox import NOTIFY_CHANNEL, SqlInbox, SqlOutbox
 from allocation.adapters.sql.statements import Writes
-from allocation.domain.commands import AllocateOrder, Command
+from allocation.domain.commands import Command
 from allocation.domain.product import Product
 
 
@@ -35,19 +35,13 @@ class SqlProducts:
         self._seen: dict[str, Product] = {}
 
     def load(self, commands: Sequence[Command]) -> None:
-        named = [(_field(command, "batchref"), _field(command, "sku")) for command in commands]
-        self._find({batchref for batchref, sku in named if batchref and not sku})
-        asked = {
-            (orderid, sku)
-            for command in commands
-            if (orderid := _field(command, "orderid"))
-            for sku in _skus_in(command)
-        }
-        self._find_orders({orderid for orderid, sku in asked if sku is None})
-        lines = {(orderid, sku) for orderid, sku in asked if sku is not None}
+        self._find({command.batch for command in commands if command.batch})
+        self._find_orders({each.order for each in commands if each.order and not each.skus})
+        lines = {(each.order, sku) for each in commands if each.order for sku in each.skus}
         lines |= {(orderid, sku) for orderid, skus in self._orders.items() for sku in skus}
-        skus = {sku for _, sku in named if sku} | {sku for sku in self._skus.values() if sku}
-        self._lock(skus | {sku for _, sku in lines}, lines)
+        named = {sku for command in commands for sku in command.skus}
+        of_batches = {sku for sku in self._skus.values() if sku}
+        self._lock(named | of_batches | {sku for _, sku in lines}, lines)
 
     def pull_seen(self) -> list[Product]:
         seen, self._seen = self._seen, {}
@@ -76,11 +70,12 @@ class SqlProducts:
         return [product for product in products if product is not None]
 
     def add(self, sku: str) -> Product:
-        product = Product(sku)
+        product = Product(
+            sku, self._books.setdefault(sku, SqlBooks(self._connection, sku, self._skus))
+        )
         new = Writes(self._connection)
         new.add(tables.products, [_row(product)])
         new.send()
-        product.open(self._books.setdefault(sku, SqlBooks(self._connection, sku, self._skus)))
         self._know(product)
         return self._see(product)
 
@@ -124,11 +119,8 @@ class SqlProducts:
         self._locked(perf_counter() - began)
         self._books.update(books.load(self._connection, self._skus, skus, lines))
         for row in locked:
-            product = Product(row.sku)
-            product.version, product.sequence = row.version, row.sequence
-            product.strategy = row.strategy
-            product.open(self._books[row.sku])
-            self._know(product)
+            books_of = self._books[row.sku]
+            self._know(Product(row.sku, books_of, row.version, row.sequence, row.strategy))
 
     def _know(self, product: Product) -> None:
         self._products[product.sku] = product
@@ -166,17 +158,6 @@ def _row(product: Product) -> dict[str, object]:
         "sequence": product.sequence,
         "strategy": product.strategy,
     }
-
-
-def _skus_in(command: Command) -> list[str | None]:
-    """The skus of the order lines that a command names; None: all that its order has."""
-    if isinstance(command, AllocateOrder):
-        return [line.sku for line in command.lines]
-    return [_field(command, "sku")]
-
-
-def _field(command: Command, name: str) -> str | None:
-    return getattr(command, name, None)
 
 
 class SqlUnitOfWork:
