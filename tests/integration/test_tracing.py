@@ -19,7 +19,7 @@ from allocation.adapters.sql import check
 from allocation.adapters.sql.tables import outbox
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate
-from allocation.service_layer.handlers import accept
+from allocation.service_layer.execution import accept
 from allocation.views import progress
 from tests.integration.conftest import BareClient, Service
 from tests.servers.ports import free_ports

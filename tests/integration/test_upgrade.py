@@ -13,7 +13,7 @@ from kombu import Connection, Queue
 from allocation.adapters.sql import check
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import CreateBatch
-from allocation.service_layer.handlers import accept
+from allocation.service_layer.execution import accept
 from allocation.service_layer.unit_of_work import Message
 from tests.integration.conftest import BareClient, Service
 from tests.servers.processes import Process

@@ -10,7 +10,7 @@ from allocation.adapters.sql.outbox import only_reader
 from allocation.adapters.sql.tables import commands, outbox
 from allocation.domain.commands import Allocate
 from allocation.entrypoints.relay import missing
-from allocation.service_layer.handlers import accept, decide
+from allocation.service_layer.execution import accept, execute
 from tests.storage.conftest import Storage, message
 
 AFTER = 300
@@ -53,7 +53,7 @@ def test_only_a_command_that_is_pending_and_was_sent_too_long_ago_is_sent_again(
     accepted(sql, 2, seconds=299, sent=299)
     accepted(sql, 3, seconds=900, sent=10)
     engine = accepted(sql, 4, seconds=900, sent=900)
-    decide(message(Allocate("o4", "LAMP", 1), 4), sql.unit_of_work())
+    execute(message(Allocate("o4", "LAMP", 1), 4), sql.unit_of_work())
 
     assert send_again(engine) == 1
 

@@ -35,7 +35,7 @@ from allocation.domain.commands import (
     WriteOff,
 )
 from allocation.domain.strategies import STRATEGIES
-from allocation.service_layer.handlers import decide_together
+from allocation.service_layer.execution import execute_batch
 from allocation.service_layer.unit_of_work import Message
 from tests.storage.conftest import Storage, memory_storage, message, sql_storage
 
@@ -103,7 +103,7 @@ def play(storage: Storage, commands: list[Command], together: int = 1) -> tuple[
     outcomes = [
         outcome
         for group in batched(messages, together)
-        for outcome in decide_together(group, storage.unit_of_work())
+        for outcome in execute_batch(group, storage.unit_of_work())
     ]
     sent = storage.outbox()
     return (
