@@ -38,9 +38,7 @@ COMMANDS: dict[str, type[Command]] = {
     "allocation.review_promises": commands.ReviewPromises,
 }
 COMMAND_NAMES = {kind: name for name, kind in COMMANDS.items()}
-FOLLOW_UPS = tuple(
-    name for name, kind in COMMANDS.items() if issubclass(kind, commands.FollowUp)
-)
+FOLLOW_UPS = tuple(name for name, kind in COMMANDS.items() if issubclass(kind, commands.FollowUp))
 """Names of the commands that decisions create; no client waits for them."""
 EVENT_TYPES: dict[type[Event], str] = {
     events.BatchCreated: "allocation.batch_created.v1",

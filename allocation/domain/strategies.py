@@ -1,6 +1,6 @@
 """Named orders of preference: which batch serves first, which line is served first, or gives way.
 
-Storage repeats these orders in SQL; `tests/storage/test_preference.py` compares them.
+SQL repeats these orders with indexes; `tests/storage/test_books.py` compares it with them.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,6 +1,5 @@
 """Order lines: how those of an order stand, and why."""
 
-
 from sqlalchemy import Connection, select, tuple_
 
 from allocation.adapters.sql.tables import allocations, batches, outbox, waits

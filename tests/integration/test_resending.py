@@ -8,7 +8,7 @@ from kombu import Connection
 from sqlalchemy import func, select
 
 from allocation.adapters.rabbitmq import topology
-from allocation.adapters.sql import check
+from allocation.adapters.sql import audit
 from allocation.adapters.sql.tables import allocations, commands, is_pending
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, Command, CreateBatch, Reserve
@@ -48,7 +48,7 @@ def start_worker(start: Start, service: Service) -> Process:
 
 
 def holds(service: Service) -> None:
-    assert [proof.promise for proof in check.prove(service.engine) if not proof.holds] == []
+    assert [proof.promise for proof in audit.run(service.engine) if not proof.holds] == []
 
 
 def test_commands_of_a_purged_queue_are_sent_again_and_decided(

@@ -5,7 +5,7 @@ from datetime import date
 import pytest
 from sqlalchemy import text
 
-from allocation.adapters.sql import check
+from allocation.adapters.sql import audit
 from allocation.domain.commands import (
     Allocate,
     AllocateWaiting,
@@ -47,7 +47,7 @@ def cook(sql: Storage, statement: str) -> None:
 
 def broken(sql: Storage) -> dict[str, tuple[str, ...]]:
     assert sql.engine is not None
-    return {proof.promise: proof.broken for proof in check.prove(sql.engine) if not proof.holds}
+    return {proof.promise: proof.broken for proof in audit.run(sql.engine) if not proof.holds}
 
 
 def test_honest_books_hold(sql: Storage) -> None:
@@ -55,8 +55,8 @@ def test_honest_books_hold(sql: Storage) -> None:
     prepare(sql)
 
     assert sql.engine is not None
-    assert [(p.holds, p.examined > 0) for p in check.prove(sql.engine)] == [(True, True)] * len(
-        check.PROOFS
+    assert [(p.holds, p.examined > 0) for p in audit.run(sql.engine)] == [(True, True)] * len(
+        audit.INVARIANTS
     )
 
 

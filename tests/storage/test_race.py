@@ -7,7 +7,7 @@ import random
 import pytest
 from sqlalchemy import Engine, func, select
 
-from allocation.adapters.sql import check, database, tables
+from allocation.adapters.sql import audit, database, tables
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import (
     Allocate,
@@ -82,7 +82,7 @@ def test_eight_processes_at_one_sku_oversell_nothing_and_lose_no_line(database_u
     serve_all(engine)
 
     assert [process.exitcode for process in processes] == [0] * PROCESSES
-    assert [proof.promise for proof in check.prove(engine) if not proof.holds] == []
+    assert [proof.promise for proof in audit.run(engine) if not proof.holds] == []
     with engine.connect() as connection:
         allocates = select(func.count()).where(tables.commands.c.name == "allocation.allocate")
         lines = select(func.count()).select_from(tables.allocations)
@@ -139,7 +139,7 @@ def test_a_storm_of_overlapping_orders_meets_no_deadlock(database_url: str) -> N
     serve_all(engine)
 
     assert [process.exitcode for process in processes] == [0] * PROCESSES
-    assert [proof.promise for proof in check.prove(engine) if not proof.holds] == []
+    assert [proof.promise for proof in audit.run(engine) if not proof.holds] == []
     engine.dispose()
 
 

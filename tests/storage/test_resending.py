@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Engine, delete, select, update
 
 from allocation.adapters.rabbitmq.topology import Queued
-from allocation.adapters.sql import check
+from allocation.adapters.sql import audit
 from allocation.adapters.sql.outbox import only_reader
 from allocation.adapters.sql.tables import commands, outbox
 from allocation.domain.commands import Allocate
@@ -130,7 +130,7 @@ def test_the_proof_names_how_many_commands_are_overdue_and_the_oldest(sql: Stora
     accepted(sql, 2, seconds=301, sent=301)
     engine = accepted(sql, 3, seconds=299, sent=299)
 
-    broken = [proof for proof in check.prove(engine, overdue_after=AFTER) if not proof.holds]
+    broken = [proof for proof in audit.run(engine, overdue_after=AFTER) if not proof.holds]
 
     assert [proof.promise for proof in broken] == [
         "no command has been pending for longer than ALLOCATION_RESEND_AFTER"

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, event, func, select, text, update
 
-from allocation.adapters.sql import check, database, retention, tables
+from allocation.adapters.sql import audit, database, retention, tables
 from allocation.adapters.sql.retention import Limits, Past
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, AllocateWaiting, Command, CreateBatch, Deallocate
@@ -82,7 +82,7 @@ def prune(engine: Engine, limits: Limits = LIMITS, step: int = 2) -> Past:
 
 
 def broken(engine: Engine) -> list[str]:
-    return [proof.promise for proof in check.prove(engine, YEARS) if not proof.holds]
+    return [proof.promise for proof in audit.run(engine, YEARS) if not proof.holds]
 
 
 @pytest.fixture

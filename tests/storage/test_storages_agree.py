@@ -10,9 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, delete
 
-from allocation.adapters.memory import MemoryUnitOfWork
 from allocation.adapters.sql import books, database, migrations, tables
-from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain import product
 from allocation.domain.commands import (
     Allocate,
@@ -51,6 +49,9 @@ def moment(second: int) -> datetime:
     return datetime(2030, 1, 1, 0, 0, second, tzinfo=UTC)
 
 
+NOW = moment(0)  # the clock stands still, so that a guess may hit when something ends
+
+
 wanted = st.builds(Wanted, skus, quantities, st.booleans())
 one_command: st.SearchStrategy[Command] = st.one_of(
     st.builds(CreateBatch, refs, skus, quantities, etas, etas),
@@ -80,21 +81,12 @@ one_command: st.SearchStrategy[Command] = st.one_of(
         st.booleans(),
         st.none() | st.integers(1, 3),
     ),
-    st.builds(Confirm, orders),
+    st.builds(Confirm, orders, st.booleans()),
     st.builds(Extend, orders, st.integers(1, 3)),
     st.builds(Release, orders),
     st.builds(Expire, orders, st.integers(1, 3).map(moment)),
     st.builds(Dispatch, orders, skus),
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def same_clock() -> Any:
-    """One time for all storages; it stands still, so that a guess may hit when something ends."""
-    with pytest.MonkeyPatch.context() as patch:
-        for unit_of_work in (SqlUnitOfWork, MemoryUnitOfWork):
-            patch.setattr(unit_of_work, "now", lambda _self: moment(0))
-        yield
 
 
 def play(storage: Storage, commands: list[Command], together: int = 1) -> tuple[list[Any], ...]:
@@ -137,10 +129,10 @@ def agree(engine: Engine, commands: list[Command], together: int) -> None:
     """In groups as in memory; and the groups tell the same as one command after another."""
     empty(engine)
 
-    on_sql = play(sql_storage(engine), commands, together)
+    on_sql = play(sql_storage(engine, clock=lambda _: NOW), commands, together)
 
-    assert on_sql == play(memory_storage(), commands, together)
-    outcomes, events, following = play(memory_storage(), commands)
+    assert on_sql == play(memory_storage(now=lambda: NOW), commands, together)
+    outcomes, events, following = play(memory_storage(now=lambda: NOW), commands)
     assert on_sql[:2] == (outcomes, events)
     assert {str(each) for each in on_sql[2]} == {str(each) for each in following}
 

@@ -25,12 +25,11 @@ class SqlProducts:
     def __init__(self, connection: Connection, locked: Callable[[float], None]) -> None:
         self._connection = connection
         self._locked = locked
-        # What was asked for, also where there is none; a product nobody else refers to stays.
         self._products: dict[str, Product] = {}
         self._stored: dict[str, tuple[int, int]] = {}
         self._books: dict[str, SqlBooks] = {}
         self._skus: Skus = {}
-        # Of orders that were asked for as a whole: the skus of their lines.
+        # The skus of the lines of each order that was loaded as a whole.
         self._orders: dict[str, set[str]] = {}
         self._seen: dict[str, Product] = {}
 
@@ -64,7 +63,7 @@ class SqlProducts:
             self._find_orders({orderid})
             skus = self._orders[orderid]
             self._lock(skus - self._books.keys(), {(orderid, sku) for sku in skus})
-        # One of this unit of work may have brought a line.
+        # This unit of work may have added a line.
         brought = {sku for sku, its in self._books.items() if its.holds(orderid)}
         products = [self.get(sku) for sku in sorted(self._orders[orderid] | brought)]
         return [product for product in products if product is not None]
@@ -80,7 +79,7 @@ class SqlProducts:
         return self._see(product)
 
     def write(self, changes: Writes) -> None:
-        """Add to `changes` what became of the products and their books."""
+        """Add the changes of the products and their books to `changes`."""
         books.write(self._books.values(), changes)
         changed = [
             product
@@ -101,7 +100,7 @@ class SqlProducts:
         self._skus.update((row.batchref, row.sku) for row in found)
 
     def _find_orders(self, orderids: Collection[str]) -> None:
-        # Before the lock, too: a line that comes meanwhile came after whoever asks for the order.
+        # Before the lock, too: a line that is added meanwhile came after this command.
         if not orderids:
             return
         self._orders.update((orderid, set()) for orderid in orderids)
@@ -112,7 +111,7 @@ class SqlProducts:
     def _lock(self, skus: Collection[str], lines: Collection[tuple[str, str]] = ()) -> None:
         if not skus:
             return
-        # Everybody locks in the same order, so nobody waits for each other.
+        # Every transaction locks in the order of the skus: no deadlock.
         asked = {"skus": list(skus)}
         began = perf_counter()
         locked = self._connection.execute(_locked(self._connection.dialect.name), asked).all()
@@ -171,12 +170,14 @@ class SqlUnitOfWork:
         self,
         engine: Engine,
         locked: Callable[[float], None] = lambda seconds: None,
+        clock: Callable[[Connection], datetime] = clock,
     ) -> None:
-        """`locked` hears how many seconds it took to have the rows of products locked."""
+        """`locked` is called with the seconds that it took to lock rows of products."""
         self._engine = (
             engine if is_postgresql(engine) else engine.execution_options(sqlite_begin="IMMEDIATE")
         )
         self._locked = locked
+        self._clock = clock
 
     def __enter__(self) -> Self:
         try:
@@ -205,7 +206,7 @@ class SqlUnitOfWork:
         # Read once, on first use: the products are locked by then, so the times of a product's
         # events never go backwards.
         if self._began is None:
-            self._began = clock(self._connection)
+            self._began = self._clock(self._connection)
         return self._began
 
     def commit(self) -> None:

@@ -1,12 +1,10 @@
-"""Orders of several lines over several skus, on every storage alike."""
+"""Orders of several lines over several skus."""
 
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from allocation.adapters.memory import MemoryUnitOfWork
-from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import (
     Allocate,
     AllocateOrder,
@@ -20,17 +18,15 @@ from allocation.domain.commands import (
 )
 from allocation.domain.outcomes import Outcome, Refused, Succeeded
 from allocation.service_layer.execution import execute, execute_batch
-from tests.storage.conftest import Storage, message
+from tests.storage.conftest import Storage, memory_storage, message
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 STOCK = [CreateBatch("chairs", "CHAIR", 5), CreateBatch("lamps", "LAMP", 5)]
 
 
-@pytest.fixture(autouse=True)
-def noon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is noon for every storage."""
-    for unit_of_work in (SqlUnitOfWork, MemoryUnitOfWork):
-        monkeypatch.setattr(unit_of_work, "now", lambda _self: NOON)
+@pytest.fixture
+def storage() -> Storage:
+    return memory_storage(now=lambda: NOON)
 
 
 def decided(storage: Storage, *commands: Any) -> list[Outcome]:
