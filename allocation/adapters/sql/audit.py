@@ -247,14 +247,14 @@ def lines_where_their_last_event_left_them() -> Violations:
 def promises_published_as_booked() -> Violations:
     """Lines whose promise was published otherwise than the books have it."""
     name = case((allocations.c.expires_at.is_(None), _ALLOCATED), else_=_RESERVED)
-    told = cast(outbox.c.body, Text)
+    body = cast(outbox.c.body, Text)
     data = {name: outbox.c.body["data", name] for name in ("orderid", "batchref", "qty")}
     # To open a million events takes long, and nearly all have these words letter by letter. No text
     # inside of one can look so: its quotes would have backslashes.
     said_so = and_(
-        _has(told, '"orderid": "' + allocations.c.orderid + '"'),
-        _has(told, '"batchref": "' + allocations.c.batchref + '"'),
-        _has(told, '"qty": ' + cast(allocations.c.qty, Text) + ","),
+        _has(body, '"orderid": "' + allocations.c.orderid + '"'),
+        _has(body, '"batchref": "' + allocations.c.batchref + '"'),
+        _has(body, '"qty": ' + cast(allocations.c.qty, Text) + ","),
     )
     differs = or_(
         data["orderid"].as_string().is_distinct_from(allocations.c.orderid),
@@ -325,7 +325,7 @@ def sequences() -> Violations:
 
     The newest event of a product is always kept.
     """
-    told = (
+    published = (
         select(
             outbox.c.sku,
             func.count().label("events"),
@@ -338,12 +338,12 @@ def sequences() -> Violations:
     )
     return (
         select(products.c.sku)
-        .outerjoin(told, told.c.sku == products.c.sku)
+        .outerjoin(published, published.c.sku == products.c.sku)
         .where(
             or_(
-                func.coalesce(told.c.last, 0) != products.c.sequence,
-                told.c.events != told.c.last - told.c.first + 1,
-                told.c.first < 1,
+                func.coalesce(published.c.last, 0) != products.c.sequence,
+                published.c.events != published.c.last - published.c.first + 1,
+                published.c.first < 1,
             )
         )
     )
