@@ -1,7 +1,7 @@
-"""The unit of work in memory: the twin of the SQL one, for tests and for trying rules out."""
+"""The ports in memory: one fake of each, for tests and for trying rules out."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
@@ -9,11 +9,12 @@ from typing import Self
 from uuid import UUID
 
 from allocation.contract import codec
-from allocation.domain.books import Allocation, Batch, MemoryBooks
+from allocation.domain.books import Batch, Line
 from allocation.domain.commands import Command, Malformed, meant
 from allocation.domain.events import Event
 from allocation.domain.outcomes import Outcome, Refused
 from allocation.domain.product import Product
+from allocation.domain.strategies import service_order, shortage_order
 from allocation.service_layer.unit_of_work import CommandConflict, Message
 
 
@@ -31,10 +32,63 @@ class MemoryStore:
 
     products: dict[str, tuple[int, int, str]] = field(default_factory=dict)
     batches: dict[str, Batch] = field(default_factory=dict)
-    lines: dict[tuple[str, str, int], Allocation] = field(default_factory=dict)
+    lines: dict[tuple[str, str, int], Line] = field(default_factory=dict)
     commands: dict[UUID, _Row] = field(default_factory=dict)
     outbox: list[Message | codec.Json] = field(default_factory=list)
     scheduled: dict[Message, datetime] = field(default_factory=dict)
+
+
+class MemoryBooks:
+    """Books kept in two dictionaries: batches by reference, lines by order and part."""
+
+    def __init__(self, batches: Iterable[Batch] = (), lines: Iterable[Line] = ()) -> None:
+        self.batches = {batch.batchref: batch for batch in batches}
+        self.lines = {(line.orderid, line.part): line for line in lines}
+
+    def open_batches(self) -> Sequence[Batch]:
+        return [batch for batch in self.batches.values() if batch.free > 0]
+
+    def batch(self, batchref: str) -> Batch | None:
+        return self.batches.get(batchref)
+
+    def parts(self, orderid: str) -> Sequence[Line]:
+        parts = [line for (known, _), line in self.lines.items() if known == orderid]
+        return sorted(parts, key=lambda line: line.part)
+
+    def first_waiting(self, at_most: int, after: Line | None = None) -> Line | None:
+        behind = (
+            line
+            for line in self._waiting()
+            if after is None or service_order(line) > service_order(after)
+        )
+        return next((line for line in behind if line.needs <= at_most), None)
+
+    def waiting_unannounced(self, limit: int) -> Sequence[Line]:
+        return [line for line in self._waiting() if not line.told][:limit]
+
+    def lines_that_give_way(self, batchref: str) -> Iterator[Line]:
+        return iter(sorted(self._promised(batchref), key=shortage_order))
+
+    def promised_another_day(self, batch: Batch, limit: int) -> Sequence[Line]:
+        lines = (line for line in self._promised(batch.batchref) if line.eta != batch.eta)
+        return sorted(lines, key=lambda line: line.promised_at or 0)[:limit]
+
+    def add_batch(self, batch: Batch) -> None:
+        self.batches[batch.batchref] = batch
+
+    def add_line(self, line: Line) -> None:
+        self.lines[line.orderid, line.part] = line
+
+    def remove_line(self, line: Line) -> None:
+        del self.lines[line.orderid, line.part]
+
+    def _promised(self, batchref: str) -> Iterable[Line]:
+        lines = self.lines.values()
+        return (line for line in lines if line.batchref == batchref and not line.dispatched)
+
+    def _waiting(self) -> list[Line]:
+        waiting = (line for line in self.lines.values() if line.batchref is None)
+        return sorted(waiting, key=service_order)
 
 
 class MemoryProducts:
@@ -43,30 +97,30 @@ class MemoryProducts:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
         self._open: dict[str, tuple[Product, MemoryBooks]] = {}
-        self._seen: list[Product] = []
+        self._seen: dict[str, Product] = {}
 
     def load(self, commands: Sequence[Command]) -> None:
-        """Nothing to do: memory is as near as it can be."""
+        """Nothing to do: all of it is in memory."""
 
     def pull_seen(self) -> list[Product]:
-        seen, self._seen = self._seen, []
-        return seen
+        seen, self._seen = self._seen, {}
+        return list(seen.values())
 
     def get(self, sku: str) -> Product | None:
-        if sku in self._open:
-            return self._see(self._open[sku][0])
-        if sku not in self._store.products:
-            return None
-        product = Product(sku)
-        product.version, product.sequence, product.strategy = self._store.products[sku]
-        batches = (batch for batch in self._store.batches.values() if batch.sku == sku)
-        lines = (line for line in self._store.lines.values() if line.sku == sku)
-        return self._with_books(product, MemoryBooks(batches, lines))
+        if sku not in self._open:
+            if sku not in self._store.products:
+                return None
+            batches = (batch for batch in self._store.batches.values() if batch.sku == sku)
+            lines = (line for line in self._store.lines.values() if line.sku == sku)
+            books = MemoryBooks(batches, lines)
+            version, sequence, strategy = self._store.products[sku]
+            self._open[sku] = Product(sku, books, version, sequence, strategy), books
+        return self._seen.setdefault(sku, self._open[sku][0])
 
     def get_by_batchref(self, batchref: str) -> Product | None:
-        for product, books in self._open.values():
+        for sku, (_, books) in self._open.items():
             if batchref in books.batches:
-                return self._see(product)
+                return self.get(sku)
         batch = self._store.batches.get(batchref)
         return None if batch is None else self.get(batch.sku)
 
@@ -77,10 +131,12 @@ class MemoryProducts:
         return [product for product in products if product is not None]
 
     def add(self, sku: str) -> Product:
-        return self._with_books(Product(sku), MemoryBooks())
+        books = MemoryBooks()
+        self._open[sku] = Product(sku, books), books
+        return self._seen.setdefault(sku, self._open[sku][0])
 
     def save(self) -> None:
-        """Write what became of the products into the store."""
+        """Write the products and their books into the store."""
         for product, books in self._open.values():
             state = (product.version, product.sequence, product.strategy)
             self._store.products[product.sku] = state
@@ -89,16 +145,6 @@ class MemoryProducts:
                 (line.orderid, line.sku, line.part): line for line in books.lines.values()
             }
             self._store.batches |= books.batches
-
-    def _with_books(self, product: Product, books: MemoryBooks) -> Product:
-        product.open(books)
-        self._open[product.sku] = product, books
-        return self._see(product)
-
-    def _see(self, product: Product) -> Product:
-        if product not in self._seen:
-            self._seen.append(product)
-        return product
 
 
 class MemoryOutbox:

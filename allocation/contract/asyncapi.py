@@ -5,17 +5,16 @@
 
 from collections.abc import Iterable
 from functools import cache
-from typing import Any, get_args
+from typing import Any
 
 from kombu import Exchange, Queue
 
 from allocation.adapters.rabbitmq import topology
 from allocation.contract import codec, inbound_events
-from allocation.domain.commands import FollowUp
 
 Json = dict[str, Any]
 
-INTERNAL = frozenset(codec.COMMAND_NAMES[kind] for kind in get_args(FollowUp))
+INTERNAL = frozenset(codec.FOLLOW_UPS)
 """Follow-ups: commands that the service sends to itself."""
 
 _CLOUD_EVENT = "application/cloudevents+json"

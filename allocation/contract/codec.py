@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cache
 from importlib.resources import files
-from typing import Any, get_args
+from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 import jsonschema_rs
@@ -38,7 +38,7 @@ COMMANDS: dict[str, type[Command]] = {
     "allocation.review_promises": commands.ReviewPromises,
 }
 COMMAND_NAMES = {kind: name for name, kind in COMMANDS.items()}
-FOLLOW_UPS = tuple(COMMAND_NAMES[kind] for kind in get_args(commands.FollowUp))
+FOLLOW_UPS = tuple(name for name, kind in COMMANDS.items() if issubclass(kind, commands.FollowUp))
 """Names of the commands that decisions create; no client waits for them."""
 EVENT_TYPES: dict[type[Event], str] = {
     events.BatchCreated: "allocation.batch_created.v1",

@@ -1,4 +1,4 @@
-"""The books of one product: its batches and lines, indexed the ways its rules ask."""
+"""The books of one product: its batches and lines, and the port by which rules ask for them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,38 +20,45 @@ class OrderLine:
     split: bool = False
 
 
+@dataclass(eq=False)
 class Batch:
     """Stock of one sku that came, or will come, together; no `eta` means on the shelf.
 
     `best_before` is the day until which it is good, if there is one.
     """
 
-    def __init__(
-        self,
-        batchref: str,
-        sku: str,
-        purchased: int,
-        eta: date | None = None,
-        allocated: int = 0,
-        best_before: date | None = None,
-    ) -> None:
-        self.batchref = batchref
-        self.sku = sku
-        self.purchased = purchased
-        self.allocated = allocated
-        self.eta = eta
-        self.best_before = best_before
+    batchref: str
+    sku: str
+    purchased: int
+    eta: date | None = None
+    allocated: int = 0
+    best_before: date | None = None
 
     @property
     def free(self) -> int:
-        """Pieces that nobody is promised."""
+        """Pieces that are promised to no line."""
         return self.purchased - self.allocated
 
+    @property
+    def arrival(self) -> date:
+        return arrival(self.eta)
 
-class Allocation:
+    @property
+    def expiry(self) -> date:
+        """A day to compare by: stock without `best_before` expires after every day."""
+        return self.best_before or date.max
+
+
+def arrival(eta: date | None) -> date:
+    """A day to compare by: what is on the shelf comes before every day."""
+    return eta or date.min
+
+
+@dataclass(eq=False)
+class Line:
     """An order line on the books: promised stock of `batchref`, or waiting when that is None.
 
-    One that may be split, as it has a `smallest_part`, has one part for each batch that serves it,
+    A line that may be split has a `smallest_part`. It has one part for each batch that serves it,
     and one at most that waits. No number of a part is used twice: `last_part` is the highest one
     that was ever given to the line, as far as this part knows.
 
@@ -59,35 +66,25 @@ class Allocation:
     sequence of the event that promised the stock, and `eta` the day that was promised, None for the
     shelf. `told` says whether OutOfStock was recorded for the present wait.
 
-    A line with `expires_at` is held until then, which can be `extended` once. What was `dispatched`
-    keeps its batchref, and holds nothing of the batch any more.
+    A line with `expires_at` is held until then, which can be `extended` once. A line that was
+    `dispatched` keeps its batchref, and holds nothing of the batch any more.
     """
 
-    def __init__(
-        self,
-        orderid: str,
-        sku: str,
-        qty: int,
-        age: int,
-        customer: str | None = None,
-        split: bool = False,
-        part: int = 0,
-    ) -> None:
-        self.orderid = orderid
-        self.sku = sku
-        self.qty = qty
-        self.age = age
-        self.customer = customer
-        self.smallest_part = 1 if split else None
-        self.part = part
-        self.last_part = 0
-        self.batchref: str | None = None
-        self.promised_at: int | None = None
-        self.eta: date | None = None
-        self.told = False
-        self.expires_at: datetime | None = None
-        self.extended = False
-        self.dispatched = False
+    orderid: str
+    sku: str
+    qty: int
+    age: int
+    customer: str | None = None
+    smallest_part: int | None = None
+    part: int = 0
+    last_part: int = 0
+    batchref: str | None = None
+    promised_at: int | None = None
+    eta: date | None = None
+    told: bool = False
+    expires_at: datetime | None = None
+    extended: bool = False
+    dispatched: bool = False
 
     @property
     def split(self) -> bool:
@@ -99,6 +96,25 @@ class Allocation:
         """The fewest pieces that serve it, or a part of it."""
         return self.smallest_part or self.qty
 
+    @property
+    def status(self) -> str:
+        return status_of(self.batchref, self.expires_at, dispatched=self.dispatched)
+
+
+def status_of(batchref: str | None, expires_at: datetime | None, *, dispatched: bool) -> str:
+    """The status of a line, or of a part: waiting, reserved, allocated or dispatched."""
+    if batchref is None:
+        return "waiting"
+    if dispatched:
+        return "dispatched"
+    return "allocated" if expires_at is None else "reserved"
+
+
+def status_of_parts(statuses: Iterable[str]) -> str:
+    """The status of a whole line: that of all its parts, or `in parts`."""
+    different = set(statuses)
+    return different.pop() if len(different) == 1 else "in parts"
+
 
 class Books(Protocol):
     """What a product asks of its books; storage answers each question by an index."""
@@ -109,94 +125,34 @@ class Books(Protocol):
 
     def batch(self, batchref: str) -> Batch | None: ...
 
-    def parts(self, orderid: str) -> Sequence[Allocation]:
+    def parts(self, orderid: str) -> Sequence[Line]:
         """All there is of the order's line, by part: mostly one, or none."""
         ...
 
-    def oldest_waiting(self, at_most: int, after: int) -> Allocation | None:
-        """The oldest waiting line with an age above `after` that needs `at_most` pieces or fewer.
+    def first_waiting(self, at_most: int, after: Line | None = None) -> Line | None:
+        """The first waiting line by `service_order`, behind `after`, that `at_most` pieces serve.
 
-        In one pass `after` only grows and `at_most` only shrinks; a pass begins with `after` 0.
+        A product that goes on behind the line that it got asks for no more pieces than before.
         """
         ...
 
-    def untold(self, limit: int) -> Sequence[Allocation]:
-        """The oldest `limit` waiting lines that were not told OutOfStock."""
+    def waiting_unannounced(self, limit: int) -> Sequence[Line]:
+        """The first waiting lines by `service_order` for which OutOfStock was not recorded."""
         ...
 
-    def promised(self, batchref: str) -> Iterator[Allocation]:
-        """The lines that hold stock of this batch: first the reservations, the most recent first.
-
-        Then the allocations, the most recent first.
-        """
+    def lines_that_give_way(self, batchref: str) -> Iterator[Line]:
+        """The lines that hold stock of this batch, by `shortage_order`."""
         ...
 
-    def promised_another_day(self, batch: Batch, limit: int) -> Sequence[Allocation]:
+    def promised_another_day(self, batch: Batch, limit: int) -> Sequence[Line]:
         """The first `limit` lines of this batch that were promised another day than its ETA.
 
-        Whoever was promised first comes first.
+        They come in the order of their promises.
         """
         ...
 
     def add_batch(self, batch: Batch) -> None: ...
 
-    def add_line(self, line: Allocation) -> None: ...
+    def add_line(self, line: Line) -> None: ...
 
-    def remove_line(self, line: Allocation) -> None: ...
-
-
-class MemoryBooks:
-    """Books kept in two dictionaries: for tests, and for a product that is not stored yet."""
-
-    def __init__(self, batches: Iterable[Batch] = (), lines: Iterable[Allocation] = ()) -> None:
-        self.batches = {batch.batchref: batch for batch in batches}
-        self.lines = {(line.orderid, line.part): line for line in lines}
-
-    def open_batches(self) -> Sequence[Batch]:
-        return [batch for batch in self.batches.values() if batch.free > 0]
-
-    def batch(self, batchref: str) -> Batch | None:
-        return self.batches.get(batchref)
-
-    def parts(self, orderid: str) -> Sequence[Allocation]:
-        parts = [line for (known, _), line in self.lines.items() if known == orderid]
-        return sorted(parts, key=lambda line: line.part)
-
-    def oldest_waiting(self, at_most: int, after: int) -> Allocation | None:
-        fitting = (line for line in self._waiting() if line.needs <= at_most and line.age > after)
-        return min(fitting, key=lambda line: line.age, default=None)
-
-    def untold(self, limit: int) -> Sequence[Allocation]:
-        untold = (line for line in self._waiting() if not line.told)
-        return sorted(untold, key=lambda line: line.age)[:limit]
-
-    def promised(self, batchref: str) -> Iterator[Allocation]:
-        return iter(
-            sorted(
-                self._holding(batchref),
-                key=lambda line: (line.expires_at is None, -(line.promised_at or 0)),
-            )
-        )
-
-    def promised_another_day(self, batch: Batch, limit: int) -> Sequence[Allocation]:
-        lines = (line for line in self._holding(batch.batchref) if line.eta != batch.eta)
-        return sorted(lines, key=lambda line: line.promised_at or 0)[:limit]
-
-    def add_batch(self, batch: Batch) -> None:
-        self.batches[batch.batchref] = batch
-
-    def add_line(self, line: Allocation) -> None:
-        self.lines[line.orderid, line.part] = line
-
-    def remove_line(self, line: Allocation) -> None:
-        del self.lines[line.orderid, line.part]
-
-    def _holding(self, batchref: str) -> Iterable[Allocation]:
-        return (
-            line
-            for line in self.lines.values()
-            if line.batchref == batchref and not line.dispatched
-        )
-
-    def _waiting(self) -> Iterable[Allocation]:
-        return (line for line in self.lines.values() if line.batchref is None)
+    def remove_line(self, line: Line) -> None: ...

@@ -1,11 +1,51 @@
-"""What callers may ask, each an imperative; the shapes are held by the contract's JSON Schema."""
+"""Requests of callers, each an imperative; the contract's JSON Schemas define their fields."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
 
 
 @dataclass(frozen=True, slots=True)
-class CreateBatch:
+class Command:
+    """A request. Its fields say which products it locks, and which lines it loads with them.
+
+    By name: `sku` and `lines` name products, `batchref` that of a batch, `orderid` those of an
+    order's lines, if the command names no product.
+    """
+
+    @property
+    def skus(self) -> tuple[str, ...]:
+        """The products that the command names."""
+        if sku := self._field("sku"):
+            return (sku,)
+        lines: tuple[Wanted, ...] = getattr(self, "lines", ())
+        return tuple(line.sku for line in lines)
+
+    @property
+    def order(self) -> str | None:
+        """The order whose lines the command is about."""
+        return self._field("orderid")
+
+    @property
+    def batch(self) -> str | None:
+        """The batch whose product the command is about; None if it names a product."""
+        return None if self.skus else self._field("batchref")
+
+    def _field(self, name: str) -> str | None:
+        return getattr(self, name, None)
+
+
+@dataclass(frozen=True, slots=True)
+class FollowUp(Command):
+    """A command that a decision leaves to be executed."""
+
+    @property
+    def due_at(self) -> datetime | None:
+        """When it is to be accepted; None: at once."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateBatch(Command):
     """Put `qty` pieces of `sku` on the books; no `eta` means that they are on the shelf."""
 
     batchref: str
@@ -16,10 +56,10 @@ class CreateBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Allocate:
+class Allocate(Command):
     """Promise stock to one order line.
 
-    `customer` is opaque: it travels with the line to whoever listens. `split`: several batches may
+    `customer` is opaque: it travels with the line to the subscribers. `split`: several batches may
     serve it.
     """
 
@@ -31,10 +71,10 @@ class Allocate:
 
 
 @dataclass(frozen=True, slots=True)
-class Reserve:
+class Reserve(Command):
     """Hold stock for one order line, as `Allocate` does, but for `ttl` seconds.
 
-    `customer` is opaque: it travels with the line to whoever listens.
+    `customer` is opaque: it travels with the line to the subscribers.
     """
 
     orderid: str
@@ -55,7 +95,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class AllocateOrder:
+class AllocateOrder(Command):
     """Promise stock to every line of an order, or hold it for `ttl` seconds.
 
     Each line for itself; or, `all_or_nothing`, only if all of them can be served at once.
@@ -69,7 +109,7 @@ class AllocateOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class Confirm:
+class Confirm(Command):
     """Make every held line of the order an allocation.
 
     `all_or_nothing`: only if all of them hold stock.
@@ -80,7 +120,7 @@ class Confirm:
 
 
 @dataclass(frozen=True, slots=True)
-class Extend:
+class Extend(Command):
     """Hold the order's held lines for `ttl` seconds from now on, if that is longer; once a line."""
 
     orderid: str
@@ -88,22 +128,26 @@ class Extend:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class Release(Command):
     """Give up every held line of the order."""
 
     orderid: str
 
 
 @dataclass(frozen=True, slots=True)
-class Expire:
+class Expire(FollowUp):
     """Give up the lines of the order that are held until `expires_at`: its time has come."""
 
     orderid: str
     expires_at: datetime
 
+    @property
+    def due_at(self) -> datetime:
+        return self.expires_at
+
 
 @dataclass(frozen=True, slots=True)
-class Dispatch:
+class Dispatch(Command):
     """Take an allocated line's goods off the books: the warehouse has shipped them.
 
     `batchref`: the batch that they came from, if the sender knows it.
@@ -115,7 +159,7 @@ class Dispatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Deallocate:
+class Deallocate(Command):
     """Give up one order line, allocated or waiting."""
 
     orderid: str
@@ -123,7 +167,7 @@ class Deallocate:
 
 
 @dataclass(frozen=True, slots=True)
-class ChangeBatchQuantity:
+class ChangeBatchQuantity(Command):
     """Set a batch's purchased quantity: stock was counted, damaged or shipped short."""
 
     batchref: str
@@ -131,7 +175,7 @@ class ChangeBatchQuantity:
 
 
 @dataclass(frozen=True, slots=True)
-class ChangeBatchEta:
+class ChangeBatchEta(Command):
     """Set when a batch arrives: it is late, or early; no `eta`: it is on the shelf now."""
 
     batchref: str
@@ -139,7 +183,7 @@ class ChangeBatchEta:
 
 
 @dataclass(frozen=True, slots=True)
-class WriteOff:
+class WriteOff(Command):
     """Take `qty` pieces off a batch's books: they are damaged, lost or stolen."""
 
     batchref: str
@@ -148,7 +192,7 @@ class WriteOff:
 
 
 @dataclass(frozen=True, slots=True)
-class ChooseStrategy:
+class ChooseStrategy(Command):
     """Have a product's batches serve in another order from now on."""
 
     sku: str
@@ -156,24 +200,24 @@ class ChooseStrategy:
 
 
 @dataclass(frozen=True, slots=True)
-class AllocateWaiting:
+class AllocateWaiting(FollowUp):
     """Serve the lines of `sku` that wait, as far as stock fits: the follow-up of freed stock."""
 
     sku: str
 
 
 @dataclass(frozen=True, slots=True)
-class ReviewPromises:
-    """Go on telling the lines of a batch that it comes on another day: the follow-up of many."""
+class ReviewPromises(FollowUp):
+    """Go on with the lines that a batch serves on another day: the follow-up of a new ETA."""
 
     batchref: str
 
 
 @dataclass(frozen=True, slots=True)
-class Malformed:
-    """What came under the command name `name` and breaks its contract: `field` has `problem`.
+class Malformed(Command):
+    """An invalid body under the command name `name`: its `field` has `problem`.
 
-    `meant` is the command, if it breaks only the rule for new ids; it is carried out if it was
+    `meant` is the command, if it breaks only the rule for new ids; it is executed if it was
     accepted before that rule existed.
     """
 
@@ -181,29 +225,7 @@ class Malformed:
     field: str
     problem: str
     body: str
-    meant: "Command | None" = None
-
-
-FollowUp = AllocateWaiting | ReviewPromises | Expire
-"""What a decision may leave to be done."""
-
-Command = (
-    CreateBatch
-    | Allocate
-    | AllocateOrder
-    | Reserve
-    | Confirm
-    | Extend
-    | Release
-    | Dispatch
-    | Deallocate
-    | ChangeBatchQuantity
-    | ChangeBatchEta
-    | WriteOff
-    | ChooseStrategy
-    | FollowUp
-    | Malformed
-)
+    meant: Command | None = None
 
 
 def meant(command: Command) -> Command:

@@ -15,10 +15,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a line was served from, or not: how many open batches there were, by preference.
+    """Why a batch serves a line, or none does: the open batches, by preference.
 
-    `considered` are those up to the one that served, or all where none did; of many only the first
-    ones and the last.
+    `considered` has the batches up to the one that served, or all if none did; of many, only the
+    first ones and the last.
     """
 
     candidates: int
@@ -29,8 +29,8 @@ class Choice:
 class Event:
     """`sequence` numbers the events of one sku from 1 without a gap.
 
-    It is given when the product records the event and does not count in comparisons, nor does
-    `choice`, which explains the event to people and is not told on the wire.
+    The product sets it when it records the event. Neither it nor `choice` counts in comparisons;
+    `choice` explains the event to people and is not published.
     """
 
     sequence: int = field(default=0, compare=False, kw_only=True)
@@ -172,7 +172,7 @@ class Deallocated(LineEvent):
 
 @dataclass(frozen=True, slots=True)
 class OutOfStock(LineEvent):
-    """No batch can serve the order line now; it waits, and is told so once."""
+    """No batch can serve the order line now; it waits. Recorded once per wait."""
 
     orderid: str
     sku: str

@@ -1,4 +1,4 @@
-"""How a command ended: an expected outcome is a value; an exception: nobody could decide."""
+"""How a command ended: an expected outcome is a value; after an exception it is retried."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

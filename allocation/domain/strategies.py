@@ -1,11 +1,13 @@
-"""Which batch serves a line first: named orders of preference, and what a choice was made from."""
+"""Named orders of preference: which batch serves first, which line is served first, or gives way.
 
-from collections.abc import Callable, Iterable, Sequence
+SQL repeats these orders with indexes; `tests/storage/test_books.py` compares it with them.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date
-from typing import Any
+from operator import attrgetter
 
-from allocation.domain.books import Batch
+from allocation.domain.books import Batch, Line
 from allocation.domain.events import Candidate, Choice
 
 CONSIDERED = 10
@@ -18,32 +20,42 @@ EARLIEST_FIRST = "earliest_first"
 class Strategy:
     """An order of the batches: a line is served by the first one that has enough.
 
-    `by_free`: the order changes with what is free, so that each promise may change it.
+    `by` names what of a batch is compared, in turn; the last is the reference, so that the order
+    is the same every time.
     """
 
-    key: Callable[[Batch], tuple[Any, ...]]
-    by_free: bool = False
+    by: tuple[str, ...]
+
+    @property
+    def by_free(self) -> bool:
+        """Whether each promise may change the order."""
+        return "free" in self.by
 
     def sort(self, batches: Iterable[Batch]) -> list[Batch]:
-        """The batches in this order; ties by reference, so it is the same every time."""
-        return sorted(batches, key=lambda batch: (*self.key(batch), batch.batchref))
+        return sorted(batches, key=attrgetter(*self.by))
 
 
-def arrival(eta: date | None) -> date:
-    """A day to compare by: what is on the shelf comes before every day."""
-    return eta or date.min
-
-
-STRATEGIES: dict[str, Strategy] = {
-    EARLIEST_FIRST: Strategy(lambda batch: (arrival(batch.eta),)),
-    "first_to_expire": Strategy(
-        lambda batch: (batch.best_before or date.max, arrival(batch.eta)),
-    ),
-    "fewest_open": Strategy(lambda batch: (batch.free, arrival(batch.eta)), by_free=True),
+STRATEGIES = {
+    EARLIEST_FIRST: Strategy(("arrival", "batchref")),
+    "first_to_expire": Strategy(("expiry", "arrival", "batchref")),
+    "fewest_open": Strategy(("free", "arrival", "batchref")),
 }
 """Earliest first: the shelf, then the earliest ETA. First to expire: the earliest best-before day,
 those without one last. Fewest open: the one with the least that is enough, so that it is used up.
 """
+
+
+def service_order(line: Line) -> int:
+    """The sort key of waiting lines: the oldest is served first."""
+    return line.age
+
+
+def shortage_order(line: Line) -> tuple[bool, int]:
+    """The sort key of promised lines on a shortage: the first one gives way first.
+
+    Reservations give way before allocations, the most recent promise first.
+    """
+    return line.expires_at is None, -(line.promised_at or 0)
 
 
 def first_fit(batches: Iterable[Batch], qty: int) -> Batch | None:
@@ -51,13 +63,12 @@ def first_fit(batches: Iterable[Batch], qty: int) -> Batch | None:
     return next((batch for batch in batches if batch.free >= qty), None)
 
 
-def pieces_of(batches: Iterable[Batch], qty: int, *, split: bool) -> list[tuple[Batch, int]]:
+def pieces_of(batches: Sequence[Batch], qty: int, *, split: bool) -> list[tuple[Batch, int]]:
     """How many pieces of a line each batch serves: all from the first one that has enough.
 
     If none has and the line may be `split`, each batch in turn gives what it has. The pieces may
     add up to less than `qty`.
     """
-    batches = list(batches)
     whole = first_fit(batches, qty)
     if whole is not None:
         return [(whole, qty)]
@@ -75,7 +86,7 @@ def enough(batches: Iterable[Batch], qty: int, *, split: bool) -> bool:
     return (sum(free) if split else max(free, default=0)) >= qty
 
 
-def choice(chosen: Batch | None, batches: Sequence[Batch]) -> Choice:
+def choice_among(chosen: Batch | None, batches: Sequence[Batch]) -> Choice:
     """What there was to choose from, just before, kept small."""
     candidates = [batch for batch in batches if batch.free > 0]
     considered = candidates

@@ -25,7 +25,7 @@ from allocation.contract import inbound_events
 from allocation.messaging import lifecycle
 from allocation.messaging.dead_letters import Mover
 from allocation.messaging.telemetry import metrics_server, tracing
-from allocation.service_layer import handlers
+from allocation.service_layer import execution
 from allocation.service_layer.unit_of_work import (
     CommandConflict,
     ConcurrentUpdate,
@@ -159,7 +159,7 @@ class Inbound:
         failures = 0
         while asked and not self._stop.is_set():
             try:
-                handlers.accept_together([each.command for each in asked], bootstrap.unit_of_work())
+                execution.accept_batch([each.command for each in asked], bootstrap.unit_of_work())
             except (StorageUnavailable, ConcurrentUpdate) as error:
                 failures += 1
                 if isinstance(error, ConcurrentUpdate) and failures >= TRIES:

@@ -1,18 +1,52 @@
-"""One function per command: load the product, call it once; `decide` commits what came of it."""
+"""One function per command: load the product, call it once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
-from uuid import NAMESPACE_OID, UUID, uuid5
+from typing import Any, TypeVar
 
 from allocation.domain import commands
 from allocation.domain.books import OrderLine
-from allocation.domain.commands import Command, FollowUp
+from allocation.domain.commands import Command
 from allocation.domain.outcomes import Fact, Outcome, Refused, Succeeded
 from allocation.domain.product import Product
-from allocation.service_layer.unit_of_work import Message, UnitOfWork
+from allocation.service_layer.unit_of_work import UnitOfWork
+
+C = TypeVar("C", bound=Command)
+Handler = Callable[[C, UnitOfWork], Outcome]
+Decision = Callable[[C, Product], Outcome]
+
+HANDLERS: dict[type[Command], Handler[Any]] = {}
+"""By the class of the command; `handles` and `product_decides` add to it."""
 
 
+def handles(kind: type[C]) -> Callable[[Handler[C]], Handler[C]]:
+    """Make the function the handler of a command."""
+
+    def register(handler: Handler[C]) -> Handler[C]:
+        HANDLERS[kind] = handler
+        return handler
+
+    return register
+
+
+def product_decides(kind: type[C]) -> Callable[[Decision[C]], Decision[C]]:
+    """Make the function the handler of a command that names one product, by sku or by batch.
+
+    The command is refused if there is none.
+    """
+
+    def register(decide: Decision[C]) -> Decision[C]:
+        @handles(kind)
+        def load_and_decide(command: C, uow: UnitOfWork) -> Outcome:
+            product = _product_of(command, uow)
+            return product if isinstance(product, Refused) else decide(command, product)
+
+        return decide
+
+    return register
+
+
+@handles(commands.CreateBatch)
 def create_batch(command: commands.CreateBatch, uow: UnitOfWork) -> Outcome:
     """Put a batch on the books; the first batch of a sku makes the product known."""
     if uow.products.get_by_batchref(command.batchref) is not None:
@@ -23,22 +57,46 @@ def create_batch(command: commands.CreateBatch, uow: UnitOfWork) -> Outcome:
     return product.create_batch(command.batchref, command.qty, command.eta, command.best_before)
 
 
-def allocate(command: commands.Allocate, uow: UnitOfWork) -> Outcome:
+@product_decides(commands.ChangeBatchQuantity)
+def change_batch_quantity(command: commands.ChangeBatchQuantity, product: Product) -> Outcome:
+    """Set what a batch holds; lines that it can no longer serve move."""
+    return product.change_batch_quantity(command.batchref, command.qty)
+
+
+@product_decides(commands.WriteOff)
+def write_off(command: commands.WriteOff, product: Product) -> Outcome:
+    """Take pieces off a batch; lines that it can no longer serve move."""
+    return product.write_off(command.batchref, command.qty, command.reason)
+
+
+@product_decides(commands.ChangeBatchEta)
+def change_batch_eta(command: commands.ChangeBatchEta, product: Product) -> Outcome:
+    """Set when a batch arrives; lines that another batch serves earlier than that move."""
+    return product.change_batch_eta(command.batchref, command.eta)
+
+
+@product_decides(commands.ChooseStrategy)
+def choose_strategy(command: commands.ChooseStrategy, product: Product) -> Outcome:
+    """Have a product's batches serve in another order."""
+    return product.choose_strategy(command.strategy)
+
+
+@product_decides(commands.Allocate)
+def allocate(command: commands.Allocate, product: Product) -> Outcome:
     """Promise stock to one order line."""
-    product = uow.products.get(command.sku)
-    if product is None:
-        return Refused("unknown sku", field="sku", sku=command.sku)
     return product.allocate(_line(command))
 
 
+@handles(commands.Reserve)
 def reserve(command: commands.Reserve, uow: UnitOfWork) -> Outcome:
     """Hold stock for one order line, for a while."""
-    product = uow.products.get(command.sku)
-    if product is None:
-        return Refused("unknown sku", field="sku", sku=command.sku)
+    product = _product_of(command, uow)
+    if isinstance(product, Refused):
+        return product
     return product.reserve(_line(command), uow.now() + timedelta(seconds=command.ttl))
 
 
+@handles(commands.AllocateOrder)
 def allocate_order(command: commands.AllocateOrder, uow: UnitOfWork) -> Outcome:
     """Promise stock to every line of an order, or hold it: each for itself, or all of them."""
     if len({line.sku for line in command.lines}) < len(command.lines):
@@ -61,17 +119,18 @@ def allocate_order(command: commands.AllocateOrder, uow: UnitOfWork) -> Outcome:
 
 
 def _one_of_order(line: OrderLine, expires_at: datetime | None, uow: UnitOfWork) -> dict[str, Fact]:
-    """What became of one line of an order, with the rule's reason where it was refused."""
+    """The outcome of one line of an order; of a refusal, the reason."""
     product = uow.products.get(line.sku)
-    told: dict[str, Fact] = {"sku": line.sku, "qty": line.qty}
+    standing: dict[str, Fact] = {"sku": line.sku, "qty": line.qty}
     if product is None:
-        return told | {"status": "rejected", "reason": "unknown sku"}
+        return standing | {"status": "rejected", "reason": "unknown sku"}
     outcome = product.reserve(line, expires_at) if expires_at else product.allocate(line)
     if isinstance(outcome, Refused):
-        return told | {"status": "rejected", "reason": outcome.reason}
-    return told | dict(outcome.facts)
+        return standing | {"status": "rejected", "reason": outcome.reason}
+    return standing | dict(outcome.facts)
 
 
+@handles(commands.Confirm)
 def confirm(command: commands.Confirm, uow: UnitOfWork) -> Outcome:
     """Make every held line of the order an allocation.
 
@@ -95,6 +154,7 @@ def confirm(command: commands.Confirm, uow: UnitOfWork) -> Outcome:
     )
 
 
+@handles(commands.Extend)
 def extend(command: commands.Extend, uow: UnitOfWork) -> Outcome:
     """Hold the order's held lines for longer, never for a shorter time: all of them, or none."""
     held = _holding(command.orderid, uow)
@@ -116,6 +176,7 @@ def extend(command: commands.Extend, uow: UnitOfWork) -> Outcome:
     )
 
 
+@handles(commands.Release)
 def release(command: commands.Release, uow: UnitOfWork) -> Outcome:
     """Give up every held line of the order, also lines that wait for stock."""
     held = _holding(command.orderid, uow)
@@ -126,6 +187,7 @@ def release(command: commands.Release, uow: UnitOfWork) -> Outcome:
     return Succeeded(status="released", lines=len(held))
 
 
+@handles(commands.Expire)
 def expire(command: commands.Expire, uow: UnitOfWork) -> Outcome:
     """Give up the lines of the order whose time has come; those confirmed or extended stay."""
     products = uow.products.of_order(command.orderid)
@@ -133,164 +195,42 @@ def expire(command: commands.Expire, uow: UnitOfWork) -> Outcome:
     return Succeeded(status="expired" if any(expired) else "kept", lines=sum(expired))
 
 
-def dispatch(command: commands.Dispatch, uow: UnitOfWork) -> Outcome:
+@product_decides(commands.Dispatch)
+def dispatch(command: commands.Dispatch, product: Product) -> Outcome:
     """Take an allocated line's goods off the books."""
-    product = uow.products.get(command.sku)
-    if product is None:
-        return Refused("unknown sku", field="sku", sku=command.sku)
     return product.dispatch(command.orderid, command.batchref)
 
 
-def deallocate(command: commands.Deallocate, uow: UnitOfWork) -> Outcome:
+@product_decides(commands.Deallocate)
+def deallocate(command: commands.Deallocate, product: Product) -> Outcome:
     """Give up one order line."""
-    product = uow.products.get(command.sku)
-    if product is None:
-        return Refused("unknown sku", field="sku", sku=command.sku)
     return product.deallocate(command.orderid)
 
 
-def change_batch_quantity(command: commands.ChangeBatchQuantity, uow: UnitOfWork) -> Outcome:
-    """Set what a batch holds; lines that it can no longer serve move."""
-    product = uow.products.get_by_batchref(command.batchref)
-    if product is None:
-        return Refused("unknown batchref", field="batchref", batchref=command.batchref)
-    return product.change_batch_quantity(command.batchref, command.qty)
-
-
-def change_batch_eta(command: commands.ChangeBatchEta, uow: UnitOfWork) -> Outcome:
-    """Set when a batch arrives; lines that another batch serves earlier than that move."""
-    product = uow.products.get_by_batchref(command.batchref)
-    if product is None:
-        return Refused("unknown batchref", field="batchref", batchref=command.batchref)
-    return product.change_batch_eta(command.batchref, command.eta)
-
-
-def write_off(command: commands.WriteOff, uow: UnitOfWork) -> Outcome:
-    """Take pieces off a batch; lines that it can no longer serve move."""
-    product = uow.products.get_by_batchref(command.batchref)
-    if product is None:
-        return Refused("unknown batchref", field="batchref", batchref=command.batchref)
-    return product.write_off(command.batchref, command.qty, command.reason)
-
-
-def choose_strategy(command: commands.ChooseStrategy, uow: UnitOfWork) -> Outcome:
-    """Have a product's batches serve in another order."""
-    product = uow.products.get(command.sku)
-    if product is None:
-        return Refused("unknown sku", field="sku", sku=command.sku)
-    return product.choose_strategy(command.strategy)
-
-
-def review_promises(command: commands.ReviewPromises, uow: UnitOfWork) -> Outcome:
-    """Go on telling the lines of a batch that it comes on another day."""
-    product = uow.products.get_by_batchref(command.batchref)
-    if product is None:
-        return Refused("unknown batchref", field="batchref", batchref=command.batchref)
+@product_decides(commands.ReviewPromises)
+def review_promises(command: commands.ReviewPromises, product: Product) -> Outcome:
+    """Go on with the lines that a batch serves on another day."""
     return product.review_promises(command.batchref)
 
 
-def allocate_waiting(command: commands.AllocateWaiting, uow: UnitOfWork) -> Outcome:
+@product_decides(commands.AllocateWaiting)
+def allocate_waiting(command: commands.AllocateWaiting, product: Product) -> Outcome:
     """Serve the lines that wait for this sku."""
-    product = uow.products.get(command.sku)
-    if product is None:
-        return Refused("unknown sku", field="sku", sku=command.sku)
     return product.allocate_waiting()
 
 
+@handles(commands.Malformed)
 def refuse_malformed(command: commands.Malformed, uow: UnitOfWork) -> Outcome:
-    """Record what can't be understood, so that its sender finds out why."""
+    """Record why the command is invalid, so that its sender finds out."""
     return Refused("malformed command", field=command.field, problem=command.problem)
 
 
-HANDLERS: dict[type[Command], Callable[[Any, UnitOfWork], Outcome]] = {
-    commands.CreateBatch: create_batch,
-    commands.Allocate: allocate,
-    commands.AllocateOrder: allocate_order,
-    commands.Reserve: reserve,
-    commands.Confirm: confirm,
-    commands.Extend: extend,
-    commands.Release: release,
-    commands.Expire: expire,
-    commands.Dispatch: dispatch,
-    commands.Deallocate: deallocate,
-    commands.ChangeBatchQuantity: change_batch_quantity,
-    commands.ChangeBatchEta: change_batch_eta,
-    commands.WriteOff: write_off,
-    commands.ChooseStrategy: choose_strategy,
-    commands.AllocateWaiting: allocate_waiting,
-    commands.ReviewPromises: review_promises,
-    commands.Malformed: refuse_malformed,
-}
-
-
-def accept(message: Message, uow: UnitOfWork) -> None:
-    """Take responsibility for a command: once this returns, it is not lost. Repeats do nothing."""
-    accept_together([message], uow)
-
-
-def accept_together(messages: Sequence[Message], uow: UnitOfWork) -> None:
-    """As `accept`, for many commands by one commit: all are taken, or none is."""
-    with uow:
-        uow.inbox.accept(messages)
-        uow.commit()
-
-
-def decide(message: Message, uow: UnitOfWork) -> Outcome:
-    """Carry a command out, once: a repeat gets the recorded outcome.
-
-    Stock, outcome, events and follow-ups are saved by one commit. Raises what the unit of work
-    raises; then nothing was saved.
-    """
-    return decide_together([message], uow)[0]
-
-
-def decide_together(messages: Sequence[Message], uow: UnitOfWork) -> list[Outcome]:
-    """As `decide`, for many commands by one commit: all are saved, or none is.
-
-    Each is carried out by itself, in this order; a refusal touches no other.
-    """
-    with uow:
-        uow.products.load([commands.meant(message.command) for message in messages])
-        outcomes = uow.inbox.claim(messages)
-        left: dict[FollowUp, Message] = {}
-        for message in messages:
-            if message.id in outcomes:
-                continue
-            command = message.command
-            if uow.inbox.was_accepted(message):
-                command = commands.meant(command)
-            outcome = HANDLERS[type(command)](command, uow)
-            for product in uow.products.pull_seen():
-                for event in product.pull_events():
-                    uow.outbox.add(event, message)
-                left |= dict.fromkeys(product.pull_follow_ups(), message)
-            uow.inbox.record(message, outcome)
-            outcomes[message.id] = outcome
-        # Each follows once, after the last command that left it to be done.
-        following = [_following(command, cause) for command, cause in left.items()]
-        uow.inbox.accept(
-            [each for each in following if not isinstance(each.command, commands.Expire)]
-        )
-        for each in following:
-            if isinstance(each.command, commands.Expire):
-                uow.outbox.schedule(each, each.command.expires_at)
-        uow.commit()
-    return [outcomes[message.id] for message in messages]
-
-
-def fail(message: Message, error: str, uow: UnitOfWork) -> None:
-    """Record that nobody could decide the command; delivered again, it may still be decided."""
-    with uow:
-        uow.inbox.record_failure(message, error)
-        uow.commit()
-
-
-def drop(command_id: UUID, uow: UnitOfWork) -> bool:
-    """Refuse a command that nobody could decide, for good; False when there is none of this id."""
-    with uow:
-        dropped = uow.inbox.give_up(command_id, Refused("dropped", field="id"))
-        uow.commit()
-    return dropped
+def _product_of(command: Command, uow: UnitOfWork) -> Product | Refused:
+    if command.batch is not None:
+        product = uow.products.get_by_batchref(command.batch)
+        return product or Refused("unknown batchref", field="batchref", batchref=command.batch)
+    [sku] = command.skus
+    return uow.products.get(sku) or Refused("unknown sku", field="sku", sku=sku)
 
 
 def _line(command: commands.Allocate | commands.Reserve) -> OrderLine:
@@ -304,21 +244,3 @@ def _holding(orderid: str, uow: UnitOfWork) -> list[Product]:
 
 def _no_reservation(orderid: str) -> Refused:
     return Refused("no reservation", field="orderid", orderid=orderid)
-
-
-def _following(command: FollowUp, cause: Message) -> Message:
-    match command:
-        case commands.AllocateWaiting(sku):
-            what = f"allocate_waiting {sku}"
-        case commands.ReviewPromises(batchref):
-            what = f"review_promises {batchref}"
-        case commands.Expire(orderid, expires_at):
-            what = f"expire {orderid} {expires_at.isoformat()}"
-    return Message(
-        # Derived, so that the same cause never asks for the same twice.
-        id=uuid5(NAMESPACE_OID, f"{cause.id} {what}"),
-        command=command,
-        correlation_id=cause.correlation_id,
-        causation_id=cause.id,
-        traceparent=cause.traceparent,
-    )

@@ -16,9 +16,9 @@ from allocation.messaging.telemetry import trace_context
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A command on its way: `id` names it for good, `correlation_id` what began it all.
+    """A command with its ids: `correlation_id` is that of the request that started it all.
 
-    `traceparent` says what span it came from, as W3C writes it; the command means the same without.
+    `traceparent` is the span that sent it, in W3C's format; it does not count in comparisons.
     """
 
     id: UUID
@@ -29,20 +29,20 @@ class Message:
 
     @property
     def trace_id(self) -> str:
-        """The id of the trace that it is a part of."""
+        """The id of the trace that the command is a part of."""
         return trace_context.trace_id(self.traceparent, self.correlation_id)
 
 
 class CommandConflict(Exception):
-    """The same command id came with another body, or as part of something else."""
+    """The command id is known with another body or another correlation id."""
 
 
 class ConcurrentUpdate(Exception):
-    """Somebody else changed the same rows meanwhile; nothing was saved, try again."""
+    """Another transaction changed the same rows meanwhile; nothing was saved, try again."""
 
 
 class StorageUnavailable(Exception):
-    """The database could not be reached or broke off; nothing is known to be saved, try again."""
+    """The database can't be reached or the connection broke; the commit may be lost, try again."""
 
 
 class StorageUnusable(StorageUnavailable):
@@ -62,7 +62,7 @@ class Products(Protocol):
     def load(self, commands: Sequence[Command]) -> None:
         """Lock the products that the commands name, in the order of their skus, and load them.
 
-        With them come the batches and lines that the commands ask for, all at once.
+        This loads also the batches and lines that the commands need, all at once.
         """
         ...
 
@@ -77,7 +77,7 @@ class Products(Protocol):
     def of_order(self, orderid: str) -> list[Product]:
         """The products of which the order has lines, by sku.
 
-        Those of which it got one while their locks were waited for may be missing.
+        A product may be missing if the order got its line while this waited for locks.
         """
         ...
 
@@ -90,7 +90,7 @@ class Inbox(Protocol):
     """Every command by its id: accepted once, decided once."""
 
     def accept(self, messages: Sequence[Message]) -> None:
-        """Record commands as pending and hand them to the outbox; a repeat changes nothing.
+        """Record commands as pending and add them to the outbox; a repeat changes nothing.
 
         Raises CommandConflict when an id is known with another command or correlation id.
         """
@@ -113,9 +113,9 @@ class Inbox(Protocol):
         ...
 
     def record_failure(self, message: Message, error: str) -> None:
-        """Say that nobody could decide the command; an outcome that is there stays.
+        """Mark the command as failed, unless it has an outcome.
 
-        A malformed one is only marked where it is known already.
+        A malformed command is marked only if it is known already.
         """
         ...
 
@@ -125,7 +125,7 @@ class Inbox(Protocol):
 
 
 class Outbox(Protocol):
-    """What is to be told to others once this unit of work is committed."""
+    """Messages to publish once this unit of work is committed."""
 
     def add(self, event: Event, cause: Message) -> None: ...
 

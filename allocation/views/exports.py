@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, func, select
 
 from allocation.adapters.sql.tables import allocations, batches, products
-from allocation.views.lines import status_of
+from allocation.domain.books import status_of
 from allocation.views.stock import day
 
 CHUNK = 1000
@@ -72,7 +72,9 @@ def all_lines(sku: str | None) -> Export:
         ("orderid", "sku", "part", "qty", "status", "batchref", "eta", "expires_at", "customer"),
         every.order_by(columns.orderid, columns.sku, columns.part),
         lambda row: (
-            *(row.orderid, row.sku, row.part, row.qty, status_of(row), row.batchref),
+            *(row.orderid, row.sku, row.part, row.qty),
+            status_of(row.batchref, row.expires_at, dispatched=row.dispatched),
+            row.batchref,
             day(row.batch_eta),
             row.expires_at.isoformat() if row.expires_at else None,
             row.customer,

@@ -1,10 +1,9 @@
 """Order lines: how those of an order stand, and why."""
 
-from typing import Any
-
 from sqlalchemy import Connection, select, tuple_
 
 from allocation.adapters.sql.tables import allocations, batches, outbox, waits
+from allocation.domain.books import status_of, status_of_parts
 from allocation.views import Json, moves
 from allocation.views.stock import day
 
@@ -26,7 +25,7 @@ def order(connection: Connection, orderid: str) -> Json | None:
             "sku": row.sku,
             "part": row.part,
             "qty": row.qty,
-            "status": status_of(row),
+            "status": status_of(row.batchref, row.expires_at, dispatched=row.dispatched),
             "batchref": row.batchref,
             "eta": day(row.batch_eta),
             "expires_at": row.expires_at.isoformat() if row.expires_at else None,
@@ -97,19 +96,12 @@ def explanation(connection: Connection, orderid: str, sku: str) -> Json | None:
     ).all()
     if not parts and not rows:
         return None
-    statuses = {status_of(part) for part in parts}
+    statuses = [
+        status_of(part.batchref, part.expires_at, dispatched=part.dispatched) for part in parts
+    ]
     return {
         "orderid": orderid,
         "sku": sku,
-        "status": ("in parts" if len(statuses) > 1 else min(statuses, default="given up")),
+        "status": status_of_parts(statuses) if statuses else "given up",
         "decisions": moves.decisions(connection, rows[::-1]),
     }
-
-
-def status_of(line: Any) -> str:
-    """How a row of the lines stands: waiting, reserved, allocated or dispatched."""
-    if line.batchref is None:
-        return "waiting"
-    if line.dispatched:
-        return "dispatched"
-    return "allocated" if line.expires_at is None else "reserved"

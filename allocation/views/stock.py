@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Connection, collate, func, literal, select
 
 from allocation.adapters.sql.database import is_postgresql
 from allocation.adapters.sql.tables import allocations, batches, is_open, products, waits
+from allocation.domain.strategies import STRATEGIES
 from allocation.views import Json
 
 LIMIT = 100
@@ -21,6 +22,7 @@ _available = batches.c.purchased - batches.c.allocated
 # As the rules compare dates: the shelf is before every date, stock that keeps after every date.
 _arrival = func.coalesce(batches.c.eta, date.min)
 _expiry = func.coalesce(batches.c.best_before, date.max)
+_COLUMNS = {"free": _available, "arrival": _arrival, "expiry": _expiry}
 _holds = batches.c.purchased > 0
 
 _OPEN, _PROMISED, _EMPTY = range(3)
@@ -165,15 +167,9 @@ def _day(number: str) -> date:
 
 
 def _order(group: int, strategy: str, tie: ColumnElement[str]) -> tuple[ColumnElement[Any], ...]:
-    """The columns by which a group of batches is sorted: as the domain's strategies do."""
-    if group == _EMPTY:
-        return (tie,)
-    by_arrival = (_arrival, tie)
-    return {
-        "earliest_first": by_arrival,
-        "first_to_expire": (_expiry, *by_arrival),
-        "fewest_open": (_available, *by_arrival),
-    }[strategy]
+    """The columns by which a group of batches is sorted: those of the product's strategy."""
+    by = ("batchref",) if group == _EMPTY else STRATEGIES[strategy].by
+    return tuple(tie if name == "batchref" else _COLUMNS[name] for name in by)
 
 
 def batch(connection: Connection, batchref: str) -> Json | None:

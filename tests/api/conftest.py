@@ -14,7 +14,7 @@ from allocation.adapters.sql import database, migrations, tables
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.contract import codec
 from allocation.entrypoints.api.app import create_app
-from allocation.service_layer.handlers import decide
+from allocation.service_layer.execution import execute
 from allocation.service_layer.unit_of_work import Message
 from tests.api.conforming import ConformingClient
 
@@ -100,7 +100,7 @@ class Worker:
         while rows := self._rows(pending):
             for row in rows:
                 command = codec.parse_command(row.name, row.body)
-                decide(Message(row.id, command, row.correlation_id), SqlUnitOfWork(self._engine))
+                execute(Message(row.id, command, row.correlation_id), SqlUnitOfWork(self._engine))
 
     def _rows(self, statement: Select[Any]) -> Sequence[Row[Any]]:
         with self._engine.connect() as connection:

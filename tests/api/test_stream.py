@@ -31,7 +31,7 @@ from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, Command, CreateBatch
 from allocation.entrypoints.api.resources import listener, live_events, stream
 from allocation.entrypoints.api.resources.live_events import LiveEvents
-from allocation.service_layer.handlers import decide
+from allocation.service_layer.execution import execute
 from allocation.service_layer.unit_of_work import Message
 from tests.api.conftest import Serve
 from tests.api.listening import Ear
@@ -67,7 +67,7 @@ class House:
 
     def decide(self, *commands: Command) -> None:
         for command in commands:
-            decide(Message(uuid4(), command, uuid4()), SqlUnitOfWork(self.engine))
+            execute(Message(uuid4(), command, uuid4()), SqlUnitOfWork(self.engine))
 
     def log(self) -> list[tuple[str, Any]]:
         """Every event that is kept, as the stream has to tell it, in the order of positions."""
@@ -438,7 +438,7 @@ def test_a_stream_full_of_events_ends_with_its_key(
             if over.is_set():
                 return
             command = CreateBatch(batchref=f"b{number}", sku="LAMP", qty=1)
-            decide(Message(uuid4(), command, uuid4()), SqlUnitOfWork(engine))
+            execute(Message(uuid4(), command, uuid4()), SqlUnitOfWork(engine))
 
     over = threading.Event()
     with ThreadPoolExecutor(1) as threads:

@@ -14,7 +14,7 @@ from allocation.adapters.sql.tables import commands
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate
 from allocation.entrypoints.api.http.waiting import Outcomes, OutcomeWaiter, Preference, preference
-from allocation.service_layer.handlers import fail
+from allocation.service_layer.execution import fail
 from allocation.service_layer.unit_of_work import Message
 from tests.api.conftest import Serve, Worker
 

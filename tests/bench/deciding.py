@@ -12,7 +12,7 @@ from allocation.adapters.sql import database
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Command
 from allocation.domain.outcomes import Outcome
-from allocation.service_layer.handlers import decide
+from allocation.service_layer.execution import execute
 from allocation.service_layer.unit_of_work import Message
 
 
@@ -27,7 +27,7 @@ class Decider:
         command_id = command_id or uuid4()
         message = Message(command_id, command, correlation_id=command_id)
         begun = time.perf_counter()
-        outcome = decide(message, SqlUnitOfWork(self._engine))
+        outcome = execute(message, SqlUnitOfWork(self._engine))
         return (time.perf_counter() - begun) * 1000, outcome
 
     def close(self) -> None:

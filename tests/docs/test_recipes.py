@@ -15,11 +15,11 @@ DECIDE = """
 from uuid import uuid4
 from allocation import bootstrap
 from allocation.domain.commands import CreateBatch, Recall
-from allocation.service_layer.handlers import decide
+from allocation.service_layer.execution import execute
 from allocation.service_layer.unit_of_work import Message
 
 for command in (CreateBatch("b1", "LAMP", 1), Recall("LAMP", "it may catch fire")):
-    outcome = decide(Message(uuid4(), command, uuid4()), bootstrap.unit_of_work())
+    outcome = execute(Message(uuid4(), command, uuid4()), bootstrap.unit_of_work())
     print(type(outcome).__name__, outcome.facts["status"])
 """
 

@@ -15,7 +15,7 @@ from allocation.adapters.rabbitmq import topology
 from allocation.adapters.sql import database
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, Command, CreateBatch
-from allocation.service_layer.handlers import accept, decide
+from allocation.service_layer.execution import accept, execute
 from allocation.service_layer.unit_of_work import Message
 from tests.integration.conftest import Service, service
 from tests.servers.databases import Databases
@@ -65,14 +65,14 @@ def test_the_system_comes_back_from_its_backups(
     """
     old = prepared(service, new_database)
     running = [service.relay(), *subscribers(old)]
-    decide(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(service.engine))
-    decide(message(Allocate("o1", "LAMP", 3), 2), SqlUnitOfWork(service.engine))
-    decide(message(Allocate("large-1", "LAMP", 99), 3), SqlUnitOfWork(service.engine))
+    execute(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(service.engine))
+    execute(message(Allocate("o1", "LAMP", 3), 2), SqlUnitOfWork(service.engine))
+    execute(message(Allocate("large-1", "LAMP", 99), 3), SqlUnitOfWork(service.engine))
     eventually(lambda: (picks(old), mails(old)) == (["o1"], ["large-1"]), what="pick and mail")
     for name in SUBSCRIBERS:
         dump(old, name, tmp_path)
-    decide(message(Allocate("o2", "LAMP", 3), 4), SqlUnitOfWork(service.engine))
-    decide(message(Allocate("large-2", "LAMP", 99), 5), SqlUnitOfWork(service.engine))
+    execute(message(Allocate("o2", "LAMP", 3), 4), SqlUnitOfWork(service.engine))
+    execute(message(Allocate("large-2", "LAMP", 99), 5), SqlUnitOfWork(service.engine))
     accept(message(Allocate("o3", "LAMP", 3), 6), SqlUnitOfWork(service.engine))
     eventually(lambda: mails(old) == ["large-1", "large-2"], what="the second mail")
     eventually(lambda: unsent(service.engine) == 0, what="everything to be sent")

@@ -9,7 +9,7 @@ import pytest
 from kombu import Connection, Exchange, Queue
 from sqlalchemy import text
 
-from allocation.adapters.sql import check
+from allocation.adapters.sql import audit
 from tests.e2e.conftest import House
 from tests.integration.conftest import BareClient
 from tests.waiting import eventually
@@ -66,7 +66,9 @@ def test_a_smaller_batch_moves_the_order_and_everybody_hears_of_it(
     eventually(lambda: subjects(house) == ["Order order-1 moved to batch later"], what="the mail")
     proof = house.run("-m", "allocation", "check")
     assert proof.returncode == 0
-    assert [line.split()[0] for line in proof.logs().splitlines()] == ["holds"] * len(check.PROOFS)
+    assert [line.split()[0] for line in proof.logs().splitlines()] == ["holds"] * len(
+        audit.INVARIANTS
+    )
 
 
 def picks(house: House) -> list[tuple[str, str]]:
@@ -189,4 +191,4 @@ def test_bad_input_over_http_is_answered_and_harms_nothing(house: House) -> None
         for status, answer in answers
     ] == [(status, [field] if field else []) for *_, status, field in bad]
     assert all(process.running for process in house.processes.values())
-    assert [proof.promise for proof in check.prove(house.engine) if not proof.holds] == []
+    assert [proof.promise for proof in audit.run(house.engine) if not proof.holds] == []

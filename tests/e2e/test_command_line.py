@@ -23,7 +23,7 @@ import pytest
 from kombu import Connection
 
 from allocation.adapters.rabbitmq import topology
-from allocation.adapters.sql import check
+from allocation.adapters.sql import audit
 from allocation.settings import SPOOL_TRANSPORT
 from tests.e2e.test_flower import ask
 from tests.scraping import exported, names, page
@@ -128,7 +128,7 @@ def test_the_demo_plays_the_whole_story(allocation: Run) -> None:
     assert "order-1 from early cancelled, order-1 from late open, order-2 from new open" in told
     assert "New day for order order-1: arrives 2030-09-01" in told
     assert "The warehouse's pick of order-3 is dispatched." in told
-    assert told.count("\n  holds  ") == len(check.PROOFS)
+    assert told.count("\n  holds  ") == len(audit.INVARIANTS)
 
 
 def test_up_starts_everything_and_stops_it_cleanly(allocation: Run) -> None:

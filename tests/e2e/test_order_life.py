@@ -9,7 +9,7 @@ import amqp
 import pytest
 from kombu import Connection
 
-from allocation.adapters.sql import check
+from allocation.adapters.sql import audit
 from tests.e2e.conftest import House
 from tests.e2e.test_chapter import picks, subjects
 from tests.waiting import eventually
@@ -45,7 +45,7 @@ def mails(house: House) -> list[str]:
 
 
 def books_hold(house: House) -> bool:
-    return [proof.promise for proof in check.prove(house.engine) if not proof.holds] == []
+    return [proof.promise for proof in audit.run(house.engine) if not proof.holds] == []
 
 
 def repeat_every_event(house: House) -> None:

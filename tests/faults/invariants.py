@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from allocation.adapters.sql import check
+from allocation.adapters.sql import audit
 from tests.faults.history import Letter, dead_letters
 from tests.faults.load import Load
 from tests.faults.system import System
@@ -44,7 +44,7 @@ class Books:
     held: dict[str, int]
     batches: list[Any]
     unsent: int
-    proofs: list[check.Proof] = field(default_factory=list)
+    proofs: list[audit.Result] = field(default_factory=list)
 
 
 def read(system: System) -> Books:
@@ -72,7 +72,7 @@ def read(system: System) -> Books:
             " WHERE a.batchref = b.batchref AND NOT a.dispatched) AS of_lines FROM batches b",
         ),
         unsent=len(_rows(system.engine, _UNSENT)),
-        proofs=list(check.prove(system.engine)),
+        proofs=list(audit.run(system.engine)),
     )
 
 

@@ -19,7 +19,7 @@ from kombu.exceptions import OperationalError
 
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.contract import codec
-from allocation.service_layer.handlers import accept
+from allocation.service_layer.execution import accept
 from allocation.service_layer.unit_of_work import ConcurrentUpdate, Message, StorageUnavailable
 from tests.faults.system import System
 from tests.waiting import eventually

@@ -12,7 +12,7 @@ from sqlalchemy import select, text
 from allocation.adapters.sql.tables import commands
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import CreateBatch
-from allocation.service_layer.handlers import accept
+from allocation.service_layer.execution import accept
 from tests.integration.conftest import BareClient, Service
 from tests.integration.test_relay import unsent
 from tests.integration.test_rights import PROGRAMS

@@ -8,7 +8,7 @@ import pytest
 from kombu import Connection
 from pytest_celery import CeleryTestSetup
 
-from allocation.adapters.sql import check
+from allocation.adapters.sql import audit
 from tests.integration.conftest import BareClient, Service, celery_headers
 from tests.servers.postgres import PrivatePostgres
 from tests.waiting import eventually
@@ -148,7 +148,7 @@ def test_letters_replayed_twice_take_effect_once(
     assert "1 dead letter was delivered again." in first
     assert json.loads(rest) == {"delivered_again": 2}
     assert broken.depth("allocation.dead") == 0
-    assert [proof.promise for proof in check.prove(broken.engine) if not proof.holds] == []
+    assert [proof.promise for proof in audit.run(broken.engine) if not proof.holds] == []
     assert "no dead letter matches" in broken.run("dead", "replay", ids[0], status=1)
 
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from allocation.adapters.sql import check
+from allocation.adapters.sql import audit
 from tests.integration.conftest import BareClient, Service, celery_headers
 from tests.servers.processes import Process
 from tests.waiting import eventually
@@ -91,7 +91,7 @@ def test_what_waits_together_is_decided_by_few_transactions(
         *["waiting"] * 50,
     ]
     assert transactions(service) < 60
-    assert [proof for proof in check.prove(service.engine) if not proof.holds] == []
+    assert [proof for proof in audit.run(service.engine) if not proof.holds] == []
 
 
 def test_with_a_size_of_one_each_command_has_its_own_transaction(
@@ -151,7 +151,7 @@ def test_commands_of_an_order_keep_their_order_whatever_skus_it_has(
     statuses = [outcome.get("status") for _, outcome in found[2:]]
     assert statuses == ["reserved", "reserved", "confirmed", "deallocated", "decided"] * 40
     assert {outcome["lines"] for _, outcome in found[4::5]} == {2}
-    assert [proof for proof in check.prove(service.engine) if not proof.holds] == []
+    assert [proof for proof in audit.run(service.engine) if not proof.holds] == []
 
 
 def test_a_refusal_among_others_touches_nobody_else(service: Service, client: BareClient) -> None:

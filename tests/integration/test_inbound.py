@@ -23,7 +23,7 @@ from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.contract import inbound_events
 from allocation.domain.commands import Allocate, CreateBatch
 from allocation.messaging.dead_letters import LARGEST_BODY, DeadLetter
-from allocation.service_layer.handlers import decide
+from allocation.service_layer.execution import execute
 from tests.contract.test_inbound_events import JSON, REFUSED, event
 from tests.faults.gates import Gate
 from tests.integration.conftest import Service
@@ -99,7 +99,7 @@ def test_a_counted_batch_has_the_counted_quantity(
     service: Service, celery_setup: CeleryTestSetup
 ) -> None:
     """Told twice it has one effect, and the events that follow carry the sender's correlation."""
-    decide(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(service.engine))
+    execute(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(service.engine))
     service.relay()
     running = service.inbound()
     correlation = UUID("0c9ad1a4-5a52-4d4e-8b0e-3f4f5a1f7e10")
@@ -126,8 +126,8 @@ def test_the_example_of_each_type_is_decided(
 ) -> None:
     """One shipment's life: counted, late, there, damaged, and its only line shipped."""
     create = CreateBatch("shipment-77", "RED-CHAIR", 10, date(2030, 1, 1))
-    decide(message(create, 1), SqlUnitOfWork(service.engine))
-    decide(message(Allocate("order-1", "RED-CHAIR", 1), 2), SqlUnitOfWork(service.engine))
+    execute(message(create, 1), SqlUnitOfWork(service.engine))
+    execute(message(Allocate("order-1", "RED-CHAIR", 1), 2), SqlUnitOfWork(service.engine))
     service.relay()
     service.inbound()
 

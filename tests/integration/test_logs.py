@@ -17,7 +17,7 @@ from allocation.adapters.sql.tables import commands, outbox
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.contract.inbound_events import COMMAND_IDS
 from allocation.domain.commands import Allocate, CreateBatch
-from allocation.service_layer.handlers import decide
+from allocation.service_layer.execution import execute
 from tests.integration.conftest import BareClient, Service
 from tests.integration.test_inbound import tell
 from tests.servers.ports import free_ports
@@ -227,8 +227,8 @@ def test_the_relay_names_the_first_of_what_the_broker_refused(
 ) -> None:
     """Here the command that follows: its queue is gone."""
     engine = writing.service.engine
-    decide(message(CreateBatch("b0", "LAMP", 1), 1), SqlUnitOfWork(engine))
-    decide(message(Allocate("o1", "LAMP", 2), 2), SqlUnitOfWork(engine))
+    execute(message(CreateBatch("b0", "LAMP", 1), 1), SqlUnitOfWork(engine))
+    execute(message(Allocate("o1", "LAMP", 2), 2), SqlUnitOfWork(engine))
     with engine.begin() as connection:
         connection.execute(update(outbox).values(sent_at=func.now()))
     writing.worker()

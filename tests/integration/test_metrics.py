@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, CreateBatch
-from allocation.service_layer.handlers import accept, decide
+from allocation.service_layer.execution import accept, execute
 from tests.contract.test_inbound_events import event
 from tests.integration.conftest import BareClient, Service
 from tests.integration.test_inbound import tell
@@ -177,10 +177,10 @@ def test_the_wait_for_a_locked_product_is_measured(
 
 def test_a_relay_counts_what_the_broker_has_by_kind_and_name(service: Service, port: int) -> None:
     """Events and commands; one relay is active, the other stands by."""
-    decide(message(CreateBatch("b1", "LAMP", 3), 1), SqlUnitOfWork(service.engine))
+    execute(message(CreateBatch("b1", "LAMP", 3), 1), SqlUnitOfWork(service.engine))
     for number in (2, 3, 4):
         command = Allocate(f"o{number}", "LAMP", 2)
-        decide(message(command, number), SqlUnitOfWork(service.engine))
+        execute(message(command, number), SqlUnitOfWork(service.engine))
     accept(message(Allocate("o5", "LAMP", 1), 5), SqlUnitOfWork(service.engine))
 
     active = service.relay(ALLOCATION_METRICS_PORT=str(port))

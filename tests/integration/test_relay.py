@@ -17,7 +17,7 @@ from allocation.adapters.sql.tables import outbox
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, CreateBatch
 from allocation.entrypoints import relay
-from allocation.service_layer.handlers import accept, decide
+from allocation.service_layer.execution import accept, execute
 from tests.integration.conftest import Service
 from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.storage.conftest import message
@@ -67,16 +67,16 @@ def allocate_many(service: Service, count: int, skus: int = 5) -> None:
     chance = random.Random(7)
     for number in range(skus):
         create = CreateBatch(f"batch-{number}", f"sku-{number}", 10_000)
-        decide(message(create, number + 1), SqlUnitOfWork(service.engine))
+        execute(message(create, number + 1), SqlUnitOfWork(service.engine))
     for number in range(count):
         allocate = Allocate(f"order-{number}", f"sku-{chance.randrange(skus)}", 1)
-        decide(message(allocate, 1000 + number), SqlUnitOfWork(service.engine))
+        execute(message(allocate, 1000 + number), SqlUnitOfWork(service.engine))
 
 
 def test_an_event_is_told_as_a_persistent_cloud_event(service: Service, heard: Ear) -> None:
     """Structured JSON, named by its content type."""
     service.relay()
-    decide(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(service.engine))
+    execute(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(service.engine))
 
     [event] = heard.take(1)
 
@@ -124,13 +124,13 @@ def test_a_second_relay_stands_by_and_takes_over_when_the_first_is_killed(
     first.wait_for_log("ready: relaying")
     second = service.relay("second")
 
-    decide(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(service.engine))
+    execute(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(service.engine))
     heard.take(1)
     eventually(lambda: unsent(service) == 0, what="the row marked as sent")
     assert "ready: relaying" not in second.logs()
     first.kill()
     second.wait_for_log("ready: relaying")
-    decide(message(CreateBatch("b2", "LAMP", 10), 2), SqlUnitOfWork(service.engine))
+    execute(message(CreateBatch("b2", "LAMP", 10), 2), SqlUnitOfWork(service.engine))
 
     [event] = heard.take(1)
     assert event["data"]["batchref"] == "b2"
@@ -183,7 +183,7 @@ def test_the_relay_outlives_its_broker(
     running.wait_for_log("ready: relaying")
 
     private_rabbitmq.kill()
-    decide(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(service.engine))
+    execute(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(service.engine))
     running.wait_for_log("the relay pauses")
     private_rabbitmq.start()
 

@@ -20,7 +20,7 @@ from allocation.domain.commands import (
     CreateBatch,
     Deallocate,
 )
-from allocation.service_layer.handlers import decide
+from allocation.service_layer.execution import execute
 from allocation.service_layer.unit_of_work import Message
 from tests.integration.conftest import Service
 from tests.servers.databases import Databases
@@ -88,7 +88,9 @@ class Shop:
     def do(self, command: Command) -> None:
         self._number += 1
         number = UUID(int=self._number)
-        decide(Message(number, command, correlation_id=number), SqlUnitOfWork(self._service.engine))
+        execute(
+            Message(number, command, correlation_id=number), SqlUnitOfWork(self._service.engine)
+        )
 
     def open(self, skus: int = 4) -> None:
         for number in range(skus):

@@ -8,11 +8,11 @@ from kombu import Connection
 from sqlalchemy import func, select
 
 from allocation.adapters.rabbitmq import topology
-from allocation.adapters.sql import check
+from allocation.adapters.sql import audit
 from allocation.adapters.sql.tables import allocations, commands, is_pending
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, Command, CreateBatch, Reserve
-from allocation.service_layer.handlers import accept_together, decide
+from allocation.service_layer.execution import accept_batch, execute
 from tests.integration.conftest import Service
 from tests.scraping import page, samples
 from tests.servers.ports import free_ports
@@ -28,7 +28,7 @@ QUEUE = "allocation.commands"
 
 def accept(service: Service, *accepted: Command) -> None:
     messages = [message(command, number) for number, command in enumerate(accepted, start=1)]
-    accept_together(messages, SqlUnitOfWork(service.engine))
+    accept_batch(messages, SqlUnitOfWork(service.engine))
 
 
 def orders(count: int) -> list[Command]:
@@ -48,7 +48,7 @@ def start_worker(start: Start, service: Service) -> Process:
 
 
 def holds(service: Service) -> None:
-    assert [proof.promise for proof in check.prove(service.engine) if not proof.holds] == []
+    assert [proof.promise for proof in audit.run(service.engine) if not proof.holds] == []
 
 
 def test_commands_of_a_purged_queue_are_sent_again_and_decided(
@@ -113,8 +113,8 @@ def test_a_backlog_does_not_grow_however_old_it_is(service: Service) -> None:
 def test_a_reservation_ends_though_its_end_was_lost_in_the_queue(
     service: Service, processes: Start
 ) -> None:
-    decide(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(service.engine))
-    decide(message(Reserve("o1", "LAMP", 3, ttl=1), 2), SqlUnitOfWork(service.engine))
+    execute(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(service.engine))
+    execute(message(Reserve("o1", "LAMP", 3, ttl=1), 2), SqlUnitOfWork(service.engine))
     service.relay(ALLOCATION_RESEND_AFTER="1")
     eventually(lambda: ending(service), within=60, what="the end accepted")
     eventually(lambda: service.depth(QUEUE) == pending(service), within=60, what="it in the queue")

@@ -11,7 +11,7 @@ from celery import Celery
 from pytest_celery import CeleryTestSetup
 from sqlalchemy import func, select
 
-from allocation.adapters.sql import check
+from allocation.adapters.sql import audit
 from allocation.adapters.sql.tables import allocations, batches, commands, outbox
 from allocation.views import progress
 from tests.integration.conftest import BareClient, Service
@@ -37,7 +37,7 @@ def settled(service: Service) -> bool:
 
 
 def breaches(service: Service) -> list[str]:
-    return [proof.promise for proof in check.prove(service.engine) if not proof.holds]
+    return [proof.promise for proof in audit.run(service.engine) if not proof.holds]
 
 
 def test_a_reservation_expires_at_its_time_and_its_stock_goes_to_who_waits(

@@ -22,7 +22,7 @@ from allocation.adapters.sql.tables import allocations
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.contract import codec
 from allocation.domain.commands import Allocate, CreateBatch
-from allocation.service_layer.handlers import accept
+from allocation.service_layer.execution import accept
 from tests.integration.conftest import BareClient, Service
 from tests.integration.test_inbound import command_id as inbound_command
 from tests.integration.test_inbound import tell

@@ -25,7 +25,7 @@ from allocation.adapters.sql.migrations import upgrade
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, CreateBatch
 from allocation.messaging import connection as broker
-from allocation.service_layer.handlers import accept
+from allocation.service_layer.execution import accept
 from tests.integration.conftest import Service
 from tests.integration.test_relay import unsent
 from tests.integration.test_rights import PROGRAMS, run

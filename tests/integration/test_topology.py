@@ -10,7 +10,7 @@ from kombu import Connection, Queue
 from allocation.adapters.rabbitmq import topology
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import CreateBatch
-from allocation.service_layer.handlers import decide
+from allocation.service_layer.execution import execute
 from tests.integration.conftest import Service
 from tests.integration.test_relay import unsent
 from tests.servers.processes import clean_environment
@@ -110,7 +110,7 @@ def test_a_missing_queue_of_one_subscriber_holds_every_event_until_it_is_declare
     with Connection(broker_url) as connection, connection.channel() as channel:
         channel.queue_delete("warehouse.events")
 
-    decide(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(service.engine))
+    execute(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(service.engine))
     running.wait_for_log("run `allocation topology`")
     assert unsent(service) == 1
     declare(broker_url, state_dir)
@@ -129,7 +129,7 @@ def test_a_queue_that_somebody_unbound_is_bound_again(service: Service, broker_u
         def heard() -> bool:
             number = next(numbers)
             create = CreateBatch(f"b{number}", "LAMP", 10)
-            decide(message(create, number), SqlUnitOfWork(service.engine))
+            execute(message(create, number), SqlUnitOfWork(service.engine))
             eventually(lambda: unsent(service) == 0, what="the rows sent")
             return bool(service.depth("warehouse.events"))
 
@@ -157,7 +157,7 @@ def test_a_full_queue_refuses_and_what_it_refused_is_sent_once_there_is_room(
         nonlocal decided
         decided += 1
         create = CreateBatch(f"b{decided}", f"LAMP-{decided}", 10)
-        decide(message(create, decided), SqlUnitOfWork(service.engine))
+        execute(message(create, decided), SqlUnitOfWork(service.engine))
         return "the broker took only a part" in running.logs()
 
     eventually(refused, what="a refusal")

@@ -15,11 +15,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from sqlalchemy import Engine, func, select
 
-from allocation.adapters.sql import check
+from allocation.adapters.sql import audit
 from allocation.adapters.sql.tables import outbox
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate
-from allocation.service_layer.handlers import accept
+from allocation.service_layer.execution import accept
 from allocation.views import progress
 from tests.integration.conftest import BareClient, Service
 from tests.servers.ports import free_ports
@@ -333,7 +333,7 @@ def test_a_collector_that_is_away_harms_nobody(
     assert service.outcome(command_id)[0] == "succeeded"
     ended = {name: process.stop(within=15) for name, process in started.items()}
     assert ended == dict.fromkeys(started, 0)
-    assert [proof.promise for proof in check.prove(service.engine) if not proof.holds] == []
+    assert [proof.promise for proof in audit.run(service.engine) if not proof.holds] == []
 
 
 def test_without_the_extra_the_service_says_so_and_works(

@@ -10,10 +10,10 @@ from uuid import UUID
 import pytest
 from kombu import Connection, Queue
 
-from allocation.adapters.sql import check
+from allocation.adapters.sql import audit
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import CreateBatch
-from allocation.service_layer.handlers import accept
+from allocation.service_layer.execution import accept
 from allocation.service_layer.unit_of_work import Message
 from tests.integration.conftest import BareClient, Service
 from tests.servers.processes import Process
@@ -82,7 +82,7 @@ def test_an_older_worker_sets_a_newer_command_aside_until_it_is_upgraded(
         lambda: [service.outcome(str(i))[0] for i in (newer, accepted.id)] == ["succeeded"] * 2,
         what="the outcomes",
     )
-    assert [proof.promise for proof in check.prove(service.engine) if not proof.holds] == []
+    assert [proof.promise for proof in audit.run(service.engine) if not proof.holds] == []
 
 
 def test_an_older_subscriber_sets_a_newer_event_aside_until_it_is_upgraded(

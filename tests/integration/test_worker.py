@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pytest_celery import CeleryTestSetup
 
-from allocation.adapters.sql import check
+from allocation.adapters.sql import audit
 from allocation.contract import codec
 from tests.integration.conftest import BareClient, Service, celery_headers
 from tests.servers.postgres import PrivatePostgres
@@ -140,7 +140,7 @@ def test_bad_input_becomes_a_recorded_refusal_that_names_the_field(
         *[("rejected", field) for _, _, field in BAD_BODIES],
         ("rejected", "args"),
     ]
-    assert [proof.promise for proof in check.prove(service.engine) if not proof.holds] == []
+    assert [proof.promise for proof in audit.run(service.engine) if not proof.holds] == []
     assert service.depth("allocation.dead") == 0
 
 
@@ -184,7 +184,7 @@ def test_a_killed_worker_loses_nothing_and_doubles_nothing(
     celery_setup.worker.container.restart()
 
     assert {service.outcome(command_id)[0] for command_id in ids} == {"succeeded"}
-    assert [proof.promise for proof in check.prove(service.engine) if not proof.holds] == []
+    assert [proof.promise for proof in audit.run(service.engine) if not proof.holds] == []
 
 
 def test_a_command_outlives_an_absent_database(

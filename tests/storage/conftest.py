@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 
 from allocation.adapters.memory import MemoryStore, MemoryUnitOfWork
 from allocation.adapters.sql import database, migrations, tables
@@ -27,7 +28,7 @@ class Storage:
     engine: Engine | None = None
 
 
-def memory_storage() -> Storage:
+def memory_storage(now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Storage:
     store = MemoryStore()
 
     def outbox() -> list[Sent]:
@@ -38,10 +39,12 @@ def memory_storage() -> Storage:
             for sent in store.outbox
         ]
 
-    return Storage(lambda: MemoryUnitOfWork(store), outbox)
+    return Storage(lambda: MemoryUnitOfWork(store, now), outbox)
 
 
-def sql_storage(engine: Engine) -> Storage:
+def sql_storage(
+    engine: Engine, clock: Callable[[Connection], datetime] = database.clock
+) -> Storage:
     def outbox() -> list[Sent]:
         with engine.connect() as connection:
             rows = connection.execute(
@@ -54,7 +57,7 @@ def sql_storage(engine: Engine) -> Storage:
             for row in rows
         ]
 
-    return Storage(lambda: SqlUnitOfWork(engine), outbox, engine)
+    return Storage(lambda: SqlUnitOfWork(engine, clock=clock), outbox, engine)
 
 
 @pytest.fixture

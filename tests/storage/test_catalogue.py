@@ -12,7 +12,7 @@ from allocation.domain.commands import (
     CreateBatch,
     Dispatch,
 )
-from allocation.service_layer.handlers import accept, decide
+from allocation.service_layer.execution import accept, execute
 from allocation.views import catalogue, lines, moves, snapshot
 from allocation.views.catalogue import Listed, Totals
 from tests.storage.conftest import Storage, message
@@ -24,7 +24,7 @@ def do(storage: Storage, commands: Sequence[Any], first: int = 1) -> None:
     """Accept and decide each; their ids are numbers from `first` on."""
     for number, command in enumerate(commands, first):
         accept(message(command, number), storage.unit_of_work())
-        decide(message(command, number), storage.unit_of_work())
+        execute(message(command, number), storage.unit_of_work())
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from datetime import date
 import pytest
 from sqlalchemy import text
 
-from allocation.adapters.sql import check
+from allocation.adapters.sql import audit
 from allocation.domain.commands import (
     Allocate,
     AllocateWaiting,
@@ -21,7 +21,7 @@ from allocation.domain.commands import (
     Reserve,
     WriteOff,
 )
-from allocation.service_layer.handlers import accept, decide
+from allocation.service_layer.execution import accept, execute
 from tests.storage.conftest import Storage, message
 
 
@@ -34,7 +34,7 @@ def prepare(sql: Storage) -> None:
         AllocateWaiting("LAMP"),
     ]
     for number, command in enumerate(commands, start=1):
-        decide(message(command, number), sql.unit_of_work())
+        execute(message(command, number), sql.unit_of_work())
     cook(sql, "DELETE FROM outbox WHERE kind = 'command'")
     cook(sql, "DELETE FROM commands WHERE status = 'pending'")
 
@@ -47,7 +47,7 @@ def cook(sql: Storage, statement: str) -> None:
 
 def broken(sql: Storage) -> dict[str, tuple[str, ...]]:
     assert sql.engine is not None
-    return {proof.promise: proof.broken for proof in check.prove(sql.engine) if not proof.holds}
+    return {proof.promise: proof.broken for proof in audit.run(sql.engine) if not proof.holds}
 
 
 def test_honest_books_hold(sql: Storage) -> None:
@@ -55,8 +55,8 @@ def test_honest_books_hold(sql: Storage) -> None:
     prepare(sql)
 
     assert sql.engine is not None
-    assert [(p.holds, p.examined > 0) for p in check.prove(sql.engine)] == [(True, True)] * len(
-        check.PROOFS
+    assert [(p.holds, p.examined > 0) for p in audit.run(sql.engine)] == [(True, True)] * len(
+        audit.INVARIANTS
     )
 
 
@@ -106,7 +106,7 @@ def test_books_with_a_whole_life_hold(sql: Storage) -> None:
     ]
 
     for number, command in enumerate(life, start=1):
-        decide(message(command, number), sql.unit_of_work())
+        execute(message(command, number), sql.unit_of_work())
 
         assert broken(sql) == {}
 
@@ -199,7 +199,7 @@ def test_cooked_books_are_found_out(
 def test_a_line_that_was_given_up_and_holds_stock_is_found(sql: Storage) -> None:
     """Its last event says that its caller wants it no more."""
     prepare(sql)
-    decide(message(Deallocate("o2", "LAMP"), 9), sql.unit_of_work())
+    execute(message(Deallocate("o2", "LAMP"), 9), sql.unit_of_work())
 
     cook(
         sql,

@@ -10,7 +10,7 @@ from allocation.adapters.sql import database, tables
 from allocation.adapters.sql.outbox import only_reader
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, CreateBatch, Reserve
-from allocation.service_layer.handlers import accept, decide, fail
+from allocation.service_layer.execution import accept, execute, fail
 from allocation.views import progress
 from tests.storage.conftest import message
 
@@ -37,7 +37,7 @@ def tomorrow(database_url: str) -> Iterator[Engine]:
 
 
 def test_commands_and_events_have_the_times_of_the_database(tomorrow: Engine) -> None:
-    decide(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(tomorrow))
+    execute(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(tomorrow))
     accept(message(Allocate("o1", "LAMP", 1), 2), SqlUnitOfWork(tomorrow))
     fail(message(Allocate("o2", "LAMP", 1), 3), "broken", SqlUnitOfWork(tomorrow))
 
@@ -56,8 +56,8 @@ def test_commands_and_events_have_the_times_of_the_database(tomorrow: Engine) ->
 
 
 def test_what_is_due_is_accepted_at_the_time_of_the_database(tomorrow: Engine) -> None:
-    decide(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(tomorrow))
-    decide(message(Reserve("o1", "LAMP", 1, 1), 2), SqlUnitOfWork(tomorrow))
+    execute(message(CreateBatch("b1", "LAMP", 10), 1), SqlUnitOfWork(tomorrow))
+    execute(message(Reserve("o1", "LAMP", 1, 1), 2), SqlUnitOfWork(tomorrow))
     with tomorrow.begin() as connection:
         due = update(tables.outbox).where(tables.is_scheduled)
         connection.execute(due.values(due_at=tables.outbox.c.created_at))

@@ -8,7 +8,7 @@ from allocation.adapters.sql.outbox import only_reader
 from allocation.adapters.sql.tables import allocations, commands, outbox
 from allocation.domain.commands import Confirm, CreateBatch, Expire, Extend, Reserve
 from allocation.domain.outcomes import Refused, Succeeded
-from allocation.service_layer.handlers import decide, decide_together
+from allocation.service_layer.execution import execute, execute_batch
 from allocation.service_layer.unit_of_work import Message
 from allocation.views import progress
 from tests.storage.conftest import Storage, message
@@ -20,7 +20,7 @@ def reserved(sql: Storage, *skus: str) -> Engine:
     """An order that holds a piece of each sku, by commands that were decided together."""
     made = [message(CreateBatch(f"b-{sku}", sku, 10), n) for n, sku in enumerate(skus, start=1)]
     held = [message(Reserve("o1", sku, 1, 900), n) for n, sku in enumerate(skus, start=101)]
-    decide_together(made + held, sql.unit_of_work())
+    execute_batch(made + held, sql.unit_of_work())
     assert sql.engine is not None
     return sql.engine
 
@@ -112,7 +112,7 @@ def test_the_lines_of_an_order_expire_together(sql: Storage) -> None:
         connection.execute(update(allocations).values(expires_at=until))
     assert until is not None
 
-    outcome = decide(message(Expire("o1", until), 200), sql.unit_of_work())
+    outcome = execute(message(Expire("o1", until), 200), sql.unit_of_work())
 
     assert outcome == Succeeded(status="expired", lines=2)
     assert held(engine) == 0
@@ -126,9 +126,9 @@ def test_an_order_is_confirmed_over_all_its_products_at_once(sql: Storage) -> No
     with engine.connect() as connection:
         times = list(connection.scalars(select(allocations.c.expires_at)))
 
-    confirmed = decide(message(Confirm("o1"), 200), sql.unit_of_work())
+    confirmed = execute(message(Confirm("o1"), 200), sql.unit_of_work())
     expired = [
-        decide(message(Expire("o1", each), 300 + n), sql.unit_of_work())
+        execute(message(Expire("o1", each), 300 + n), sql.unit_of_work())
         for n, each in enumerate(times)
     ]
 
@@ -146,7 +146,7 @@ def test_a_reservation_and_its_confirmation_may_be_decided_together(sql: Storage
     ]
     messages = [message(each, n) for n, each in enumerate(commands_given, start=1)]
 
-    outcomes = decide_together(messages, sql.unit_of_work())
+    outcomes = execute_batch(messages, sql.unit_of_work())
 
     assert outcomes[2:] == [
         Succeeded(status="confirmed", lines=1, waiting=0),
@@ -157,11 +157,11 @@ def test_a_reservation_and_its_confirmation_may_be_decided_together(sql: Storage
 def test_an_order_is_extended_as_a_whole_or_not_at_all(sql: Storage) -> None:
     """Here one of its lines was extended before."""
     engine = reserved(sql, "LAMP")
-    decide(message(Extend("o1", 1800), 200), sql.unit_of_work())
-    decide(message(CreateBatch("b2", "CHAIR", 10), 201), sql.unit_of_work())
-    decide(message(Reserve("o1", "CHAIR", 1, 900), 202), sql.unit_of_work())
+    execute(message(Extend("o1", 1800), 200), sql.unit_of_work())
+    execute(message(CreateBatch("b2", "CHAIR", 10), 201), sql.unit_of_work())
+    execute(message(Reserve("o1", "CHAIR", 1, 900), 202), sql.unit_of_work())
 
-    outcome = decide(message(Extend("o1", 1800), 203), sql.unit_of_work())
+    outcome = execute(message(Extend("o1", 1800), 203), sql.unit_of_work())
 
     assert outcome == Refused("extended already", field="orderid", orderid="o1", sku="LAMP")
     with engine.connect() as connection:

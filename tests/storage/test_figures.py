@@ -8,7 +8,7 @@ from sqlalchemy import Connection, insert
 
 from allocation.adapters.sql.tables import commands
 from allocation.domain.commands import Allocate, CreateBatch
-from allocation.service_layer.handlers import accept, decide
+from allocation.service_layer.execution import accept, execute
 from allocation.views import progress
 from allocation.views.progress import Backlog, Decided, Figures
 from tests.storage.conftest import Storage, message
@@ -59,7 +59,7 @@ def test_the_figures_count_what_waits_and_what_was_just_decided(sql: Storage) ->
             Allocate("o3", "CHAIR", 1),
         )
     ):
-        decide(message(each, number), sql.unit_of_work())
+        execute(message(each, number), sql.unit_of_work())
     accept(message(Allocate("o4", "LAMP", 1), 9), sql.unit_of_work())
 
     seen = figures(sql)

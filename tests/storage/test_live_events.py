@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine
 from allocation.adapters.sql import database
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, Command, CreateBatch
-from allocation.service_layer.handlers import decide
+from allocation.service_layer.execution import execute
 from allocation.service_layer.unit_of_work import Message
 from allocation.views.live_events import Watch, last_number
 from tests.faults.gates import Gate
@@ -36,7 +36,7 @@ def connection(engine: Engine) -> Iterator[Connection]:
 
 def run(engine: Engine, *commands: Command) -> None:
     for command in commands:
-        decide(Message(uuid4(), command, uuid4()), SqlUnitOfWork(engine))
+        execute(Message(uuid4(), command, uuid4()), SqlUnitOfWork(engine))
 
 
 def test_what_was_there_before_is_not_new(engine: Engine, connection: Connection) -> None:

@@ -7,7 +7,7 @@ import random
 import pytest
 from sqlalchemy import Engine, func, select
 
-from allocation.adapters.sql import check, database, tables
+from allocation.adapters.sql import audit, database, tables
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import (
     Allocate,
@@ -21,7 +21,7 @@ from allocation.domain.commands import (
     Release,
     Wanted,
 )
-from allocation.service_layer.handlers import decide, decide_together
+from allocation.service_layer.execution import execute, execute_batch
 from allocation.service_layer.unit_of_work import ConcurrentUpdate, Message
 from tests.storage.conftest import message
 
@@ -45,7 +45,7 @@ def storm(url: str, seed: int, commands: int = COMMANDS) -> None:
             command = ChangeBatchQuantity(batchref, chance.randint(450, 550))
         else:
             command = AllocateWaiting("LAMP")
-        decide(message(command, seed * 1_000_000 + number), SqlUnitOfWork(engine))
+        execute(message(command, seed * 1_000_000 + number), SqlUnitOfWork(engine))
     engine.dispose()
 
 
@@ -60,7 +60,7 @@ def serve_all(engine: Engine) -> None:
             return
         for command_id, sku in rows:
             follow_up = Message(command_id, AllocateWaiting(sku), correlation_id=command_id)
-            decide(follow_up, SqlUnitOfWork(engine))
+            execute(follow_up, SqlUnitOfWork(engine))
 
 
 @pytest.mark.timeout(400)
@@ -69,7 +69,7 @@ def test_eight_processes_at_one_sku_oversell_nothing_and_lose_no_line(database_u
     engine = database.engine(database_url)
     for number in range(BATCHES):
         create = CreateBatch(f"batch-{number}", "LAMP", 500)
-        decide(message(create, number + 1), SqlUnitOfWork(engine))
+        execute(message(create, number + 1), SqlUnitOfWork(engine))
     spawn = multiprocessing.get_context("spawn")
     processes = [
         spawn.Process(target=storm, args=(database_url, seed)) for seed in range(1, PROCESSES + 1)
@@ -82,7 +82,7 @@ def test_eight_processes_at_one_sku_oversell_nothing_and_lose_no_line(database_u
     serve_all(engine)
 
     assert [process.exitcode for process in processes] == [0] * PROCESSES
-    assert [proof.promise for proof in check.prove(engine) if not proof.holds] == []
+    assert [proof.promise for proof in audit.run(engine) if not proof.holds] == []
     with engine.connect() as connection:
         allocates = select(func.count()).where(tables.commands.c.name == "allocation.allocate")
         lines = select(func.count()).select_from(tables.allocations)
@@ -113,7 +113,7 @@ def order_storm(url: str, seed: int) -> None:
             message(command, seed * 1_000_000 + number * 10 + place)
             for place, command in enumerate(group)
         ]
-        decide_together(messages, SqlUnitOfWork(engine))
+        execute_batch(messages, SqlUnitOfWork(engine))
     engine.dispose()
 
 
@@ -125,7 +125,7 @@ def test_a_storm_of_overlapping_orders_meets_no_deadlock(database_url: str) -> N
     """
     engine = database.engine(database_url)
     for number, sku in enumerate(SKUS, start=1):
-        decide(message(CreateBatch(f"batch-{sku}", sku, 300), number), SqlUnitOfWork(engine))
+        execute(message(CreateBatch(f"batch-{sku}", sku, 300), number), SqlUnitOfWork(engine))
     spawn = multiprocessing.get_context("spawn")
     processes = [
         spawn.Process(target=order_storm, args=(database_url, seed))
@@ -139,7 +139,7 @@ def test_a_storm_of_overlapping_orders_meets_no_deadlock(database_url: str) -> N
     serve_all(engine)
 
     assert [process.exitcode for process in processes] == [0] * PROCESSES
-    assert [proof.promise for proof in check.prove(engine) if not proof.holds] == []
+    assert [proof.promise for proof in audit.run(engine) if not proof.holds] == []
     engine.dispose()
 
 
@@ -148,7 +148,7 @@ def decide_once(url: str, barrier: multiprocessing.synchronize.Barrier, number: 
     engine = database.engine(url)
     barrier.wait(30)
     try:
-        decide(message(Allocate("order-1", "LAMP", 7), number), SqlUnitOfWork(engine))
+        execute(message(Allocate("order-1", "LAMP", 7), number), SqlUnitOfWork(engine))
     except ConcurrentUpdate:
         raise SystemExit(3) from None
     engine.dispose()
@@ -157,7 +157,7 @@ def decide_once(url: str, barrier: multiprocessing.synchronize.Barrier, number: 
 def test_one_command_delivered_eight_times_at_once_takes_effect_once(database_url: str) -> None:
     """The inbox makes the copies wait, and then gives them the recorded outcome."""
     engine = database.engine(database_url)
-    decide(message(CreateBatch("batch-1", "LAMP", 500), 1), SqlUnitOfWork(engine))
+    execute(message(CreateBatch("batch-1", "LAMP", 500), 1), SqlUnitOfWork(engine))
     spawn = multiprocessing.get_context("spawn")
     barrier = spawn.Barrier(PROCESSES)
     processes = [

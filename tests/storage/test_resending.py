@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Engine, delete, select, update
 
 from allocation.adapters.rabbitmq.topology import Queued
-from allocation.adapters.sql import check
+from allocation.adapters.sql import audit
 from allocation.adapters.sql.outbox import only_reader
 from allocation.adapters.sql.tables import commands, outbox
 from allocation.domain.commands import Allocate
 from allocation.entrypoints.relay import missing
-from allocation.service_layer.handlers import accept, decide
+from allocation.service_layer.execution import accept, execute
 from tests.storage.conftest import Storage, message
 
 AFTER = 300
@@ -53,7 +53,7 @@ def test_only_a_command_that_is_pending_and_was_sent_too_long_ago_is_sent_again(
     accepted(sql, 2, seconds=299, sent=299)
     accepted(sql, 3, seconds=900, sent=10)
     engine = accepted(sql, 4, seconds=900, sent=900)
-    decide(message(Allocate("o4", "LAMP", 1), 4), sql.unit_of_work())
+    execute(message(Allocate("o4", "LAMP", 1), 4), sql.unit_of_work())
 
     assert send_again(engine) == 1
 
@@ -130,7 +130,7 @@ def test_the_proof_names_how_many_commands_are_overdue_and_the_oldest(sql: Stora
     accepted(sql, 2, seconds=301, sent=301)
     engine = accepted(sql, 3, seconds=299, sent=299)
 
-    broken = [proof for proof in check.prove(engine, overdue_after=AFTER) if not proof.holds]
+    broken = [proof for proof in audit.run(engine, overdue_after=AFTER) if not proof.holds]
 
     assert [proof.promise for proof in broken] == [
         "no command has been pending for longer than ALLOCATION_RESEND_AFTER"

@@ -10,12 +10,12 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, event, func, select, text, update
 
-from allocation.adapters.sql import check, database, retention, tables
+from allocation.adapters.sql import audit, database, retention, tables
 from allocation.adapters.sql.retention import Limits, Past
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, AllocateWaiting, Command, CreateBatch, Deallocate
 from allocation.domain.outcomes import Refused, Succeeded
-from allocation.service_layer.handlers import accept, decide, fail
+from allocation.service_layer.execution import accept, execute, fail
 from allocation.service_layer.unit_of_work import ConcurrentUpdate, Message, UnitOfWork
 from tests.servers.processes import Process
 from tests.storage.conftest import Storage, message
@@ -31,7 +31,7 @@ YEARS = 10 * 365 * 86_400.0
 
 def run(storage: Storage, *commands: Command, first: int = 1) -> None:
     for number, command in enumerate(commands, start=first):
-        decide(message(command, number), storage.unit_of_work())
+        execute(message(command, number), storage.unit_of_work())
 
 
 def relay(engine: Engine) -> None:
@@ -82,7 +82,7 @@ def prune(engine: Engine, limits: Limits = LIMITS, step: int = 2) -> Past:
 
 
 def broken(engine: Engine) -> list[str]:
-    return [proof.promise for proof in check.prove(engine, YEARS) if not proof.holds]
+    return [proof.promise for proof in audit.run(engine, YEARS) if not proof.holds]
 
 
 @pytest.fixture
@@ -214,14 +214,14 @@ def test_a_command_forgotten_at_the_very_moment_it_comes_again_counts_as_new(
         finally:
             event.remove(engine, "before_cursor_execute", forget)
 
-    assert isinstance(decide(command, storage.unit_of_work()), Succeeded)
+    assert isinstance(execute(command, storage.unit_of_work()), Succeeded)
     with pytest.raises(ConcurrentUpdate):
         repeat(accept)
     assert known(engine) == set()
 
     accept(command, storage.unit_of_work())
-    assert isinstance(decide(command, storage.unit_of_work()), Refused)  # taken, by the first
-    assert isinstance(repeat(decide), Refused)
+    assert isinstance(execute(command, storage.unit_of_work()), Refused)  # taken, by the first
+    assert isinstance(repeat(execute), Refused)
     assert known(engine) == {1}
     engine.dispose()
     other.dispose()

@@ -10,10 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, delete
 
-from allocation.adapters.memory import MemoryUnitOfWork
 from allocation.adapters.sql import books, database, migrations, tables
-from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
-from allocation.domain import promises
+from allocation.domain import product
 from allocation.domain.commands import (
     Allocate,
     AllocateOrder,
@@ -35,7 +33,7 @@ from allocation.domain.commands import (
     WriteOff,
 )
 from allocation.domain.strategies import STRATEGIES
-from allocation.service_layer.handlers import decide_together
+from allocation.service_layer.execution import execute_batch
 from allocation.service_layer.unit_of_work import Message
 from tests.storage.conftest import Storage, memory_storage, message, sql_storage
 
@@ -49,6 +47,9 @@ group_sizes = st.integers(min_value=1, max_value=10)
 
 def moment(second: int) -> datetime:
     return datetime(2030, 1, 1, 0, 0, second, tzinfo=UTC)
+
+
+NOW = moment(0)  # the clock stands still, so that a guess may hit when something ends
 
 
 wanted = st.builds(Wanted, skus, quantities, st.booleans())
@@ -80,21 +81,12 @@ one_command: st.SearchStrategy[Command] = st.one_of(
         st.booleans(),
         st.none() | st.integers(1, 3),
     ),
-    st.builds(Confirm, orders),
+    st.builds(Confirm, orders, st.booleans()),
     st.builds(Extend, orders, st.integers(1, 3)),
     st.builds(Release, orders),
     st.builds(Expire, orders, st.integers(1, 3).map(moment)),
     st.builds(Dispatch, orders, skus),
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def same_clock() -> Any:
-    """One time for all storages; it stands still, so that a guess may hit when something ends."""
-    with pytest.MonkeyPatch.context() as patch:
-        for unit_of_work in (SqlUnitOfWork, MemoryUnitOfWork):
-            patch.setattr(unit_of_work, "now", lambda _self: moment(0))
-        yield
 
 
 def play(storage: Storage, commands: list[Command], together: int = 1) -> tuple[list[Any], ...]:
@@ -103,7 +95,7 @@ def play(storage: Storage, commands: list[Command], together: int = 1) -> tuple[
     outcomes = [
         outcome
         for group in batched(messages, together)
-        for outcome in decide_together(group, storage.unit_of_work())
+        for outcome in execute_batch(group, storage.unit_of_work())
     ]
     sent = storage.outbox()
     return (
@@ -128,7 +120,7 @@ def empty(engine: Engine) -> None:
 def small_bounds() -> Any:
     """Bounds so small that chunks and follow-ups are played as well."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(promises, "SERVED_AT_ONCE", 2)
+        patch.setattr(product, "LINES_PER_COMMAND", 2)
         patch.setattr(books, "CHUNK", 2)
         yield
 
@@ -137,10 +129,10 @@ def agree(engine: Engine, commands: list[Command], together: int) -> None:
     """In groups as in memory; and the groups tell the same as one command after another."""
     empty(engine)
 
-    on_sql = play(sql_storage(engine), commands, together)
+    on_sql = play(sql_storage(engine, clock=lambda _: NOW), commands, together)
 
-    assert on_sql == play(memory_storage(), commands, together)
-    outcomes, events, following = play(memory_storage(), commands)
+    assert on_sql == play(memory_storage(now=lambda: NOW), commands, together)
+    outcomes, events, following = play(memory_storage(now=lambda: NOW), commands)
     assert on_sql[:2] == (outcomes, events)
     assert {str(each) for each in on_sql[2]} == {str(each) for each in following}
 

@@ -20,12 +20,12 @@ from allocation.domain.commands import (
     Malformed,
 )
 from allocation.domain.outcomes import Refused, Succeeded
-from allocation.service_layer.handlers import (
+from allocation.service_layer.execution import (
     accept,
-    accept_together,
-    decide,
-    decide_together,
+    accept_batch,
     drop,
+    execute,
+    execute_batch,
     fail,
 )
 from allocation.service_layer.unit_of_work import CommandConflict, Message
@@ -34,11 +34,11 @@ from tests.storage.conftest import Storage, message
 
 def test_stock_outcome_events_and_follow_up_are_saved_together(storage: Storage) -> None:
     """One commit."""
-    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
-    decide(message(Allocate("o1", "LAMP", 12), 2), storage.unit_of_work())
+    execute(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+    execute(message(Allocate("o1", "LAMP", 12), 2), storage.unit_of_work())
     before = len(storage.outbox())
 
-    outcome = decide(message(CreateBatch("b2", "LAMP", 12), 3), storage.unit_of_work())
+    outcome = execute(message(CreateBatch("b2", "LAMP", 12), 3), storage.unit_of_work())
 
     assert outcome == Succeeded(status="created", batchref="b2")
     told = storage.outbox()[before:]
@@ -58,23 +58,23 @@ def test_stock_outcome_events_and_follow_up_are_saved_together(storage: Storage)
 
 @pytest.mark.parametrize("qty", [0, 11], ids=["nobody waits", "no waiting line fits"])
 def test_a_decision_leaves_no_follow_up_that_has_nothing_to_do(storage: Storage, qty: int) -> None:
-    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+    execute(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
     if qty:
-        decide(message(Allocate("o1", "LAMP", qty), 2), storage.unit_of_work())
+        execute(message(Allocate("o1", "LAMP", qty), 2), storage.unit_of_work())
 
-    decide(message(CreateBatch("b2", "LAMP", 10), 3), storage.unit_of_work())
-    decide(message(ChangeBatchQuantity("b2", 5), 4), storage.unit_of_work())
-    decide(message(Allocate("o2", "LAMP", 1), 5), storage.unit_of_work())
-    decide(message(Deallocate("o2", "LAMP"), 6), storage.unit_of_work())
+    execute(message(CreateBatch("b2", "LAMP", 10), 3), storage.unit_of_work())
+    execute(message(ChangeBatchQuantity("b2", 5), 4), storage.unit_of_work())
+    execute(message(Allocate("o2", "LAMP", 1), 5), storage.unit_of_work())
+    execute(message(Deallocate("o2", "LAMP"), 6), storage.unit_of_work())
 
     assert "allocation.allocate_waiting" not in [name for name, _ in storage.outbox()]
 
 
 def test_a_waiting_line_that_was_not_told_so_is_followed_up(storage: Storage) -> None:
-    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
-    decide(message(Allocate("o1", "LAMP", 10), 2), storage.unit_of_work())
+    execute(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+    execute(message(Allocate("o1", "LAMP", 10), 2), storage.unit_of_work())
 
-    decide(message(ChangeBatchQuantity("b1", 5), 3), storage.unit_of_work())
+    execute(message(ChangeBatchQuantity("b1", 5), 3), storage.unit_of_work())
 
     assert ("allocation.allocate_waiting", {"sku": "LAMP"}) in storage.outbox()
 
@@ -95,12 +95,12 @@ def test_a_repeated_command_gets_the_recorded_outcome_and_tells_nothing_new(
     storage: Storage,
 ) -> None:
     """Once is once, also when the world has changed since."""
-    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
-    first = decide(message(Allocate("o1", "LAMP", 4), 2), storage.unit_of_work())
-    decide(message(Deallocate("o1", "LAMP"), 3), storage.unit_of_work())
+    execute(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+    first = execute(message(Allocate("o1", "LAMP", 4), 2), storage.unit_of_work())
+    execute(message(Deallocate("o1", "LAMP"), 3), storage.unit_of_work())
     before = storage.outbox()
 
-    again = decide(message(Allocate("o1", "LAMP", 4), 2), storage.unit_of_work())
+    again = execute(message(Allocate("o1", "LAMP", 4), 2), storage.unit_of_work())
 
     assert again == first == Succeeded(status="allocated", batchref="b1", eta=None)
     assert storage.outbox() == before
@@ -108,25 +108,25 @@ def test_a_repeated_command_gets_the_recorded_outcome_and_tells_nothing_new(
 
 def test_a_refusal_is_recorded_and_final(storage: Storage) -> None:
     """Also when the sku became known meanwhile."""
-    refused = decide(message(Allocate("o1", "LAMP", 4), 1), storage.unit_of_work())
-    decide(message(CreateBatch("b1", "LAMP", 10), 2), storage.unit_of_work())
+    refused = execute(message(Allocate("o1", "LAMP", 4), 1), storage.unit_of_work())
+    execute(message(CreateBatch("b1", "LAMP", 10), 2), storage.unit_of_work())
 
-    again = decide(message(Allocate("o1", "LAMP", 4), 1), storage.unit_of_work())
+    again = execute(message(Allocate("o1", "LAMP", 4), 1), storage.unit_of_work())
 
     assert again == refused == Refused("unknown sku", field="sku", sku="LAMP")
 
 
 def test_the_same_id_with_another_body_is_a_conflict(storage: Storage) -> None:
     """The first meaning stays."""
-    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+    execute(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
 
     with pytest.raises(CommandConflict, match="another body"):
-        decide(message(CreateBatch("b2", "LAMP", 10), 1), storage.unit_of_work())
+        execute(message(CreateBatch("b2", "LAMP", 10), 1), storage.unit_of_work())
 
 
 def test_a_refusal_among_commands_decided_together_touches_no_other(storage: Storage) -> None:
     """Each has its own outcome, in the order in which they came."""
-    outcomes = decide_together(
+    outcomes = execute_batch(
         [
             message(Allocate("o1", "LAMP", 4), 1),
             message(CreateBatch("b1", "LAMP", 10), 2),
@@ -148,10 +148,10 @@ def test_a_refusal_among_commands_decided_together_touches_no_other(storage: Sto
 
 def test_a_command_that_is_there_twice_is_decided_once(storage: Storage) -> None:
     """Delivered twice, both deliveries may be waiting at the same moment."""
-    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+    execute(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
     twice = message(Deallocate("o1", "LAMP"), 3)
 
-    outcomes = decide_together(
+    outcomes = execute_batch(
         [message(Allocate("o1", "LAMP", 4), 2), twice, twice], storage.unit_of_work()
     )
 
@@ -162,17 +162,17 @@ def test_a_conflict_among_commands_decided_together_leaves_all_of_them_undecided
     storage: Storage,
 ) -> None:
     """Whoever put them together takes them apart again."""
-    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+    execute(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
     first = message(Allocate("o1", "LAMP", 4), 2)
     before = storage.outbox()
 
     with pytest.raises(CommandConflict):
-        decide_together([first, message(Allocate("o2", "LAMP", 4), 2)], storage.unit_of_work())
+        execute_batch([first, message(Allocate("o2", "LAMP", 4), 2)], storage.unit_of_work())
     with pytest.raises(CommandConflict):
-        decide_together([first, message(CreateBatch("b2", "LAMP", 1), 1)], storage.unit_of_work())
+        execute_batch([first, message(CreateBatch("b2", "LAMP", 1), 1)], storage.unit_of_work())
 
     assert storage.outbox() == before
-    assert decide(first, storage.unit_of_work()) == Succeeded(
+    assert execute(first, storage.unit_of_work()) == Succeeded(
         status="allocated", batchref="b1", eta=None
     )
 
@@ -185,7 +185,7 @@ def test_an_accepted_command_goes_to_the_outbox_once(storage: Storage) -> None:
     accept(allocate, storage.unit_of_work())
 
     assert storage.outbox() == [("allocation.allocate", {"orderid": "o1", "sku": "LAMP", "qty": 4})]
-    assert decide(allocate, storage.unit_of_work()) == Refused(
+    assert execute(allocate, storage.unit_of_work()) == Refused(
         "unknown sku", field="sku", sku="LAMP"
     )
 
@@ -194,8 +194,8 @@ def test_commands_accepted_together_go_to_the_outbox_in_their_order(storage: Sto
     """Whatever their ids are; a repeat adds those alone that are new."""
     first, second, third = (message(Deallocate(f"o{n}", "LAMP"), 9 - n) for n in (1, 2, 3))
 
-    accept_together([first, second], storage.unit_of_work())
-    accept_together([first, second, third], storage.unit_of_work())
+    accept_batch([first, second], storage.unit_of_work())
+    accept_batch([first, second, third], storage.unit_of_work())
 
     assert storage.outbox() == [
         ("allocation.deallocate", {"orderid": f"o{n}", "sku": "LAMP"}) for n in (1, 2, 3)
@@ -210,7 +210,7 @@ def test_a_command_that_comes_as_part_of_something_else_is_a_conflict(storage: S
 
     other = replace(known, correlation_id=UUID(int=9))
     with pytest.raises(CommandConflict):
-        accept_together([message(Allocate("o2", "LAMP", 4), 2), other], storage.unit_of_work())
+        accept_batch([message(Allocate("o2", "LAMP", 4), 2), other], storage.unit_of_work())
 
     assert storage.outbox() == before
 
@@ -220,7 +220,7 @@ def test_a_failed_command_can_still_be_decided(storage: Storage) -> None:
     allocate = message(Allocate("o1", "LAMP", 4), 1)
     fail(allocate, "OSError: no space", storage.unit_of_work())
 
-    outcome = decide(allocate, storage.unit_of_work())
+    outcome = execute(allocate, storage.unit_of_work())
 
     assert outcome == Refused("unknown sku", field="sku", sku="LAMP")
 
@@ -228,11 +228,11 @@ def test_a_failed_command_can_still_be_decided(storage: Storage) -> None:
 def test_a_failure_does_not_undo_an_outcome(storage: Storage) -> None:
     """A copy that came too late does no harm."""
     create = message(CreateBatch("b1", "LAMP", 10), 1)
-    decide(create, storage.unit_of_work())
+    execute(create, storage.unit_of_work())
 
     fail(create, "TimeLimitExceeded", storage.unit_of_work())
 
-    assert decide(create, storage.unit_of_work()) == Succeeded(status="created", batchref="b1")
+    assert execute(create, storage.unit_of_work()) == Succeeded(status="created", batchref="b1")
 
 
 def test_a_dropped_command_is_refused_for_good(storage: Storage) -> None:
@@ -242,42 +242,42 @@ def test_a_dropped_command_is_refused_for_good(storage: Storage) -> None:
 
     assert drop(allocate.id, storage.unit_of_work())
 
-    assert decide(allocate, storage.unit_of_work()) == Refused("dropped", field="id")
+    assert execute(allocate, storage.unit_of_work()) == Refused("dropped", field="id")
 
 
 def test_only_a_command_without_an_outcome_can_be_dropped(storage: Storage) -> None:
     """What was decided stays decided, and of an unknown one there is nothing to drop."""
     create = message(CreateBatch("b1", "LAMP", 10), 1)
-    decide(create, storage.unit_of_work())
+    execute(create, storage.unit_of_work())
 
     assert not drop(create.id, storage.unit_of_work())
     assert not drop(UUID(int=99), storage.unit_of_work())
 
-    assert decide(create, storage.unit_of_work()) == Succeeded(status="created", batchref="b1")
+    assert execute(create, storage.unit_of_work()) == Succeeded(status="created", batchref="b1")
 
 
 def test_a_malformed_command_is_refused_and_recorded(storage: Storage) -> None:
     """Whatever characters it brought."""
     malformed = Malformed("allocation.allocate", "qty", "is missing", '{"sku": "\\u0000"}')
 
-    outcome = decide(message(malformed, 1), storage.unit_of_work())
+    outcome = execute(message(malformed, 1), storage.unit_of_work())
 
     assert outcome == Refused("malformed command", field="qty", problem="is missing")
-    assert decide(message(malformed, 1), storage.unit_of_work()) == outcome
+    assert execute(message(malformed, 1), storage.unit_of_work()) == outcome
 
 
 def test_a_taken_batchref_is_refused_for_any_product(storage: Storage) -> None:
     """References are unique over all products."""
-    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+    execute(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
 
-    outcome = decide(message(CreateBatch("b1", "CHAIR", 10), 2), storage.unit_of_work())
+    outcome = execute(message(CreateBatch("b1", "CHAIR", 10), 2), storage.unit_of_work())
 
     assert outcome == Refused("batchref taken", field="batchref", batchref="b1")
 
 
 def test_an_unknown_batchref_is_refused(storage: Storage) -> None:
     """Nothing can be set that is not there."""
-    outcome = decide(message(ChangeBatchQuantity("b1", 5), 1), storage.unit_of_work())
+    outcome = execute(message(ChangeBatchQuantity("b1", 5), 1), storage.unit_of_work())
 
     assert outcome == Refused("unknown batchref", field="batchref", batchref="b1")
 
@@ -285,10 +285,10 @@ def test_an_unknown_batchref_is_refused(storage: Storage) -> None:
 def test_what_follows_from_a_command_carries_the_ids_that_caused_it(sql: Storage) -> None:
     """The command's own id, and that of the command which began it all."""
     begun, change = UUID(int=99), ChangeBatchQuantity("b1", 10)
-    decide(message(CreateBatch("b1", "LAMP", 5), 2), sql.unit_of_work())
-    decide(message(Allocate("o1", "LAMP", 10), 3), sql.unit_of_work())
+    execute(message(CreateBatch("b1", "LAMP", 5), 2), sql.unit_of_work())
+    execute(message(Allocate("o1", "LAMP", 10), 3), sql.unit_of_work())
 
-    decide(Message(UUID(int=1), change, correlation_id=begun), sql.unit_of_work())
+    execute(Message(UUID(int=1), change, correlation_id=begun), sql.unit_of_work())
 
     assert sql.engine is not None
     with sql.engine.connect() as connection:
@@ -303,9 +303,9 @@ def test_what_follows_from_a_command_carries_the_ids_that_caused_it(sql: Storage
 
 def test_a_batch_keeps_its_eta(storage: Storage) -> None:
     """A date, not a moment."""
-    decide(message(CreateBatch("b1", "LAMP", 10, date(2030, 1, 31)), 1), storage.unit_of_work())
+    execute(message(CreateBatch("b1", "LAMP", 10, date(2030, 1, 31)), 1), storage.unit_of_work())
 
-    outcome = decide(message(Allocate("o1", "LAMP", 4), 2), storage.unit_of_work())
+    outcome = execute(message(Allocate("o1", "LAMP", 4), 2), storage.unit_of_work())
 
     assert outcome == Succeeded(status="allocated", batchref="b1", eta="2030-01-31")
 
@@ -321,7 +321,7 @@ def test_a_connection_plans_each_statement_once(database_url: str) -> None:
 
     event.listen(engine, "after_cursor_execute", note)
     for number in range(1, 4):
-        decide(message(CreateBatch(f"b{number}", "LAMP", 10), number), SqlUnitOfWork(engine))
+        execute(message(CreateBatch(f"b{number}", "LAMP", 10), number), SqlUnitOfWork(engine))
     engine.dispose()
 
     assert planned
@@ -339,39 +339,39 @@ def as_it_comes(command: Command, number: int) -> Message:
 
 
 def test_a_new_id_that_breaks_the_rule_is_refused_as_it_comes(storage: Storage) -> None:
-    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+    execute(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
 
-    refused = decide(as_it_comes(ODD, 2), storage.unit_of_work())
+    refused = execute(as_it_comes(ODD, 2), storage.unit_of_work())
 
     assert refused == Refused(
         "malformed command", field="orderid", problem="has white space at its end"
     )
-    assert decide(as_it_comes(ODD, 2), storage.unit_of_work()) == refused
+    assert execute(as_it_comes(ODD, 2), storage.unit_of_work()) == refused
 
 
 def test_what_was_accepted_before_there_was_a_rule_is_carried_out(storage: Storage) -> None:
-    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+    execute(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
     accept(message(ODD, 2), storage.unit_of_work())
 
-    outcome = decide(as_it_comes(ODD, 2), storage.unit_of_work())
+    outcome = execute(as_it_comes(ODD, 2), storage.unit_of_work())
 
     assert outcome == Succeeded(status="allocated", batchref="b1", eta=None)
 
 
 def test_a_repeat_from_before_there_was_a_rule_gets_the_recorded_outcome(storage: Storage) -> None:
-    decide(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
-    first = decide(message(ODD, 2), storage.unit_of_work())
+    execute(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
+    first = execute(message(ODD, 2), storage.unit_of_work())
     before = storage.outbox()
 
-    again = decide(as_it_comes(ODD, 2), storage.unit_of_work())
+    again = execute(as_it_comes(ODD, 2), storage.unit_of_work())
 
     assert again == first == Succeeded(status="allocated", batchref="b1", eta=None)
     assert storage.outbox() == before
 
 
 def test_what_is_stored_under_an_odd_id_can_be_changed_and_leaves(storage: Storage) -> None:
-    decide(message(CreateBatch("b1 ", "LAMP\u200b", 10), 1), storage.unit_of_work())
-    decide(message(Allocate("o1 ", "LAMP\u200b", 4), 2), storage.unit_of_work())
+    execute(message(CreateBatch("b1 ", "LAMP\u200b", 10), 1), storage.unit_of_work())
+    execute(message(Allocate("o1 ", "LAMP\u200b", 4), 2), storage.unit_of_work())
     asked: list[Command] = [
         Allocate("o2", "LAMP\u200b", 1),
         ChangeBatchQuantity("b1 ", 20),
@@ -380,7 +380,7 @@ def test_what_is_stored_under_an_odd_id_can_be_changed_and_leaves(storage: Stora
     ]
 
     outcomes = [
-        decide(as_it_comes(command, number), storage.unit_of_work())
+        execute(as_it_comes(command, number), storage.unit_of_work())
         for number, command in enumerate(asked, 3)
     ]
 

@@ -10,8 +10,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, select
 
+from allocation.adapters.memory import MemoryBooks
 from allocation.contract.codec import cloud_event
-from allocation.domain.books import MemoryBooks, OrderLine
+from allocation.domain.books import OrderLine
 from allocation.domain.commands import AllocateWaiting, ReviewPromises
 from allocation.domain.product import Product
 from workers import database
@@ -36,8 +37,7 @@ class Shop:
         self.sku = f"LAMP-{seed}"
         self.books = MemoryBooks()
         self._random = Random(seed)
-        self._product = Product(self.sku)
-        self._product.open(self.books)
+        self._product = Product(self.sku, self.books)
         self._count = 0
 
     def play(self) -> Iterator[Envelope]:

@@ -1,16 +1,18 @@
-"""The promises that the books keep, each as one SQL statement that finds what breaks it.
+"""The invariants of the books, each as one SQL statement that finds violations.
 
-Each goes through its tables by sets and groups, never row by row. It holds on any snapshot of a
-running system, also when past events and commands were pruned. The only bind parameter of all
-statements is `overdue_before`, a time.
+Each statement works on sets and groups, never row by row. It holds on any snapshot of a running
+system, also when past events and commands were pruned. The only bind parameter of all statements
+is `overdue_before`, a time.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
     CompoundSelect,
+    Engine,
     Select,
     String,
     Table,
@@ -26,10 +28,12 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    text,
     true,
 )
 from sqlalchemy.orm import aliased
 
+from allocation.adapters.sql.database import ago, is_postgresql
 from allocation.adapters.sql.tables import (
     allocations,
     batches,
@@ -42,9 +46,70 @@ from allocation.adapters.sql.tables import (
     promised,
 )
 
-Finds = Select[Any] | CompoundSelect[Any]
-Proof = tuple[str, Table, Callable[[], Finds]]
-"""The promise, what is examined for it, and the statement."""
+Violations = Select[Any] | CompoundSelect[Any]
+Statement = Callable[[], Violations]
+
+
+class Invariant(NamedTuple):
+    """A sentence, the table whose rows are examined, and the statement that finds violations."""
+
+    promise: str
+    table: Table
+    violations: Statement
+
+
+INVARIANTS: list[Invariant] = []
+
+
+def invariant(promise: str, table: Table) -> Callable[[Statement], Statement]:
+    """Have the function's statement find violations of this sentence."""
+
+    def register(violations: Statement) -> Statement:
+        INVARIANTS.append(Invariant(promise, table, violations))
+        return violations
+
+    return register
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Of one invariant: `examined` counts the rows of its table, `broken` names violations."""
+
+    promise: str
+    examined: int
+    broken: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        return not self.broken
+
+
+def run(engine: Engine, overdue_after: float = 300, most: int = 10) -> Iterator[Result]:
+    """Check every invariant on one snapshot of the database, so a live system can be checked.
+
+    A command is overdue after it was pending for `overdue_after` seconds. At most `most` violations
+    are named per invariant.
+    """
+    options = {"isolation_level": "REPEATABLE READ"} if is_postgresql(engine) else {}
+    examined: dict[str, int] = {}
+    with engine.connect().execution_options(**options) as connection:
+        if is_postgresql(engine):
+            # To group a million rows in memory; to compile a statement takes longer than it saves.
+            connection.execute(text("SET LOCAL work_mem = '64MB'"))
+            connection.execute(text("SET LOCAL jit = off"))
+        overdue_before = connection.scalar(select(ago(connection, overdue_after)))
+        for promise, table, violations in INVARIANTS:
+            if table.name not in examined:
+                count = connection.scalar(select(func.count()).select_from(table))
+                examined[table.name] = count or 0
+            # The limit stands outside: inside, PostgreSQL expects to be done soon and goes row by
+            # row, while as a rule there is no violation.
+            found = violations().cte("found").prefix_with("MATERIALIZED")
+            broken = connection.scalars(
+                select(found).limit(most), {"overdue_before": overdue_before}
+            )
+            yield Result(promise, examined[table.name], tuple(map(str, broken)))
+
 
 _ALLOCATED = "allocation.allocated.v1"
 _DEALLOCATED = "allocation.deallocated.v1"
@@ -53,17 +118,8 @@ _RESERVED = "allocation.reserved.v1"
 _RELEASED = "allocation.reservation_released.v1"
 
 
-def first_of(finds: Finds, most: int) -> Select[Any]:
-    """The first few that it finds.
-
-    The limit stands outside: inside, PostgreSQL expects to be done soon and goes row by row, while
-    there is nothing to be found as a rule.
-    """
-    found = finds.cte("found").prefix_with("MATERIALIZED")
-    return select(found).limit(most)
-
-
-def batch_counters() -> Finds:
+@invariant("each batch promises exactly what its lines hold, within its quantity", batches)
+def batch_counters() -> Violations:
     """Batches whose counter is not the sum of their lines, or leaves its bounds."""
     held = (
         select(allocations.c.batchref, func.sum(allocations.c.qty).label("qty"))
@@ -84,7 +140,8 @@ def batch_counters() -> Finds:
     )
 
 
-def lines_on_batches_of_their_sku() -> Finds:
+@invariant("each line holds stock of its own product", allocations)
+def lines_on_batches_of_their_sku() -> Violations:
     """Lines that hold stock of another product."""
     return (
         select(_line(allocations.c.orderid, allocations.c.sku))
@@ -93,8 +150,9 @@ def lines_on_batches_of_their_sku() -> Finds:
     )
 
 
-def lines_accounted_for() -> Finds:
-    """Lines that were taken, that are not on the books and that nobody gave up."""
+@invariant("each line that was taken is allocated, waiting, or was given up", allocations)
+def lines_accounted_for() -> Violations:
+    """Lines that were taken, but are neither on the books nor given up."""
 
     def of_succeeded(*names: str) -> Select[tuple[str, str]]:
         orderid, sku = commands.c.body["orderid"], commands.c.body["sku"]
@@ -114,11 +172,12 @@ def lines_accounted_for() -> Finds:
     )
 
 
-def lines_where_their_last_event_left_them() -> Finds:
-    """Lines of which the books say something else than the last event that is kept of them.
+@invariant("each line stands where the last event about it says", outbox)
+def lines_where_their_last_event_left_them() -> Violations:
+    """Lines on the books that contradict the last event that is kept of them.
 
-    What the books say of a promise is held against its own event by `promises_told`; so only the
-    other events are opened here, which are few: none may be newer than the promise.
+    `promises_published_as_booked` compares a promise with its own event. So this reads only the
+    other events, which are few: none may be newer than the promise.
     """
     others = except_(
         select(outbox.c.sku, outbox.c.sequence).where(
@@ -176,7 +235,7 @@ def lines_where_their_last_event_left_them() -> Finds:
                 # A part may have joined another part of its line. Only a line that is gone as a
                 # whole needs an event that gives it up.
                 and_(last.c.number == newest.c.number, ~given_up, ~line_is_there),
-                # Also whoever gave a line up may wait for it again, not told yet.
+                # A line that was given up may be back and wait, without an event yet.
                 and_(allocations.c.batchref.is_(None), event.c.name.in_([_ALLOCATED, _RESERVED])),
                 allocations.c.promised_at < event.c.sequence,
             )
@@ -184,17 +243,18 @@ def lines_where_their_last_event_left_them() -> Finds:
     )
 
 
-def promises_told() -> Finds:
-    """Lines whose promise was told otherwise than the books have it."""
+@invariant("each promise was told as the books have it", allocations)
+def promises_published_as_booked() -> Violations:
+    """Lines whose promise was published otherwise than the books have it."""
     name = case((allocations.c.expires_at.is_(None), _ALLOCATED), else_=_RESERVED)
-    told = cast(outbox.c.body, Text)
+    body = cast(outbox.c.body, Text)
     data = {name: outbox.c.body["data", name] for name in ("orderid", "batchref", "qty")}
     # To open a million events takes long, and nearly all have these words letter by letter. No text
     # inside of one can look so: its quotes would have backslashes.
     said_so = and_(
-        _has(told, '"orderid": "' + allocations.c.orderid + '"'),
-        _has(told, '"batchref": "' + allocations.c.batchref + '"'),
-        _has(told, '"qty": ' + cast(allocations.c.qty, Text) + ","),
+        _has(body, '"orderid": "' + allocations.c.orderid + '"'),
+        _has(body, '"batchref": "' + allocations.c.batchref + '"'),
+        _has(body, '"qty": ' + cast(allocations.c.qty, Text) + ","),
     )
     differs = or_(
         data["orderid"].as_string().is_distinct_from(allocations.c.orderid),
@@ -215,19 +275,22 @@ def promises_told() -> Finds:
     )
 
 
-def accepted_commands_known() -> Finds:
-    """Commands that were accepted, and that nothing is known of any more."""
+@invariant("each command that was accepted is on record", outbox)
+def accepted_commands_known() -> Violations:
+    """Commands that were accepted, but are no longer on record."""
     known = select(literal(1)).where(commands.c.id == outbox.c.id)
     return select(outbox.c.id).where(outbox.c.kind == "command", ~is_scheduled, ~known.exists())
 
 
-def pending_commands_in_outbox() -> Finds:
+@invariant("each command has an outcome or is in the outbox", commands)
+def pending_commands_in_outbox() -> Violations:
     """Commands without an outcome that are not in the outbox, from where the relay sends them."""
     sent = select(literal(1)).where(outbox.c.id == commands.c.id)
     return select(commands.c.id).where(commands.c.status == "pending", ~sent.exists())
 
 
-def no_overdue_commands() -> Finds:
+@invariant("no command has been pending for longer than ALLOCATION_RESEND_AFTER", commands)
+def no_overdue_commands() -> Violations:
     """How many commands have been pending since before `overdue_before`, and the oldest of them."""
     overdue = and_(is_pending, commands.c.accepted_at < bindparam("overdue_before"))
     count = select(func.count()).select_from(commands).where(overdue).scalar_subquery()
@@ -248,19 +311,21 @@ def no_overdue_commands() -> Finds:
     )
 
 
-def no_failed_commands() -> Finds:
-    """Commands that nobody could decide: their dead letters wait to be replayed."""
+@invariant("no command failed", commands)
+def no_failed_commands() -> Violations:
+    """Commands that failed: their dead letters wait to be replayed."""
     return select(commands.c.name + " " + cast(commands.c.id, String)).where(
         commands.c.status == "failed"
     )
 
 
-def sequences() -> Finds:
+@invariant("each product's events are numbered without a gap", products)
+def sequences() -> Violations:
     """Products whose kept events are not numbered up to their sequence without a gap.
 
     The newest event of a product is always kept.
     """
-    told = (
+    published = (
         select(
             outbox.c.sku,
             func.count().label("events"),
@@ -273,18 +338,19 @@ def sequences() -> Finds:
     )
     return (
         select(products.c.sku)
-        .outerjoin(told, told.c.sku == products.c.sku)
+        .outerjoin(published, published.c.sku == products.c.sku)
         .where(
             or_(
-                func.coalesce(told.c.last, 0) != products.c.sequence,
-                told.c.events != told.c.last - told.c.first + 1,
-                told.c.first < 1,
+                func.coalesce(published.c.last, 0) != products.c.sequence,
+                published.c.events != published.c.last - published.c.first + 1,
+                published.c.first < 1,
             )
         )
     )
 
 
-def sent_in_order() -> Finds:
+@invariant("each event is sent, or waits behind none of its product that is", outbox)
+def sent_in_order() -> Violations:
     """Products of which a later event counts as sent while an earlier one does not."""
     is_sent = outbox.c.sent_at.is_not(None)
     first_unsent = func.min(case((~is_sent, outbox.c.sequence)))
@@ -297,8 +363,9 @@ def sent_in_order() -> Finds:
     )
 
 
-def nothing_waits_beside_its_stock() -> Finds:
-    """Products with a line that fits free stock, and nothing on its way to serve it."""
+@invariant("no line waits beside stock that it fits", allocations)
+def nothing_waits_beside_its_stock() -> Violations:
+    """Products with a line that fits free stock, and no pending command to serve it."""
     free = (
         select(batches.c.sku, func.max(batches.c.purchased - batches.c.allocated).label("largest"))
         .group_by(batches.c.sku)
@@ -321,8 +388,9 @@ def nothing_waits_beside_its_stock() -> Finds:
     )
 
 
-def promised_days_told() -> Finds:
-    """Batches that come on another day than their lines were told, and nothing on its way."""
+@invariant("each line was told the day on which its batch comes", allocations)
+def promised_days_published() -> Violations:
+    """Batches that come on another day than they promised to lines, and no pending review."""
     return except_(
         select(batches.c.batchref)
         .join(allocations, allocations.c.batchref == batches.c.batchref)
@@ -334,8 +402,9 @@ def promised_days_told() -> Finds:
     )
 
 
-def reservations_end() -> Finds:
-    """Orders with a line that is held, and nothing on its way that ends it."""
+@invariant("each reservation will end", allocations)
+def reservations_end() -> Violations:
+    """Orders with a line that is held, and no scheduled or pending command that ends it."""
     orderid = outbox.c.body["orderid"].as_string()
     return except_(
         select(allocations.c.orderid).where(allocations.c.expires_at.is_not(None)),
@@ -353,41 +422,3 @@ def _has(text: ColumnElement[str], words: ColumnElement[str]) -> ColumnElement[b
 
 def _line(orderid: ColumnElement[str], sku: ColumnElement[str]) -> ColumnElement[str]:
     return orderid + " " + sku
-
-
-PROOFS: tuple[Proof, ...] = (
-    (
-        "each batch promises exactly what its lines hold, within its quantity",
-        batches,
-        batch_counters,
-    ),
-    ("each line holds stock of its own product", allocations, lines_on_batches_of_their_sku),
-    (
-        "each line that was taken is allocated, waiting, or was given up",
-        allocations,
-        lines_accounted_for,
-    ),
-    (
-        "each line stands where the last event about it says",
-        outbox,
-        lines_where_their_last_event_left_them,
-    ),
-    ("each promise was told as the books have it", allocations, promises_told),
-    (
-        "each command that was accepted is on record",
-        outbox,
-        accepted_commands_known,
-    ),
-    ("each command has an outcome or is in the outbox", commands, pending_commands_in_outbox),
-    (
-        "no command has been pending for longer than ALLOCATION_RESEND_AFTER",
-        commands,
-        no_overdue_commands,
-    ),
-    ("no command failed", commands, no_failed_commands),
-    ("each product's events are numbered without a gap", products, sequences),
-    ("each event is sent, or waits behind none of its product that is", outbox, sent_in_order),
-    ("no line waits beside stock that it fits", allocations, nothing_waits_beside_its_stock),
-    ("each line was told the day on which its batch comes", allocations, promised_days_told),
-    ("each reservation will end", allocations, reservations_end),
-)

@@ -19,7 +19,7 @@ from sqlalchemy import (
 from allocation.adapters.sql import tables
 from allocation.adapters.sql.database import among, is_postgresql
 from allocation.adapters.sql.statements import Writes
-from allocation.domain.books import Allocation, Batch
+from allocation.domain.books import Batch, Line
 
 CHUNK = 100
 """Lines fetched by one query while a pass goes through many."""
@@ -29,7 +29,7 @@ Skus = dict[str, str | None]
 
 _LINE = tables.allocations.c
 _BATCH = tables.batches.c
-_NOBODY_WAITS = 2**31
+_NO_LINE_WAITS = 2**31
 
 
 class SqlBooks:
@@ -43,15 +43,15 @@ class SqlBooks:
         self._sku = sku
         self._skus = skus
         self.batches: dict[str, Batch] = {}
-        self.lines: dict[str, dict[int, Allocation | None]] = {}
+        self.lines: dict[str, dict[int, Line | None]] = {}
         """The parts of lines, by order, as far as they are known; None where one was removed."""
         self.complete: set[str] = set()
         """The orders whose parts are all known."""
         self.stored_batches: dict[str, tuple[Any, ...]] = {}
         self.stored_lines: dict[tuple[str, int], tuple[Any, ...]] = {}
-        # No waiting line needs fewer pieces: with less free stock there is nothing to ask.
+        # No waiting line needs fewer pieces: with less free stock no query is needed.
         self.least_wanted = 0
-        self._waiting: list[Allocation] = []
+        self._waiting: list[Line] = []
 
     def open_batches(self) -> Sequence[Batch]:
         return list(self.batches.values())
@@ -65,23 +65,24 @@ class SqlBooks:
                 self.know_batch(row)
         return self.batches.get(batchref)
 
-    def parts(self, orderid: str) -> Sequence[Allocation]:
+    def parts(self, orderid: str) -> Sequence[Line]:
         if orderid not in self.complete:
             self.complete.add(orderid)
             self._fetch(select(tables.allocations).where(_LINE.orderid == orderid))
         known = self.lines.get(orderid, {})
         return [line for _, line in sorted(known.items()) if line is not None]
 
-    def oldest_waiting(self, at_most: int, after: int) -> Allocation | None:
+    def first_waiting(self, at_most: int, after: Line | None = None) -> Line | None:
         if at_most < max(1, self.least_wanted):
             return None
-        if after == 0:
+        if after is None:
             self._waiting = []
-        fitting = [line for line in self._waiting if line.age > after and line.needs <= at_most]
+        age = 0 if after is None else after.age
+        fitting = [line for line in self._waiting if line.age > age and line.needs <= at_most]
         if not fitting:
             fitting = self._fetch(
                 select(tables.allocations)
-                .where(tables.waits, tables.needs <= at_most, _LINE.age > after)
+                .where(tables.waits, tables.needs <= at_most, _LINE.age > age)
                 .order_by(_LINE.age)
                 .limit(CHUNK)
             )
@@ -92,14 +93,15 @@ class SqlBooks:
             return None
         return fitting[0]
 
-    def untold(self, limit: int) -> Sequence[Allocation]:
-        if self.least_wanted == _NOBODY_WAITS:
+    def waiting_unannounced(self, limit: int) -> Sequence[Line]:
+        if self.least_wanted == _NO_LINE_WAITS:
             return []
         query = select(tables.allocations).where(tables.untold)
         return self._fetch(query.order_by(_LINE.age).limit(limit))
 
-    def promised(self, batchref: str) -> Iterator[Allocation]:
-        self.least_wanted = 0  # who asks may let them wait
+    def lines_that_give_way(self, batchref: str) -> Iterator[Line]:
+        self.least_wanted = 0  # these lines may wait from now on
+        # Two queries, as each has an index: reservations, then allocations.
         for condition in (tables.held, tables.promised):
             query = (
                 select(tables.allocations)
@@ -107,11 +109,11 @@ class SqlBooks:
                 .order_by(_LINE.promised_at.desc())
                 .limit(CHUNK)
             )
-            # What was released since is promised no more: the same query brings the next ones.
+            # Lines that gave way are promised no more: the same query brings the next ones.
             while chunk := self._fetch(query):
                 yield from chunk
 
-    def promised_another_day(self, batch: Batch, limit: int) -> Sequence[Allocation]:
+    def promised_another_day(self, batch: Batch, limit: int) -> Sequence[Line]:
         query = (
             select(tables.allocations)
             .where(
@@ -128,12 +130,12 @@ class SqlBooks:
         self.batches[batch.batchref] = batch
         self._skus[batch.batchref] = self._sku
 
-    def add_line(self, line: Allocation) -> None:
+    def add_line(self, line: Line) -> None:
         self.lines.setdefault(line.orderid, {})[line.part] = line
         if line.batchref is None:
             self.least_wanted = min(self.least_wanted, line.needs)
 
-    def remove_line(self, line: Allocation) -> None:
+    def remove_line(self, line: Line) -> None:
         self.lines[line.orderid][line.part] = None
 
     def know_batch(self, row: Any) -> None:
@@ -142,23 +144,12 @@ class SqlBooks:
         self.batches[row.batchref] = batch
         self.stored_batches[row.batchref] = _numbers(batch)
 
-    def know_line(self, row: Any) -> Allocation:
+    def know_line(self, row: Any) -> Line:
         """Take a line as it is stored; one that was taken before stays the same object."""
         parts = self.lines.setdefault(row.orderid, {})
         if known := parts.get(row.part):
             return known
-        line = Allocation(
-            row.orderid,
-            row.sku,
-            row.qty,
-            row.age,
-            row.customer,
-            row.smallest_part is not None,
-            row.part,
-        )
-        line.batchref, line.promised_at, line.eta = row.batchref, row.promised_at, row.eta
-        line.told, line.dispatched, line.last_part = row.told, row.dispatched, row.last_part
-        line.expires_at, line.extended = row.expires_at, row.extended
+        line = Line(**row._mapping)
         parts[row.part] = line
         self.stored_lines[row.orderid, row.part] = _state(line)
         return line
@@ -167,13 +158,13 @@ class SqlBooks:
         """Whether a part of the order's line is known to be there."""
         return any(self.lines.get(orderid, {}).values())
 
-    def known_parts(self) -> Iterator[tuple[tuple[str, int], Allocation | None]]:
+    def known_parts(self) -> Iterator[tuple[tuple[str, int], Line | None]]:
         """Every part of a line that is known, by order and part."""
         for orderid, parts in self.lines.items():
             for part, line in parts.items():
                 yield (orderid, part), line
 
-    def _fetch(self, query: Select[Any]) -> list[Allocation]:
+    def _fetch(self, query: Select[Any]) -> list[Line]:
         changes = Writes(self._connection)
         write([self], changes)
         changes.send()
@@ -226,7 +217,7 @@ def load(
     made = {sku: SqlBooks(connection, sku, skus) for sku in asked}
     for row in connection.execute(_stock(dialect), {"skus": list(asked)}):
         books = made[row.product]
-        books.least_wanted = row.least or _NOBODY_WAITS
+        books.least_wanted = row.least or _NO_LINE_WAITS
         if row.batchref is not None:
             books.know_batch(row)
     if named := [batchref for batchref, sku in skus.items() if sku in made]:
@@ -285,7 +276,7 @@ def _stored_lines(connection: Connection, keys: Collection[tuple[str, str]]) -> 
     return connection.execute(select(tables.allocations).where(is_asked)).all()
 
 
-def _state(line: Allocation) -> tuple[Any, ...]:
+def _state(line: Line) -> tuple[Any, ...]:
     return tuple(vars(line).values())
 
 

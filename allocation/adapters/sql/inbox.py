@@ -1,4 +1,4 @@
-"""Inbox and outbox: what came in, and what is to go out, as rows of the same transaction."""
+"""Inbox and outbox: commands that came in and messages to publish, as rows of one transaction."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -21,10 +21,10 @@ from allocation.service_layer.unit_of_work import CommandConflict, ConcurrentUpd
 Clock = Callable[[], datetime]
 
 NOTIFY_CHANNEL = "allocation_outbox"
-"""On which PostgreSQL wakes the relay."""
+"""The channel on which PostgreSQL wakes the relay."""
 
-# To accept a command is most of what the API does, so it is one message to the database. In the
-# inbox they go by their ids: two that insert the same ones don't wait for each other.
+# To accept commands is most of the API's work, so it is one message to the database. Rows of the
+# inbox are inserted by id: two transactions with the same ids don't deadlock.
 _ACCEPT_NEW = """
     WITH given AS (
         SELECT * FROM ROWS FROM (json_to_recordset($1) AS (
@@ -144,15 +144,15 @@ class SqlInbox:
     def write(self, changes: Writes) -> None:
         """Add to `changes` what was recorded.
 
-        An id that somebody else recorded meanwhile is an error when they are sent.
+        An id that another transaction recorded meanwhile is an error when they are sent.
         """
-        # In the order of their ids: two that insert the same ones don't wait for each other.
+        # In the order of their ids: two transactions with the same ids don't deadlock.
         changes.add(tables.commands, sorted(self._inserts, key=lambda row: str(row["id"])))
         changes.change(tables.commands, self._updates)
         self._inserts, self._updates = [], []
 
     def record_failure(self, message: Message, error: str) -> None:
-        # Of what can't be read here only the id is sure: a newer worker knows its body otherwise.
+        # Only the id of an invalid command is sure: a newer worker may know its body.
         if not isinstance(message.command, Malformed):
             self._insert([message])
         self._connection.execute(
@@ -180,10 +180,11 @@ class SqlInbox:
         }
 
     def _accept_new(self, messages: Sequence[Message]) -> set[UUID]:
-        """Record those that were not there, and have the outbox send them; returns their ids."""
+        """Record the new commands and add them to the outbox; returns their ids."""
         if messages and is_postgresql(self._connection):
             rows = [
-                {**self._row(each), "sku": _sku(each), "traceparent": each.traceparent}
+                self._row(each)
+                | {"sku": getattr(each.command, "sku", None), "traceparent": each.traceparent}
                 for each in messages
             ]
             planned = prepared(self._connection, _ACCEPT_NEW, "json, text")
@@ -199,7 +200,7 @@ class SqlInbox:
         return new
 
     def _insert(self, messages: Sequence[Message]) -> set[UUID]:
-        """The ids that were not there; waits while another transaction is about to insert one."""
+        """Insert the new ids; waits while another transaction is about to insert one of them."""
         if not messages:
             return set()
         rows = [self._row(message) | {"status": "pending"} for message in messages]
@@ -207,7 +208,7 @@ class SqlInbox:
         return add_new_rows(self._connection, tables.commands, rows)
 
     def _check_correlation(self, messages: dict[UUID, Message]) -> None:
-        """Raise CommandConflict for those of the known commands that began with something else."""
+        """Raise CommandConflict if a known command has another correlation id."""
         if not messages:
             return
         rows = self._connection.execute(
@@ -218,9 +219,9 @@ class SqlInbox:
                 raise CommandConflict(f"command {row.id} is known as part of another request")
 
     def _known(self, messages: Sequence[Message]) -> dict[UUID, Outcome | None]:
-        """What is recorded under the messages' ids: the outcome, None without one.
+        """The recorded outcomes by id, None for a command without one.
 
-        Nobody else records any of them until this transaction ends. Raises CommandConflict.
+        The rows are locked until this transaction ends. Raises CommandConflict.
         """
         if not messages:
             return {}
@@ -259,11 +260,6 @@ def _correlations(dialect: str) -> Select[Any]:
     columns = tables.commands.c
     is_asked = among(columns.id, "ids", dialect)
     return select(columns.id, columns.correlation_id).where(is_asked)
-
-
-def _sku(message: Message) -> str | None:
-    sku: str | None = getattr(message.command, "sku", None)
-    return sku
 
 
 def _outcome(status: str, facts: codec.Json) -> Outcome | None:

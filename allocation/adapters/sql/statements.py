@@ -1,4 +1,4 @@
-"""Rows into tables, by statements that cost little for each row and go to the database together."""
+"""Inserts, updates and deletes of many rows, sent to the database together."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -32,11 +32,11 @@ _numbers = count()
 
 
 class Writes:
-    """Changes of rows, made in their order when they are sent.
+    """Changes of rows; `send` makes them in their order.
 
-    To PostgreSQL all of them go as one message, and the rows of a statement as one JSON text: each
-    message costs as much as the work that it asks for, and many VALUES cost both sides several
-    times more. The statements are prepared: to plan one costs as much as to carry it out.
+    PostgreSQL gets all of them as one message, and the rows of a statement as one JSON text: a
+    round trip costs as much as the work itself, and many VALUES cost both sides several times more.
+    The statements are prepared: to plan one costs as much as to execute it.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -69,12 +69,12 @@ class Writes:
             self._connection.execute(_removed(table), keys)
 
     def notify(self, channel: str) -> None:
-        """Wake who listens to the channel, when the transaction commits and only then."""
+        """Notify listeners of the channel when the transaction commits, and only then."""
         if self._on_postgresql:
             self._statements.append(f"NOTIFY {channel}")
 
     def send(self) -> None:
-        """Have the database make all changes."""
+        """Send all changes to the database."""
         if self._statements:
             self._connection.exec_driver_sql("; ".join(self._statements), self._parameters)
         self._statements, self._parameters = [], {}
@@ -98,7 +98,7 @@ def prepared(connection: Connection, sql: str, types: str) -> str:
     """
     known: dict[str, str] = connection.info.setdefault("prepared", {})
     if sql not in known:
-        # Each time a new name: who is broken off here does not know whether his was taken.
+        # A new name each time: after an error it is unknown whether the old one is taken.
         name = f"prepared_{next(_numbers)}"
         connection.exec_driver_sql(f"PREPARE {name} ({types}) AS {sql}")
         known[sql] = name
@@ -106,9 +106,9 @@ def prepared(connection: Connection, sql: str, types: str) -> str:
 
 
 def add_new(connection: Connection, table: Table, rows: Sequence[Row]) -> set[UUID]:
-    """Insert those of the rows whose id is not there yet; returns their ids.
+    """Insert the rows with new ids; returns these ids.
 
-    Waits while another transaction is about to insert one.
+    Waits while another transaction is about to insert one of them.
     """
     if is_postgresql(connection):
         sql = _added_if_new_sql(table, tuple(rows[0]), connection.dialect)
@@ -121,7 +121,7 @@ def add_new(connection: Connection, table: Table, rows: Sequence[Row]) -> set[UU
 
 
 def as_json(rows: Sequence[Row]) -> str:
-    """The rows as one text that PostgreSQL takes for many."""
+    """The rows as one JSON text, for PostgreSQL's `json_to_recordset`."""
     return _ENCODER.encode(rows)
 
 
@@ -171,8 +171,8 @@ def _from_json(table: Table, columns: tuple[str, ...]) -> postgresql.Insert:
 def _given(table: Table, columns: tuple[str, ...]) -> Subquery:
     """The rows of the JSON array $1, of which there are $2, as a table.
 
-    The limit keeps PostgreSQL from expecting a hundred: for so many it would read a table of some
-    thousand rows from end to end.
+    Without the limit PostgreSQL expects a hundred rows, and scans a table of some thousand rows
+    instead of using its index.
     """
     rows = (
         func.json_to_recordset(literal_column("$1"))

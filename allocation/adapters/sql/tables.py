@@ -31,7 +31,7 @@ from sqlalchemy import (
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment in UTC; SQLite keeps none of the zone, so it is put back on reading."""
+    """A moment in UTC; SQLite stores no time zone, so UTC is added on reading."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -45,7 +45,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-# Both databases count a BIGINT up by themselves only when it is called so.
+# SQLite increments only an INTEGER primary key by itself.
 RowNumber = BigInteger().with_variant(Integer(), "sqlite")
 
 metadata = MetaData(
@@ -170,12 +170,12 @@ commands = Table(
     ),
     CheckConstraint("(status = 'pending') = (outcome IS NULL)", name="decided_with_outcome"),
 )
-# By this the old ones are found, and not by `decided_at`: what never changes costs a decision no
-# new entries in the indexes.
+# Retention finds old commands by this, not by `decided_at`: a column that never changes costs a
+# decision no new index entries.
 Index("ix_commands_accepted_at", commands.c.accepted_at)
 
 is_pending = commands.c.status == literal_column("'pending'")
-# How much is pending is asked again and again.
+# Pending commands are counted often.
 Index(
     "ix_commands_pending",
     commands.c.accepted_at,
@@ -227,13 +227,13 @@ to_send = (
     type_coerce(outbox.c.causation_id, _as_text).label("causation_id"),
     outbox.c.traceparent,
 )
-"""What a message is made of, as text: the JSON is what is kept, and costs no decoding."""
+"""The columns of a message as text: the stored JSON is published without decoding it."""
 
 is_unsent = outbox.c.sent_at.is_(None)
 is_scheduled = outbox.c.due_at.is_not(None)
-"""A command that is to be accepted at `due_at`, by the database's clock; it has no other row.
+"""A command to accept at `due_at`, by the database's clock; it has no other row.
 
-Until then it counts as sent, also for a relay of an older release, which would send it at once.
+Until then it counts as sent, so that a relay of an older release does not send it at once.
 """
 Index(
     "ix_outbox_pending",

@@ -15,7 +15,7 @@ from allocation.adapters.sql.books import Skus, SqlBooks
 from allocation.adapters.sql.database import among, clock, is_postgresql, translated
 from allocation.adapters.sql.inbox import NOTIFY_CHANNEL, SqlInbox, SqlOutbox
 from allocation.adapters.sql.statements import Writes
-from allocation.domain.commands import AllocateOrder, Command
+from allocation.domain.commands import Command
 from allocation.domain.product import Product
 
 
@@ -25,29 +25,22 @@ class SqlProducts:
     def __init__(self, connection: Connection, locked: Callable[[float], None]) -> None:
         self._connection = connection
         self._locked = locked
-        # What was asked for, also where there is none; a product nobody else refers to stays.
         self._products: dict[str, Product] = {}
         self._stored: dict[str, tuple[int, int]] = {}
         self._books: dict[str, SqlBooks] = {}
         self._skus: Skus = {}
-        # Of orders that were asked for as a whole: the skus of their lines.
+        # The skus of the lines of each order that was loaded as a whole.
         self._orders: dict[str, set[str]] = {}
         self._seen: dict[str, Product] = {}
 
     def load(self, commands: Sequence[Command]) -> None:
-        named = [(_field(command, "batchref"), _field(command, "sku")) for command in commands]
-        self._find({batchref for batchref, sku in named if batchref and not sku})
-        asked = {
-            (orderid, sku)
-            for command in commands
-            if (orderid := _field(command, "orderid"))
-            for sku in _skus_in(command)
-        }
-        self._find_orders({orderid for orderid, sku in asked if sku is None})
-        lines = {(orderid, sku) for orderid, sku in asked if sku is not None}
+        self._find({command.batch for command in commands if command.batch})
+        self._find_orders({each.order for each in commands if each.order and not each.skus})
+        lines = {(each.order, sku) for each in commands if each.order for sku in each.skus}
         lines |= {(orderid, sku) for orderid, skus in self._orders.items() for sku in skus}
-        skus = {sku for _, sku in named if sku} | {sku for sku in self._skus.values() if sku}
-        self._lock(skus | {sku for _, sku in lines}, lines)
+        named = {sku for command in commands for sku in command.skus}
+        of_batches = {sku for sku in self._skus.values() if sku}
+        self._lock(named | of_batches | {sku for _, sku in lines}, lines)
 
     def pull_seen(self) -> list[Product]:
         seen, self._seen = self._seen, {}
@@ -70,22 +63,23 @@ class SqlProducts:
             self._find_orders({orderid})
             skus = self._orders[orderid]
             self._lock(skus - self._books.keys(), {(orderid, sku) for sku in skus})
-        # One of this unit of work may have brought a line.
+        # This unit of work may have added a line.
         brought = {sku for sku, its in self._books.items() if its.holds(orderid)}
         products = [self.get(sku) for sku in sorted(self._orders[orderid] | brought)]
         return [product for product in products if product is not None]
 
     def add(self, sku: str) -> Product:
-        product = Product(sku)
+        product = Product(
+            sku, self._books.setdefault(sku, SqlBooks(self._connection, sku, self._skus))
+        )
         new = Writes(self._connection)
         new.add(tables.products, [_row(product)])
         new.send()
-        product.open(self._books.setdefault(sku, SqlBooks(self._connection, sku, self._skus)))
         self._know(product)
         return self._see(product)
 
     def write(self, changes: Writes) -> None:
-        """Add to `changes` what became of the products and their books."""
+        """Add the changes of the products and their books to `changes`."""
         books.write(self._books.values(), changes)
         changed = [
             product
@@ -106,7 +100,7 @@ class SqlProducts:
         self._skus.update((row.batchref, row.sku) for row in found)
 
     def _find_orders(self, orderids: Collection[str]) -> None:
-        # Before the lock, too: a line that comes meanwhile came after whoever asks for the order.
+        # Before the lock, too: a line that is added meanwhile came after this command.
         if not orderids:
             return
         self._orders.update((orderid, set()) for orderid in orderids)
@@ -117,18 +111,15 @@ class SqlProducts:
     def _lock(self, skus: Collection[str], lines: Collection[tuple[str, str]] = ()) -> None:
         if not skus:
             return
-        # Everybody locks in the same order, so nobody waits for each other.
+        # Every transaction locks in the order of the skus: no deadlock.
         asked = {"skus": list(skus)}
         began = perf_counter()
         locked = self._connection.execute(_locked(self._connection.dialect.name), asked).all()
         self._locked(perf_counter() - began)
         self._books.update(books.load(self._connection, self._skus, skus, lines))
         for row in locked:
-            product = Product(row.sku)
-            product.version, product.sequence = row.version, row.sequence
-            product.strategy = row.strategy
-            product.open(self._books[row.sku])
-            self._know(product)
+            books_of = self._books[row.sku]
+            self._know(Product(row.sku, books_of, row.version, row.sequence, row.strategy))
 
     def _know(self, product: Product) -> None:
         self._products[product.sku] = product
@@ -168,17 +159,6 @@ def _row(product: Product) -> dict[str, object]:
     }
 
 
-def _skus_in(command: Command) -> list[str | None]:
-    """The skus of the order lines that a command names; None: all that its order has."""
-    if isinstance(command, AllocateOrder):
-        return [line.sku for line in command.lines]
-    return [_field(command, "sku")]
-
-
-def _field(command: Command, name: str) -> str | None:
-    return getattr(command, name, None)
-
-
 class SqlUnitOfWork:
     """A new transaction each time it is entered; one at a time, one thread."""
 
@@ -190,12 +170,14 @@ class SqlUnitOfWork:
         self,
         engine: Engine,
         locked: Callable[[float], None] = lambda seconds: None,
+        clock: Callable[[Connection], datetime] = clock,
     ) -> None:
-        """`locked` hears how many seconds it took to have the rows of products locked."""
+        """`locked` is called with the seconds that it took to lock rows of products."""
         self._engine = (
             engine if is_postgresql(engine) else engine.execution_options(sqlite_begin="IMMEDIATE")
         )
         self._locked = locked
+        self._clock = clock
 
     def __enter__(self) -> Self:
         try:
@@ -224,7 +206,7 @@ class SqlUnitOfWork:
         # Read once, on first use: the products are locked by then, so the times of a product's
         # events never go backwards.
         if self._began is None:
-            self._began = clock(self._connection)
+            self._began = self._clock(self._connection)
         return self._began
 
     def commit(self) -> None:

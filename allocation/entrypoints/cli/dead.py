@@ -28,7 +28,7 @@ from allocation.adapters.rabbitmq.dead_letter_queues import (
 from allocation.entrypoints.cli.terminal import age, console, fail, misused, print_table, reaching
 from allocation.messaging.dead_letters import DeadLetter, Incomplete
 from allocation.messaging.telemetry.escaping import escaped
-from allocation.service_layer import handlers
+from allocation.service_layer import execution
 
 T = TypeVar("T")
 
@@ -162,7 +162,7 @@ def drop(
 
 def _drop(_: Connection, letter: DeadLetter) -> bool:
     if letter.queue == topology.DEAD and (command_id := _uuid(letter.id)):
-        reaching("the database", lambda: handlers.drop(command_id, bootstrap.unit_of_work()))
+        reaching("the database", lambda: execution.drop(command_id, bootstrap.unit_of_work()))
     letter.message.ack()
     return True
 

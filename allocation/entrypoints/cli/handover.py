@@ -12,7 +12,7 @@ from allocation import bootstrap
 from allocation.entrypoints.cli.batch_rows import Rejected, Row
 from allocation.entrypoints.cli.import_report import Report
 from allocation.entrypoints.cli.terminal import T, reaching
-from allocation.service_layer.handlers import accept_together
+from allocation.service_layer.execution import accept_batch
 from allocation.service_layer.unit_of_work import ConcurrentUpdate, Message
 from allocation.views import progress
 from allocation.views.progress import Standing
@@ -139,4 +139,4 @@ class Handover:
 
 @retry(retry=retry_if_exception_type(ConcurrentUpdate), stop=stop_after_attempt(5), reraise=True)
 def _accept(messages: Sequence[Message]) -> None:
-    accept_together(messages, bootstrap.unit_of_work())
+    accept_batch(messages, bootstrap.unit_of_work())

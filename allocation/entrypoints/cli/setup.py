@@ -7,7 +7,7 @@ import typer
 
 from allocation import bootstrap
 from allocation.adapters.rabbitmq import permissions, topology
-from allocation.adapters.sql import check
+from allocation.adapters.sql import audit
 from allocation.contract import asyncapi
 from allocation.entrypoints.cli.terminal import console, fail, reaching
 from allocation.messaging.telemetry.escaping import escaped
@@ -62,7 +62,7 @@ def prove(*, as_json: bool) -> None:
     proofs = reaching(
         "the database",
         lambda: [
-            _shown(proof, quiet=as_json) for proof in check.prove(engine, settings.resend_after)
+            _shown(proof, quiet=as_json) for proof in audit.run(engine, settings.resend_after)
         ],
     )
     if as_json:
@@ -72,7 +72,7 @@ def prove(*, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _shown(proof: check.Proof, *, quiet: bool) -> check.Proof:
+def _shown(proof: audit.Result, *, quiet: bool) -> audit.Result:
     if not quiet:
         verdict = "[green]holds [/green]" if proof.holds else "[red]BROKEN[/red]"
         console.print(f"{verdict} {proof.promise} ({proof.examined} examined)")

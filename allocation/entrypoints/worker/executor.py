@@ -16,7 +16,7 @@ from allocation.contract import codec
 from allocation.domain.outcomes import Outcome
 from allocation.entrypoints.worker.tasks import message, result, span, status
 from allocation.messaging.telemetry import tracing
-from allocation.service_layer.handlers import decide_together
+from allocation.service_layer.execution import execute_batch
 from allocation.service_layer.unit_of_work import Message, StorageUnavailable
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def decide_ahead(messages: Sequence[Message]) -> list[Outcome | Exception]:
     Where the unit of work fails it is split, until the command that it fails for stands alone.
     """
     try:
-        return list(decide_together(messages, bootstrap.unit_of_work()))
+        return list(execute_batch(messages, bootstrap.unit_of_work()))
     except (StorageUnavailable, SoftTimeLimitExceeded) as error:
         # The fault is no command's, and trying each of them would take its time.
         return [type(error)(*error.args) for _ in messages]

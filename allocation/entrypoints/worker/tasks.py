@@ -22,7 +22,7 @@ from allocation.domain.commands import Malformed
 from allocation.domain.outcomes import Outcome, Refused
 from allocation.entrypoints.worker.app import app
 from allocation.messaging.telemetry import logs, trace_context, tracing
-from allocation.service_layer.handlers import decide, fail
+from allocation.service_layer.execution import execute, fail
 from allocation.service_layer.unit_of_work import (
     ConcurrentUpdate,
     Message,
@@ -82,7 +82,7 @@ class CommandTask(Task):
         codec.check_fields(self.name, body)
         command = message(self.name, self.request.id, vars(self.request))
         began = perf_counter()
-        outcome = decide(command, bootstrap.unit_of_work())
+        outcome = execute(command, bootstrap.unit_of_work())
         metrics.worker().decided([(self.name, status(outcome))], perf_counter() - began, 1)
         return outcome
 

@@ -21,7 +21,7 @@ from allocation.entrypoints.api.http.reading import snapshot
 from allocation.entrypoints.api.http.waiting import Outcomes, OutcomeWaiter
 from allocation.entrypoints.api.resources.metrics import Metrics
 from allocation.messaging.telemetry import logs
-from allocation.service_layer import handlers
+from allocation.service_layer import execution
 from allocation.service_layer.unit_of_work import CommandConflict, ConcurrentUpdate, Message
 from allocation.views import Json, progress
 
@@ -121,9 +121,9 @@ def _accept(messages: Sequence[Message]) -> None:
     began = perf_counter()
     try:
         try:
-            handlers.accept_together(messages, bootstrap.unit_of_work())
+            execution.accept_batch(messages, bootstrap.unit_of_work())
         except ConcurrentUpdate:
-            handlers.accept_together(messages, bootstrap.unit_of_work())
+            execution.accept_batch(messages, bootstrap.unit_of_work())
     except CommandConflict as error:
         raise Problem(422, kind="idempotency key reused") from error
     metrics: Metrics = current_app.extensions["allocation.metrics"]

@@ -15,7 +15,7 @@ from allocation.domain.events import (
     Reserved,
 )
 from allocation.domain.outcomes import Refused, Succeeded
-from tests.unit.test_product import LATER, SOON, lamp_with, line, on_shelf, shipment
+from tests.unit.domain.test_product import LATER, SOON, lamp_with, line, on_shelf, shipment
 
 NOON = datetime(2029, 12, 1, 12, tzinfo=UTC)
 

@@ -1,12 +1,10 @@
-"""Orders of several lines over several skus, on every storage alike."""
+"""Orders of several lines over several skus."""
 
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from allocation.adapters.memory import MemoryUnitOfWork
-from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import (
     Allocate,
     AllocateOrder,
@@ -19,24 +17,22 @@ from allocation.domain.commands import (
     Wanted,
 )
 from allocation.domain.outcomes import Outcome, Refused, Succeeded
-from allocation.service_layer.handlers import decide, decide_together
-from tests.storage.conftest import Storage, message
+from allocation.service_layer.execution import execute, execute_batch
+from tests.storage.conftest import Storage, memory_storage, message
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 STOCK = [CreateBatch("chairs", "CHAIR", 5), CreateBatch("lamps", "LAMP", 5)]
 
 
-@pytest.fixture(autouse=True)
-def noon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is noon for every storage."""
-    for unit_of_work in (SqlUnitOfWork, MemoryUnitOfWork):
-        monkeypatch.setattr(unit_of_work, "now", lambda _self: NOON)
+@pytest.fixture
+def storage() -> Storage:
+    return memory_storage(now=lambda: NOON)
 
 
 def decided(storage: Storage, *commands: Any) -> list[Outcome]:
     """The outcomes of the commands, one after another on stock of two skus."""
     messages = [message(each, n) for n, each in enumerate([*STOCK, *commands], start=1)]
-    return [decide(each, storage.unit_of_work()) for each in messages][len(STOCK) :]
+    return [execute(each, storage.unit_of_work()) for each in messages][len(STOCK) :]
 
 
 def order(*lines: tuple[str, int], **options: Any) -> AllocateOrder:
@@ -98,7 +94,7 @@ def test_all_or_nothing_does_not_overtake_who_waits(storage: Storage) -> None:
     decided(storage, Allocate("older", "LAMP", 7))
     bigger = [ChangeBatchQuantity("lamps", 7), order(("LAMP", 1), all_or_nothing=True)]
 
-    outcomes = decide_together(
+    outcomes = execute_batch(
         [message(each, n) for n, each in enumerate(bigger, start=50)], storage.unit_of_work()
     )
 

@@ -9,8 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from allocation.domain import promises
-from allocation.domain.books import MemoryBooks, OrderLine
+from allocation.adapters.memory import MemoryBooks
+from allocation.domain import product
+from allocation.domain.books import OrderLine
 from allocation.domain.commands import AllocateWaiting, Expire, FollowUp, ReviewPromises
 from allocation.domain.events import (
     Allocated,
@@ -36,8 +37,7 @@ class Kept:
 
     def __init__(self) -> None:
         self.books = MemoryBooks()
-        self.product = Product("LAMP")
-        self.product.open(self.books)
+        self.product = Product("LAMP", self.books)
 
     def do(self, name: str, *arguments: Any) -> list[Event]:
         getattr(self.product, name)(*arguments)
@@ -246,7 +246,7 @@ class ProductMachine(RuleBasedStateMachine):
 @pytest.fixture(autouse=True)
 def small_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bound of three lines a command, so that what is left to follow-ups is played as well."""
-    monkeypatch.setattr(promises, "SERVED_AT_ONCE", 3)
+    monkeypatch.setattr(product, "LINES_PER_COMMAND", 3)
 
 
 ProductMachine.TestCase.settings = settings(

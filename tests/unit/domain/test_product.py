@@ -2,6 +2,7 @@
 
 from datetime import date
 
+from allocation.adapters.memory import MemoryBooks
 from allocation.domain.books import Batch, OrderLine
 from allocation.domain.commands import AllocateWaiting
 from allocation.domain.events import (
@@ -30,7 +31,7 @@ def line(orderid: str, qty: int) -> OrderLine:
 
 
 def lamp_with(*batches: Batch) -> Product:
-    return Product("LAMP", batches)
+    return Product("LAMP", MemoryBooks(batches))
 
 
 def test_shelf_stock_is_used_before_a_shipment() -> None:

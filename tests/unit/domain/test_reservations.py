@@ -14,7 +14,7 @@ from allocation.domain.events import (
 )
 from allocation.domain.outcomes import Refused, Succeeded
 from allocation.domain.product import Product
-from tests.unit.test_product import SOON, lamp_with, line, on_shelf, shipment
+from tests.unit.domain.test_product import SOON, lamp_with, line, on_shelf, shipment
 
 NOON = datetime(2029, 12, 1, 12, tzinfo=UTC)
 LATER = NOON + timedelta(minutes=15)

@@ -9,7 +9,7 @@ from allocation.domain.books import Batch
 from allocation.domain.events import Allocated, StrategyChosen
 from allocation.domain.outcomes import Succeeded
 from allocation.domain.strategies import STRATEGIES, first_fit
-from tests.unit.test_product import LATER, SOON, lamp_with, line
+from tests.unit.domain.test_product import LATER, SOON, lamp_with, line
 
 NEXT_YEAR = date(2031, 1, 1)
 

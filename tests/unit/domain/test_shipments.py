@@ -4,7 +4,7 @@ from datetime import date
 
 import pytest
 
-from allocation.domain import promises
+from allocation.domain import product
 from allocation.domain.commands import AllocateWaiting, ReviewPromises
 from allocation.domain.events import (
     Allocated,
@@ -15,7 +15,7 @@ from allocation.domain.events import (
     WrittenOff,
 )
 from allocation.domain.outcomes import Refused, Succeeded
-from tests.unit.test_product import LATER, SOON, lamp_with, line, on_shelf, shipment
+from tests.unit.domain.test_product import LATER, SOON, lamp_with, line, on_shelf, shipment
 
 MUCH_LATER = date(2030, 3, 1)
 
@@ -124,7 +124,7 @@ def test_who_waits_is_served_before_anyone_moves() -> None:
 
 def test_many_lines_are_told_step_by_step_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """And where the day changes again meanwhile, from the day that each one knows."""
-    monkeypatch.setattr(promises, "SERVED_AT_ONCE", 2)
+    monkeypatch.setattr(product, "LINES_PER_COMMAND", 2)
     lamp = lamp_with(shipment(10))
     for number in range(5):
         lamp.allocate(line(f"order-{number}", 1))
