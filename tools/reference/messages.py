@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable
 
-from allocation.contract import codec
-from allocation.contract.asyncapi import INTERNAL
+from allocation.contract import registry
 from allocation.contract.inbound_events import TYPES
 from tools.reference import markdown
 from tools.reference.markdown import block, fields
@@ -16,13 +15,13 @@ def commands() -> str:
         "`allocation/contract/commands/`",
         "Each is a Celery task with keyword arguments only ([enqueue](../enqueue.md)); over HTTP"
         " the body has the same fields ([HTTP](http.md)). Other fields are refused.",
-        *_each(codec.COMMANDS),
+        *_each(registry.COMMANDS),
     )
 
 
 def events() -> str:
     """What allocation tells."""
-    envelope = codec.schema(next(iter(codec.EVENT_TYPES.values())))
+    envelope = registry.schema(next(iter(registry.EVENTS)))
     shared = {name: what for name, what in envelope["properties"].items() if name != "data"}
     shared["type"] = {"type": "string", "description": "Which of the events below it is."}
     return markdown.page(
@@ -33,7 +32,7 @@ def events() -> str:
         " know.",
         "## What all have",
         fields(envelope | {"properties": shared}),
-        *_each(codec.EVENT_TYPES.values()),
+        *_each(registry.EVENTS),
     )
 
 
@@ -50,9 +49,13 @@ def inbound() -> str:
 
 def _each(names: Iterable[str]) -> Iterable[str]:
     for name in names:
-        schema = codec.schema(name)
+        schema = registry.schema(name)
         yield f"## {name}"
         yield schema["description"]
-        yield "Allocation sends it to itself: it is not for callers." if name in INTERNAL else ""
+        yield (
+            "Allocation sends it to itself: it is not for callers."
+            if name in registry.FOLLOW_UPS
+            else ""
+        )
         yield fields(schema["properties"].get("data", schema))
-        yield block(codec.example(name))
+        yield block(registry.example(name))
