@@ -203,6 +203,16 @@ def test_every_event_is_told_within_its_contract(event: Event) -> None:
     assert told(event)["id"] == body["id"]
 
 
+@pytest.mark.parametrize("name", registry.EVENTS)
+def test_an_event_of_its_examples_fields_is_the_example(name: str) -> None:
+    """So that a class lacks no field of its schema, and has no other."""
+    example = registry.example(name)
+    event = registry.EVENTS[name].kind(**example["data"], sequence=example["sequence"])
+
+    data = told(event)["data"]
+    assert data == dict.fromkeys(data) | example["data"]
+
+
 def test_an_event_that_breaks_the_contract_is_never_told() -> None:
     """It is a fault of ours, and nothing is committed."""
     with pytest.raises(AssertionError, match="breaks its contract"):
