@@ -36,11 +36,12 @@ lint: .venv/dev ## style, types, and the rules of the architecture
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: .venv/dev ## write what is made from the code anew, and build the site of all pages in site/
-	$(BIN)/allocation openapi > docs/openapi.json
-	$(BIN)/allocation asyncapi > docs/asyncapi.json
+docs: .venv/dev ## write what is made from the code and the contract anew, and build the site of all pages in site/
+	$(BIN)/python -m tools.client
 	$(BIN)/python -m tools.reference
 	$(BIN)/python -m tools.site
+	$(BIN)/allocation openapi > site/openapi.json
+	$(BIN)/allocation asyncapi > site/asyncapi.json
 
 screenshots: .venv/dev ## take the pictures in docs/img anew, after the pages changed
 	$(BIN)/python -m tests.browser.screenshots

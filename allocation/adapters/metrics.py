@@ -7,7 +7,7 @@ from functools import cache
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from allocation.adapters.rabbitmq import topology
-from allocation.contract import codec
+from allocation.contract import registry
 from allocation.messaging.dead_letters import REASONS
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # seconds
@@ -25,14 +25,14 @@ class WorkerFigures:
             ["command", "outcome"],
             registry=self.registry,
         )
-        _begin(self._decided, codec.COMMANDS, ("succeeded", "rejected", "failed"))
+        _begin(self._decided, registry.COMMANDS, ("succeeded", "rejected", "failed"))
         self._retries = Counter(
             "allocation_command_retries",
             "Commands that nobody could decide just then, and that come again later.",
             ["command"],
             registry=self.registry,
         )
-        _begin(self._retries, codec.COMMANDS)
+        _begin(self._retries, registry.COMMANDS)
         self._seconds = Histogram(
             "allocation_job_seconds",
             "The deciding of commands that were there together, as one job.",
@@ -86,8 +86,8 @@ class RelayFigures:
             ["kind", "name"],
             registry=self.registry,
         )
-        _begin(self._sent, ("command",), codec.COMMANDS)
-        _begin(self._sent, ("event",), codec.EVENT_TYPES.values())
+        _begin(self._sent, ("command",), registry.COMMANDS)
+        _begin(self._sent, ("event",), registry.EVENTS)
         self.refused = Counter(
             "allocation_relay_refused",
             "Messages that the broker did not take.",

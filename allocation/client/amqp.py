@@ -4,14 +4,14 @@ import socket
 from contextlib import suppress
 from os import getpid
 from threading import Lock
-from typing import Any, Self, Unpack
+from typing import Any, Self
 from uuid import UUID, uuid4, uuid5
 
 from amqp.exceptions import AccessRefused, ChannelError
 from kombu import Connection, Producer
 
 from allocation.client.broker import LOST, Broker
-from allocation.client.commands import Commands, Options
+from allocation.client.commands import AmqpCommands
 from allocation.client.errors import Unauthorized, Unreachable
 from allocation.client.http import HttpClient
 from allocation.client.messages import Outcome, plain
@@ -22,7 +22,7 @@ _CONFIRMED_WITHIN = 10.0  # seconds
 _IDS = UUID("b7a0b1a4-6a0d-4f0e-9a55-0c3d4b6f1d27")
 
 
-class AmqpClient(Commands):
+class AmqpClient(AmqpCommands):
     """Sends commands to RabbitMQ at `broker_url`. Threads may share it; one sends at a time.
 
     The command's id is the idempotency key if that is a UUID, else it follows from it. Outcomes
@@ -75,12 +75,6 @@ class AmqpClient(Commands):
         known = self._http.outcome(command_id, wait=wait)
         facts = {**body, **known.facts} if known.status == "succeeded" else known.facts
         return Outcome(known.id, known.status, facts, known.reason)
-
-    def dispatch(
-        self, *, orderid: str, sku: str, batchref: str | None = None, **options: Unpack[Options]
-    ) -> Outcome:
-        """Take an allocated line's goods off the books: they have left."""
-        return self.send("dispatch", orderid=orderid, sku=sku, batchref=batchref, **options)
 
     def _publish(self, task: str, command_id: str, fields: dict[str, Any]) -> None:
         patience = Patience(self._patience)

@@ -1,7 +1,11 @@
-"""Every command that a caller may send, with its fields; how it is sent is another's matter."""
+"""Every command that a caller may send, as a typed method; `python -m tools.client` writes them.
+
+They follow from the commands of `allocation/contract` and the routes of the API: a test fails when
+they differ. What each field means is said in docs/reference/commands.md.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any, Literal, NotRequired, TypedDict, Unpack
 from uuid import UUID
@@ -24,15 +28,15 @@ class Options(TypedDict, total=False):
 
 
 class Line(TypedDict):
-    """One line of `allocate_order`."""
+    """One element of `lines` of `allocation.allocate_order`."""
 
     sku: str
     qty: int
     split: NotRequired[bool]
 
 
-class Commands(ABC):
-    """The commands as methods. Each returns once Allocation has taken the command."""
+class HttpCommands(ABC):
+    """The commands that have a route. Each returns once Allocation has taken the command."""
 
     @abstractmethod
     def send(
@@ -55,7 +59,7 @@ class Commands(ABC):
         best_before: Day | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
-        """Put stock on the books; without `eta` it is on the shelf."""
+        """Put stock on the books."""
         return self.send(
             "create_batch",
             batchref=batchref,
@@ -76,12 +80,31 @@ class Commands(ABC):
         split: bool | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
-        """Promise stock to one order line; `split`: several batches may serve it."""
+        """Promise stock to one order line."""
         return self.send(
-            "allocate",
+            "allocate", orderid=orderid, sku=sku, qty=qty, customer=customer, split=split, **options
+        )
+
+    def reserve(
+        self,
+        *,
+        orderid: str,
+        sku: str,
+        qty: int,
+        ttl: int,
+        customer: str | None = None,
+        split: bool | None = None,
+        **options: Unpack[Options],
+    ) -> Outcome:
+        """Hold stock for one order line, for a while: until it is confirmed, released, or
+        expires.
+        """
+        return self.send(
+            "reserve",
             orderid=orderid,
             sku=sku,
             qty=qty,
+            ttl=ttl,
             customer=customer,
             split=split,
             **options,
@@ -97,7 +120,9 @@ class Commands(ABC):
         customer: str | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
-        """Promise stock to every line of an order, or hold it for `ttl` seconds."""
+        """Promise stock to every line of an order, or hold it: each line for itself, or all of
+        them or none.
+        """
         return self.send(
             "allocate_order",
             orderid=orderid,
@@ -108,41 +133,16 @@ class Commands(ABC):
             **options,
         )
 
-    def reserve(
-        self,
-        *,
-        orderid: str,
-        sku: str,
-        qty: int,
-        ttl: int,
-        customer: str | None = None,
-        split: bool | None = None,
-        **options: Unpack[Options],
-    ) -> Outcome:
-        """Hold stock for one order line for `ttl` seconds."""
-        return self.send(
-            "reserve",
-            orderid=orderid,
-            sku=sku,
-            qty=qty,
-            ttl=ttl,
-            customer=customer,
-            split=split,
-            **options,
-        )
-
     def confirm(
         self, *, orderid: str, all_or_nothing: bool | None = None, **options: Unpack[Options]
     ) -> Outcome:
-        """Make every held line of the order an allocation.
-
-        `all_or_nothing`: only if all of them hold stock. Otherwise the status is `waiting` if one
-        does not.
-        """
+        """Make every held line of the order an allocation."""
         return self.send("confirm", orderid=orderid, all_or_nothing=all_or_nothing, **options)
 
     def extend(self, *, orderid: str, ttl: int, **options: Unpack[Options]) -> Outcome:
-        """Hold the order's lines for longer, `ttl` seconds from now; once for each line."""
+        """Hold every held line of the order for longer, counted from now; once for each line. A
+        hold that lasts longer already stays as it is.
+        """
         return self.send("extend", orderid=orderid, ttl=ttl, **options)
 
     def release(self, *, orderid: str, **options: Unpack[Options]) -> Outcome:
@@ -156,13 +156,13 @@ class Commands(ABC):
     def change_batch_quantity(
         self, *, batchref: str, qty: int, **options: Unpack[Options]
     ) -> Outcome:
-        """Set what a batch holds: it was counted, damaged or shipped short."""
+        """Set what a batch holds: stock was counted, damaged or shipped short."""
         return self.send("change_batch_quantity", batchref=batchref, qty=qty, **options)
 
     def change_batch_eta(
         self, *, batchref: str, eta: Day | None = None, **options: Unpack[Options]
     ) -> Outcome:
-        """Set when a batch arrives; without `eta` it is there."""
+        """Set when a batch arrives: it is late, early, or there."""
         return self.send("change_batch_eta", batchref=batchref, eta=eta, **options)
 
     def write_off(
@@ -178,5 +178,32 @@ class Commands(ABC):
         strategy: Literal["earliest_first", "first_to_expire", "fewest_open"],
         **options: Unpack[Options],
     ) -> Outcome:
-        """Have the product's batches serve in another order from now on."""
+        """Have a product's batches serve in another order from now on."""
         return self.send("choose_strategy", sku=sku, strategy=strategy, **options)
+
+
+class AmqpCommands(HttpCommands):
+    """Every command, also those that have no route."""
+
+    def dispatch(
+        self, *, orderid: str, sku: str, batchref: str | None = None, **options: Unpack[Options]
+    ) -> Outcome:
+        """Take an allocated line's goods off the books: the warehouse has shipped them."""
+        return self.send("dispatch", orderid=orderid, sku=sku, batchref=batchref, **options)
+
+
+ROUTES: Mapping[str, tuple[str, str]] = {
+    "create_batch": ("POST", "/v1/batches"),
+    "allocate": ("POST", "/v1/allocations"),
+    "reserve": ("POST", "/v1/reservations"),
+    "allocate_order": ("POST", "/v1/orders"),
+    "confirm": ("POST", "/v1/reservations/{orderid}/confirm"),
+    "extend": ("POST", "/v1/reservations/{orderid}/extend"),
+    "release": ("DELETE", "/v1/reservations/{orderid}"),
+    "deallocate": ("DELETE", "/v1/allocations/{orderid}/{sku}"),
+    "change_batch_quantity": ("PATCH", "/v1/batches/{batchref}"),
+    "change_batch_eta": ("PUT", "/v1/batches/{batchref}/eta"),
+    "write_off": ("POST", "/v1/batches/{batchref}/write-offs"),
+    "choose_strategy": ("PUT", "/v1/products/{sku}/strategy"),
+}
+"""By command: method and path."""

@@ -14,30 +14,16 @@ from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_ope
 from uuid import UUID, uuid4
 
 from allocation.client.answers import Answer, members, standing, taken
-from allocation.client.commands import Commands
+from allocation.client.commands import ROUTES, HttpCommands
 from allocation.client.errors import Invalid, Unreachable
 from allocation.client.messages import Outcome, plain
 from allocation.client.patience import Patience
 
-_ROUTES = {
-    "create_batch": ("POST", "/v1/batches"),
-    "change_batch_quantity": ("PATCH", "/v1/batches/{batchref}"),
-    "change_batch_eta": ("PUT", "/v1/batches/{batchref}/eta"),
-    "write_off": ("POST", "/v1/batches/{batchref}/write-offs"),
-    "allocate": ("POST", "/v1/allocations"),
-    "allocate_order": ("POST", "/v1/orders"),
-    "deallocate": ("DELETE", "/v1/allocations/{orderid}/{sku}"),
-    "reserve": ("POST", "/v1/reservations"),
-    "confirm": ("POST", "/v1/reservations/{orderid}/confirm"),
-    "extend": ("POST", "/v1/reservations/{orderid}/extend"),
-    "release": ("DELETE", "/v1/reservations/{orderid}"),
-    "choose_strategy": ("PUT", "/v1/products/{sku}/strategy"),
-}
 _ANSWER_WITHIN = 10.0  # seconds, beside those that the server was asked to wait
 _LONGEST_WAIT = 30  # seconds that the server waits at most
 
 
-class HttpClient(Commands):
+class HttpClient(HttpCommands):
     """Sends commands to the API at `url`, and asks for outcomes. Threads may share it.
 
     What can't be reached, or puts commands off, is tried again for `patience` seconds. `tls` says
@@ -149,9 +135,9 @@ class _NoRedirect(HTTPRedirectHandler):
 
 def _request(name: str, fields: dict[str, Any]) -> tuple[str, str, dict[str, Any] | None]:
     """Method, path and body of the command."""
-    if name not in _ROUTES:
+    if name not in ROUTES:
         raise Invalid(f"the command {name!r} does not go over HTTP", {})
-    method, template = _ROUTES[name]
+    method, template = ROUTES[name]
     names = [field for _, field, _, _ in Formatter().parse(template) if field]
     if missing := {field: "is missing" for field in names if not fields.get(field)}:
         raise Invalid("A field breaks the contract.", missing)

@@ -1,23 +1,27 @@
-"""The messages described as AsyncAPI 3.0: built from the contract and the topology, without Flask.
+"""The messages described as AsyncAPI 3.0: built from the registry and the topology, without Flask.
 
-`allocation asyncapi` prints it. Schemas and examples are the contract's own.
+`allocation asyncapi` prints it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
-from kombu import Exchange, Queue
+from kombu import Queue
 
 from allocation.adapters.rabbitmq import topology
-from allocation.contract import codec, inbound_events
+from allocation.contract import inbound_events
+from allocation.contract.registry import (
+    COMMANDS,
+    EVENTS,
+    FOLLOW_UPS,
+    INBOUND,
+    MESSAGES,
+    MessageType,
+)
 
 Json = dict[str, Any]
 
-INTERNAL = frozenset(codec.FOLLOW_UPS)
-"""Follow-ups: commands that the service sends to itself."""
-
-_CLOUD_EVENT = "application/cloudevents+json"
 _BINDING = {"bindingVersion": "0.3.0"}
 _TASK_ID = "0c9ad1a4-5a52-4d4e-8b0e-3f4f5a1f7e10"
 
@@ -69,15 +73,17 @@ _TAGS = [
 ]
 
 
+_BY_EXCHANGE: Mapping[str, Iterable[str]] = {
+    topology.COMMANDS: COMMANDS,
+    topology.EVENTS: EVENTS,
+    topology.INBOUND: INBOUND,
+}
+"""By exchange: the names of the messages that are published there."""
+
+
 @cache
 def document() -> Json:
     """The whole description; the same object each time."""
-    groups = {
-        topology.COMMANDS: {name: _command(name) for name in codec.COMMANDS},
-        topology.EVENTS: {name: _event(name) for name in codec.EVENT_TYPES.values()},
-        topology.INBOUND: {name: _inbound(name) for name in inbound_events.TYPES},
-    }
-    messages = {name: message for group in groups.values() for name, message in group.items()}
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -96,57 +102,47 @@ def document() -> Json:
                 "description": "RabbitMQ, wherever `ALLOCATION_BROKER_URL` says.",
             }
         },
-        "channels": _channels(groups),
-        "operations": _operations(groups),
+        "channels": _exchanges()
+        | {f"{each.name}.queue": _queue(each) for each in topology.queues()},
+        "operations": {
+            "receiveCommands": _receives(topology.COMMANDS, "Take a command"),
+            "sendEvents": _sends(topology.EVENTS, "Tell what happened"),
+            "receiveInboundEvents": _receives(topology.INBOUND, "Hear of another system"),
+        },
         "components": {
-            "messages": messages,
-            "schemas": {name: _schema(name) for name in messages},
+            "messages": {name: _message(name, each) for name, each in MESSAGES.items()},
+            "schemas": {name: _schema(each) for name, each in MESSAGES.items()},
         },
     }
 
 
-def fields(name: str) -> Json:
-    """What a sender says in the message `name`, or a reader reads: each field's schema.
-
-    Of a command its keyword arguments, of an event its data.
-    """
-    properties = codec.schema(name)["properties"]
-    return dict(properties if name in codec.COMMANDS else properties["data"]["properties"])
-
-
-def required(name: str) -> list[str]:
-    """Those of `fields` that are always there."""
-    schema = codec.schema(name)
-    whole = schema if name in codec.COMMANDS else schema["properties"]["data"]
-    return list(whole["required"])
-
-
-def _schema(name: str) -> Json:
-    """The contract's schema; what marks it as a document of its own is left out.
+def _schema(message: MessageType) -> Json:
+    """The contract's schema, without what marks it as a document of its own.
 
     AsyncAPI's own dialect is JSON Schema draft 7; the contract uses nothing that is newer.
     """
+    return {name: of for name, of in message.schema.items() if name not in ("$schema", "$id")}
+
+
+def _message(name: str, message: MessageType) -> Json:
+    own = _command(name) if name in COMMANDS else _cloud_event(name)
     return {
-        key: value for key, value in codec.schema(name).items() if key not in ("$schema", "$id")
-    }
+        "name": name,
+        "summary": message.schema["description"],
+        "bindings": {"amqp": {"contentEncoding": "utf-8", "messageType": name, **_BINDING}},
+    } | own
 
 
 def _command(name: str) -> Json:
     own = {"task": {"const": name, "description": "The task's name."}}
     return {
-        "name": name,
         "title": name.removeprefix("allocation."),
-        "summary": codec.schema(name)["description"],
         "description": "A Celery task, protocol 2; any Celery client sends one by `send_task`."
         " Other headers of Celery's may be there and are ignored; canvases are refused.",
         "contentType": "application/json",
-        "tags": [{"name": "command"}, *([{"name": "internal"}] if name in INTERNAL else [])],
+        "tags": [{"name": "command"}, *([{"name": "internal"}] if name in FOLLOW_UPS else [])],
         "correlationId": {"location": "$message.header#/id"},
-        "headers": {
-            "type": "object",
-            "properties": own | _HEADERS,
-            "required": ["task", "id"],
-        },
+        "headers": {"type": "object", "properties": own | _HEADERS, "required": ["task", "id"]},
         "payload": {
             "type": "array",
             "description": "[args, kwargs, embed]: keyword arguments only.",
@@ -161,146 +157,110 @@ def _command(name: str) -> Json:
         "examples": [
             {
                 "headers": {"task": name, "id": _TASK_ID},
-                "payload": [[], codec.example(name), {}],
+                "payload": [[], COMMANDS[name].example, {}],
             }
         ],
-        "bindings": _message_binding(name),
     }
 
 
-def _event(name: str) -> Json:
-    made = _cloud_event(name, "event")
-    return made | {"correlationId": {"location": "$message.payload#/correlationid"}}
-
-
-def _inbound(name: str) -> Json:
-    made = _cloud_event(name, "inbound")
-    becomes = inbound_events.TYPES[name].command
-    return made | {"description": f"A CloudEvent 1.0. It becomes the command `{becomes}`."}
-
-
-def _cloud_event(name: str, tag: str) -> Json:
-    return {
-        "name": name,
+def _cloud_event(name: str) -> Json:
+    made: Json = {
         "title": name,
-        "summary": codec.schema(name)["description"],
-        "description": "A CloudEvent 1.0, structured as one JSON object.",
-        "contentType": _CLOUD_EVENT,
-        "tags": [{"name": tag}],
+        "contentType": "application/cloudevents+json",
         "payload": {"$ref": f"#/components/schemas/{name}"},
-        "examples": [{"payload": codec.example(name)}],
-        "bindings": _message_binding(name),
+        "examples": [{"payload": MESSAGES[name].example}],
+    }
+    if name in EVENTS:
+        return made | {
+            "description": "A CloudEvent 1.0, structured as one JSON object.",
+            "tags": [{"name": "event"}],
+            "correlationId": {"location": "$message.payload#/correlationid"},
+        }
+    becomes = inbound_events.TYPES[name].command
+    return made | {
+        "description": f"A CloudEvent 1.0. It becomes the command `{becomes}`.",
+        "tags": [{"name": "inbound"}],
     }
 
 
-def _message_binding(name: str) -> Json:
-    return {"amqp": {"contentEncoding": "utf-8", "messageType": name, **_BINDING}}
-
-
-def _channels(groups: dict[str, dict[str, Json]]) -> Json:
-    """One channel for each exchange that is published to, and one for each queue behind them."""
-    routing = {
-        topology.COMMANDS: (topology.COMMANDS, "Where commands are sent: by this routing key."),
-        topology.EVENTS: (None, "Where all that happened is told: bind a queue of your own."),
-        topology.INBOUND: ("{type}", "Where other systems tell what they know."),
-    }
-    made = {}
-    for exchange in (
-        topology.commands_exchange(),
-        topology.events_exchange(),
-        topology.inbound_queue().exchange,
+def _exchanges() -> Json:
+    """One channel for each exchange that is published to."""
+    inbound = topology.inbound_queue().exchange
+    types = {"type": {"description": "The event's type.", "enum": list(inbound_events.TYPES)}}
+    channels = {}
+    for exchange, address, description in (
+        (
+            topology.commands_exchange(),
+            topology.COMMANDS,
+            "Where commands are sent: by this routing key.",
+        ),
+        (
+            topology.events_exchange(),
+            None,
+            "Where all that happened is told: bind a queue of your own.",
+        ),
+        (inbound, "{type}", "Where other systems tell what they know."),
     ):
-        address, description = routing[exchange.name]
-        made[exchange.name] = {
+        described = {
+            "name": exchange.name,
+            "type": exchange.type,
+            "durable": exchange.durable,
+            "autoDelete": False,
+        }
+        channels[exchange.name] = {
             "address": address,
             "title": f"The {exchange.type} exchange {exchange.name}",
             "description": description,
-            "messages": _references(groups[exchange.name]),
-            "bindings": {"amqp": _exchange_binding(exchange)},
+            "messages": _references(_BY_EXCHANGE[exchange.name]),
+            "bindings": {"amqp": {"is": "routingKey", "exchange": described, **_BINDING}},
         }
-    made[topology.INBOUND]["parameters"] = {
-        "type": {"description": "The event's type.", "enum": list(inbound_events.TYPES)}
-    }
-    for queue in topology.queues():
-        made[f"{queue.name}.queue"] = _queue(queue, groups)
-    return made
+    channels[inbound.name]["parameters"] = types
+    return channels
 
 
-def _queue(queue: Queue, groups: dict[str, dict[str, Json]]) -> Json:
-    """A queue, with the messages that its exchange brings or its owner sets aside."""
-    source = topology.dead_queues().get(queue.name)
+def _queue(queue: Queue) -> Json:
+    """The channel of a queue, with the messages of its exchange, or the dead letters of another."""
     exchange = queue.exchange.name
+    source = topology.dead_queues().get(queue.name)
     if source is None:
         dead = queue.queue_arguments["x-dead-letter-routing-key"]
-        told = f"Bound to the exchange {exchange}; what can't be taken goes to {dead}."
+        description = f"Bound to the exchange {exchange}; what can't be taken goes to {dead}."
     else:
         exchange = next(each.exchange.name for each in topology.queues() if each.name == source)
-        told = (
+        description = (
             f"The dead letters of {source}: as they came, with the reason in the headers `x-reason`"
             " and `x-error`, or in `x-death` where the broker moved them by itself."
             " `allocation dead` lists, shows, replays and drops them."
         )
+    described = {"name": queue.name, "durable": True, "exclusive": False, "autoDelete": False}
     return {
         "address": queue.name,
         "title": f"The queue {queue.name}",
-        "description": told,
-        "messages": _references(groups[exchange]),
-        "bindings": {
-            "amqp": {
-                "is": "queue",
-                "queue": {
-                    "name": queue.name,
-                    "durable": True,
-                    "exclusive": False,
-                    "autoDelete": False,
-                },
-                **_BINDING,
-            }
-        },
+        "description": description,
+        "messages": _references(_BY_EXCHANGE[exchange]),
+        "bindings": {"amqp": {"is": "queue", "queue": described, **_BINDING}},
         "x-exchange": queue.exchange.name,
         "x-queue-arguments": dict(queue.queue_arguments),
     }
 
 
-def _exchange_binding(exchange: Exchange) -> Json:
-    described = {
-        "name": exchange.name,
-        "type": exchange.type,
-        "durable": exchange.durable,
-        "autoDelete": False,
-    }
-    return {"is": "routingKey", "exchange": described, **_BINDING}
+def _receives(channel: str, summary: str) -> Json:
+    return _operation("receive", channel, summary, {"ack": True})
 
 
-def _operations(groups: dict[str, dict[str, Json]]) -> Json:
-    """What the service does: it receives commands and inbound events, and sends events."""
-    return {
-        "receiveCommands": _operation(
-            "receive", topology.COMMANDS, "Take a command", groups[topology.COMMANDS]
-        ),
-        "sendEvents": _operation(
-            "send", topology.EVENTS, "Tell what happened", groups[topology.EVENTS]
-        ),
-        "receiveInboundEvents": _operation(
-            "receive", topology.INBOUND, "Hear of another system", groups[topology.INBOUND]
-        ),
-    }
+def _sends(channel: str, summary: str) -> Json:
+    return _operation("send", channel, summary, {"deliveryMode": 2, "mandatory": True})
 
 
-# Of whoever receives, that it acknowledges; of whoever sends, how.
-_OPERATION: dict[str, Json] = {
-    "receive": {"ack": True},
-    "send": {"deliveryMode": 2, "mandatory": True},
-}
-
-
-def _operation(action: str, channel: str, summary: str, messages: Iterable[str]) -> Json:
+def _operation(action: str, channel: str, summary: str, binding: Json) -> Json:
     return {
         "action": action,
         "channel": {"$ref": f"#/channels/{channel}"},
         "summary": summary,
-        "messages": [{"$ref": f"#/channels/{channel}/messages/{name}"} for name in messages],
-        "bindings": {"amqp": _OPERATION[action] | _BINDING},
+        "messages": [
+            {"$ref": f"#/channels/{channel}/messages/{name}"} for name in _BY_EXCHANGE[channel]
+        ],
+        "bindings": {"amqp": binding | _BINDING},
     }
 
 

@@ -145,8 +145,8 @@ def _command(event: codec.Json) -> Command:
     known = {field: data[field] for field in meaning.fields if field in data}
     envelope = {name: event[name] for name in _ENVELOPE}
     command = codec.read_command(meaning.command, known)
-    if isinstance(command, list):
-        raise _malformed(command)
+    if isinstance(command, codec.Invalid):
+        raise _malformed(command.violations)
     # A type may ask for more than its command does.
     if broken := codec.violations(kind, envelope | {"data": known}):
         raise _malformed(broken)

@@ -17,7 +17,7 @@ from allocation.adapters.sql.tables import (
     outbox,
     waits,
 )
-from allocation.contract import codec
+from allocation.contract import registry
 from allocation.views import Json
 
 
@@ -159,7 +159,7 @@ def backlog(connection: Connection, overdue_after: float) -> Backlog:
     """
     # How many rows of the outbox were not sent, how many commands are pending and since when, and
     # how many lines wait: by one question, which the database answers as of one moment.
-    is_follow_up = commands.c.name.in_(codec.FOLLOW_UPS)
+    is_follow_up = commands.c.name.in_(registry.FOLLOW_UPS)
     unsent = select(func.count()).select_from(outbox).where(is_unsent)
     pending = select(func.count()).select_from(commands).where(is_pending, ~is_follow_up)
     oldest = select(func.min(commands.c.accepted_at)).where(is_pending, ~is_follow_up)

@@ -7,7 +7,7 @@ import pytest
 from flask.testing import FlaskClient
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from allocation.contract import codec
+from allocation.contract import registry
 from allocation.entrypoints.api.auth.security import OPEN
 from allocation.entrypoints.api.description.answers import schemas
 from allocation.entrypoints.api.description.openapi import document
@@ -77,12 +77,12 @@ def test_bodies_are_described_by_the_contract_itself() -> None:
     whole = paths["/v1/batches"]["post"]["requestBody"]["content"]["application/json"]
     less = paths["/v1/batches/{batchref}"]["patch"]["requestBody"]["content"]["application/json"]
 
-    of_batch = codec.schema("allocation.create_batch")
-    of_change = codec.schema("allocation.change_batch_quantity")
+    of_batch = registry.schema("allocation.create_batch")
+    of_change = registry.schema("allocation.change_batch_quantity")
     parts = ("type", "properties", "required", "additionalProperties")
     assert whole == {
         "schema": {part: of_batch[part] for part in parts},
-        "example": codec.example("allocation.create_batch"),
+        "example": registry.example("allocation.create_batch"),
     }
     assert less == {
         "schema": {
@@ -100,12 +100,12 @@ def test_a_line_is_described_alone_and_among_many() -> None:
     body = document()["paths"]["/v1/allocations"]["post"]["requestBody"]
     described = body["content"]["application/json"]
 
-    of_line = codec.schema("allocation.allocate")
+    of_line = registry.schema("allocation.allocate")
     one, many = described["schema"]["oneOf"]
     parts = ("type", "properties", "required", "additionalProperties")
     assert one == {part: of_line[part] for part in parts}
     assert many["properties"]["lines"]["items"] == one
-    assert described["examples"]["one"]["value"] == codec.example("allocation.allocate")
+    assert described["examples"]["one"]["value"] == registry.example("allocation.allocate")
     for index, example in enumerate(described["examples"].values()):
         jsonschema_rs.validate(described["schema"], example["value"])
         jsonschema_rs.validate((one, many)[index], example["value"])

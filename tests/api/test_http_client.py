@@ -26,13 +26,14 @@ from allocation.client import (
     Unauthorized,
     Unreachable,
 )
-from allocation.contract import codec
-from allocation.contract.asyncapi import INTERNAL
+from allocation.contract import codec, registry
 from tests.api.conftest import Serve, Worker
 from tests.servers.ports import LOOPBACK, free_ports
 from tests.servers.processes import ROOT
 
-CALLERS = {name.removeprefix("allocation.") for name in codec.COMMANDS.keys() - INTERNAL}
+CALLERS = {
+    name.removeprefix("allocation.") for name in registry.COMMANDS.keys() - registry.FOLLOW_UPS
+}
 OVER_HTTP = sorted(CALLERS - {"dispatch"})
 LINE: dict[str, Any] = {"orderid": "order-1", "sku": "LAMP", "qty": 3}
 
@@ -127,7 +128,7 @@ def test_each_command_arrives_as_the_contracts_example(
     http: HttpClient, engine: Engine, name: str
 ) -> None:
     """Its fields are the method's arguments; the id that is returned is the command's."""
-    example = codec.example(f"allocation.{name}")
+    example = registry.example(f"allocation.{name}")
 
     sent = getattr(http, name)(**example)
 
@@ -145,7 +146,7 @@ def test_the_methods_are_the_contracts_commands_with_their_fields() -> None:
     }
 
     assert methods == {
-        name: set(codec.schema(f"allocation.{name}")["properties"]) for name in CALLERS
+        name: set(registry.schema(f"allocation.{name}")["properties"]) for name in CALLERS
     }
     assert {name for name in methods if hasattr(HttpClient, name)} == set(OVER_HTTP)
 

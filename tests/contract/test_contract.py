@@ -8,7 +8,7 @@ from uuid import UUID
 import jsonschema_rs
 import pytest
 
-from allocation.contract import codec, identifiers, inbound_events
+from allocation.contract import codec, identifiers, inbound_events, registry
 from allocation.domain.commands import Command, CreateBatch, Malformed
 from allocation.domain.events import (
     Allocated,
@@ -27,21 +27,15 @@ from allocation.domain.events import (
 )
 
 FOLDER = Path(codec.__file__).parents[1] / "contract"
-NAMES = [*codec.COMMANDS, *codec.EVENT_TYPES.values(), *inbound_events.TYPES]
-
-
-def definitions(name: str) -> dict[str, object]:
-    """The fields of a command, or of the data of an event, ours or another system's."""
-    properties = codec.schema(name)["properties"]
-    return dict(properties if name in codec.COMMANDS else properties["data"]["properties"])
+NAMES = list(registry.MESSAGES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_schema_is_valid_and_its_example_keeps_it(name: str) -> None:
     """The example is what a reader copies."""
-    jsonschema_rs.meta.validate(codec.schema(name))
+    jsonschema_rs.meta.validate(registry.schema(name))
 
-    assert codec.violations(name, codec.example(name)) == []
+    assert codec.violations(name, registry.example(name)) == []
 
 
 def test_there_is_a_schema_and_an_example_for_every_command_and_event_and_no_other() -> None:
@@ -51,18 +45,20 @@ def test_there_is_a_schema_and_an_example_for_every_command_and_event_and_no_oth
     inbound = {path.name for path in (FOLDER / "inbound").iterdir()}
 
     kinds = ("schema", "example")
-    stems = [name.removeprefix("allocation.") for name in codec.COMMANDS]
+    stems = [name.removeprefix("allocation.") for name in registry.COMMANDS]
     assert commands == {f"{stem}.{kind}.json" for stem in stems for kind in kinds}
-    assert events == {
-        f"{name}.{kind}.json" for name in codec.EVENT_TYPES.values() for kind in kinds
-    }
+    assert events == {f"{name}.{kind}.json" for name in registry.EVENTS for kind in kinds}
     assert inbound == {f"{name}.{kind}.json" for name in inbound_events.TYPES for kind in kinds}
 
 
 @pytest.mark.parametrize("field", ["orderid", "sku"])
 def test_one_name_has_one_shape_everywhere(field: str) -> None:
     """As a new id, and as a known one: the files stand alone, so the shapes must not drift."""
-    found = [shape for name in NAMES if isinstance(shape := definitions(name).get(field), dict)]
+    found = [
+        shape
+        for name in NAMES
+        if isinstance(shape := registry.MESSAGES[name].fields.get(field), dict)
+    ]
 
     new = {json.dumps(shape) for shape in found if shape.get("format") == identifiers.FORMAT}
     known = {json.dumps(shape) for shape in found if "format" not in shape}
@@ -70,20 +66,20 @@ def test_one_name_has_one_shape_everywhere(field: str) -> None:
     assert (len(new), len(known)) == (1, 1)
 
 
-@pytest.mark.parametrize("name", codec.COMMANDS)
+@pytest.mark.parametrize("name", registry.COMMANDS)
 def test_a_command_survives_the_wire(name: str) -> None:
     """What is sent is what is understood."""
-    command = codec.parse_command(name, codec.example(name))
+    command = codec.parse_command(name, registry.example(name))
 
     assert codec.command_name(command) == name
     assert codec.parse_command(name, codec.command_body(command)) == command
 
 
-@pytest.mark.parametrize("name", codec.COMMANDS)
+@pytest.mark.parametrize("name", registry.COMMANDS)
 def test_each_missing_field_and_each_foreign_one_is_named(name: str) -> None:
     """A caller learns what to mend."""
-    example = codec.example(name)
-    for field in codec.schema(name)["required"]:
+    example = registry.example(name)
+    for field in registry.schema(name)["required"]:
         body = {key: value for key, value in example.items() if key != field}
         assert codec.violations(name, body) == [codec.Violation(field, "is missing")]
 
@@ -122,6 +118,46 @@ def test_what_cannot_be_stored_is_malformed(body: dict[str, object], field: str)
     assert isinstance(command, Malformed)
     assert command.field == field
     assert (command.field + command.problem + command.body).isascii()
+
+
+@pytest.mark.parametrize(
+    "moment", ["0000-01-01T00:00:00Z", "2030-12-31T23:59:60Z", "0001-01-01T00:00:00+23:59"]
+)
+def test_a_moment_that_python_has_not_is_malformed(moment: str) -> None:
+    """JSON Schema allows it: the year 0000, a leap second, a year before the first in UTC."""
+    body = {"orderid": "o", "expires_at": moment}
+
+    command = codec.parse_command("allocation.expire", body)
+
+    assert registry.schema("allocation.expire")["properties"]["expires_at"]["format"] == "date-time"
+    assert codec.violations("allocation.expire", body) == []
+    assert isinstance(command, Malformed)
+    assert command.field == "expires_at"
+
+
+RELEASED_BODIES: dict[str, dict[str, object]] = {
+    "allocation.create_batch": {"batchref": "b", "sku": "s", "qty": 1, "eta": None},
+    "allocation.change_batch_eta": {"batchref": "b", "eta": None},
+    "allocation.allocate": {"orderid": "o", "sku": "s", "qty": 1},
+    "allocation.allocate_order": {
+        "orderid": "o",
+        "lines": [{"sku": "s", "qty": 1}],
+        "all_or_nothing": False,
+        "ttl": None,
+    },
+    "allocation.reserve": {"orderid": "o", "sku": "s", "qty": 1, "ttl": 60},
+    "allocation.confirm": {"orderid": "o"},
+    "allocation.dispatch": {"orderid": "o", "sku": "s", "batchref": None},
+}
+
+
+@pytest.mark.parametrize("name", RELEASED_BODIES)
+def test_a_command_is_written_as_the_first_release_wrote_it(name: str) -> None:
+    """A repeat is compared with the command that was stored by an earlier release."""
+    schema, body = registry.schema(name), RELEASED_BODIES[name]
+    required = {field: body[field] for field in schema["required"]}
+
+    assert codec.command_body(codec.parse_command(name, required)) == body
 
 
 EVENTS: list[Event] = [
@@ -167,6 +203,16 @@ def test_every_event_is_told_within_its_contract(event: Event) -> None:
     assert told(event)["id"] == body["id"]
 
 
+@pytest.mark.parametrize("name", registry.EVENTS)
+def test_an_event_of_its_examples_fields_is_the_example(name: str) -> None:
+    """So that a class lacks no field of its schema, and has no other."""
+    example = registry.example(name)
+    event = registry.EVENTS[name].kind(**example["data"], sequence=example["sequence"])
+
+    data = told(event)["data"]
+    assert data == dict.fromkeys(data) | example["data"]
+
+
 def test_an_event_that_breaks_the_contract_is_never_told() -> None:
     """It is a fault of ours, and nothing is committed."""
     with pytest.raises(AssertionError, match="breaks its contract"):
@@ -185,9 +231,9 @@ def test_what_senders_of_a_release_send_is_still_understood(release: Path) -> No
     """A new field of a command is optional, for ever."""
     then = json.loads(release.read_text())
 
-    for name in then.keys() & codec.COMMANDS.keys():
+    for name in then.keys() & registry.COMMANDS.keys():
         assert codec.violations(name, then[name]["example"]) == []
-        assert codec.schema(name)["required"] == then[name]["schema"]["required"]
+        assert registry.schema(name)["required"] == then[name]["schema"]["required"]
     assert then.keys() <= set(NAMES)
 
 
@@ -196,10 +242,10 @@ def test_readers_of_a_release_find_in_events_all_that_they_knew(release: Path) -
     """A field may be added; to take one away, or to change one, is a new version of the event."""
     then = json.loads(release.read_text().replace(WITHOUT_SLASH, WITH_SLASH))
 
-    for name in then.keys() - codec.COMMANDS.keys():
-        now, before = codec.schema(name), then[name]["schema"]
+    for name in then.keys() - registry.COMMANDS.keys():
+        now, before = registry.schema(name), then[name]["schema"]
         assert set(before["required"]) <= set(now["required"])
         data = before["properties"]["data"]
         assert set(data["required"]) <= set(now["properties"]["data"]["required"])
         fields = data["properties"]
-        assert {field: definitions(name).get(field) for field in fields} == fields
+        assert {field: registry.MESSAGES[name].fields.get(field) for field in fields} == fields

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from allocation.contract import codec, identifiers, inbound_events
+from allocation.contract import codec, identifiers, inbound_events, registry
 from allocation.contract.codec import Violation
 
 BROUGHT = [
@@ -49,11 +49,11 @@ UNSTORABLE = {
 GOOD = ["SO/2026/001", "/", "...", "E 9", "żółw", "100%", "a%2Fb", "漢", "🪑", "é", "x" * 255, "-1"]
 IDS = {"orderid", "sku", "batchref"}
 KNOWN = [
-    *((name, field) for name in codec.COMMANDS for field in codec.schema(name)["properties"]),
+    *((name, field) for name in registry.COMMANDS for field in registry.schema(name)["properties"]),
     *(
         (name, field)
-        for name in (*codec.EVENT_TYPES.values(), *inbound_events.TYPES)
-        for field in codec.schema(name)["properties"]["data"]["properties"]
+        for name in (*registry.EVENTS, *inbound_events.TYPES)
+        for field in registry.schema(name)["properties"]["data"]["properties"]
     ),
 ]
 LOOKED_UP = sorted({each for each in KNOWN if each[1] in IDS} - set(BROUGHT))
@@ -61,8 +61,8 @@ LOOKED_UP = sorted({each for each in KNOWN if each[1] in IDS} - set(BROUGHT))
 
 def body_with(name: str, **fields: object) -> dict[str, Any]:
     """The contract's example, with these fields, or data."""
-    example = codec.example(name)
-    if name in codec.COMMANDS:
+    example = registry.example(name)
+    if name in registry.COMMANDS:
         return example | fields
     return example | {"data": example["data"] | fields}
 
@@ -103,7 +103,7 @@ def test_a_sku_in_a_line_of_an_order_is_looked_up() -> None:
 
 def test_the_pattern_says_nothing_that_the_rule_does_not_say() -> None:
     """Tools that know no format named identifier refuse less, never something else."""
-    schema = codec.schema("allocation.create_batch")["properties"]["sku"]
+    schema = registry.schema("allocation.create_batch")["properties"]["sku"]
 
     against = [
         character
@@ -119,7 +119,7 @@ def test_the_pattern_says_nothing_that_the_rule_does_not_say() -> None:
 
 @pytest.mark.parametrize("text", [" E9", "E9 "])
 def test_the_pattern_refuses_a_space_around_an_id(text: str) -> None:
-    schema = codec.schema("allocation.create_batch")["properties"]["sku"]
+    schema = registry.schema("allocation.create_batch")["properties"]["sku"]
 
     assert re.fullmatch(schema["pattern"], text) is None
 

@@ -9,7 +9,7 @@ from uuid import UUID, uuid5
 import pytest
 from kombu.message import Message as Delivered
 
-from allocation.contract import codec, inbound_events
+from allocation.contract import inbound_events, registry
 from allocation.contract.inbound_events import Inadmissible, read
 from allocation.domain.commands import (
     ChangeBatchEta,
@@ -35,7 +35,7 @@ COMMANDS: dict[str, Command] = {
 
 def event(kind: str = QUANTITY, **changes: object) -> dict[str, Any]:
     """The contract's example, with other fields."""
-    return codec.example(kind) | changes
+    return registry.example(kind) | changes
 
 
 def quantity(batchref: object, qty: object) -> dict[str, Any]:
@@ -113,7 +113,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str, str]] = {
         "batch.quantity_changed.v2",
     ),
     "our own event": (
-        codec.example("allocation.allocated.v1"),
+        registry.example("allocation.allocated.v1"),
         {},
         "unknown type",
         "allocation.allocated.v1",

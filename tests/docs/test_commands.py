@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from allocation.entrypoints.api.description.openapi import document
 from tests.docs.blocks import beginning, blocks
 from tests.docs.reader import Reader
 from tests.servers.processes import ROOT, Process
@@ -76,7 +77,7 @@ def test_each_http_request_is_answered_as_its_page_says(serving: Reader) -> None
 
 def test_the_page_leaves_no_operation_out() -> None:
     """Each of the API's description is there once at least."""
-    described = json.loads((ROOT / "docs" / "openapi.json").read_text())["paths"]
+    described = document()["paths"]
     wanted = {
         (method.upper(), path)
         for path, item in described.items()

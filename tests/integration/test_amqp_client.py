@@ -17,8 +17,7 @@ from allocation.client import (
     Unreachable,
     listen,
 )
-from allocation.contract import codec
-from allocation.contract.asyncapi import INTERNAL
+from allocation.contract import registry
 from allocation.entrypoints.worker.admission import check
 from tests.faults.proxy import Link, Proxy
 from tests.integration.conftest import Service
@@ -27,9 +26,9 @@ from tests.servers.vhosts import Vhosts
 
 pytestmark = pytest.mark.long
 
-CALLERS = sorted(codec.COMMANDS.keys() - INTERNAL)
+CALLERS = sorted(registry.COMMANDS.keys() - registry.FOLLOW_UPS)
 LINE: dict[str, Any] = {"orderid": "order-1", "sku": "LAMP", "qty": 3}
-ALLOCATED = codec.example("allocation.allocated.v1")
+ALLOCATED = registry.example("allocation.allocated.v1")
 
 
 @pytest.fixture
@@ -67,17 +66,17 @@ def test_each_command_is_sent_as_the_contracts_example(service: Service) -> None
     """In messages that the worker admits, which outlive the broker."""
     with AmqpClient(service.broker_url) as client:
         sent = {
-            name: getattr(client, name.removeprefix("allocation."))(**codec.example(name))
+            name: getattr(client, name.removeprefix("allocation."))(**registry.example(name))
             for name in CALLERS
         }
 
     messages = service.messages(topology.COMMANDS)
     for message in messages:
-        check(message, codec.COMMANDS)
+        check(message, registry.COMMANDS)
         assert message.properties["delivery_mode"] == 2
     assert {
         message.headers["task"]: (message.headers["id"], message.payload) for message in messages
-    } == {name: (outcome.id, [[], codec.example(name), {}]) for name, outcome in sent.items()}
+    } == {name: (outcome.id, [[], registry.example(name), {}]) for name, outcome in sent.items()}
     assert {(outcome.status, str(outcome.facts)) for outcome in sent.values()} == {
         ("pending", "{}")
     }

@@ -20,7 +20,7 @@ from allocation.adapters.rabbitmq import permissions, topology
 from allocation.adapters.rabbitmq.dead_letter_queues import Selection, deliver_again, selected
 from allocation.adapters.sql.tables import allocations
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
-from allocation.contract import codec
+from allocation.contract import registry
 from allocation.domain.commands import Allocate, CreateBatch
 from allocation.service_layer.execution import accept
 from tests.integration.conftest import BareClient, Service
@@ -140,7 +140,7 @@ def test_each_process_does_its_whole_work_with_the_rights_of_its_role(
     allocate = message(Allocate("o1", "LAMP", 4), 2)
     accept(allocate, SqlUnitOfWork(service.engine))
     assert service.outcome(str(allocate.id))[1]["batchref"] == "b1"
-    told = codec.example("batch.quantity_changed.v1") | {"data": {"batchref": "b1", "qty": 9}}
+    told = registry.example("batch.quantity_changed.v1") | {"data": {"batchref": "b1", "qty": 9}}
     tell(users.admin_url, [told])
     assert service.outcome(inbound_command(told))[0] == "succeeded"
     eventually(lambda: unsent(service) == 0, what="everything told")

@@ -9,7 +9,7 @@ import pytest
 from pytest_celery import CeleryTestSetup
 
 from allocation.adapters.sql import audit
-from allocation.contract import codec
+from allocation.contract import registry
 from tests.integration.conftest import BareClient, Service, celery_headers
 from tests.servers.postgres import PrivatePostgres
 from tests.waiting import eventually
@@ -149,7 +149,7 @@ def test_a_command_id_that_comes_again_with_another_body_is_dead_lettered(
 ) -> None:
     """Its first meaning stays."""
     headers = celery_headers("allocation.create_batch")
-    first = codec.example("allocation.create_batch")
+    first = registry.example("allocation.create_batch")
     client.send_raw(json.dumps([[], first, {}]).encode(), headers=headers)
     outcome = service.outcome(str(headers["id"]))
 
@@ -159,7 +159,7 @@ def test_a_command_id_that_comes_again_with_another_body_is_dead_lettered(
     assert service.outcome(str(headers["id"])) == outcome
 
 
-@pytest.mark.parametrize("name", sorted(codec.COMMANDS))
+@pytest.mark.parametrize("name", sorted(registry.COMMANDS))
 def test_the_tasks_are_called_as_the_contract_says(name: str) -> None:
     """A task's name is what other services send."""
     from allocation.entrypoints.worker.app import app

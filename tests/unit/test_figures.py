@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from allocation.contract import codec, inbound_events
+from allocation.contract import inbound_events, registry
 from allocation.entrypoints.worker.admission import Inadmissible
 from allocation.messaging.dead_letters import REASONS
 from tests.scraping import Samples, defined, samples
@@ -28,11 +28,11 @@ def zeros(
             "worker",
             zeros(
                 "allocation_commands_decided_total",
-                command=codec.COMMANDS,
+                command=registry.COMMANDS,
                 outcome=("succeeded", "rejected", "failed"),
             ),
         ),
-        ("worker", zeros("allocation_command_retries_total", command=codec.COMMANDS)),
+        ("worker", zeros("allocation_command_retries_total", command=registry.COMMANDS)),
         *(
             (
                 process,
@@ -45,10 +45,8 @@ def zeros(
         ),
         (
             "relay",
-            zeros("allocation_relay_sent_total", kind=("command",), name=codec.COMMANDS)
-            | zeros(
-                "allocation_relay_sent_total", kind=("event",), name=codec.EVENT_TYPES.values()
-            ),
+            zeros("allocation_relay_sent_total", kind=("command",), name=registry.COMMANDS)
+            | zeros("allocation_relay_sent_total", kind=("event",), name=registry.EVENTS),
         ),
         ("inbound", zeros("allocation_inbound_events_total", result=("accepted", "refused"))),
         ("warehouse", zeros("warehouse_dead_letters_total", reason=metrics.REASONS)),

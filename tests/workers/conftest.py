@@ -13,7 +13,7 @@ from kombu import Connection, Queue
 from sqlalchemy import Engine
 
 from allocation.adapters.rabbitmq import topology
-from allocation.contract import codec
+from allocation.contract import registry
 from tests.servers.processes import Process
 from workers import database
 from workers.envelope import Envelope, from_json
@@ -21,13 +21,13 @@ from workers.warehouse import pick_list, tables
 from workers.warehouse.running import MIGRATIONS
 
 QUEUE = "warehouse.events"
-EVENTS = sorted(codec.EVENT_TYPES.values())
+EVENTS = sorted(registry.EVENTS)
 
 
 def event(kind: str, sequence: int, cause: str = "allocate", **data: object) -> dict[str, Any]:
     """An event of a kind such as `allocated`, as it comes over the wire."""
     name = f"allocation.{kind}.v1"
-    body = codec.example(name)
+    body = registry.example(name)
     merged = body["data"] | {"sku": "LAMP"} | data
     return body | {
         "id": str(uuid5(NAMESPACE_OID, f"{merged['sku']} {sequence}")),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from allocation.contract import codec
+from allocation.contract import registry
 from tests.workers.conftest import EVENTS, envelope, event
 from workers.envelope import Unreadable, from_json, read
 from workers.notification import messages as notification
@@ -55,7 +55,7 @@ READ: dict[str, tuple[object, object]] = {
 @pytest.mark.parametrize("name", EVENTS)
 def test_every_example_of_the_contract_is_understood(name: str) -> None:
     """By both subscribers, from the bytes on."""
-    body = json.dumps(codec.example(name)).encode()
+    body = json.dumps(registry.example(name)).encode()
 
     read_event = read(body, "application/cloudevents+json; charset=utf-8")
 
@@ -65,7 +65,7 @@ def test_every_example_of_the_contract_is_understood(name: str) -> None:
 @pytest.mark.parametrize("name", EVENTS)
 def test_fields_that_nobody_knows_are_ignored(name: str) -> None:
     """A newer publisher harms no older reader."""
-    body = codec.example(name) | {"colour": "red"}
+    body = registry.example(name) | {"colour": "red"}
     body["data"] = body["data"] | {"colour": "red"}
 
     read_event = from_json(body)

@@ -15,7 +15,7 @@ def page() -> str:
     return markdown.page(
         "HTTP",
         "the OpenAPI document, which the service serves at `/openapi.json`",
-        "The same as a document for programs: [openapi.json](../openapi.json). Every error is"
+        "`allocation openapi` prints that document, for programs. Every error is"
         " `application/problem+json`, with the fields of [Problem](#problem).",
         *(
             part

@@ -1,10 +1,8 @@
 """The pages about messages, made from the contract: fields and an example of each."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from allocation.contract import codec
-from allocation.contract.asyncapi import INTERNAL
-from allocation.contract.inbound_events import TYPES
+from allocation.contract.registry import COMMANDS, EVENTS, FOLLOW_UPS, INBOUND, MessageType
 from tools.reference import markdown
 from tools.reference.markdown import block, fields
 
@@ -16,13 +14,13 @@ def commands() -> str:
         "`allocation/contract/commands/`",
         "Each is a Celery task with keyword arguments only ([enqueue](../enqueue.md)); over HTTP"
         " the body has the same fields ([HTTP](http.md)). Other fields are refused.",
-        *_each(codec.COMMANDS),
+        *_each(COMMANDS),
     )
 
 
 def events() -> str:
-    """What allocation tells."""
-    envelope = codec.schema(next(iter(codec.EVENT_TYPES.values())))
+    """What allocation publishes."""
+    envelope = next(iter(EVENTS.values())).schema
     shared = {name: what for name, what in envelope["properties"].items() if name != "data"}
     shared["type"] = {"type": "string", "description": "Which of the events below it is."}
     return markdown.page(
@@ -33,26 +31,26 @@ def events() -> str:
         " know.",
         "## What all have",
         fields(envelope | {"properties": shared}),
-        *_each(codec.EVENT_TYPES.values()),
+        *_each(EVENTS),
     )
 
 
 def inbound() -> str:
-    """What other systems tell allocation."""
+    """What other systems publish for allocation."""
     return markdown.page(
         "Events of other systems",
         "`allocation/contract/inbound/`",
         "CloudEvents 1.0 in JSON, sent to the topic exchange `allocation.inbound` with the type as"
         " routing key ([enqueue](../enqueue.md#report-a-fact-by-plain-amqp)).",
-        *_each(TYPES),
+        *_each(INBOUND),
     )
 
 
-def _each(names: Iterable[str]) -> Iterable[str]:
-    for name in names:
-        schema = codec.schema(name)
+def _each(messages: Mapping[str, MessageType]) -> Iterable[str]:
+    for name, message in messages.items():
         yield f"## {name}"
-        yield schema["description"]
-        yield "Allocation sends it to itself: it is not for callers." if name in INTERNAL else ""
-        yield fields(schema["properties"].get("data", schema))
-        yield block(codec.example(name))
+        yield message.schema["description"]
+        if name in FOLLOW_UPS:
+            yield "Allocation sends it to itself: it is not for callers."
+        yield fields({"properties": message.fields, "required": message.required})
+        yield block(message.example)

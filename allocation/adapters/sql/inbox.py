@@ -64,7 +64,7 @@ class SqlOutbox:
             correlation_id=cause.correlation_id,
         )
         self._add(
-            id=codec.event_id(body),
+            id=UUID(body["id"]),
             kind="event",
             name=body["type"],
             sku=body["subject"],

@@ -1,8 +1,8 @@
 """Records which functions of the product a process calls, when it is on PYTHONPATH.
 
-RECORDED_CALLS names a folder. Its file `phase` names the current phase; each function that is called
-for the first time in a phase becomes a line `phase path function` of a file per process, called
-`<process id>.<the program's last argument>`.
+RECORDED_CALLS names a folder. Its file `phase` names the current phase. Each function that is
+called for the first time in a phase becomes a line `phase path function` of a file per process,
+called `<process id>.<the program's last argument>`.
 """
 
 import os

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from allocation.contract import codec
+from allocation.contract import registry
 
 Json = dict[str, Any]
 
 
 def field(name: str, command: str = "allocation.dispatch") -> Json:
     """The schema of one field of a command; by default of one that looks up ids, as answers do."""
-    return dict(codec.schema(command)["properties"][name])
+    return dict(registry.schema(command)["properties"][name])
 
 
 def schemas() -> dict[str, Json]:
@@ -179,7 +179,7 @@ def schemas() -> dict[str, Json]:
         ),
         "Command": _object(
             id=_uuid("The command's id."),
-            command={"enum": sorted(codec.COMMANDS)},
+            command={"enum": sorted(registry.COMMANDS)},
             status=_one_of("pending", "succeeded", "rejected", "failed"),
             outcome={
                 "type": ["object", "null"],

@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 
 from allocation.adapters.sql.api_keys import READ, WRITE
-from allocation.contract import codec
+from allocation.contract import registry
 from allocation.entrypoints.api.description.answers import schemas
 from allocation.entrypoints.api.description.routes import ROUTES, Route
 from allocation.entrypoints.api.http import parameters
@@ -127,7 +127,7 @@ def _operation(route: Route) -> Json:
     }
     if route.command:
         described += [_KEY, _PREFER]
-        made["description"] = codec.schema(route.command)["description"] + _ACCEPTED
+        made["description"] = registry.schema(route.command)["description"] + _ACCEPTED
         content = _content(route.command, names)
         if content["schema"]["properties"]:
             made["requestBody"] = {
@@ -145,9 +145,9 @@ def _scope(route: Route) -> str:
 
 def _content(command: str, from_path: list[str]) -> Json:
     """The command's schema and example, without the fields that the path gives."""
-    schema = codec.schema(command)
+    schema = registry.schema(command)
     kept = {name: of for name, of in schema["properties"].items() if name not in from_path}
-    example = {name: of for name, of in codec.example(command).items() if name in kept}
+    example = {name: of for name, of in registry.example(command).items() if name in kept}
     body = {
         "type": "object",
         "properties": kept,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from flask import Flask, request
 
-from allocation.contract import codec, identifiers
+from allocation.contract import codec, identifiers, registry
 from allocation.contract.codec import Violation
 from allocation.entrypoints.api.http.problems import invalid
 
@@ -43,7 +43,7 @@ def field(name: str) -> codec.Json | None:
     """The schema of an id in a path; None for a name that is not an id's."""
     if name not in _IDS:
         return None
-    schema: codec.Json = codec.schema(_IDS[name])["properties"][name]
+    schema: codec.Json = registry.schema(_IDS[name])["properties"][name]
     return schema
 
 

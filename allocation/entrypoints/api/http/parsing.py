@@ -8,7 +8,7 @@ from flask import request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from allocation.contract import codec
-from allocation.contract.codec import Violation
+from allocation.contract.codec import Invalid, Violation
 from allocation.domain.commands import Command
 from allocation.entrypoints.api.http import intake
 from allocation.entrypoints.api.http.problems import Problem, invalid
@@ -55,9 +55,16 @@ def parse_each(name: str, bodies: Sequence[Any]) -> list[Command | list[Violatio
     A request that was accepted before keeps its meaning, whatever the rule for new ids is now.
     """
     parsed = [codec.read_command(name, body) for body in bodies]
-    if any(isinstance(each, list) for each in parsed) and intake.is_repeat():
-        return [codec.read_command(name, body, accepted=True) for body in bodies]
-    return parsed
+    is_repeat = any(isinstance(each, Invalid) and each.meant for each in parsed) and (
+        intake.is_repeat()
+    )
+    found: list[Command | list[Violation]] = []
+    for each in parsed:
+        if not isinstance(each, Invalid):
+            found.append(each)
+        else:
+            found.append(each.meant if is_repeat and each.meant else each.violations)
+    return found
 
 
 def read() -> Any:

@@ -10,7 +10,7 @@ from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response
 
 from allocation.adapters.sql.api_keys import WRITE
-from allocation.contract import codec
+from allocation.contract import codec, registry
 from allocation.contract.identifiers import trimmed
 from allocation.domain.commands import Command
 from allocation.entrypoints.api.auth import security
@@ -138,7 +138,7 @@ def _command_id() -> UUID:
 
 
 def _fields(name: str) -> Mapping[str, object]:
-    fields: Mapping[str, object] = codec.schema(name)["properties"]
+    fields: Mapping[str, object] = registry.schema(name)["properties"]
     return fields
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from flask import Blueprint
 
-from allocation.contract import codec
+from allocation.contract import registry
 from allocation.entrypoints.api.http.problems import KINDS
 from allocation.entrypoints.api.pages import template_filters
 
@@ -74,7 +74,7 @@ def refusal(reason: str, facts: Mapping[str, Any]) -> str:
 
 def field(command: str, name: str, problem: str) -> str:
     """What is wrong with a field of the command's form, and what to write there."""
-    schema = codec.schema(command)["properties"].get(name, {})
+    schema = registry.schema(command)["properties"].get(name, {})
     kinds = schema.get("type", ())
     if problem == "is missing":
         return "Fill this in."

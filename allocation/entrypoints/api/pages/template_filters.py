@@ -5,12 +5,10 @@ from datetime import UTC, date, datetime
 from flask import Blueprint
 from markupsafe import Markup
 
-from allocation.contract import codec
+from allocation.contract import registry
 
 EVENTS = tuple(
-    sorted(
-        kind.removeprefix("allocation.").removesuffix(".v1") for kind in codec.EVENT_TYPES.values()
-    )
+    sorted(kind.removeprefix("allocation.").removesuffix(".v1") for kind in registry.EVENTS)
 )
 """The events by the names that the stream gives them."""
 

@@ -7,7 +7,7 @@ from uuid import UUID, uuid5
 
 from flask import Response, g, jsonify, request
 
-from allocation.contract import codec
+from allocation.contract import codec, registry
 from allocation.contract.codec import Violation
 from allocation.domain.commands import Allocate, Command
 from allocation.entrypoints.api.http import intake, parsing, waiting
@@ -24,7 +24,7 @@ Line = Command | Problem
 
 def asked(body: object) -> bool:
     """Whether the body is one of many lines: it says so, or has nothing of a single one."""
-    fields = codec.schema("allocation.allocate")["properties"]
+    fields = registry.schema("allocation.allocate")["properties"]
     return isinstance(body, dict) and ("lines" in body or not body.keys() & fields.keys())
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from flask import render_template
 
 from allocation.adapters.rabbitmq import topology
-from allocation.contract import asyncapi
+from allocation.contract import asyncapi, registry
 
 Json = dict[str, Any]
 
@@ -41,7 +41,7 @@ def _message(document: Json, name: str) -> Json:
         "name": name,
         "summary": message["summary"],
         "description": message["description"],
-        "internal": name in asyncapi.INTERNAL,
+        "internal": name in registry.FOLLOW_UPS,
         "fields": list(_fields(name)),
         "example": _shown(message["examples"][0]),
         "schema": _shown(document["components"]["schemas"][name]),
@@ -49,12 +49,12 @@ def _message(document: Json, name: str) -> Json:
 
 
 def _fields(name: str) -> Iterable[Json]:
-    required = asyncapi.required(name)
-    for field, schema in asyncapi.fields(name).items():
+    message = registry.MESSAGES[name]
+    for field, schema in message.fields.items():
         yield {
             "name": field,
             "kind": _kind(schema),
-            "required": field in required,
+            "required": field in message.required,
             "description": schema.get("description", ""),
         }
 

@@ -1,0 +1,9 @@
+"""The client's methods are those that the contract makes."""
+
+from tools import client
+
+
+def test_the_methods_of_the_client_are_the_newest() -> None:
+    written = client.FILE.read_text()
+
+    assert written == client.source(), "run `make docs` and commit allocation/client/commands.py"

@@ -1,0 +1,160 @@
+"""The client's methods, made from the contract and the routes: `python -m tools.client`."""
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from allocation.contract.registry import COMMANDS, FOLLOW_UPS, MessageType
+from allocation.entrypoints.api.description.routes import ROUTES
+
+FILE = Path(__file__).parents[1] / "allocation" / "client" / "commands.py"
+
+_TYPES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool"}
+_MODULE = '''\
+"""Every command that a caller may send, as a typed method; `python -m tools.client` writes them.
+
+They follow from the commands of `allocation/contract` and the routes of the API: a test fails when
+they differ. What each field means is said in docs/reference/commands.md.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any, Literal, NotRequired, TypedDict, Unpack
+from uuid import UUID
+
+from allocation.client.messages import Outcome
+
+Day = date | str
+"""A date, or its text: YYYY-MM-DD."""
+
+
+class Options(TypedDict, total=False):
+    """What goes with every command.
+
+    `wait`: seconds to wait for its outcome. `idempotency_key`: what makes sending it again
+    harmless; without one a new one is made, and kept over the client's own tries.
+    """
+
+    wait: float
+    idempotency_key: UUID | str | None
+
+
+{items}
+
+class HttpCommands(ABC):
+    """The commands that have a route. Each returns once Allocation has taken the command."""
+
+    @abstractmethod
+    def send(
+        self,
+        name: str,
+        *,
+        wait: float = 0.0,
+        idempotency_key: UUID | str | None = None,
+        **fields: Any,
+    ) -> Outcome:
+        """Send the command `name`; None says the same as no field."""
+
+{with_route}
+
+class AmqpCommands(HttpCommands):
+    """Every command, also those that have no route."""
+
+{without_route}
+
+ROUTES: Mapping[str, tuple[str, str]] = {routes}
+"""By command: method and path."""
+'''
+
+
+def source() -> str:
+    """The whole text of `allocation/client/commands.py`."""
+    routes = {
+        _method_name(route.command): (route.method.upper(), route.path)
+        for route in ROUTES
+        if route.command
+    }
+    commands = {
+        _method_name(name): command for name, command in COMMANDS.items() if name not in FOLLOW_UPS
+    }
+    with_route = [_method(name, each) for name, each in commands.items() if name in routes]
+    without = [_method(name, each) for name, each in commands.items() if name not in routes]
+    text = _MODULE.format(
+        items="\n\n".join(_items(commands.values())),
+        with_route="\n\n".join(with_route),
+        without_route="\n\n".join(without),
+        routes={name: routes[name] for name in commands if name in routes},
+    )
+    ruff = Path(sys.executable).with_name("ruff")
+    formatted = subprocess.run(
+        [ruff, "format", "--stdin-filename", FILE, "-"],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return formatted.stdout
+
+
+def _method_name(command: str) -> str:
+    return command.removeprefix("allocation.")
+
+
+def _method(name: str, command: MessageType) -> str:
+    parameters = [_parameter(field, schema, command) for field, schema in command.fields.items()]
+    given = [
+        f"{field}=list({field})" if schema.get("type") == "array" else f"{field}={field}"
+        for field, schema in command.fields.items()
+    ]
+    said = textwrap.fill(f'"""{command.schema["description"]}', 89)  # columns, without the end
+    docstring = f'{said}\n"""' if "\n" in said else f'{said}"""'
+    body = f'{docstring}\nreturn self.send("{name}", {", ".join(given)}, **options)'
+    signature = ", ".join(["self", "*", *parameters, "**options: Unpack[Options]"])
+    method = f"def {name}({signature}) -> Outcome:\n{textwrap.indent(body, '    ')}"
+    return textwrap.indent(method, "    ") + "\n"
+
+
+def _parameter(name: str, schema: Mapping[str, Any], command: MessageType) -> str:
+    must = name in command.required
+    return f"{name}: {_type(name, schema)}" + ("" if must else " | None = None")
+
+
+def _type(name: str, schema: Mapping[str, Any]) -> str:
+    if "enum" in schema:
+        return f"Literal[{', '.join(map(repr, schema['enum']))}]"
+    types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    if schema.get("format") == "date":
+        return "Day"
+    if "array" in types:
+        return f"Sequence[{_item_name(name)}]"
+    return _TYPES[next(each for each in types if each != "null")]
+
+
+def _item_name(field: str) -> str:
+    return field.removesuffix("s").capitalize()
+
+
+def _items(commands: Iterable[MessageType]) -> Iterable[str]:
+    """A class for the elements of each list that a command takes."""
+    for command in commands:
+        for name, schema in command.fields.items():
+            if schema.get("type") == "array":
+                item = schema["items"]
+                fields = [
+                    f"{field}: {kind}"
+                    if field in item["required"]
+                    else f"{field}: NotRequired[{kind}]"
+                    for field, kind in ((f, _type(f, of)) for f, of in item["properties"].items())
+                ]
+                said = f'"""One element of `{name}` of `{command.schema["title"]}`."""'
+                body = textwrap.indent("\n".join([said, "", *fields]), "    ")
+                yield f"class {_item_name(name)}(TypedDict):\n{body}\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(source())
+    print("allocation/client/commands.py")
