@@ -42,8 +42,6 @@ task_create_missing_queues = False
 # --- messages -----------------------------------------------------------------------------------
 
 task_serializer = "json"
-# What is no well-formed command never reaches Celery's own machinery.
-worker_consumer = "allocation.entrypoints.worker.consumer:Consumer"
 # Pickle would run whatever it is sent.
 accept_content = ["json"]
 # Outcomes are rows of the database, keyed by the task's id.
