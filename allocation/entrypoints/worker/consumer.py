@@ -32,7 +32,7 @@ class Consumer(celery_internals.Consumer):
         self.admission = Admission(
             self.app.tasks, self.app.dead_letter, self._postpone, self.connection_errors
         )
-        self.start_batching(settings.gather_size, settings.gather_wait)
+        self.start_batching(settings.batch_size, settings.linger)
 
     def on_ready(self) -> None:
         super().on_ready()
