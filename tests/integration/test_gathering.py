@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import text
 
 from allocation.adapters.sql import check
-from tests.integration.conftest import BareClient, Service, celery_headers
+from tests.celery_messages import celery_headers
+from tests.integration.conftest import BareClient, Service
 from tests.servers.processes import Process
 from tests.waiting import eventually
 
