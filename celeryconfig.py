@@ -14,23 +14,23 @@ broker_url = _address.url
 # With amqps:// certificates and names are always verified; these are the files that the URL names.
 broker_use_ssl = _address.tls or None
 broker_transport = _settings.broker_transport
-# A retry counts as sent only when the broker has confirmed it, and nobody waits for that for ever.
+# A retry counts as sent once the broker has confirmed it; the wait for that is limited.
 broker_transport_options = (
     {"confirm_publish": True, **connection.TIME_LIMITS} if _on_rabbitmq else {}
 )
 # Two tries to send a retry end within the command's time limit; then it goes back to its queue.
 task_publish_retry_policy = {"max_retries": 1, "interval_start": 0, "interval_max": 1}
-# A peer that vanished without a word is noticed within two beats.
+# A peer that vanished is noticed within two heartbeats.
 broker_heartbeat = connection.HEARTBEAT if _on_rabbitmq else 0
 # The worker may start before the broker, and outlives its restarts however long they take.
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
-# Nor does a queue that is missing end the worker: it waits for `allocation topology`.
+# A missing queue does not end the worker either: it waits for `allocation topology`.
 broker_channel_error_retry = True
 
 # --- queues -------------------------------------------------------------------------------------
 
-# `allocation topology` declares it, and what holds delayed retries: a worker has no right to.
+# `allocation topology` declares it, and the queues of delayed retries: a worker has no right to.
 task_queues = [topology.commands_queue(declared=_on_rabbitmq)]
 task_default_queue = topology.COMMANDS
 task_default_exchange = topology.COMMANDS
@@ -42,13 +42,11 @@ task_create_missing_queues = False
 # --- messages -----------------------------------------------------------------------------------
 
 task_serializer = "json"
-# What is no well-formed command never reaches Celery's own machinery.
-worker_consumer = "allocation.entrypoints.worker.consumer:Consumer"
-# Pickle would run whatever it is sent.
+# Pickle would run code that a message carries.
 accept_content = ["json"]
 # Outcomes are rows of the database, keyed by the task's id.
 task_ignore_result = True
-# Flower, and whoever watches, sees each task's states.
+# Flower and other monitors see each task's states.
 worker_send_task_events = True
 
 # --- nothing lost -------------------------------------------------------------------------------
@@ -58,22 +56,22 @@ task_acks_late = True
 task_reject_on_worker_lost = True
 # A command that failed for good is dead-lettered, not acknowledged.
 task_acks_on_failure = False
-# One that overran its time is delivered again, up to the queue's delivery limit.
+# A command that overran its time is redelivered, up to the queue's delivery limit.
 task_acks_on_timeout = False
-# A lost connection means that the broker delivers again what runs now: stop working on it.
+# After a lost connection the broker redelivers the running commands: stop working on them.
 worker_cancel_long_running_tasks_on_connection_loss = True
-# Each process works on one gathered job while the next one comes in; the rest stays in the queue
-# for other workers. On the embedded broker commands are not gathered.
-worker_prefetch_multiplier = 2 * _settings.gather_size if _on_rabbitmq else 1
+# Each process works on one batch while the next one comes in; the other commands stay in the queue
+# for other workers. On the embedded broker there are no batches.
+worker_prefetch_multiplier = 2 * _settings.batch_size if _on_rabbitmq else 1
 
 # --- limits -------------------------------------------------------------------------------------
 
-# A job takes milliseconds; one that hangs is ended, and its commands are delivered again.
+# A batch takes milliseconds; one that hangs is ended, and its commands are redelivered.
 task_soft_time_limit = 30
 task_time_limit = 60
-# On SIGTERM: what runs may finish for this long, then it goes back to the queue.
+# On SIGTERM: running commands may finish for this long, then they go back to the queue.
 worker_soft_shutdown_timeout = 20
-# A child that grew past this (kilobytes) is replaced between two jobs.
+# A child that grew past this (kilobytes) is replaced between two batches.
 worker_max_memory_per_child = 400_000
 
 # --- logs ---------------------------------------------------------------------------------------

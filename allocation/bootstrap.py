@@ -1,12 +1,12 @@
 """Builds what a process needs, once, from its settings. Entry points pass it down."""
 
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 
 from kombu import Connection
 from sqlalchemy import Engine
 
-from allocation.adapters import metrics
+from allocation.adapters.metrics import InboundMetrics, RelayMetrics, WorkerMetrics
 from allocation.adapters.sql import database
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.messaging.connection import connect
@@ -21,10 +21,23 @@ class Dependencies:
     engine: Engine = field(repr=False)
     """Opens connections to the configured database when they are needed."""
 
+    @cached_property
+    def worker_metrics(self) -> WorkerMetrics:
+        """Made when they are first needed, as are the other metrics: a process has its own only."""
+        return WorkerMetrics()
+
+    @cached_property
+    def relay_metrics(self) -> RelayMetrics:
+        return RelayMetrics()
+
+    @cached_property
+    def inbound_metrics(self) -> InboundMetrics:
+        return InboundMetrics()
+
     def unit_of_work(self) -> SqlUnitOfWork:
         """A unit of work on the configured database."""
-        # Not `metrics.worker().locked`: a process that locks nothing has no metrics of the worker.
-        return SqlUnitOfWork(self.engine, locked=lambda seconds: metrics.worker().locked(seconds))
+        # Not `self.worker_metrics.locked`: a process that locks nothing has no such metrics.
+        return SqlUnitOfWork(self.engine, locked=lambda each: self.worker_metrics.locked(each))
 
     def broker(self) -> Connection:
         """A connection to the configured broker, not open yet."""

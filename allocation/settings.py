@@ -75,14 +75,23 @@ class Settings(BaseSettings):
     api_streams: int = Field(
         20, ge=0, description="Live streams of events that each of them serves besides."
     )
-    gather_size: int = Field(
+    batch_size: int = Field(
         200, ge=1, description="Commands that a worker decides together, at most."
     )
-    gather_wait: float = Field(
+    linger: float = Field(
         0.002,
         ge=0,
         le=1,
         description="Seconds that a command waits for others, when nothing else is being decided.",
+    )
+    gather_size: int | None = Field(
+        None, ge=1, description="The former name of ALLOCATION_BATCH_SIZE, until the next release."
+    )
+    gather_wait: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="The former name of ALLOCATION_LINGER, until the next release.",
     )
     keep_events: int = Field(30, ge=1, description="Days after which a sent event may be dropped.")
     keep_commands: int = Field(
@@ -125,6 +134,15 @@ class Settings(BaseSettings):
     def _are_known(cls, users: str) -> str:
         permissions.parse(users)
         return users
+
+    @model_validator(mode="after")
+    def _take_former_names(self) -> "Settings":
+        # Not aliases of one field: an error is to name the variable that was set.
+        if self.gather_size is not None and "batch_size" not in self.model_fields_set:
+            self.batch_size = self.gather_size
+        if self.gather_wait is not None and "linger" not in self.model_fields_set:
+            self.linger = self.gather_wait
+        return self
 
     @model_validator(mode="after")
     def _fill_in_the_embedded_default(self) -> "Settings":

@@ -82,9 +82,9 @@ def defined() -> dict[str, str]:
     Relay(create_engine("sqlite://"), settings, subscribers["warehouse"])
     Sender(create_engine("sqlite://"), MailFolder(Path()), {}, subscribers["notification"])
     registries = {
-        "worker": metrics.WorkerFigures().registry,
-        "relay": metrics.RelayFigures().registry,
-        "inbound": metrics.InboundFigures().registry,
+        "worker": metrics.WorkerMetrics().registry,
+        "relay": metrics.RelayMetrics().registry,
+        "inbound": metrics.InboundMetrics().registry,
         **subscribers,
     }
     nothing = Backlog(0, 0.0, 0, 0.0, 0, 0, 0)

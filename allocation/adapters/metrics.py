@@ -1,4 +1,4 @@
-"""What worker, relay and inbound count for monitoring. No label holds an id or a name of stock."""
+"""The metrics of worker, relay and inbound. No label holds an id, a sku or a batch reference."""
 
 from collections import Counter as Tally
 from collections.abc import Collection, Iterable, Mapping
@@ -14,8 +14,8 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
-class WorkerFigures:
-    """Those of decisions. A command that is delivered again is counted again."""
+class WorkerMetrics:
+    """Counts decisions. A command that is redelivered is counted again."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -51,7 +51,7 @@ class WorkerFigures:
         self._dead_letters = _dead_letters(topology.DEAD, self.registry)
 
     def decided(self, outcomes: Iterable[tuple[str, str]], seconds: float, size: int) -> None:
-        """A job is done: the command and outcome of each that was decided."""
+        """Count a batch: the name and outcome of each command that was decided."""
         for (command, outcome), count in Tally(outcomes).items():
             self._decided.labels(command, outcome).inc(count)
         self._seconds.observe(seconds)
@@ -66,12 +66,12 @@ class WorkerFigures:
     def locked(self, seconds: float) -> None:
         self._lock_wait.observe(seconds)
 
-    def buried(self, queue: str, reason: str) -> None:
+    def dead_lettered(self, queue: str, reason: str) -> None:
         self._dead_letters.labels(queue, reason).inc()
 
 
-class RelayFigures:
-    """Those of what is told. A message that is sent again is counted again."""
+class RelayMetrics:
+    """Counts what is published. A message that is sent again is counted again."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -111,14 +111,14 @@ class RelayFigures:
         )
 
     def marked(self, messages: Iterable[tuple[str, str]], seconds: float) -> None:
-        """The kind and name of each that was marked as sent."""
+        """Count the messages that were marked as sent, each by its kind and name."""
         for (kind, name), count in Tally(messages).items():
             self._sent.labels(kind, name).inc(count)
         self._confirm.observe(seconds)
 
 
-class InboundFigures:
-    """Those of what other systems tell."""
+class InboundMetrics:
+    """Counts the events of other systems."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -136,24 +136,18 @@ class InboundFigures:
         _begin(self.events, ("accepted", "refused"))
         self._dead_letters = _dead_letters(topology.INBOUND_DEAD, self.registry)
 
-    def buried(self, queue: str, reason: str) -> None:
+    def dead_lettered(self, queue: str, reason: str) -> None:
         self._dead_letters.labels(queue, reason).inc()
 
 
 @cache
-def worker() -> WorkerFigures:
-    """The worker's; made when they are first needed, as are the others."""
-    return WorkerFigures()
+def relay() -> RelayMetrics:
+    return RelayMetrics()
 
 
 @cache
-def relay() -> RelayFigures:
-    return RelayFigures()
-
-
-@cache
-def inbound() -> InboundFigures:
-    return InboundFigures()
+def inbound() -> InboundMetrics:
+    return InboundMetrics()
 
 
 def _dead_letters(queue: str, registry: CollectorRegistry) -> Counter:
@@ -168,7 +162,7 @@ def _dead_letters(queue: str, registry: CollectorRegistry) -> Counter:
 
 
 def _begin(counter: Counter, *values: Collection[str] | Mapping[str, object]) -> None:
-    """Show 0 for every combination of labels: nobody sees an increase that is a first value."""
+    """Show 0 for every combination of labels: a first value is not seen as an increase."""
     combinations: list[tuple[str, ...]] = [()]
     for each in values:
         combinations = [(*known, value) for known in combinations for value in each]

@@ -59,7 +59,7 @@ class Asked:
 def run(stop: threading.Event) -> None:
     """Take what other systems tell until `stop` is set; outlives outages."""
     metrics_server.serve(metrics.inbound().registry)
-    mover = Mover(bootstrap.confirming_broker, metrics.inbound().buried)
+    mover = Mover(bootstrap.confirming_broker, metrics.inbound().dead_lettered)
     failures = 0
     while not stop.is_set():
         health.beat(bootstrap.settings(), NAME)

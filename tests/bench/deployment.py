@@ -29,10 +29,9 @@ _READY = {
 
 
 def tuned() -> dict[str, str]:
-    """The caller's settings of how commands are gathered: to find out which are best."""
-    return {
-        name: value for name, value in os.environ.items() if name.startswith("ALLOCATION_GATHER_")
-    }
+    """The caller's settings of batches: to find out which are best."""
+    names = ("ALLOCATION_BATCH_SIZE", "ALLOCATION_LINGER")
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 class Deployment:

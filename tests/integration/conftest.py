@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from celery import Celery
@@ -135,23 +134,6 @@ class BareClient:
                 routing_key="allocation.commands",
                 **{"content_type": "application/json", "content_encoding": "utf-8"} | properties,
             )
-
-
-def celery_headers(task: str = "allocation.allocate", **changes: object) -> dict[str, object]:
-    """The headers of a good Celery message, with changes."""
-    headers: dict[str, object] = {
-        "lang": "py",
-        "task": task,
-        "id": str(uuid4()),
-        "root_id": None,
-        "parent_id": None,
-        "group": None,
-        "eta": None,
-        "expires": None,
-        "retries": 0,
-        "timelimit": [None, None],
-    }
-    return headers | changes
 
 
 @pytest.fixture

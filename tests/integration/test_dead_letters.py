@@ -9,7 +9,8 @@ from kombu import Connection
 from pytest_celery import CeleryTestSetup
 
 from allocation.adapters.sql import audit
-from tests.integration.conftest import BareClient, Service, celery_headers
+from tests.celery_messages import celery_headers
+from tests.integration.conftest import BareClient, Service
 from tests.servers.postgres import PrivatePostgres
 from tests.waiting import eventually
 

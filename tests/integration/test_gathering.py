@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import text
 
 from allocation.adapters.sql import audit
-from tests.integration.conftest import BareClient, Service, celery_headers
+from tests.celery_messages import celery_headers
+from tests.integration.conftest import BareClient, Service
 from tests.servers.processes import Process
 from tests.waiting import eventually
 
@@ -100,7 +101,7 @@ def test_with_a_size_of_one_each_command_has_its_own_transaction(
     """The setting means what it says."""
     ids = send(client, [on_shelf("LAMP", 30), *allocates(30)])
 
-    worker(service, ALLOCATION_GATHER_SIZE="1")
+    worker(service, ALLOCATION_BATCH_SIZE="1")
     outcomes(service, ids)
 
     assert transactions(service) == 31
@@ -122,7 +123,7 @@ def test_commands_of_a_sku_keep_their_order_whatever_they_name(
         ]
     ids = send(client, commands)
 
-    worker(service, ALLOCATION_GATHER_SIZE="7")  # so that both processes always have a job
+    worker(service, ALLOCATION_BATCH_SIZE="7")  # so that both processes always have a job
     found = outcomes(service, ids)
 
     statuses = [outcome.get("status") for _, outcome in found]
@@ -145,7 +146,7 @@ def test_commands_of_an_order_keep_their_order_whatever_skus_it_has(
         ]
     ids = send(client, commands)
 
-    worker(service, ALLOCATION_GATHER_SIZE="7")  # so that both processes always have a job
+    worker(service, ALLOCATION_BATCH_SIZE="7")  # so that both processes always have a job
     found = outcomes(service, ids)
 
     statuses = [outcome.get("status") for _, outcome in found[2:]]

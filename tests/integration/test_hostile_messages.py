@@ -14,7 +14,8 @@ from pytest_celery import CeleryTestSetup
 
 from allocation.adapters.rabbitmq import topology
 from allocation.messaging.dead_letters import LARGEST_BODY
-from tests.integration.conftest import BareClient, Service, celery_headers
+from tests.celery_messages import celery_headers
+from tests.integration.conftest import BareClient, Service
 from tests.servers.processes import ROOT
 from tests.waiting import eventually
 

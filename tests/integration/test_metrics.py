@@ -104,7 +104,7 @@ def test_two_children_of_a_worker_count_together_and_their_heirs_count_on(
     service: Service, client: BareClient, port: int, tmp_path: Path
 ) -> None:
     """Exactly: a killed child's count stays, and its successor makes no further file."""
-    process = worker(service, port, ALLOCATION_GATHER_SIZE="5", TMPDIR=str(tmp_path))
+    process = worker(service, port, ALLOCATION_BATCH_SIZE="5", TMPDIR=str(tmp_path))
     skus = [f"sku-{number}" for number in range(100)]
 
     def create(round_: int) -> None:

@@ -1,7 +1,6 @@
 """The allocation worker as a real process on RabbitMQ and PostgreSQL, met by strangers."""
 
 import json
-import pickle
 from collections import Counter
 from typing import Any
 
@@ -10,72 +9,19 @@ from pytest_celery import CeleryTestSetup
 
 from allocation.adapters.sql import audit
 from allocation.contract import registry
-from tests.integration.conftest import BareClient, Service, celery_headers
+from tests.celery_messages import INVALID, celery_headers
+from tests.integration.conftest import BareClient, Service
 from tests.servers.postgres import PrivatePostgres
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
-
-GOOD_BODY = b'[[], {"orderid": "o", "sku": "LAMP", "qty": 1}, {}]'
-RAW: dict[str, tuple[bytes, dict[str, Any]]] = {
-    "bytes that are no text": (b"\xff\xfe\x00", {"headers": celery_headers()}),
-    "nothing at all": (b"", {"content_encoding": "binary"}),
-    "malformed JSON": (b'[[], {"sku": ', {"headers": celery_headers()}),
-    "JSON of another shape": (b'{"a": 1}', {"headers": celery_headers()}),
-    "no headers at all": (GOOD_BODY, {"headers": {}}),
-    "an old protocol": (
-        b'{"task": "allocation.allocate", "id": "x", "args": [], "kwargs": {}}',
-        {"headers": {}},
-    ),
-    "a pickle": (
-        pickle.dumps([[], {}, {}]),
-        {
-            "headers": celery_headers(),
-            "content_type": "application/x-python-serialize",
-            "content_encoding": "binary",
-        },
-    ),
-    "an unknown encoding": (
-        GOOD_BODY,
-        {"headers": celery_headers(), "content_encoding": "no-such-code"},
-    ),
-    "an unknown compression": (
-        GOOD_BODY,
-        {"headers": celery_headers() | {"compression": "application/x-gzip"}},
-    ),
-    "two megabytes": (
-        b'[[], {"orderid": "' + b"x" * 2_000_000 + b'"}, {}]',
-        {"headers": celery_headers()},
-    ),
-    "deeply nested JSON": (b"[" * 100_000 + b"]" * 100_000, {"headers": celery_headers()}),
-    "an unknown task": (GOOD_BODY, {"headers": celery_headers("allocation.nonsense")}),
-    "a task of Celery's own": (GOOD_BODY, {"headers": celery_headers("celery.backend_cleanup")}),
-    "an id that is no UUID": (GOOD_BODY, {"headers": celery_headers(id="1")}),
-    "a bad eta": (GOOD_BODY, {"headers": celery_headers(eta="tomorrow")}),
-    "a bad expires": (GOOD_BODY, {"headers": celery_headers(expires=[1])}),
-    "a timelimit that nothing can keep": (
-        GOOD_BODY,
-        {"headers": celery_headers(timelimit=[0.001, 0.0001])},
-    ),
-    "an eta in another century": (
-        GOOD_BODY,
-        {"headers": celery_headers(eta="2999-01-01T00:00:00")},
-    ),
-    "a bad timelimit": (GOOD_BODY, {"headers": celery_headers(timelimit="soon")}),
-    "a bad retries": (GOOD_BODY, {"headers": celery_headers(retries="many")}),
-    "a canvas": (
-        b'[[], {}, {"callbacks": [{"task": "allocation.deallocate"}]}]',
-        {"headers": celery_headers()},
-    ),
-    "stamps": (GOOD_BODY, {"headers": celery_headers(stamps={"a": 1}, stamped_headers=["a"])}),
-}
 
 
 def test_every_message_that_is_no_command_is_dead_lettered_and_the_worker_goes_on(
     service: Service, celery_setup: CeleryTestSetup, client: BareClient
 ) -> None:
     """One bad message harms nobody else; none is dropped."""
-    for body, properties in RAW.values():
+    for body, properties in INVALID.values():
         client.send_raw(body, **properties)
     command_id = client.send("allocation.create_batch", batchref="b1", sku="LAMP", qty=10)
 
@@ -83,12 +29,12 @@ def test_every_message_that_is_no_command_is_dead_lettered_and_the_worker_goes_o
 
     assert outcome == ("succeeded", {"status": "created", "batchref": "b1"})
     eventually(
-        lambda: service.depth("allocation.dead") == len(RAW),
+        lambda: service.depth("allocation.dead") == len(INVALID),
         what="every bad message in the dead-letter queue",
     )
     assert celery_setup.worker.container.status == "running"
     reasons = Counter(letter.reason for letter in service.dead_letters() if letter.error)
-    assert reasons == {"unreadable": len(RAW) - 2, "unknown task": 2}
+    assert reasons == {"unreadable": len(INVALID) - 2, "unknown task": 2}
 
 
 BAD_BODIES: list[tuple[str, dict[str, Any], str]] = [
@@ -157,16 +103,6 @@ def test_a_command_id_that_comes_again_with_another_body_is_dead_lettered(
 
     eventually(lambda: service.depth("allocation.dead") == 1, what="the second in the dead letters")
     assert service.outcome(str(headers["id"])) == outcome
-
-
-@pytest.mark.parametrize("name", sorted(registry.COMMANDS))
-def test_the_tasks_are_called_as_the_contract_says(name: str) -> None:
-    """A task's name is what other services send."""
-    from allocation.entrypoints.worker.app import app
-
-    app.loader.import_default_modules()
-
-    assert name in app.tasks
 
 
 def test_a_killed_worker_loses_nothing_and_doubles_nothing(

@@ -1,27 +1,20 @@
-"""Strict admission: what is no well-formed command never reaches Celery, and harms nobody else.
+"""Strict admission: an invalid message never reaches Celery.
 
-Celery acknowledges and so drops what it can't decode, and some well-decoded nonsense ends its main
-loop. Here such a message goes to the dead-letter queue, with the reason in its headers.
+Celery acknowledges and so drops a message that it can't decode, and some messages that decode end
+its main loop. Admission dead-letters them instead, with the reason in their headers.
 """
 
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import Any
 from uuid import UUID
 
 import structlog
-from celery.utils.quorum_queues import detect_quorum_queues
-from celery.worker.consumer import Consumer
 from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.message import Message
-from kombu.transport.native_delayed_delivery import MAX_LEVEL, calculate_routing_key, level_name
 
-from allocation.adapters.rabbitmq import topology
-from allocation.entrypoints.worker.app import mover
-from allocation.messaging.dead_letters import LARGEST_BODY
+from allocation.messaging.dead_letters import LARGEST_BODY, Facts
 
 log = structlog.get_logger(__name__)
 
@@ -30,66 +23,68 @@ LONGEST_DELAY = 2.0**28  # seconds, eight years: what the broker can hold
 
 
 class Inadmissible(Exception):
-    """The message is no command; its text says why, `reason` in a word or two."""
+    """The message is not a valid command. Its text says why; `reason` is the dead letter's."""
 
     reason = "unreadable"
 
 
 class UnknownTask(Inadmissible):
-    """It may be one to a newer worker: its dead letter can be replayed once there is one."""
+    """A newer worker may know the task: the dead letter can be replayed once there is one."""
 
     reason = "unknown task"
 
 
-class StrictConsumer(Consumer):
-    """Celery's consumer, behind the admission."""
+class Admission:
+    """Decides which messages the worker takes."""
 
-    @cached_property
-    def _broker_can_delay(self) -> bool:
-        driver = self.app.connection_for_write().transport.driver_type
-        return bool(detect_quorum_queues(self.app, driver)[0])
+    def __init__(
+        self,
+        known: Container[str],
+        dead_letter: Callable[[Message, Facts], bool],
+        postpone: Callable[[Message, float], bool],
+        connection_errors: tuple[type[Exception], ...],
+    ) -> None:
+        """`known` are the names of tasks.
 
-    def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Message], None]:
-        handle = super().create_task_handler(*args, **options)
+        `dead_letter` and `postpone` copy a message to where it is kept, or held for some seconds;
+        they return False unless the broker has the copy. `connection_errors` are logged when a
+        lost connection takes no acknowledgement.
+        """
+        self._known = known
+        self._dead_letter = dead_letter
+        self._postpone = postpone
+        self._connection_errors = connection_errors
 
-        def admit_and_handle(message: Message) -> None:
-            try:
-                check(message, self.app.tasks)
-                delay = seconds_until_due(message)
-            except Inadmissible as problem:
-                self._turn_away(message, problem.reason, str(problem))
-                return
-            if not (delay > 1 and self._broker_can_delay and self._postpone(message, delay)):
-                handle(message)
+    def admit(self, message: Message) -> bool:
+        """Return whether the worker is to take the message; else it is settled already."""
+        try:
+            check(message, self._known)
+            delay = seconds_until_due(message)
+        except Inadmissible as problem:
+            self.turn_away(message, str(problem), problem.reason)
+            return False
+        # Held by this worker, a few such messages would fill its prefetch and stop it.
+        if delay > 1 and self._postpone(message, delay):
+            message.ack_log_error(log, self._connection_errors)
+            return False
+        return True
 
-        return admit_and_handle
-
-    def _postpone(self, message: Message, delay: float) -> bool:
-        """Have the broker hold the message: held here, a few of them would stop this worker."""
-        key = calculate_routing_key(math.ceil(delay), topology.COMMANDS)
-        postponed = mover().copy(message, level_name(MAX_LEVEL), key, message.headers)
-        if postponed:
-            message.ack_log_error(log, self.connection_errors)
-        return postponed
-
-    def on_decode_error(self, message: Message, exc: Exception) -> None:
-        self._turn_away(message, Inadmissible.reason, f"the body can't be read: {exc}")
-
-    def _turn_away(self, message: Message, reason: str, error: str) -> None:
+    def turn_away(self, message: Message, error: str, reason: str = Inadmissible.reason) -> None:
+        """Dead-letter a message that is not a valid command."""
         log.error(
             "not a command: the message goes to the dead-letter queue",
             reason=error[:1000],
             command=str((message.headers or {}).get("task"))[:100],
             command_id=str((message.headers or {}).get("id"))[:100],
         )
-        if mover().bury(message, topology.DEAD, {"reason": reason, "error": error[:1000]}):
-            message.ack_log_error(log, self.connection_errors)
+        if self._dead_letter(message, {"reason": reason, "error": error[:1000]}):
+            message.ack_log_error(log, self._connection_errors)
         else:
             # The broker then moves it by itself, without the reason.
-            message.reject_log_error(log, self.connection_errors)
+            message.reject_log_error(log, self._connection_errors)
 
 
-def check(message: Message, known: Any) -> None:
+def check(message: Message, known: Container[str]) -> None:
     """Raise Inadmissible unless `message` is a Celery protocol 2 message of a task in `known`."""
     headers = message.headers or {}
     if len(message.body) > LARGEST_BODY:
@@ -112,7 +107,7 @@ def check(message: Message, known: Any) -> None:
 
 
 def seconds_until_due(message: Message) -> float:
-    """How long the command asks to be put off; a moment without a zone is UTC."""
+    """How long the command is to be postponed; an ETA without a time zone is UTC."""
     if message.headers.get("eta") is None:
         return 0
     due = datetime.fromisoformat(message.headers["eta"])

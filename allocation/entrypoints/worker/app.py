@@ -1,7 +1,6 @@
 """The Celery application: `celery -A allocation worker` finds it as `app`."""
 
 import sys
-from functools import cache
 from typing import Any
 
 from celery import Celery
@@ -11,23 +10,46 @@ from celery.signals import (
     worker_process_init,
     worker_process_shutdown,
 )
-from kombu.transport import TRANSPORT_ALIASES
+from kombu.message import Message
 
 from allocation import bootstrap
-from allocation.adapters import metrics
-from allocation.messaging.dead_letters import Mover
+from allocation.adapters.rabbitmq import topology
+from allocation.entrypoints.worker import celery_internals
+from allocation.entrypoints.worker.consumer import Consumer
+from allocation.entrypoints.worker.executor import Executor
+from allocation.entrypoints.worker.tasks import TASKS, end_undecided
+from allocation.messaging.dead_letters import Facts, Mover
 from allocation.messaging.telemetry import logs, metrics_server, tracing
-from allocation.settings import SPOOL_TRANSPORT
+from allocation.settings import SPOOL_TRANSPORT, Settings
 
-# Celery shows its settings to whoever inspects a worker, as Flower does, and reads this URL for it.
-TRANSPORT_ALIASES["spool"] = SPOOL_TRANSPORT
 
-app = Celery(
-    "allocation",
-    include=["allocation.entrypoints.worker.tasks"],
-    events="allocation.entrypoints.worker.task_events:Events",
-)
+class WorkerApp(Celery):
+    """Celery's application, with what tasks and consumer need; a worker's main process builds it.
+
+    The processes of the pool inherit it.
+    """
+
+    dependencies: bootstrap.Dependencies
+    executor: Executor
+    mover: Mover
+
+    def build(self) -> None:
+        made = bootstrap.build()
+        self.dependencies = made
+        self.executor = Executor(made.unit_of_work, made.worker_metrics, end_undecided)
+        self.mover = Mover(self.connection_for_write, made.worker_metrics.dead_lettered)
+
+    def dead_letter(self, message: Message, facts: Facts) -> bool:
+        """Copy the message to the dead-letter queue; False unless the broker has the copy."""
+        return self.mover.bury(message, topology.DEAD, facts)
+
+
+celery_internals.alias_transport("spool", SPOOL_TRANSPORT)
+app = WorkerApp("allocation", events=celery_internals.Events)
 app.config_from_object("celeryconfig")
+app.conf.worker_consumer = Consumer
+for task in TASKS:
+    app.register_task(task)
 
 # The `celery` command imports Flower before this module; no other program runs Flower.
 if "flower.urls" in sys.modules:
@@ -36,28 +58,24 @@ if "flower.urls" in sys.modules:
     flower.add_headers()
 
 
-@cache
-def mover() -> Mover:
-    """What the worker's main process sets messages aside with."""
-    return Mover(app.connection_for_write, metrics.worker().buried)
-
-
 @setup_logging.connect
 def _configure_logs(**_: Any) -> None:
-    logs.configure(bootstrap.settings())
+    logs.configure(Settings())
 
 
 @worker_init.connect
-def _serve_figures(**_: Any) -> None:
+def _build(**_: Any) -> None:
+    # First: it decides how the processes of the pool share the metrics that are built then.
     metrics_server.serve_pool()
+    app.build()
 
 
 @worker_process_init.connect
 def _leave_the_parents_connections(**_: Any) -> None:
     """A forked child must not share its parent's database connections, nor close them."""
-    bootstrap.engine(bootstrap.settings().database_url).dispose(close=False)
+    app.dependencies.engine.dispose(close=False)
     metrics_server.leave_to_parent()
-    tracing.start("worker", bootstrap.settings())
+    tracing.start("worker", app.dependencies.settings)
 
 
 @worker_process_shutdown.connect

@@ -1,122 +1,68 @@
-"""The worker's consumer: strict admission, gathering, least rights, back soon after an outage."""
+"""The worker's consumer: what the parts of this room are put together to."""
 
-import time
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+import math
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import structlog
-from celery.worker.consumer import Consumer as CeleryConsumer
-from celery.worker.consumer.delayed_delivery import DelayedDelivery
-from celery.worker.state import maybe_shutdown
-from kombu import Connection
 from kombu.message import Message
+from kombu.transport.native_delayed_delivery import MAX_LEVEL, calculate_routing_key, level_name
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocation import bootstrap, health
-from allocation.entrypoints.worker.acks import Acknowledgements
-from allocation.entrypoints.worker.admission import StrictConsumer
-from allocation.entrypoints.worker.batching import Gathering
+from allocation import health
+from allocation.adapters.rabbitmq import topology
+from allocation.entrypoints.worker import celery_internals
+from allocation.entrypoints.worker.admission import Admission
 from allocation.messaging import lifecycle
+
+if TYPE_CHECKING:
+    from allocation.entrypoints.worker.app import WorkerApp
 
 log = structlog.get_logger(__name__)
 
-EVENTS_EVERY = 0.05  # seconds
-LONGEST_PAUSE = 4.0  # seconds between two tries to reach the broker
 
+class Consumer(celery_internals.Consumer):
+    """Admits commands, decides them in batches, and connects only while the database is there."""
 
-def _wait(seconds: float) -> None:
-    """Wait; raises Celery's exception that ends the worker if the worker was asked to stop."""
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
-        maybe_shutdown()
-        time.sleep(min(left, 0.2))  # in slices: no event loop runs yet that a signal could wake
-    maybe_shutdown()
-
-
-class Consumer(StrictConsumer):
-    """Celery would declare the queues of delayed retries at each start; `topology` has done so."""
-
-    class Blueprint(CeleryConsumer.Blueprint):
-        def claim_steps(self) -> dict[str, Any]:
-            steps: dict[str, Any] = super().claim_steps()
-            del steps[DelayedDelivery.name]
-            return steps
+    app: "WorkerApp"
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._events_due = False
-        self._acknowledgements = Acknowledgements(self)
-        if self.hub is not None:  # on the embedded broker Celery has no event loop to gather in
-            settings = bootstrap.settings()
-            self._gathering = Gathering(self, settings.gather_size, settings.gather_wait)
-            self.on_task_request = self._gathering.add
-
-    def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Message], None]:
-        handle = super().create_task_handler(*args, **options)
-
-        def handle_and_keep_account(message: Message) -> None:
-            self._acknowledgements.expect(message)
-            handle(message)
-            if message.acknowledged:
-                self._acknowledgements.settled(message)
-
-        return handle_and_keep_account if self.hub is not None else handle
-
-    def call_soon_ack(self, settle: Any, *args: Any, **options: Any) -> Any:
-        """Acknowledge a message together with others; reject it by itself."""
-        if self.hub is None:
-            return super().call_soon_ack(settle, *args, **options)
-        message = settle.__self__
-        if settle == message.ack_log_error:
-            return self._acknowledgements.add(message)
-        self._acknowledgements.settled(message)
-        return super().call_soon_ack(settle, *args, **options)
-
-    def on_send_event_buffered(self) -> None:
-        """Celery would send what it has at each round of the event loop: one event, mostly."""
-        if self.hub is not None and not self._events_due:
-            self._events_due = True
-            self.hub.call_later(EVENTS_EVERY, self._send_events)
-
-    def _send_events(self) -> None:
-        self._events_due = False
-        self._flush_events()
+        settings = self.app.dependencies.settings
+        self.admission = Admission(
+            self.app.tasks, self.app.dead_letter, self._postpone, self.connection_errors
+        )
+        self.start_batching(settings.batch_size, settings.linger)
 
     def on_ready(self) -> None:
         super().on_ready()
-        health.beat(bootstrap.settings(), "worker")
+        health.beat(self.app.dependencies.settings, "worker")
 
-    def on_close(self) -> None:
-        super().on_close()
-        self._acknowledgements.forget()
-        if self.hub is not None:
-            self._gathering.forget()
-
-    def connect(self) -> Connection:
-        """Connect only once the database can be used: until then commands would use up deliveries.
+    def wait_until_usable(self) -> None:
+        """Wait for the database: until it can be used, commands would use up their deliveries.
 
         Checked at each reconnect, as the database may have been restored in the meantime.
         """
         failures = 0
         while True:
             try:
-                lifecycle.wait_for_schema(_wait, stopped=lambda: False)
-                return super().connect()
+                lifecycle.wait_for_schema(celery_internals.wait_or_stop, stopped=lambda: False)
+                return
             except SQLAlchemyError as error:
                 failures += 1
                 log.warning(
                     "waiting: the database can't be reached",
                     error=str(getattr(error, "orig", error)).partition("\n")[0],
                 )
-                _wait(lifecycle.pause(failures))
+                celery_internals.wait_or_stop(lifecycle.pause(failures))
 
-    def ensure_connected(self, conn: Connection) -> Connection:
-        """Celery's own pauses grow to half a minute: so long the queue would wait for nobody."""
-        conn.ensure_connection = partial(
-            conn.ensure_connection,
-            interval_start=0.5,
-            interval_step=0.5,
-            interval_max=LONGEST_PAUSE,
-        )
-        return super().ensure_connected(conn)
+    @cached_property
+    def _broker_can_delay(self) -> bool:
+        return self.broker_can_delay()
+
+    def _postpone(self, message: Message, delay: float) -> bool:
+        """Have the broker hold the message for `delay` seconds; False unless it does."""
+        if not self._broker_can_delay:
+            return False
+        key = calculate_routing_key(math.ceil(delay), topology.COMMANDS)
+        return self.app.mover.copy(message, level_name(MAX_LEVEL), key, message.headers)

@@ -1,29 +1,31 @@
-"""What a pool process is given: commands that were there together, decided by one unit of work."""
+"""Decides a batch of commands by one unit of work, in a process of the pool."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from uuid import UUID
 
 import structlog
-from celery.app.trace import fast_trace_task
 from celery.exceptions import SoftTimeLimitExceeded
 
-from allocation import bootstrap
-from allocation.adapters import metrics
+from allocation.adapters.metrics import WorkerMetrics
+from allocation.adapters.rabbitmq import topology
 from allocation.contract import codec
-from allocation.domain.outcomes import Outcome
-from allocation.entrypoints.worker.tasks import message, result, span, status
-from allocation.messaging.telemetry import tracing
+from allocation.domain.commands import Malformed
+from allocation.domain.outcomes import Outcome, Refused
+from allocation.messaging.telemetry import logs, trace_context, tracing
 from allocation.service_layer.execution import execute_batch
-from allocation.service_layer.unit_of_work import Message, StorageUnavailable
+from allocation.service_layer.unit_of_work import Message, StorageUnavailable, UnitOfWork
 
 if TYPE_CHECKING:
     from allocation.messaging.telemetry.otel import Span
 
 log = structlog.get_logger(__name__)
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 Traced = tuple[int, object, float]
 """What Celery's tracer says of a task: whether it failed, its result as text, its seconds."""
@@ -36,85 +38,169 @@ class Call(NamedTuple):
     id: str
     request: Mapping[str, Any]
 
+    @property
+    def traceparent(self) -> str | None:
+        return trace_context.accepted(self.request.get("traceparent"))
 
-def run(calls: Sequence[Call]) -> list[Traced]:
-    """Decide the commands together; those that nobody could decide end as the tasks that they are.
+    @property
+    def correlation_id(self) -> UUID:
+        return UUID(self.request.get("root_id") or self.id)
 
-    Such a task is retried, or fails, by Celery's own ways. For the others these would cost as much
-    as the decision, and come to the same.
+    def message(self) -> Message:
+        """The command that this is; a Malformed one if it breaks the contract."""
+        command = codec.parse_command(self.name, self.request["kwargs"])
+        if args := self.request["args"]:
+            problem = "commands take keyword arguments only"
+            command = Malformed(self.name, "args", problem, repr(args)[:1000])
+        parent_id = self.request.get("parent_id")
+        return Message(
+            id=UUID(self.id),
+            command=command,
+            correlation_id=self.correlation_id,
+            causation_id=UUID(parent_id) if parent_id else None,
+            traceparent=self.traceparent,
+        )
+
+    def names(self) -> dict[str, str]:
+        """What the lines of the log name; the request may break the contract."""
+        return {
+            "command_id": self.id,
+            "command": self.name,
+            **logs.named(self.request["kwargs"]),
+            "trace_id": trace_context.trace_id(self.traceparent, self.correlation_id),
+        }
+
+    def span(self) -> Span | None:
+        """Begin the span in which the command is decided; None if tracing is off."""
+        if not tracing.is_on():
+            return None
+        about = (self.name, self.id, topology.COMMANDS, self.traceparent, self.correlation_id)
+        return tracing.message("process", *about, logs.named(self.request["kwargs"]))
+
+    def within(self, span: Span | None) -> Call:
+        """The call with `span` as the parent of all that it causes."""
+        if span is None:
+            return self
+        return self._replace(request={**self.request, "traceparent": span.traceparent})
+
+
+class Executor:
+    """Decides commands."""
+
+    def __init__(
+        self,
+        unit_of_work: Callable[[], UnitOfWork],
+        metrics: WorkerMetrics,
+        end_undecided: Callable[[Call, Exception], Traced],
+    ) -> None:
+        """`end_undecided` retries or fails a command that could not be decided, by Celery's rules.
+
+        For a decided command these rules would cost as much as the decision, and change nothing.
+        """
+        self._unit_of_work = unit_of_work
+        self._metrics = metrics
+        self._end_undecided = end_undecided
+
+    def run(self, calls: Sequence[Call]) -> list[Traced]:
+        """Decide the commands together, and say of each what Celery's tracer would say."""
+        begun = time.monotonic()
+        spans = [call.span() for call in calls]
+        calls = [call.within(span) for call, span in zip(calls, spans, strict=True)]
+        decided = self._decide(calls)
+        seconds = time.monotonic() - begun
+        log.info("decided", commands=len(calls), seconds=round(seconds, 4))
+        self._count(calls, decided, seconds)
+        traced = [
+            (0, repr(result(outcome)), seconds)
+            if isinstance(outcome, Outcome)
+            else self._end_undecided(call, outcome)
+            for call, outcome in zip(calls, decided, strict=True)
+        ]
+        for span, (failed, told, _) in zip(spans, traced, strict=True):
+            tracing.end([span], _why(told) if failed else None)
+        return traced
+
+    def decide(self, call: Call) -> Outcome:
+        """Decide one command by a unit of work of its own. Raises what prevents that."""
+        codec.check_fields(call.name, call.request["kwargs"])
+        begun = time.monotonic()
+        [outcome] = execute_batch([call.message()], self._unit_of_work())
+        self._count([call], [outcome], time.monotonic() - begun)
+        return outcome
+
+    def _decide(self, calls: Sequence[Call]) -> list[Outcome | Exception]:
+        """The outcome of each command, or the exception that prevented one."""
+        decided: dict[int, Outcome | Exception] = {}
+        for index, call in enumerate(calls):
+            try:
+                # A newer sender may mean something by unknown fields, so they are not refused.
+                codec.check_fields(call.name, call.request["kwargs"])
+            except codec.UnknownFields as error:
+                decided[index] = error
+        known = [index for index in range(len(calls)) if index not in decided]
+        found: list[Outcome | Exception] = []
+        messages = [calls[index].message() for index in known]
+        # Whatever a command fails for, its own task raises it again.
+        for _, part in bisect(messages, self._execute, fails=lambda error: True):
+            found += [part] if isinstance(part, Exception) else part
+        decided |= zip(known, found, strict=True)
+        return [decided[index] for index in range(len(calls))]
+
+    def _execute(self, messages: Sequence[Message]) -> list[Outcome | Exception]:
+        try:
+            return [*execute_batch(messages, self._unit_of_work())]
+        except (StorageUnavailable, SoftTimeLimitExceeded) as error:
+            # No command is the cause, and to try each one would only take longer.
+            return [type(error)(*error.args) for _ in messages]
+
+    def _count(
+        self, calls: Sequence[Call], decided: Sequence[Outcome | Exception], seconds: float
+    ) -> None:
+        outcomes = [
+            (call.name, "rejected" if isinstance(outcome, Refused) else "succeeded")
+            for call, outcome in zip(calls, decided, strict=True)
+            if isinstance(outcome, Outcome)
+        ]
+        self._metrics.decided(outcomes, seconds, len(calls))
+
+
+def bisect(
+    items: Sequence[Item],
+    work: Callable[[Sequence[Item]], Result],
+    fails: Callable[[Exception], bool],
+) -> Iterator[tuple[Sequence[Item], Result | Exception]]:
+    """Work on all items together; if that fails, on each half, down to single items.
+
+    Yields each part in order with its result, or a single item with its exception. Exceptions for
+    which `fails` is False are raised.
     """
-    begun = time.monotonic()
-    spans = [span(*call) for call in calls]
-    calls = [_within(*each) for each in zip(calls, spans, strict=True)]
-    known = {index: message(*call) for index, call in enumerate(calls) if _is_understood(call)}
-    decided = dict(zip(known, decide_ahead(list(known.values())), strict=True))
-    seconds = time.monotonic() - begun
-    log.info("decided", commands=len(calls), seconds=round(seconds, 4))
-    outcomes = [
-        (calls[index].name, status(outcome))
-        for index, outcome in decided.items()
-        if isinstance(outcome, Outcome)
-    ]
-    metrics.worker().decided(outcomes, seconds, len(calls))
-    traced = [
-        (0, repr(result(outcome)), seconds)
-        if isinstance(outcome := decided.get(index), Outcome)
-        else _trace(call, outcome)
-        for index, call in enumerate(calls)
-    ]
-    for each, (failed, told, _) in zip(spans, traced, strict=True):
-        tracing.end([each], _why(told) if failed else None)
-    return traced
-
-
-def decide_ahead(messages: Sequence[Message]) -> list[Outcome | Exception]:
-    """The outcome of each command, or why nobody could decide it.
-
-    Where the unit of work fails it is split, until the command that it fails for stands alone.
-    """
+    if not items:
+        return
     try:
-        return list(execute_batch(messages, bootstrap.unit_of_work()))
-    except (StorageUnavailable, SoftTimeLimitExceeded) as error:
-        # The fault is no command's, and trying each of them would take its time.
-        return [type(error)(*error.args) for _ in messages]
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is raised again in its own task
-        if len(messages) == 1:
-            return [error]
-        log.warning("commands are decided apart", commands=len(messages), error=repr(error))
-    half = len(messages) // 2
-    return decide_ahead(messages[:half]) + decide_ahead(messages[half:])
+        done = work(items)
+    except Exception as error:
+        if not fails(error):
+            raise
+        if len(items) == 1:
+            yield items, error
+            return
+        log.warning("commands are decided apart", commands=len(items), error=repr(error))
+        half = len(items) // 2
+        yield from bisect(items[:half], work, fails)
+        yield from bisect(items[half:], work, fails)
+    else:
+        yield items, done
 
 
-def _trace(call: Call, error: Exception | None) -> Traced:
-    traced: Traced = fast_trace_task(
-        call.name,
-        call.id,
-        {**call.request, "undecided": error},
-        (call.request["args"], call.request["kwargs"], {}),
-        None,
-        None,
-    )
-    return traced
+def result(outcome: Outcome) -> dict[str, object]:
+    """What the task returns, for tools that watch tasks."""
+    if isinstance(outcome, Refused):
+        return {"refused": outcome.reason, **outcome.facts}
+    return dict(outcome.facts)
 
 
 def _why(told: object) -> str:
-    """What the span of a task that failed says, or of one that is tried again."""
+    """What the span of a task that failed, or is retried, says."""
     exception = getattr(told, "exception", told)
     cause = getattr(exception, "exc", None) or exception
     return tracing.why(cause)
-
-
-def _within(call: Call, processed: Span | None) -> Call:
-    """What the command leads to is caused by its span."""
-    if processed is None:
-        return call
-    return call._replace(request={**call.request, "traceparent": processed.traceparent})
-
-
-def _is_understood(call: Call) -> bool:
-    """Else its task says what becomes of it."""
-    try:
-        codec.check_fields(call.name, call.request["kwargs"])
-    except codec.UnknownFields:
-        return False
-    return True

@@ -1,84 +1,96 @@
-"""What becomes of a command whose task has ended: its message is acknowledged, or set aside."""
+"""What happens to the message of a command that failed: dead-letter it, or have it redelivered."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
-from billiard.einfo import ExceptionInfo
 from celery.exceptions import Reject
-from celery.worker.request import Request
-from celery.worker.state import revoked
+from kombu.message import Message
 
-from allocation.adapters.rabbitmq import topology
 from allocation.adapters.spool.transport import Channel as SpoolChannel
 from allocation.contract.codec import UnknownFields
-from allocation.entrypoints.worker.app import mover
 from allocation.messaging.dead_letters import Facts
 
 
-class CommandRequest(Request):
-    """Celery's request, but what it rejects for good becomes a dead letter that says why.
+@dataclass(frozen=True)
+class Failure:
+    """The exception that a task ended with, and its traceback as text."""
 
-    Celery itself knows the exception, and the broker would move the message without it. What was
-    revoked or came too late is set aside too: nothing that was accepted is dropped.
-    """
+    exception: object
+    traceback: str = ""
+
+
+class Delivery(Protocol):
+    """A delivered command that is settled in one of several ways."""
 
     acknowledged: bool
-    _failure: ExceptionInfo | None = None
+    """Whether it is settled already, in whatever way."""
 
-    def on_failure(self, exc_info: ExceptionInfo, *args: Any, **options: Any) -> Any:
-        self._failure = exc_info
-        return super().on_failure(exc_info, *args, **options)
+    @property
+    def message(self) -> Message: ...
 
-    def reject(self, requeue: bool = False) -> None:
-        if requeue and isinstance(self._exception(), Reject):
-            self._give_back()
-        elif requeue or self.acknowledged or not self._bury(self._facts_of_failure()):
-            super().reject(requeue)
+    @property
+    def request_dict(self) -> Mapping[str, Any]: ...
+
+    def acknowledge(self) -> None: ...
+
+    def reject_message(self, requeue: bool) -> None:
+        """Reject it: the broker redelivers it if `requeue`, else dead-letters it by itself."""
+
+
+class Failures:
+    """Dead-letters commands with the reason; the broker alone would not give one.
+
+    A command that was revoked or has expired is dead-lettered too, so that no accepted command is
+    dropped.
+    """
+
+    def __init__(self, dead_letter: Callable[[Message, Facts], bool]) -> None:
+        """`dead_letter` returns False unless the broker has the dead letter."""
+        self._dead_letter = dead_letter
+
+    def rejected(self, delivery: Delivery, failure: Failure, requeue: bool) -> None:
+        """Settle a command whose task failed."""
+        if requeue and isinstance(failure.exception, Reject):
+            _give_back(delivery)
+        elif (
+            requeue
+            or delivery.acknowledged
+            or not self._dead_letter(delivery.message, facts_of(failure, delivery.request_dict))
+        ):
+            delivery.reject_message(requeue)
         else:
-            self.acknowledge()
+            delivery.acknowledge()
 
-    def maybe_expire(self) -> bool:
-        """Celery remembers what came too late as revoked, and would not take it when replayed."""
-        known = self.id in revoked
-        expired = bool(super().maybe_expire())
-        if expired and not known:
-            revoked.discard(self.id)
-        return expired
+    def revoked(self, delivery: Delivery, reason: str) -> None:
+        """Settle a command that is not decided: `reason` is revoked, expired or terminated."""
+        error = f"the command was {reason} before it was decided"
+        if delivery.acknowledged:
+            return
+        if not self._dead_letter(delivery.message, {"reason": reason, "error": error}):
+            delivery.reject_message(requeue=False)
 
-    def _announce_revoked(
-        self, reason: str, terminated: bool, signum: object, expired: bool
-    ) -> None:
-        if not self.acknowledged:
-            error = f"the command was {reason} before it was decided"
-            if not self._bury({"reason": reason, "error": error}):
-                super().reject(requeue=False)
-        super()._announce_revoked(reason, terminated, signum, expired)
 
-    def _give_back(self) -> None:
-        """Requeue what the task can't decide now; the embedded broker counts no delivery."""
-        channel = self._message.channel
-        if isinstance(channel, SpoolChannel) and not self.acknowledged:
-            channel.qos.give_back(self._message.delivery_tag)
-            self.acknowledged = True
-        else:
-            super().reject(requeue=True)
+def _give_back(delivery: Delivery) -> None:
+    """Requeue a command that can't be decided now; the embedded broker counts no delivery."""
+    channel = delivery.message.channel
+    if isinstance(channel, SpoolChannel) and not delivery.acknowledged:
+        channel.qos.give_back(delivery.message.delivery_tag)
+        delivery.acknowledged = True
+    else:
+        delivery.reject_message(requeue=True)
 
-    def _exception(self) -> object:
-        exception = getattr(self._failure, "exception", None)
-        return getattr(exception, "exc", exception)
 
-    def _bury(self, facts: Facts) -> bool:
-        return mover().bury(self._message, topology.DEAD, facts)
-
-    def _facts_of_failure(self) -> Facts:
-        now = datetime.now(UTC).isoformat()
-        failure = self._failure
-        cause = self._exception()
-        return {
-            "reason": "unknown field" if isinstance(cause, UnknownFields) else "failed",
-            "error": f"{type(cause).__name__}: {cause}".partition("\n")[0][:1000],
-            "traceback": str(getattr(failure, "traceback", ""))[-4000:],
-            "attempts": self.request_dict.get("retries", 0) + 1,
-            "first": self.request_dict.get("first_failed_at") or now,
-            "last": now,
-        }
+def facts_of(failure: Failure, request: Mapping[str, Any]) -> Facts:
+    """What the headers of the dead letter tell."""
+    now = datetime.now(UTC).isoformat()
+    cause = failure.exception
+    return {
+        "reason": "unknown field" if isinstance(cause, UnknownFields) else "failed",
+        "error": f"{type(cause).__name__}: {cause}".partition("\n")[0][:1000],
+        "traceback": failure.traceback[-4000:],
+        "attempts": request.get("retries", 0) + 1,
+        "first": request.get("first_failed_at") or now,
+        "last": now,
+    }

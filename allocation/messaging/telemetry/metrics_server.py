@@ -18,7 +18,6 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from allocation import bootstrap
-from allocation.adapters import metrics
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """The variable that names the folder through which processes share their figures."""
@@ -49,7 +48,6 @@ def serve_pool() -> None:
     together = CollectorRegistry()
     MultiProcessCollector(together, path=folder)
     _serve(together)
-    metrics.worker()  # what is 0 is shown
 
 
 def shared_memory() -> str | None:

@@ -1,16 +1,13 @@
-"""Acknowledgements of many messages in one, on real messages and a channel that takes notes."""
-
-from collections import deque
-from collections.abc import Callable
-from typing import Any
+"""Acknowledgements of many messages in one, on real messages and a channel that records them."""
 
 from kombu.message import Message
 
 from allocation.entrypoints.worker.acks import Acknowledgements
+from tests.unit.worker.event_loop import Loop
 
 
 class Channel:
-    """Notes what would go to the broker."""
+    """Records what would go to the broker."""
 
     no_ack_consumers = None
 
@@ -19,31 +16,6 @@ class Channel:
 
     def basic_ack(self, tag: int, multiple: bool = False) -> None:
         self.acknowledged.append((tag, multiple))
-
-
-class Loop:
-    """An event loop whose rounds, and whose time, the test turns by hand."""
-
-    connection_errors = ()
-
-    def __init__(self) -> None:
-        self.hub = self
-        self.soon: deque[Callable[[], None]] = deque()
-        self.later: deque[Callable[[], None]] = deque()
-
-    def call_soon(self, call: Callable[[], None]) -> None:
-        self.soon.append(call)
-
-    def call_later(self, _seconds: float, call: Callable[[], None]) -> Any:
-        self.later.append(call)
-        return self
-
-    def cancel(self) -> None:
-        self.later.clear()
-
-    def run(self, calls: deque[Callable[[], None]]) -> None:
-        while calls:
-            calls.popleft()()
 
 
 def delivered(channel: Channel, to: Acknowledgements, number: int) -> list[Message]:
@@ -55,62 +27,58 @@ def delivered(channel: Channel, to: Acknowledgements, number: int) -> list[Messa
 
 
 def test_one_acknowledgement_stands_for_all_before_it() -> None:
-    """As nothing before it is open."""
     loop, channel = Loop(), Channel()
-    acknowledgements = Acknowledgements(loop)
+    acknowledgements = Acknowledgements(loop, ())
     messages = delivered(channel, acknowledgements, 5)
 
     for message in [messages[2], messages[0], messages[1]]:
         acknowledgements.add(message)
-    loop.run(loop.soon)
+    loop.run_soon()
 
     assert channel.acknowledged == [(3, True)]
 
 
 def test_a_message_behind_an_open_one_waits_and_then_goes_by_itself() -> None:
-    """What is open must not be acknowledged with it."""
     loop, channel = Loop(), Channel()
-    acknowledgements = Acknowledgements(loop)
+    acknowledgements = Acknowledgements(loop, ())
     messages = delivered(channel, acknowledgements, 3)
 
     acknowledgements.add(messages[2])
-    loop.run(loop.soon)
+    loop.run_soon()
     at_once = list(channel.acknowledged)
-    loop.run(loop.later)
+    loop.run_later()
 
     assert at_once == []
     assert channel.acknowledged == [(3, False)]
 
 
 def test_a_message_that_was_settled_by_itself_holds_nobody_up() -> None:
-    """A rejected one, say."""
     loop, channel = Loop(), Channel()
-    acknowledgements = Acknowledgements(loop)
+    acknowledgements = Acknowledgements(loop, ())
     messages = delivered(channel, acknowledgements, 2)
 
     acknowledgements.settled(messages[0])
     acknowledgements.add(messages[1])
-    loop.run(loop.soon)
+    loop.run_soon()
 
     assert channel.acknowledged == [(2, True)]
 
 
 def test_a_message_of_a_lost_channel_is_not_taken_for_its_namesake() -> None:
-    """Each channel counts its deliveries from 1."""
     loop, lost, new = Loop(), Channel(), Channel()
-    acknowledgements = Acknowledgements(loop)
+    acknowledgements = Acknowledgements(loop, ())
     old = delivered(lost, acknowledgements, 2)
     acknowledgements.forget()
     fresh = delivered(new, acknowledgements, 2)
 
     acknowledgements.add(old[0])
     acknowledgements.settled(old[1])
-    loop.run(loop.soon)
-    loop.run(loop.later)
+    loop.run_soon()
+    loop.run_later()
     untouched = list(new.acknowledged)
     acknowledgements.add(fresh[1])
-    loop.run(loop.soon)
-    loop.run(loop.later)
+    loop.run_soon()
+    loop.run_later()
 
     assert (lost.acknowledged, untouched) == ([], [])
     assert new.acknowledged == [(2, False)]

@@ -1,0 +1,214 @@
+"""Deciding a batch: one unit of work, bisected on failure; in memory."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+from uuid import UUID
+
+import pytest
+from prometheus_client import generate_latest
+
+from allocation.adapters.memory import MemoryInbox, MemoryStore, MemoryUnitOfWork
+from allocation.adapters.metrics import WorkerMetrics
+from allocation.contract.codec import UnknownFields
+from allocation.domain.outcomes import Outcome
+from allocation.entrypoints.worker.executor import Call, Executor, Traced
+from allocation.service_layer.unit_of_work import (
+    CommandConflict,
+    ConcurrentUpdate,
+    Message,
+    StorageUnavailable,
+    UnitOfWork,
+)
+from tests.scraping import counted
+
+Break = Callable[[Sequence[Message]], None]
+
+CREATED = "{'status': 'created', 'batchref': 'b1'}"
+
+
+def call(number: int, name: str, **kwargs: object) -> Call:
+    return Call(
+        f"allocation.{name}", str(UUID(int=number)), {"args": [], "kwargs": kwargs, "root_id": None}
+    )
+
+
+def shelf(number: int, sku: str = "LAMP") -> Call:
+    return call(number, "create_batch", batchref=f"b{number}", sku=sku, qty=10)
+
+
+class BreakableUnitOfWork(MemoryUnitOfWork):
+    """Fails while it claims the commands, if a break says so."""
+
+    def __init__(self, store: MemoryStore, breaks: Sequence[Break]) -> None:
+        super().__init__(store)
+        self._breaks = breaks
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.inbox = BreakableInbox(self._copy, self._breaks)
+        return self
+
+
+class BreakableInbox(MemoryInbox):
+    def __init__(self, store: MemoryStore, breaks: Sequence[Break]) -> None:
+        super().__init__(store)
+        self._breaks = breaks
+
+    def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome]:
+        for each in self._breaks:
+            each(messages)
+        return super().claim(messages)
+
+
+class Stage:
+    """An executor on a store in memory; `undecided` are the calls that it could not decide."""
+
+    def __init__(self, *breaks: Break) -> None:
+        self.store, self.metrics = MemoryStore(), WorkerMetrics()
+        self.breaks = breaks
+        self.transactions = 0
+        self.undecided: list[tuple[str, Exception]] = []
+        self.executor = Executor(self.unit_of_work, self.metrics, self.end_undecided)
+
+    def unit_of_work(self) -> UnitOfWork:
+        self.transactions += 1
+        return BreakableUnitOfWork(self.store, self.breaks)
+
+    def end_undecided(self, undecided: Call, error: Exception) -> Traced:
+        self.undecided.append((undecided.id, error))
+        return 1, error, 0.0
+
+    def run(self, *calls: Call) -> list[object]:
+        """What each call came to: its result, or its exception."""
+        return [told for _, told, _ in self.executor.run(calls)]
+
+    def counts(self, name: str) -> dict[tuple[str, ...], float]:
+        return counted(generate_latest(self.metrics.registry).decode(), name)
+
+
+def fails_for(number: int, error: Exception) -> Break:
+    """Fail each unit of work that has this command."""
+
+    def check(messages: Sequence[Message]) -> None:
+        if UUID(int=number) in [message.id for message in messages]:
+            raise error
+
+    return check
+
+
+def test_a_batch_is_decided_by_one_unit_of_work() -> None:
+    stage = Stage()
+
+    told = stage.run(shelf(1), call(2, "allocate", orderid="o", sku="LAMP", qty=1))
+
+    assert told == [CREATED, "{'status': 'allocated', 'batchref': 'b1', 'eta': None}"]
+    assert stage.transactions == 1
+
+
+def test_a_refusal_is_a_result_and_touches_no_other_command() -> None:
+    stage = Stage()
+
+    told = stage.run(
+        call(1, "allocate", orderid="o", sku="NO-SUCH-SKU", qty=1),
+        call(2, "allocate", orderid="o", sku="LAMP", qty=-1),
+        shelf(3),
+    )
+
+    assert [str(each).partition(",")[0] for each in told] == [
+        "{'refused': 'unknown sku'",
+        "{'refused': 'malformed command'",
+        "{'status': 'created'",
+    ]
+    assert stage.undecided == []
+
+
+def test_the_command_that_a_batch_fails_for_is_isolated_and_the_others_are_decided() -> None:
+    broken = RuntimeError("the disk is on fire")
+    stage = Stage(fails_for(6, broken))
+
+    told = stage.run(*(shelf(number, f"sku-{number}") for number in range(1, 9)))
+
+    assert stage.undecided == [(str(UUID(int=6)), broken)]
+    assert told[5] is broken
+    assert [each for each in told if each is not broken] == [
+        f"{{'status': 'created', 'batchref': 'b{number}'}}" for number in range(1, 9) if number != 6
+    ]
+    # 8; 4 + 4; the second 4 are 2 + 2; the first 2 of these are 1 + 1.
+    assert stage.transactions == 7
+
+
+def test_a_conflict_is_isolated_too() -> None:
+    for error in (ConcurrentUpdate("again"), CommandConflict("another body")):
+        stage = Stage(fails_for(2, error))
+
+        told = stage.run(shelf(1), shelf(2, "CHAIR"))
+
+        assert told == [CREATED, error]
+
+
+def test_an_absent_database_is_no_commands_fault_and_is_asked_once() -> None:
+    stage = Stage(fails_for(1, StorageUnavailable("no route")))
+
+    stage.run(shelf(1), shelf(2))
+
+    assert [(type(error), error.args) for _, error in stage.undecided] == [
+        (StorageUnavailable, ("no route",)),
+        (StorageUnavailable, ("no route",)),
+    ]
+    assert stage.undecided[0][1] is not stage.undecided[1][1]
+    assert stage.transactions == 1
+
+
+def test_unknown_fields_are_left_to_the_task_and_the_others_are_decided() -> None:
+    stage = Stage()
+
+    told = stage.run(
+        call(1, "allocate", orderid="o", sku="LAMP", qty=1, colour="red"),
+        call(2, "create_batch", batchref="b1", sku="LAMP", qty=1),
+    )
+
+    assert isinstance(told[0], UnknownFields)
+    assert told[1] == CREATED
+    assert [each for each, _ in stage.undecided] == [str(UUID(int=1))]
+
+
+def test_a_batch_that_no_command_is_left_of_needs_no_unit_of_work() -> None:
+    stage = Stage()
+
+    stage.run(call(1, "deallocate", orderid="o", sku="LAMP", colour="red"))
+
+    assert stage.transactions == 0
+
+
+def test_a_batch_is_counted_by_outcomes_and_size() -> None:
+    stage = Stage(fails_for(3, RuntimeError("broken")))
+
+    stage.run(shelf(1), call(2, "deallocate", orderid="o", sku="LAMP"), shelf(3, "CHAIR"))
+
+    assert stage.counts("allocation_commands_decided_total") == {
+        ("allocation.create_batch", "succeeded"): 1,
+        ("allocation.deallocate", "rejected"): 1,
+    }
+    assert stage.counts("allocation_job_commands_sum") == {(): 3}
+
+
+def test_a_single_command_raises_what_prevents_its_decision() -> None:
+    error = ConcurrentUpdate("again")
+    stage = Stage(fails_for(2, error))
+
+    decided: Any = stage.executor.decide(shelf(1))
+
+    assert decided.facts["status"] == "created"
+    with pytest.raises(ConcurrentUpdate):
+        stage.executor.decide(shelf(2))
+    with pytest.raises(UnknownFields):
+        stage.executor.decide(call(3, "deallocate", orderid="o", sku="LAMP", colour="red"))
+
+
+def test_positional_arguments_are_refused() -> None:
+    stage = Stage()
+    positional = shelf(1)._replace(request={"args": ["b1"], "kwargs": {}})
+
+    [told] = stage.run(positional)
+
+    assert "commands take keyword arguments only" in str(told)
