@@ -18,7 +18,7 @@ from werkzeug.test import TestResponse
 from allocation.adapters.sql.api_keys import ApiKeys
 from allocation.adapters.sql.tables import api_keys
 from allocation.entrypoints.api.auth.security import rate_limit
-from allocation.entrypoints.api.http.rate_limit import Limits
+from allocation.entrypoints.api.http.rate_limit import RateLimits
 from allocation.settings import Settings
 from tests.api.conftest import Serve
 from tests.servers.ports import free_ports
@@ -285,7 +285,7 @@ def test_without_keys_each_address_is_a_caller(serve: Serve, sqlite_url: str) ->
 
 def test_callers_at_once_are_counted_without_an_error() -> None:
     """The library's storage alone fails when two threads come at the same moment."""
-    limits = Limits(1_000_000)
+    limits = RateLimits(1_000_000)
     failures: list[RuntimeError] = []
     together = threading.Barrier(8)
 

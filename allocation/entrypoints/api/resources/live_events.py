@@ -10,10 +10,9 @@ from itertools import islice
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection, Engine, Row
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocation import bootstrap
 from allocation.adapters.sql.database import is_postgresql
 from allocation.adapters.sql.outbox import Wait, woken
 from allocation.entrypoints.api.http.problems import Problem
@@ -54,7 +53,8 @@ class LiveEvents:
     The tickets count what came. While the database is away listeners stay, and wait.
     """
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, engine: Engine, places: int) -> None:
+        self._engine = engine
         self._places = places
         self._listeners = 0
         self._changed = threading.Condition()
@@ -133,7 +133,7 @@ class LiveEvents:
         watch, failures = Watch(), 0
         while self._wanted():
             try:
-                with _connection() as (connection, wait):
+                with _connection(self._engine) as (connection, wait):
                     while self._wanted():
                         rows = watch.look(connection)
                         failures = 0
@@ -161,8 +161,7 @@ class LiveEvents:
 
 
 @contextmanager
-def _connection() -> Iterator[tuple[Connection, Wait]]:
-    engine = bootstrap.engine(bootstrap.settings().database_url)
+def _connection(engine: Engine) -> Iterator[tuple[Connection, Wait]]:
     options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"} if is_postgresql(engine) else {}
     with engine.connect().execution_options(**options) as connection:
         try:
