@@ -5,7 +5,7 @@ from importlib.resources import files
 from flask import Response, jsonify, render_template
 from werkzeug.exceptions import NotFound
 
-from allocation.contract import asyncapi
+from allocation.contract.asyncapi import document as asyncapi_document
 from allocation.entrypoints.api import state
 from allocation.entrypoints.api.description import events_page
 from allocation.entrypoints.api.description.schemas import TEXT, Answer
@@ -56,8 +56,8 @@ def openapi() -> Response:
 
 
 @resource.get("/asyncapi.json", "Show the description of the messages", _DESCRIPTION, is_open=True)
-def show_asyncapi() -> Response:
-    return jsonify(asyncapi.document())
+def asyncapi() -> Response:
+    return jsonify(asyncapi_document())
 
 
 @resource.get("/docs", "Show this description as a page", TEXT, content="text/html", is_open=True)
