@@ -377,7 +377,7 @@ def test_who_was_away_for_too_long_is_told_to_begin_anew(house: House) -> None:
 
 def tickets(events: LiveEvents) -> int:
     """How many events the process has seen."""
-    place = events.place(1)
+    place = events.start_position(1)
     return place.ticket if place else 0
 
 

@@ -14,7 +14,7 @@ from allocation.adapters.sql.tables import commands
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate
 from allocation.entrypoints.api import state
-from allocation.entrypoints.api.http.waiting import Outcomes, OutcomeWaiter, Preference, preference
+from allocation.entrypoints.api.http.waiting import Outcomes, OutcomeWaiter
 from allocation.service_layer.handlers import fail
 from allocation.service_layer.unit_of_work import Message
 from tests.api.conftest import Serve, Worker, engine_of
@@ -285,34 +285,6 @@ def test_an_answer_that_tells_the_outcome_is_not_called_asynchronous(
 
     assert response.status_code in (200, 409)
     assert response.headers["Preference-Applied"] == "wait=10"
-
-
-@pytest.mark.parametrize(
-    ("header", "expected"),
-    [
-        ("", Preference(None)),
-        ("wait=5", Preference(5)),
-        ("WAIT = 5", Preference(5)),
-        ('wait="5"; x=y', Preference(5)),
-        ("respond-async", Preference(None, respond_async=True)),
-        ("respond-async, wait=10", Preference(10, respond_async=True)),
-        ("respond-async,wait=10", Preference(10, respond_async=True)),
-        ("wait=2, wait=9", Preference(2)),
-        ("wait=0", Preference(0)),
-        ("wait=007", Preference(7)),
-        ("wait=31", Preference(30)),
-        ("wait=" + "9" * 5000, Preference(30)),
-        ("wait=-1", Preference(None)),
-        ("wait=1.5", Preference(None)),
-        ("wait=\u0663", Preference(None)),
-        ("wait", Preference(None)),
-        ("return=minimal", Preference(None)),
-        (",;=,", Preference(None)),
-    ],
-)
-def test_preferences_are_read_as_the_standard_says(header: str, expected: Preference) -> None:
-    """The first counts, more than 30 s is cut, nonsense is ignored."""
-    assert preference(header) == expected
 
 
 def test_waiting_requests_leave_places_for_others_and_go_when_told(

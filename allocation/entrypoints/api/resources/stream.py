@@ -20,13 +20,13 @@ from allocation.entrypoints.api.http.parameters import Parameter
 from allocation.entrypoints.api.http.problems import invalid
 from allocation.entrypoints.api.http.routes import Resource
 from allocation.entrypoints.api.http.slow_clients import ClientSocket
-from allocation.entrypoints.api.resources.live_events import LiveEvents, News, Place
+from allocation.entrypoints.api.resources.live_events import LiveEvents, News, StartPosition
 from allocation.views import live_events
 
 log = structlog.get_logger(__name__)
 
 BEAT = 15.0
-"""Seconds after which a sign of life is sent."""
+"""Seconds after which a heartbeat is sent."""
 
 LOOK_AT_KEY = 0.5
 """Seconds after which it is checked again whether the client's key is valid."""
@@ -92,7 +92,7 @@ def _reached() -> int | None:
 
 
 def _presence(connection: socket.socket | None) -> Callable[[], bool]:
-    """Whether the listener at the other end is there; of one who takes nothing TCP decides it."""
+    """Whether the client is still connected; TCP decides it if the client takes nothing."""
     if connection is None:
         return lambda: True
     if isinstance(connection, ClientSocket):
@@ -113,7 +113,7 @@ def _presence(connection: socket.socket | None) -> Callable[[], bool]:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Of which skus, and of which orders; none: of all."""
+    """Events of these skus and these orders; an empty set means all."""
 
     skus: frozenset[str]
     orderids: frozenset[str]
@@ -125,10 +125,9 @@ class Wanted:
 
 
 class Listener:
-    """One stream. `reached` is the position up to which the listener has heard everything.
+    """One stream. `reached` is the position up to which the client has received every event.
 
-    It is the `id` of what he is told. What he heard beyond it is remembered, so that he hears each
-    event once.
+    It is the `id` that is sent. Events sent beyond it are remembered, so that each is sent once.
     """
 
     def __init__(
@@ -155,52 +154,52 @@ class Listener:
         self._begun = False
 
     def text(self) -> Iterator[str]:
-        """The stream, until the process stops, the listener goes or his key is not valid.
+        """The stream, until the process stops, the client goes or its key is no longer valid.
 
-        It is open to the listener with its first piece, so that comes once his place is known:
-        whoever then asks for the state that there is misses nothing between the two.
+        The first piece opens the stream, so it is sent once the start position is known: a client
+        that then reads the state misses nothing between the two.
         """
         while not self._is_over():
             try:
-                place = self._events.place(_STEP)
-                if place is not None:
-                    yield from self._catch_up(place)
-                    yield from self._follow(place)
+                start = self._events.start_position(_STEP)
+                if start is not None:
+                    yield from self._catch_up(start)
+                    yield from self._follow(start)
             except SQLAlchemyError as error:
                 log.warning("a listener waits", error=str(error).partition("\n")[0])
                 self._events.pause(_STEP)
             yield from self._beat()
 
-    def _catch_up(self, place: Place) -> Iterator[str]:
-        """What was committed since the listener went, or fell behind, until this place."""
+    def _catch_up(self, start: StartPosition) -> Iterator[str]:
+        """The events since the client disconnected, or fell behind, until `start`."""
         if self._reached is None:
-            # Open already, as the database was away: what he asked for since may be too old.
-            yield self._reset(place) if self._begun else self._begin(place)
+            # It was opened while the database was away: state that was read since may be too old.
+            yield self._reset(start) if self._begun else self._begin(start)
             return
-        if self._reached > place.settled and self._reached > self._last_number():
-            yield self._reset(place)  # the database is not the one that it was
+        if self._reached > start.settled and self._reached > self._last_number():
+            yield self._reset(start)  # the database is not the one that it was
             return
         position = self._reached
         while rows := self._kept_after(position):
             for row in rows:
                 if self._is_over():
                     return
-                if row.begins:  # what is dropped can't be told
-                    yield self._reset(place)
+                if row.begins:  # earlier events were pruned
+                    yield self._reset(start)
                     return
                 is_news = self._is_news(row)
                 position = row.position
-                self._settle(min(position, place.settled))
+                self._settle(min(position, start.settled))
                 if is_news:
                     yield self._event(row)
             yield from self._beat()
-        self._settle(place.settled)
+        self._settle(start.settled)
         if not self._begun:
-            yield self._begin(place)
+            yield self._begin(start)
 
-    def _follow(self, place: Place) -> Iterator[str]:
-        """What comes from this place on, as long as the listener keeps up."""
-        since: Place | News = place
+    def _follow(self, start: StartPosition) -> Iterator[str]:
+        """The events from `start` on, as long as the client keeps up."""
+        since: StartPosition | News = start
         while not self._is_over():
             news = self._events.news(since, _STEP)
             if news is not None:
@@ -218,7 +217,7 @@ class Listener:
             yield self._event(row)
         if self._is_over():
             return
-        # With the last one he has heard all that there was.
+        # With the last one the client has received all that there was.
         self._settle(news.settled)
         if rows:
             yield self._event(rows[-1])
@@ -238,16 +237,16 @@ class Listener:
             self._heard.add(row.position)
         self._furthest = max(self._furthest, row.position)
         name = row.name.removeprefix("allocation.").rpartition(".v")[0]
-        # One line: a line end in JSON is but a blank.
+        # One line: in JSON a line end outside a string means nothing.
         body = row.body.replace("\r", " ").replace("\n", " ")
         return self._message(f"event: {name}", f"data: {body}")
 
-    def _begin(self, place: Place) -> str:
-        self._settle(place.settled)
+    def _begin(self, start: StartPosition) -> str:
+        self._settle(start.settled)
         return self._message(": from here on")
 
-    def _reset(self, place: Place) -> str:
-        self._reached = place.settled
+    def _reset(self, start: StartPosition) -> str:
+        self._reached = start.settled
         self._heard.clear()
         return self._message("event: reset", "data: {}")
 
