@@ -6,7 +6,7 @@ from allocation.entrypoints.api.http.paths import sent_path
 
 
 @pytest.mark.parametrize(
-    ("sent", "canonical"),
+    ("sent", "spelling"),
     [
         ("/orders/SO%2F1", "/orders/SO%2F1"),
         ("/orders/a b", "/orders/a%20b"),
@@ -16,8 +16,8 @@ from allocation.entrypoints.api.http.paths import sent_path
         ("/\xc3\xa4", "/%C3%A4"),
     ],
 )
-def test_a_path_has_one_spelling(sent: str, canonical: str) -> None:
-    assert canonical(sent) == canonical
+def test_a_path_has_one_spelling(sent: str, spelling: str) -> None:
+    assert canonical(sent) == spelling
 
 
 @pytest.mark.parametrize(
