@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from allocation.contract.registry import COMMANDS, FOLLOW_UPS, MessageType
-from allocation.entrypoints.api.description.routes import ROUTES
+from allocation.entrypoints.api.description.openapi import ROUTES
 
 FILE = Path(__file__).parents[1] / "allocation" / "client" / "commands.py"
 

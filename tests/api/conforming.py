@@ -7,9 +7,9 @@ import jsonschema_rs
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from allocation.entrypoints.api.description.openapi import document
-from allocation.entrypoints.api.description.routes import ROUTES
+from allocation.entrypoints.api.description.openapi import ROUTES, document
 from allocation.entrypoints.api.http.problems import CONTENT_TYPE
+from allocation.entrypoints.api.http.routes import Route
 
 
 class ConformingClient(FlaskClient):
@@ -28,25 +28,28 @@ def check(response: TestResponse) -> None:
         assert response.json is not None
         assert response.json["status"] == response.status_code
         assert "Traceback" not in response.text
-    described = _described(response)
-    if described is None:
+    route = _route(response)
+    if route is None:
         return
 
+    described = document()["paths"][route.path][route.method]["responses"]
     content = described[str(response.status_code)]["content"]
+    if response.status_code == 409:
+        assert response.json is not None
+        assert response.json["title"] in (*route.refusals, "dropped")
     if response.mimetype in ("application/json", CONTENT_TYPE):
         _hold(response.json, content[response.mimetype]["schema"])
     else:
         assert {response.mimetype, "*/*"} & set(content)
 
 
-def _described(response: TestResponse) -> dict[str, Any] | None:
-    """What the operation of this request may answer, by status; None when there is no such."""
+def _route(response: TestResponse) -> Route | None:
+    """The described route of this request; None when there is no such."""
     for route in ROUTES:
         pattern = re.sub(r"{\w+}", "[^/]+", route.path)
         same_method = route.method == response.request.method.lower()
         if same_method and re.fullmatch(pattern, response.request.path):
-            responses = document()["paths"][route.path][route.method]["responses"]
-            return dict(responses)
+            return route
     return None
 
 

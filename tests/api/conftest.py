@@ -13,6 +13,7 @@ from allocation import bootstrap
 from allocation.adapters.sql import database, migrations, tables
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.contract import codec
+from allocation.entrypoints.api import state
 from allocation.entrypoints.api.app import create_app
 from allocation.service_layer.execution import execute
 from allocation.service_layer.unit_of_work import Message
@@ -39,24 +40,26 @@ def sqlite_url(migrated_file: Path, tmp_path: Path) -> str:
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Serve]:
     """Makes a client of the application with these settings: `serve(database_url=..., ...)`."""
-    urls = []
+    engines = []
 
     def make(**settings: str) -> FlaskClient:
         monkeypatch.setenv("ALLOCATION_STATE_DIR", str(tmp_path))
         for name, value in settings.items():
             monkeypatch.setenv(f"ALLOCATION_{name.upper()}", value)
-        bootstrap.settings.cache_clear()
-        urls.append(bootstrap.settings().database_url)
-        app = create_app()
+        app = create_app(bootstrap.build())
         app.test_client_class = ConformingClient
+        engines.append(engine_of(app.test_client()))
         return app.test_client()
 
     yield make
 
-    for url in urls:
-        bootstrap.engine(url).dispose()
-    bootstrap.engine.cache_clear()
-    bootstrap.settings.cache_clear()
+    for engine in engines:
+        engine.dispose()
+
+
+def engine_of(client: FlaskClient) -> Engine:
+    """The engine that the client's application uses."""
+    return state.of(client.application).dependencies.engine
 
 
 @pytest.fixture

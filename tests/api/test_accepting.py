@@ -8,10 +8,9 @@ import structlog
 from flask.testing import FlaskClient
 from sqlalchemy import Connection, Engine, ExceptionContext, event, func, select, text
 
-from allocation import bootstrap
 from allocation.adapters.sql import database
 from allocation.adapters.sql.tables import commands, outbox
-from tests.api.conftest import Serve, Worker
+from tests.api.conftest import Serve, Worker, engine_of
 
 CHAIR = {"batchref": "batch-1", "sku": "RED-CHAIR", "qty": 10, "eta": "2030-01-31"}
 
@@ -94,7 +93,7 @@ def test_a_connection_that_dies_while_accepting_leaves_nothing_behind(
             with outside.connect() as other:
                 other.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": session})
 
-    event.listen(bootstrap.engine(database_url), "after_cursor_execute", cut)
+    event.listen(engine_of(client), "after_cursor_execute", cut)
     response = client.post("/v1/batches", json=CHAIR)
 
     assert response.status_code == 503
@@ -109,7 +108,7 @@ def test_a_command_that_meets_a_lock_is_tried_once_more_and_then_put_off(
     url = f"{database_url}?options=-c%20lock_timeout%3D100ms"
     client = serve(database_url=url)
     failures: list[ExceptionContext] = []
-    event.listen(bootstrap.engine(url), "handle_error", failures.append)
+    event.listen(engine_of(client), "handle_error", failures.append)
 
     with outside.connect() as other:
         other.execute(text("LOCK TABLE commands IN ACCESS EXCLUSIVE MODE"))

@@ -8,10 +8,9 @@ from flask.testing import FlaskClient
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from allocation.contract import registry
-from allocation.entrypoints.api.auth.security import OPEN
-from allocation.entrypoints.api.description.answers import schemas
-from allocation.entrypoints.api.description.openapi import document
+from allocation.entrypoints.api.description.openapi import ROUTES, document
 from allocation.entrypoints.api.http.problems import KINDS, type_uri
+from tests.api.conftest import Serve
 
 OF_PAGES = {"pages", "login", "assets"}
 """Blueprints whose answers are for people."""
@@ -41,20 +40,23 @@ def test_the_description_has_every_route_and_no_other(client: FlaskClient) -> No
     assert described == served
 
 
-def test_the_description_asks_for_a_key_where_the_application_does(client: FlaskClient) -> None:
-    """An operation without security is one of the open endpoints."""
-    open_paths = {
-        re.sub(r"<(\w+)>", r"{\1}", rule.rule)
-        for rule in client.application.url_map.iter_rules()
-        if rule.endpoint in OPEN
+def test_the_description_asks_for_a_key_where_the_application_does(
+    serve: Serve, sqlite_url: str
+) -> None:
+    client = serve(database_url=sqlite_url, api_key="a-long-enough-key")
+    operations = [
+        (method, path, operation)
+        for path, methods in document()["paths"].items()
+        for method, operation in methods.items()
+    ]
+
+    closed = {
+        (method, path)
+        for method, path, _ in operations
+        if client.open(re.sub(r"{\w+}", "x", path), method=method.upper()).status_code == 401
     }
 
-    described = {
-        path
-        for path, methods in document()["paths"].items()
-        if all(not operation["security"] for operation in methods.values())
-    }
-    assert described == open_paths
+    assert closed == {(method, path) for method, path, each in operations if each["security"]}
 
 
 def test_the_description_names_the_scope_that_an_operation_takes() -> None:
@@ -112,10 +114,22 @@ def test_a_line_is_described_alone_and_among_many() -> None:
 
 
 def test_every_schema_of_an_answer_is_used() -> None:
-    """None was left behind by a route that went."""
     used = set(re.findall(r"'#/components/schemas/(\w+)'", str(document()["paths"])))
 
-    assert used == set(schemas())
+    assert used == set(document()["components"]["schemas"])
+
+
+def test_no_two_answers_share_a_name() -> None:
+    answers = [answer for route in ROUTES for answer in route.answers.values()]
+    by_name = {answer.name: answer for answer in answers}
+
+    assert [answer for answer in answers if by_name[answer.name] != answer] == []
+
+
+def test_a_route_refuses_for_known_reasons_only() -> None:
+    named = {reason for route in ROUTES for reason in route.refusals}
+
+    assert {KINDS[reason].status for reason in named} == {409}
 
 
 @pytest.mark.parametrize("path", ["/docs", "/docs/"])
@@ -156,4 +170,4 @@ def test_every_kind_of_problem_can_be_looked_up(client: FlaskClient) -> None:
     """The `type` of a problem is an address that explains it."""
     explained = {kind: client.get(type_uri(kind)).text for kind in KINDS}
 
-    assert explained == {kind: f"{kind}\n\n{sentence}\n" for kind, sentence in KINDS.items()}
+    assert explained == {title: f"{title}\n\n{kind.sentence}\n" for title, kind in KINDS.items()}

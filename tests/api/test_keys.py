@@ -4,8 +4,6 @@ import http.client
 import json
 import re
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,6 @@ from werkzeug.test import TestResponse
 
 from allocation.adapters.sql.api_keys import ApiKeys
 from allocation.adapters.sql.tables import api_keys
-from allocation.entrypoints.api.auth.security import rate_limit
-from allocation.entrypoints.api.http.rate_limit import Limits
-from allocation.settings import Settings
 from tests.api.conftest import Serve
 from tests.servers.ports import free_ports
 from tests.servers.processes import Process
@@ -254,23 +249,6 @@ def test_a_caller_who_asks_too_often_is_told_to_wait(serve: Serve, sqlite_url: s
     eventually(lambda: ask().status_code == 404, what="the caller to be served again")
 
 
-@pytest.mark.parametrize(
-    ("settings", "limit"),
-    [
-        ({}, 0),
-        ({"api_key": "mine"}, 0),
-        ({"host": "0.0.0.0"}, 1000),
-        ({"host": "0.0.0.0", "rate_limit": 0}, 0),
-        ({"rate_limit": 7}, 7),
-    ],
-)
-def test_only_where_others_may_ask_there_is_a_limit_unless_one_is_set(
-    settings: dict[str, Any], limit: int
-) -> None:
-    """A load test on one machine meets none by accident."""
-    assert rate_limit(Settings(**settings)) == limit
-
-
 def test_without_keys_each_address_is_a_caller(serve: Serve, sqlite_url: str) -> None:
     """Where a limit is set."""
     client = serve(database_url=sqlite_url, rate_limit="5")
@@ -281,33 +259,6 @@ def test_without_keys_each_address_is_a_caller(serve: Serve, sqlite_url: str) ->
 
     eventually(lambda: 429 in statuses("127.0.0.1"), what="an address refused")
     assert 404 in statuses("127.0.0.2")
-
-
-def test_callers_at_once_are_counted_without_an_error() -> None:
-    """The library's storage alone fails when two threads come at the same moment."""
-    limits = Limits(1_000_000)
-    failures: list[RuntimeError] = []
-    together = threading.Barrier(8)
-
-    def ask() -> None:
-        for _ in range(250):
-            time.sleep(0.012)  # until the storage's timer has run: the next hit starts another
-            together.wait()
-            try:
-                limits.count("caller")
-            except RuntimeError as error:
-                failures.append(error)
-
-    switching = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    sys.setswitchinterval(switching)
-
-    assert failures == []
 
 
 def test_whoever_guesses_keys_is_told_to_wait(serve: Serve, sqlite_url: str) -> None:

@@ -18,7 +18,6 @@ from werkzeug.test import TestResponse
 
 from allocation.adapters.sql.api_keys import ApiKeys
 from allocation.entrypoints.api.auth import sessions
-from allocation.settings import Settings
 from tests.api.conftest import Serve
 from tests.servers.ports import free_ports
 from tests.servers.processes import Process
@@ -449,22 +448,6 @@ def test_the_form_needs_no_script_and_nothing_from_elsewhere(visitor: FlaskClien
     assert (style.status_code, style.mimetype) == (200, "text/css")
     assert "color-scheme: light dark" in style.text
     assert "Set-Cookie" not in style.headers
-
-
-def test_what_signs_the_cookies_is_set_or_made_of_the_key_or_new() -> None:
-    """It does not show the key, and is another one with another key."""
-    made = b"made by the server at its start"
-    given = sessions.secret(Settings(session_secret="x" * 16, api_key="a"), made)
-    of_a, of_a_again, of_b = (
-        sessions.secret(Settings(api_key=key), made) for key in ("a key", "a key", "b key")
-    )
-
-    assert given == b"x" * 16
-    assert of_a == of_a_again
-    assert of_a != of_b
-    assert b"a key" not in of_a
-    assert sessions.secret(Settings(), made) == made
-    assert len(sessions.secret(Settings(), None)) == 32
 
 
 def test_what_one_process_signs_the_others_take(

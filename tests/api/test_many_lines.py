@@ -9,10 +9,10 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Connection, Engine, event, func, select, text
 
-from allocation import bootstrap
 from allocation.adapters.sql import database
 from allocation.adapters.sql.tables import commands, outbox
-from tests.api.conftest import Serve, Worker
+from allocation.entrypoints.api import state
+from tests.api.conftest import Serve, Worker, engine_of
 
 PATH = "/v1/allocations"
 KEY = {"Idempotency-Key": "key-1"}
@@ -94,7 +94,7 @@ def test_a_thousand_lines_are_accepted_together(
     assert response.json is not None
     ids = [answer["id"] for answer in response.json["lines"]]
     assert response.json == {"lines": [pending(command_id) for command_id in ids]}
-    with bootstrap.engine(url).connect() as connection:
+    with engine_of(client).connect() as connection:
         accepted = connection.execute(select(commands.c.id, commands.c.body)).all()
         sent = connection.execute(select(outbox.c.id, outbox.c.body).order_by(outbox.c.position))
         in_order = [(str(row.id), row.body) for row in sent]
@@ -189,7 +189,7 @@ def test_a_connection_that_dies_leaves_no_line_behind(
             with outside.connect() as other:
                 other.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": session})
 
-    event.listen(bootstrap.engine(database_url), "after_cursor_execute", cut)
+    event.listen(engine_of(client), "after_cursor_execute", cut)
     response = client.post(PATH, json=lines(20))
 
     assert response.status_code == 503
@@ -209,7 +209,7 @@ def test_a_repeated_request_is_the_same_commands(
     first, second = told(client, body, **KEY), told(client, respelt, **KEY)
 
     assert second == first
-    assert rows(bootstrap.engine(url)) == (2, 2)
+    assert rows(engine_of(client)) == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_a_key_that_comes_with_other_lines_is_refused(
 
     response = client.post(PATH, json=other, headers=KEY)
     client.post(PATH, json=other, headers={"Idempotency-Key": "key-2"})
-    before = rows(bootstrap.engine(url))
+    before = rows(engine_of(client))
     turned = client.post(PATH, json=lines(3), headers={"Idempotency-Key": "key-2"})
 
     assert response.status_code == 422
@@ -248,7 +248,7 @@ def test_a_key_that_comes_with_other_lines_is_refused(
         "detail": "This Idempotency-Key came before with another request.",
     }
     assert turned.json == response.json
-    assert rows(bootstrap.engine(url)) == before
+    assert rows(engine_of(client)) == before
 
 
 def test_without_a_key_every_request_is_new(client: FlaskClient, engine: Engine) -> None:
@@ -335,7 +335,7 @@ def test_outcomes_are_told_as_far_as_they_are_known_in_time(
     def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
         asked.append(statement)
 
-    event.listen(bootstrap.engine(str(engine.url)), "after_cursor_execute", note)
+    event.listen(engine_of(client), "after_cursor_execute", note)
     response = client.post(PATH, json=body, headers=KEY | {"Prefer": "wait=0"})
 
     assert response.status_code == 202
@@ -350,7 +350,7 @@ def test_while_commands_are_put_off_so_are_many_lines(serve: Serve, sqlite_url: 
     """503, and nothing of them is saved; a repeat of what was taken is answered."""
     client = serve(database_url=sqlite_url, max_pending="3")
     first = told(client, lines(5), **KEY)
-    client.application.extensions["allocation.pressure"]._look_again = 0.0
+    state.of(client.application).load_shedder._look_again = 0.0
 
     refused = client.post(PATH, json=lines(5))
     repeat = told(client, lines(5), **KEY)
@@ -359,7 +359,7 @@ def test_while_commands_are_put_off_so_are_many_lines(serve: Serve, sqlite_url: 
     assert refused.json is not None
     assert refused.json["title"] == "overloaded"
     assert repeat == first
-    assert rows(bootstrap.engine(sqlite_url)) == (5, 5)
+    assert rows(engine_of(client)) == (5, 5)
 
 
 def test_many_lines_are_one_request_to_the_rate_limit(serve: Serve, sqlite_url: str) -> None:

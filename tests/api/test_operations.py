@@ -42,7 +42,7 @@ def serve_pages(serve: Serve, sqlite_url: str) -> Callable[..., Browser]:
 def visitor(serve_pages: Callable[..., Browser]) -> Browser:
     """A browser where every queue is declared."""
     made = serve_pages()
-    with bootstrap.broker() as connection:
+    with bootstrap.build().broker() as connection:
         topology.declare(connection)
     return made
 
@@ -53,7 +53,7 @@ def bury(reason: str, queue: str = topology.DEAD, orderid: str = "order-1") -> s
         str(uuid.uuid4()), "allocation.allocate", kwargs={"orderid": orderid, "sku": "A", "qty": 1}
     )
     headers = task.headers | {"x-reason": reason, "x-error": f"OSError: {reason}"}
-    with bootstrap.broker() as connection:
+    with bootstrap.build().broker() as connection:
         connection.Producer().publish(
             task.body, exchange="", routing_key=queue, headers=headers, serializer="json"
         )
@@ -62,7 +62,7 @@ def bury(reason: str, queue: str = topology.DEAD, orderid: str = "order-1") -> s
 
 def depths() -> dict[str, int | None]:
     """The queues that hold something."""
-    with bootstrap.broker() as connection:
+    with bootstrap.build().broker() as connection:
         found = {name: topology.depth(connection, name) for name in topology.names()}
     return {name: depth for name, depth in found.items() if depth}
 
@@ -176,7 +176,7 @@ def test_the_letters_of_a_cause_are_shown_with_headers_and_body(visitor: Browser
 
 def test_a_letter_tells_its_times_as_people_write_them(visitor: Browser) -> None:
     """A forged time is shown as it came."""
-    with bootstrap.broker() as connection:
+    with bootstrap.build().broker() as connection:
         for last in ("2026-11-28T18:25:07+00:00", "<soon>"):
             connection.Producer().publish(
                 {}, exchange="", routing_key=topology.DEAD, headers={"x-last": last}
@@ -325,7 +325,7 @@ def test_links_lead_to_flower_and_the_broker_s_own_page(
 
 def bury_large(number: int, **headers: object) -> None:
     """`number` dead letters with the largest bodies."""
-    with bootstrap.broker() as connection:
+    with bootstrap.build().broker() as connection:
         for each in range(number):
             connection.Producer().publish(
                 b"x" * LARGEST_BODY,

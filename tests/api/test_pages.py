@@ -3,7 +3,7 @@
 import csv
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import Any
 
@@ -15,9 +15,7 @@ from werkzeug.test import TestResponse
 
 from allocation.adapters.sql.api_keys import ApiKeys
 from allocation.adapters.sql.tables import commands
-from allocation.entrypoints.api.http import problems
-from allocation.entrypoints.api.pages import batches, reasons, template_filters
-from allocation.messaging import dead_letters
+from allocation.entrypoints.api.pages import batches
 from tests.api.conftest import Serve, Worker
 
 TODAY = datetime.now(UTC).date()
@@ -627,65 +625,6 @@ def test_an_order_shows_its_customer_and_a_split_line_as_one_with_parts(
         ["part 2 of BED", "4", "allocated", "b-2", f"{SHIP.day} {SHIP:%B %Y} (in 9 days)"],
         ["DESK", "3", "allocated", "d-1", "on the shelf"],
     ]
-
-
-@pytest.mark.parametrize(
-    ("given", "shown", "exact"),
-    [
-        (
-            "2026-11-28T19:25:07.123456+01:00",
-            "28 November 2026, 18:25 UTC",
-            "2026-11-28T18:25:07.123456+00:00",
-        ),
-        (
-            datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
-            "2 January 2026, 03:04 UTC",
-            "2026-01-02T03:04:05+00:00",
-        ),
-        ("2026-11-28", "28 November 2026", "2026-11-28"),
-        (date(2026, 5, 1), "1 May 2026", "2026-05-01"),
-    ],
-)
-def test_times_are_written_as_people_write_them(given: Any, shown: str, exact: str) -> None:
-    assert (
-        template_filters.when(given) == f'<time datetime="{exact}" title="{exact}">{shown}</time>'
-    )
-
-
-def test_what_is_no_time_stays_as_it_is() -> None:
-    assert [
-        template_filters.when(given) for given in ("<b>soon</b>", "0001-01-01T00:00:00+14:00")
-    ] == [
-        *("<b>soon</b>", "0001-01-01T00:00:00+14:00"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        *((0.4, "0 seconds"), (1, "1 second"), (119, "119 seconds"), (120, "2 minutes")),
-        *((7_200, "2 hours"), (200_000, "2 days")),
-    ],
-)
-def test_durations_have_the_unit_that_says_enough(seconds: float, said: str) -> None:
-    assert template_filters.duration(seconds) == said
-
-
-def test_every_reason_has_a_sentence_for_people() -> None:
-    facts = dict.fromkeys(
-        ["sku", "batchref", "orderid", "qty", "known", "known_qty", "field", "problem"], "X"
-    )
-    ours = {reason for known in dead_letters.REASONS.values() for reason in known}
-
-    assert set(reasons.REFUSALS) == set(problems.REFUSALS) | {"malformed command"}
-    for reason, sentence in reasons.REFUSALS.items():
-        assert reasons.refusal(reason, facts) == sentence.format(**facts)
-    assert ours - set(reasons.DEAD_LETTERS) == set()
-
-
-def test_a_refusal_without_the_facts_of_its_sentence_is_said_in_general() -> None:
-    assert reasons.refusal("batchref taken", {}) == "There is a batch with this reference already."
-    assert reasons.refusal("too late", {}) == "The command was refused: too late."
 
 
 def test_a_sheet_has_no_formulas(visitor: Browser, shop: Callable[..., None]) -> None:

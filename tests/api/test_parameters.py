@@ -17,7 +17,7 @@ from werkzeug.wrappers import Response
 from allocation import bootstrap
 from allocation.adapters.rabbitmq import topology
 from allocation.entrypoints.api.http.parameters import LONGEST
-from tests.api.conftest import Serve, Worker
+from tests.api.conftest import Serve, Worker, engine_of
 
 UNUSABLE = {
     "NUL": "a\x00b",
@@ -112,11 +112,11 @@ def client(request: pytest.FixtureRequest, serve: Serve) -> FlaskClient:
     app = serve(database_url=url).application
     app.test_client_class = FlaskClient
     made = app.test_client()
-    with bootstrap.broker() as connection:
+    with bootstrap.build().broker() as connection:
         topology.declare(connection)
     made.post("/v1/batches", json={"batchref": "LAMP", "sku": "LAMP", "qty": 5})
     made.post("/v1/allocations", json={"orderid": "LAMP", "sku": "LAMP", "qty": 1})
-    Worker(bootstrap.engine(url)).decide_all()
+    Worker(engine_of(made)).decide_all()
     return made
 
 

@@ -14,6 +14,7 @@ from werkzeug.http import parse_options_header
 from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Response
 
+from allocation import bootstrap
 from allocation.adapters.sql.tables import batches, products
 from allocation.entrypoints.api.app import create_app
 from tests.api.conftest import Serve, Worker
@@ -222,7 +223,7 @@ def test_the_route_and_not_the_path_is_counted(visitor: FlaskClient) -> None:
 def test_log_in_leads_back_to_the_page_of_an_id_with_a_slash(serve: Serve, sqlite_url: str) -> None:
     """The address is carried through the form."""
     serve(database_url=sqlite_url, api_key="a-long-enough-key")
-    visitor = create_app().test_client()
+    visitor = create_app(bootstrap.build()).test_client()
 
     sent = visitor.get("/orders/SO%2F1%25", headers={"Accept": "text/html"})
     page = BeautifulSoup(visitor.get(sent.headers["Location"]).text, "html.parser")

@@ -9,13 +9,13 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Connection, Engine, event, insert, text, update
 
-from allocation import bootstrap, views
+from allocation import views
 from allocation.adapters.sql import database
 from allocation.adapters.sql.tables import allocations, batches, products
 from allocation.domain.books import Batch
 from allocation.domain.strategies import STRATEGIES
 from allocation.views import catalogue, lines, moves, progress, stock
-from tests.api.conftest import Serve, Worker
+from tests.api.conftest import Serve, Worker, engine_of
 
 
 def batch(client: FlaskClient, batchref: str, qty: int, eta: str | None = None) -> None:
@@ -298,7 +298,7 @@ def test_the_pages_of_a_product_follow_each_other_without_a_gap_or_a_repeat(
 
 
 def test_the_pages_of_a_product_are_the_same_on_each_database(stored: FlaskClient) -> None:
-    put(bootstrap.engine(bootstrap.settings().database_url), *ALL_KINDS)
+    put(engine_of(stored), *ALL_KINDS)
 
     pages = followed(stored, "/v1/products/LAMP?limit=3")
 
@@ -333,9 +333,9 @@ def test_whatever_looks_like_a_cursor_is_taken(
 ) -> None:
     """As the description says."""
     client = serve(database_url=request.getfixturevalue(database))
-    put(bootstrap.engine(bootstrap.settings().database_url), *ALL_KINDS)
+    put(engine_of(client), *ALL_KINDS)
     for strategy in STRATEGIES:
-        with bootstrap.engine(bootstrap.settings().database_url).begin() as connection:
+        with engine_of(client).begin() as connection:
             connection.execute(update(products).values(strategy=strategy))
 
         answer = client.get("/v1/products/LAMP", query_string={"after": cursor})
@@ -447,8 +447,7 @@ def test_the_empty_batches_of_a_product_are_read_in_the_order_of_an_index(engine
 def test_the_empty_batches_are_read_in_the_order_of_an_index_on_postgresql(
     serve: Serve, database_url: str
 ) -> None:
-    serve(database_url=database_url)
-    engine = bootstrap.engine(database_url)
+    engine = engine_of(serve(database_url=database_url))
     cursor = stock.cursor("2:0:::batch-1")
 
     asked = statements(
@@ -496,8 +495,7 @@ def test_an_order_of_many_lines_is_one_statement(client: FlaskClient, engine: En
 
 def test_an_answer_is_one_moment_on_postgresql(serve: Serve, database_url: str) -> None:
     """What is committed between two statements of an answer is not in it."""
-    serve(database_url=database_url)
-    engine = bootstrap.engine(database_url)
+    engine = engine_of(serve(database_url=database_url))
     with engine.begin() as connection:
         connection.execute(insert(products).values(sku="LAMP", version=1, sequence=0))
 
@@ -520,7 +518,7 @@ def test_an_answer_is_one_moment_on_postgresql(serve: Serve, database_url: str) 
 def test_a_product_orders_its_batches_alike_on_postgresql(serve: Serve, database_url: str) -> None:
     """The shelf first, and references by their characters, as the rule that serves them does."""
     client = serve(database_url=database_url)
-    with bootstrap.engine(database_url).begin() as connection:
+    with engine_of(client).begin() as connection:
         connection.execute(insert(products).values(sku="LAMP", version=1, sequence=0))
         connection.execute(
             insert(batches),

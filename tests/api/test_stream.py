@@ -23,17 +23,17 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, func, select, update
 from werkzeug.test import TestResponse
 
-from allocation import bootstrap
 from allocation.adapters.sql import database, migrations, retention
 from allocation.adapters.sql.api_keys import REMEMBERED, ApiKeys
 from allocation.adapters.sql.tables import outbox
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, Command, CreateBatch
-from allocation.entrypoints.api.resources import listener, live_events, stream
+from allocation.entrypoints.api import state
+from allocation.entrypoints.api.resources import live_events, stream
 from allocation.entrypoints.api.resources.live_events import LiveEvents
 from allocation.service_layer.execution import execute
 from allocation.service_layer.unit_of_work import Message
-from tests.api.conftest import Serve
+from tests.api.conftest import Serve, engine_of
 from tests.api.listening import Ear
 from tests.faults.gates import Gate
 from tests.servers.ports import free_ports
@@ -377,7 +377,7 @@ def test_who_was_away_for_too_long_is_told_to_begin_anew(house: House) -> None:
 
 def tickets(events: LiveEvents) -> int:
     """How many events the process has seen."""
-    place = events.place(1)
+    place = events.start_position(1)
     return place.ticket if place else 0
 
 
@@ -411,8 +411,8 @@ def test_beyond_loopback_the_stream_takes_a_key(
 def test_a_revoked_key_ends_its_streams_before_the_next_sign_of_life(
     serve: Serve, sqlite_url: str, engine: Engine
 ) -> None:
-    assert listener.BEAT == 15
-    assert listener.LOOK_AT_KEY + listener._STEP + REMEMBERED <= 2
+    assert stream.BEAT == 15
+    assert stream.LOOK_AT_KEY + stream._STEP + REMEMBERED <= 2
     key, text = ApiKeys(engine).create("shop", ["read"])
     client = serve(database_url=sqlite_url, host="0.0.0.0")
     pieces = told(client.get("/stream", headers={"Authorization": f"Bearer {text}"}))
@@ -465,7 +465,7 @@ def test_who_falls_behind_is_served_from_the_log(
     house = House(Process, sqlite_url, Path())
 
     house.decide(batch("LAMP"), *(Allocate(f"order-{n}", "LAMP", 1) for n in range(30)))
-    events: LiveEvents = client.application.extensions["allocation.events"]
+    events = state.of(client.application).live_events
     eventually(lambda: tickets(events) == 31, what="all events to be seen")
     heard = [json.loads(next(pieces).split("data: ")[1])["id"] for _ in range(31)]
     house.decide(Allocate("order-31", "LAMP", 1))
@@ -486,7 +486,7 @@ def test_who_falls_behind_while_a_commit_is_overtaken_hears_each_once(
     house.decide(batch("LAMP"), batch("SOFA"))
     gate = Gate(house.engine, "outbox", deferred=True, when="NEW.sku = 'LAMP'")
     client = serve(database_url=database_url)
-    events: LiveEvents = client.application.extensions["allocation.events"]
+    events = state.of(client.application).live_events
     response = client.get("/stream")
     pieces = told(response)
     begun = next(pieces)
@@ -523,13 +523,13 @@ def test_who_comes_while_the_database_is_away_is_told_when_it_begins(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By `reset`: since the stream was open he may have asked for what had yet to change."""
-    monkeypatch.setattr(listener, "BEAT", 0.05)
+    monkeypatch.setattr(stream, "BEAT", 0.05)
     url = f"sqlite:///{tmp_path}/allocation.db"
     client = serve(database_url=url, api_key="mine")  # which is known without the database
     mine = {"Authorization": "Bearer mine"}
     migrations.upgrade(url)
     assert client.get("/v1/products/LAMP", headers=mine).status_code == 404
-    bootstrap.engine(url).dispose()
+    engine_of(client).dispose()
     for file in tmp_path.glob("allocation.db*"):
         file.unlink()
     response = client.get("/stream", headers=mine)

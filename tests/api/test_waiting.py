@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -9,14 +10,14 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, event, select
 
-from allocation import bootstrap
 from allocation.adapters.sql.tables import commands
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate
-from allocation.entrypoints.api.http.waiting import Outcomes, OutcomeWaiter, Preference, preference
+from allocation.entrypoints.api import state
+from allocation.entrypoints.api.http.waiting import Outcomes, OutcomeWaiter
 from allocation.service_layer.execution import fail
 from allocation.service_layer.unit_of_work import Message
-from tests.api.conftest import Serve, Worker
+from tests.api.conftest import Serve, Worker, engine_of
 
 WAIT = {"Prefer": "wait=10"}
 
@@ -29,6 +30,12 @@ def post_batch(client: FlaskClient, **fields: Any) -> None:
 def post_line(client: FlaskClient, **fields: Any) -> None:
     body = {"orderid": "order-1", "sku": "LAMP", "qty": 3} | fields
     client.post("/v1/allocations", json=body, headers=WAIT)
+
+
+def wait_by(client: FlaskClient, waiter: OutcomeWaiter) -> None:
+    """Let the client's application wait by this waiter."""
+    app = client.application
+    state.install(app, replace(state.of(app), waiter=waiter))
 
 
 @pytest.mark.usefixtures("worker")
@@ -248,7 +255,7 @@ MANY = ("/v1/allocations", {"lines": [{"orderid": "order-1", "sku": "LAMP", "qty
 def test_a_request_that_found_no_place_to_wait_does_not_claim_that_it_waited(
     path: str, body: dict[str, Any], asked: str, applied: str | None, client: FlaskClient
 ) -> None:
-    client.application.extensions["allocation.waiter"] = OutcomeWaiter(places=0)
+    wait_by(client, OutcomeWaiter(engine_of(client), places=0))
 
     response = client.post(path, json=body, headers={"Prefer": asked})
 
@@ -259,8 +266,8 @@ def test_a_request_that_found_no_place_to_wait_does_not_claim_that_it_waited(
 def test_a_request_that_a_stop_sends_away_does_not_claim_that_it_waited(
     client: FlaskClient,
 ) -> None:
-    waiter = OutcomeWaiter(places=1)
-    client.application.extensions["allocation.waiter"] = waiter
+    waiter = OutcomeWaiter(engine_of(client), places=1)
+    wait_by(client, waiter)
     waiter.stop()
 
     response = client.post(ONE[0], json=ONE[1], headers=WAIT)
@@ -280,44 +287,16 @@ def test_an_answer_that_tells_the_outcome_is_not_called_asynchronous(
     assert response.headers["Preference-Applied"] == "wait=10"
 
 
-@pytest.mark.parametrize(
-    ("header", "expected"),
-    [
-        ("", Preference(None)),
-        ("wait=5", Preference(5)),
-        ("WAIT = 5", Preference(5)),
-        ('wait="5"; x=y', Preference(5)),
-        ("respond-async", Preference(None, respond_async=True)),
-        ("respond-async, wait=10", Preference(10, respond_async=True)),
-        ("respond-async,wait=10", Preference(10, respond_async=True)),
-        ("wait=2, wait=9", Preference(2)),
-        ("wait=0", Preference(0)),
-        ("wait=007", Preference(7)),
-        ("wait=31", Preference(30)),
-        ("wait=" + "9" * 5000, Preference(30)),
-        ("wait=-1", Preference(None)),
-        ("wait=1.5", Preference(None)),
-        ("wait=\u0663", Preference(None)),
-        ("wait", Preference(None)),
-        ("return=minimal", Preference(None)),
-        (",;=,", Preference(None)),
-    ],
-)
-def test_preferences_are_read_as_the_standard_says(header: str, expected: Preference) -> None:
-    """The first counts, more than 30 s is cut, nonsense is ignored."""
-    assert preference(header) == expected
-
-
 def test_waiting_requests_leave_places_for_others_and_go_when_told(
-    client: FlaskClient, engine: Engine, sqlite_url: str
+    client: FlaskClient, engine: Engine
 ) -> None:
     """One place is taken: the next is not waited for. Stopping ends the wait at once."""
     client.post("/v1/allocations", json={"orderid": "order-1", "sku": "LAMP", "qty": 3})
     with engine.connect() as connection:
         command_id = connection.scalars(select(commands.c.id)).one()
     asked = threading.Event()
-    event.listen(bootstrap.engine(sqlite_url), "after_cursor_execute", lambda *_: asked.set())
-    waiter = OutcomeWaiter(places=1)
+    event.listen(engine_of(client), "after_cursor_execute", lambda *_: asked.set())
+    waiter = OutcomeWaiter(engine_of(client), places=1)
     waiting = threading.Thread(target=waiter.outcomes, args=([command_id], 30))
     waiting.start()
     assert asked.wait(10)
@@ -334,8 +313,8 @@ def test_waiting_requests_leave_places_for_others_and_go_when_told(
 
 def test_an_outcome_that_can_not_be_asked_for_is_not_known(serve: Serve) -> None:
     """The command is safe already: a database that is away now means 202, no error."""
-    serve(database_url="postgresql://nobody@127.0.0.1:1/nowhere")
+    client = serve(database_url="postgresql://nobody@127.0.0.1:1/nowhere")
 
-    outcomes = OutcomeWaiter(places=1).outcomes([UUID(int=1)], 1)
+    outcomes = OutcomeWaiter(engine_of(client), places=1).outcomes([UUID(int=1)], 1)
 
     assert outcomes == Outcomes({}, waited=False)

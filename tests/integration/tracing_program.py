@@ -66,7 +66,7 @@ def main(traceparent: str) -> None:
             thread.start()
             stack.callback(thread.join)
         stack.callback(stop.set)
-        client = create_app().test_client()
+        client = create_app(bootstrap.build()).test_client()
         wait = {"Prefer": "wait=20"}
         batch = {"batchref": "b1", "sku": "LAMP", "qty": 5}
         assert client.post("/v1/batches", json=batch, headers=wait).status_code == 201

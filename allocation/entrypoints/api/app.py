@@ -5,13 +5,14 @@ from time import perf_counter
 import structlog
 from flask import Flask, Response, g, request
 
-from allocation import bootstrap
 from allocation.adapters.sql.api_keys import ApiKeys
-from allocation.entrypoints.api import pages
+from allocation.bootstrap import Dependencies
+from allocation.entrypoints.api import pages, state
 from allocation.entrypoints.api.auth import login, security, sessions
-from allocation.entrypoints.api.description import docs
+from allocation.entrypoints.api.description import openapi
 from allocation.entrypoints.api.http import (
     database_state,
+    metrics,
     parameters,
     parsing,
     paths,
@@ -19,31 +20,22 @@ from allocation.entrypoints.api.http import (
     tracing,
 )
 from allocation.entrypoints.api.http.database_state import DatabaseState
-from allocation.entrypoints.api.http.load_shedding import Pressure
-from allocation.entrypoints.api.http.rate_limit import Limits
+from allocation.entrypoints.api.http.load_shedding import LoadShedder
+from allocation.entrypoints.api.http.metrics import Metrics
+from allocation.entrypoints.api.http.rate_limit import RateLimits
 from allocation.entrypoints.api.http.waiting import OutcomeWaiter
 from allocation.entrypoints.api.pages import assets, error_pages
-from allocation.entrypoints.api.resources import (
-    allocations,
-    batches,
-    commands,
-    health,
-    metrics,
-    products,
-    reservations,
-    stream,
-)
 from allocation.entrypoints.api.resources.live_events import LiveEvents
 
 log = structlog.get_logger(__name__)
 
 
-def create_app(session_secret: bytes | None = None) -> Flask:
-    """The application on the configured database; it connects when a request first needs it.
+def create_app(dependencies: Dependencies, session_secret: bytes | None = None) -> Flask:
+    """The application; it connects to the database when a request first needs it.
 
-    `session_secret` signs its cookies where the settings have nothing for it.
+    `session_secret` signs its cookies if the settings have nothing for it.
     """
-    settings = bootstrap.settings()
+    settings, engine = dependencies.settings, dependencies.engine
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = parsing.READ_AT_MOST
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's own provider
@@ -51,41 +43,33 @@ def create_app(session_secret: bytes | None = None) -> Flask:
     app.url_map.merge_slashes = False
     paths.register(app)
 
-    database = DatabaseState()
-    figures = metrics.Metrics(lambda: database.ask().backlog)
-    app.extensions["allocation.metrics"] = figures
-    # Half the threads may wait for outcomes; the others go on answering.
-    app.extensions["allocation.waiter"] = OutcomeWaiter(max(1, settings.api_threads // 2))
-
-    app.extensions["allocation.events"] = events = LiveEvents(settings.api_streams)
-    app.extensions["allocation.pressure"] = Pressure(settings)
+    database = DatabaseState(engine, settings.resend_after)
+    limits = RateLimits(security.rate_limit(settings))
+    api = state.Api(
+        dependencies=dependencies,
+        database=database,
+        metrics=Metrics(lambda: database.ask().backlog),
+        # Half the threads may wait for outcomes; the others go on answering.
+        waiter=OutcomeWaiter(engine, max(1, settings.api_threads // 2)),
+        load_shedder=LoadShedder(engine, settings),
+        live_events=LiveEvents(engine, settings.api_streams),
+        guard=security.Guard(settings, ApiKeys(engine), limits),
+        openapi=openapi.document(),
+    )
+    state.install(app, api)
 
     tracing.register(app)
-    metrics.register(app, figures)
+    metrics.register(app, api.metrics)
     app.after_request(_log)
     problems.register(app, error_pages.answer)
-    opened = security.OPEN | assets.OPEN | {"metrics.show"}
-    database_state.register(app, opened)
-    keys = ApiKeys(bootstrap.engine(settings.database_url))
-    limits = Limits(security.rate_limit(settings))
-    guard = security.Guard(settings, keys, limits)
-    security.register(app, guard, limits, security.OPEN | login.OPEN | assets.OPEN)
+    opened = openapi.open_endpoints() | assets.OPEN
+    database_state.register(app, engine, opened | {"health.metrics"})
+    security.register(app, api.guard, limits, opened | login.OPEN)
     sessions.register(app, sessions.secret(settings, session_secret))
     parameters.register(app)
-    for blueprint in (
-        batches.blueprint(),
-        allocations.blueprint(),
-        reservations.blueprint(),
-        products.blueprint(),
-        commands.blueprint(),
-        health.blueprint(database),
-        metrics.blueprint(figures),
-        docs.blueprint(),
-        pages.blueprint(),
-        assets.blueprint(),
-        login.blueprint(guard),
-        stream.blueprint(events, guard),
-    ):
+    for resource in openapi.RESOURCES:
+        app.register_blueprint(resource.blueprint)
+    for blueprint in (pages.blueprint(), assets.blueprint(), login.blueprint):
         app.register_blueprint(blueprint)
     return app
 

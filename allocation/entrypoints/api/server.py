@@ -14,41 +14,43 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 from gunicorn.http import wsgi
 from gunicorn.http.errors import ParseException
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocation import bootstrap
 from allocation.adapters.sql.api_keys import ApiKeys
+from allocation.bootstrap import Dependencies
+from allocation.entrypoints.api import state
 from allocation.entrypoints.api.auth.security import careful, is_loopback
 from allocation.entrypoints.api.http import waiting
 from allocation.entrypoints.api.http.problems import Problem
 from allocation.entrypoints.api.http.slow_clients import CONNECTIONS, PatientWorker
 from allocation.messaging.telemetry import metrics_server, tracing
-from allocation.settings import Settings
 
 SHORTEST_KEY = 16
 """Characters of ALLOCATION_API_KEY where others than this machine may guess."""
 
 
-def serve(settings: Settings) -> None:
+def serve(dependencies: Dependencies) -> None:
     """Serve the API until SIGTERM or SIGINT; does not return.
 
     Ends with a sentence and exit status 1 when others could reach it and there is no key, or one
     that can be guessed.
     """
-    if not is_loopback(settings.host):
-        _check_keys(settings)
+    if not is_loopback(dependencies.settings.host):
+        _check_keys(dependencies)
     # gunicorn's own name and its HTML error pages give way to ours.
     wsgi.SERVER = "allocation"
     util.write_error = _write_error
-    figures = tempfile.mkdtemp(prefix="allocation-metrics-", dir=metrics_server.shared_memory())
+    folder = tempfile.mkdtemp(prefix="allocation-metrics-", dir=metrics_server.shared_memory())
     # The workers read it when they make the application.
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures
-    _Server(settings, figures).run()
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    _Server(dependencies, folder).run()
 
 
-def _check_keys(settings: Settings) -> None:
+def _check_keys(dependencies: Dependencies) -> None:
+    settings = dependencies.settings
     reachable = f"other machines can reach {settings.host}"
-    if not settings.api_key and not _database_has_keys(settings):
+    if not settings.api_key and not _database_has_keys(dependencies.engine):
         sys.exit(
             f"allocation: there is no API key, and {reachable}: make one with"
             " `allocation keys create`, set ALLOCATION_API_KEY, or listen on 127.0.0.1"
@@ -61,8 +63,7 @@ def _check_keys(settings: Settings) -> None:
         )
 
 
-def _database_has_keys(settings: Settings) -> bool:
-    engine = bootstrap.engine(settings.database_url)
+def _database_has_keys(engine: Engine) -> bool:
     try:
         return ApiKeys(engine).any_valid()
     except SQLAlchemyError as error:
@@ -80,8 +81,7 @@ class Worker(PatientWorker):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if hasattr(self, "wsgi"):  # else it is told to stop while it is still starting
-            self.wsgi.extensions["allocation.waiter"].stop()
-            self.wsgi.extensions["allocation.events"].stop()
+            state.of(self.wsgi).stop()
         super().handle_exit(sig, frame)
 
 
@@ -102,9 +102,10 @@ class _Log(Logger):
 
 
 class _Server(BaseApplication):
-    def __init__(self, settings: Settings, figures: str) -> None:
-        self._settings = settings
-        self._figures = figures
+    def __init__(self, dependencies: Dependencies, metrics_folder: str) -> None:
+        self._dependencies = dependencies
+        self._settings = dependencies.settings
+        self._metrics_folder = metrics_folder
         # Made before the processes are forked: what one of them signs, the others take.
         self._session_secret = secrets.token_bytes(32)
         super().__init__()
@@ -131,7 +132,7 @@ class _Server(BaseApplication):
             "post_worker_init": self._worker_ready,
             "worker_exit": lambda _arbiter, _worker: tracing.stop(),
             "child_exit": _worker_gone,
-            "on_exit": lambda _arbiter: shutil.rmtree(self._figures, ignore_errors=True),
+            "on_exit": lambda _arbiter: shutil.rmtree(self._metrics_folder, ignore_errors=True),
         }
         for name, value in options.items():
             self.cfg.set(name, value)
@@ -140,7 +141,7 @@ class _Server(BaseApplication):
         from allocation.entrypoints.api.app import create_app  # in the worker, see `serve`
 
         tracing.start("api", self._settings)  # after the fork
-        app = create_app(self._session_secret)
+        app = create_app(self._dependencies, self._session_secret)
         # Chunks that are none show only when the application reads the body.
         app.register_error_handler(
             ParseException, lambda error: Problem(400, str(error)).response()

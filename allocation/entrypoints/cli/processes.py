@@ -52,7 +52,7 @@ def api() -> None:
     from allocation.entrypoints.api import server
 
     logs.configure(bootstrap.settings())
-    server.serve(bootstrap.settings())
+    server.serve(bootstrap.build())
 
 
 def run_relay() -> None:

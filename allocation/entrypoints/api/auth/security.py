@@ -17,22 +17,12 @@ from allocation.adapters.sql import api_keys
 from allocation.adapters.sql.api_keys import READ, REMEMBERED, SCOPES, WRITE, ApiKeys, KeptKey
 from allocation.entrypoints.api.auth import sessions
 from allocation.entrypoints.api.http.problems import Problem
-from allocation.entrypoints.api.http.rate_limit import Limits
+from allocation.entrypoints.api.http.rate_limit import RateLimits
 from allocation.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 HEALTH_CHECKS = {"health.alive", "health.ready"}
-
-OPEN = HEALTH_CHECKS | {
-    "docs.page",
-    "docs.asset",
-    "docs.openapi",
-    "docs.asyncapi",
-    "docs.events",
-    "docs.problem",
-}
-"""Endpoints of the API that want no key."""
 
 CAREFUL = {
     "Cache-Control": "no-store",
@@ -95,7 +85,7 @@ class Guard:
     database. A key that was revoked counts: revoking the last one opens nothing.
     """
 
-    def __init__(self, settings: Settings, keys: ApiKeys, limits: Limits) -> None:
+    def __init__(self, settings: Settings, keys: ApiKeys, limits: RateLimits) -> None:
         self._given = settings.api_key.encode()
         self._all_rights = Caller(
             "ALLOCATION_API_KEY", hashlib.sha256(self._given).hexdigest(), SCOPES
@@ -167,7 +157,7 @@ class Guard:
         return found
 
 
-def register(app: Flask, guard: Guard, limits: Limits, opened: Set[str]) -> None:
+def register(app: Flask, guard: Guard, limits: RateLimits, opened: Set[str]) -> None:
     """Ask every request of `app` for a key, if there are any, and set the headers.
 
     But for the endpoints `opened`. Pages take a session instead, if no key is sent.
@@ -197,9 +187,8 @@ def check_scope(scope: str) -> None:
     if scope not in g.caller.scopes:
         challenge = f'{_REALM}, error="insufficient_scope", scope="{scope}"'
         raise Problem(
-            403,
+            "missing scope",
             f"This takes a key with the scope {scope}.",
-            kind="missing scope",
             headers={"WWW-Authenticate": challenge},
             scope=scope,
         )

@@ -6,33 +6,44 @@ from typing import Any
 
 from allocation.adapters.sql.api_keys import READ, WRITE
 from allocation.contract import registry
-from allocation.entrypoints.api.description.answers import schemas
-from allocation.entrypoints.api.description.routes import ROUTES, Route
-from allocation.entrypoints.api.http import parameters
-from allocation.entrypoints.api.http.problems import CONTENT_TYPE, REFUSALS, type_uri
+from allocation.entrypoints.api.description.schemas import (
+    PENDING,
+    PROBLEM,
+    Answer,
+    field,
+    reference,
+)
+from allocation.entrypoints.api.http.parameters import IDS, Parameter
+from allocation.entrypoints.api.http.problems import CONTENT_TYPE, type_uri
+from allocation.entrypoints.api.http.routes import Route
 from allocation.entrypoints.api.http.waiting import LONGEST
+from allocation.entrypoints.api.resources import (
+    allocations,
+    batches,
+    commands,
+    docs,
+    health,
+    products,
+    reservations,
+    stream,
+)
 from allocation.entrypoints.api.resources.bulk import MOST
 
 Json = dict[str, Any]
 
-_GOOD = {
-    "Pending": "Accepted: it is on record and will be decided. Ask at `Location`.",
-    "AllocatedLine": "The line is promised stock; only with `Prefer: wait`.",
-    "WaitingLine": "Nothing can serve the line yet: it waits; only with `Prefer: wait`.",
-    "CreatedBatch": "The batch is on the books; only with `Prefer: wait`.",
-    "ChangedBatch": "The batch has this quantity; only with `Prefer: wait`.",
-    "ReservedLine": "Stock is held for the line until then; only with `Prefer: wait`.",
-    "WaitingReservation": "Nothing can serve the line yet: it waits; only with `Prefer: wait`.",
-    "DecidedOrder": "What became of each line; only with `Prefer: wait`.",
-    "ChosenStrategy": "The batches serve in this order; only with `Prefer: wait`.",
-    "ConfirmedOrder": "No line of it is held any more: each is allocated, or waits; only with"
-    " `Prefer: wait`.",
-    "ExtendedOrder": "None of its holds ends before then; only with `Prefer: wait`.",
-    "ReleasedOrder": "Its held lines are given up; only with `Prefer: wait`.",
-    "BatchOnAnotherDay": "The batch arrives on this day; only with `Prefer: wait`.",
-    "WrittenOffPieces": "The pieces are off the books; only with `Prefer: wait`.",
-    "DeallocatedLine": "The line is given up; only with `Prefer: wait`.",
-}
+RESOURCES = (
+    batches.resource,
+    allocations.resource,
+    reservations.resource,
+    products.resource,
+    commands.resource,
+    stream.resource,
+    health.resource,
+    docs.resource,
+)
+"""All of the API; the pages for people are no part of its description."""
+ROUTES = tuple(route for resource in RESOURCES for route in resource.routes.values())
+
 _BULK = {
     200: "Many lines: each with what came of it; only with `Prefer: wait`.",
     202: "Many lines: each with where to ask for it, with what came of it, or with its problem.",
@@ -43,9 +54,7 @@ _BAD = {
     403: "The API key lacks the scope: `read` for GET, `write` for the others."
     " Or there is no key yet, and `Host` is no name of loopback.",
     404: "There is no such thing.",
-    409: "A rule refused the command; only with `Prefer: wait`. `type` is one of "
-    + ", ".join(f"`{type_uri(reason)}`" for reason in REFUSALS)
-    + ".",
+    409: "A rule refused the command; only with `Prefer: wait`. `type` is one of {types}.",
     413: "The body is larger than 1 MiB.",
     415: "The body is not application/json.",
     422: "A field breaks the contract, or the Idempotency-Key came before with another request.",
@@ -96,7 +105,7 @@ def document() -> Json:
         "servers": [{"url": "/"}],
         "paths": paths,
         "components": {
-            "schemas": schemas(),
+            "schemas": _schemas(),
             "securitySchemes": {
                 "key": {
                     "type": "http",
@@ -108,27 +117,45 @@ def document() -> Json:
     }
 
 
+def open_endpoints() -> set[str]:
+    """Flask's names of the routes that require no key."""
+    return {
+        endpoint
+        for resource in RESOURCES
+        for endpoint, route in resource.routes.items()
+        if route.is_open
+    }
+
+
+def _schemas() -> dict[str, Json]:
+    """The schema of every answer of the routes, by its name."""
+    answers = [
+        answer
+        for route in ROUTES
+        for answer in (*route.answers.values(), *([route.bulk] if route.bulk else ()))
+    ]
+    return {answer.name: answer.schema for answer in (*answers, PROBLEM)}
+
+
 def _operation(route: Route) -> Json:
-    names = re.findall(r"{(\w+)}", route.path)
-    described = [*[_path_parameter(name) for name in names], *route.parameters]
+    described = [
+        *map(_path_parameter, route.path_parameters),
+        *map(_parameter, route.parameters),
+    ]
+    responses = {status: _good(route, status, answer) for status, answer in route.answers.items()}
+    responses |= {status: _bad(route, status) for status in route.problems}
     made: Json = {
-        "operationId": _words(route),
+        "operationId": re.sub(r"\W+", "_", f"{route.method}{route.path}").strip("_"),
         "summary": route.summary,
         "description": route.description or f"{route.summary}.",
         "tags": [_tag(route.path)],
         "security": [] if route.is_open else [{"key": [_scope(route)]}, {}],
-        "responses": {
-            str(status): response
-            for status, response in sorted(
-                [(status, _good(route, status, name)) for status, name in route.answers.items()]
-                + [(status, _bad(status)) for status in route.problems]
-            )
-        },
+        "responses": {str(status): responses[status] for status in sorted(responses)},
     }
     if route.command:
         described += [_KEY, _PREFER]
         made["description"] = registry.schema(route.command)["description"] + _ACCEPTED
-        content = _content(route.command, names)
+        content = _content(route.command, route.path_parameters)
         if content["schema"]["properties"]:
             made["requestBody"] = {
                 "required": bool(content["schema"]["required"]),
@@ -183,28 +210,31 @@ def _or_many(one: Json) -> Json:
     }
 
 
-def _good(route: Route, status: int, name: str) -> Json:
-    schema: Json = _reference(name)
-    description = _GOOD.get(name, f"{route.summary}.")
+def _good(route: Route, status: int, answer: Answer) -> Json:
+    schema: Json = reference(answer)
+    description = f"{answer.description or route.summary}."
+    if route.command and answer is not PENDING:
+        description = f"{answer.description}; only with `Prefer: wait`."
     if route.bulk and status in _BULK:
-        schema = {"oneOf": [schema, _reference(route.bulk)]}
+        schema = {"oneOf": [schema, reference(route.bulk)]}
         description += f" {_BULK[status]}"
     made: Json = {"description": description, "content": {route.content: {"schema": schema}}}
     if route.command:
         made["headers"] = {
-            "Location": _header("Where the command, if it is one, tells how it stands.")
+            "Location": _header("Where the command, if it is one, tells how it stands."),
+            "Preference-Applied": _header("What of `Prefer` was honoured."),
         }
-        made["headers"]["Preference-Applied"] = _header("What of `Prefer` was honoured.")
-    if name == "Pending":
+    if answer is PENDING:
         made["headers"]["Retry-After"] = _header("Seconds until it is worth to ask.")
         made["links"] = {"command": _TO_ITS_COMMAND}
     return made
 
 
-def _bad(status: int) -> Json:
+def _bad(route: Route, status: int) -> Json:
+    types = ", ".join(f"`{type_uri(reason)}`" for reason in (*route.refusals, "dropped"))
     made: Json = {
-        "description": _BAD[status],
-        "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        "description": _BAD[status].replace("{types}", types),
+        "content": {CONTENT_TYPE: {"schema": reference(PROBLEM)}},
     }
     if status == 401:
         made["headers"] = {"WWW-Authenticate": _header("How to authenticate.")}
@@ -213,23 +243,24 @@ def _bad(status: int) -> Json:
     return made
 
 
-def _reference(name: str) -> Json:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
 def _header(description: str) -> Json:
     return {"description": description, "schema": {"type": "string"}}
 
 
 def _path_parameter(name: str) -> Json:
     made: Json = {"name": name, "in": "path", "required": True}
-    if schema := parameters.field(name):
-        return made | {"description": _PERCENT_ENCODED, "schema": schema}
+    if name in IDS:
+        return made | {"description": _PERCENT_ENCODED, "schema": field(name, IDS[name])}
     return made | {"schema": {"type": "string"}}
 
 
-def _words(route: Route) -> str:
-    return re.sub(r"\W+", "_", f"{route.method}{route.path}").strip("_")
+def _parameter(declared: Parameter) -> Json:
+    return {
+        "name": declared.name,
+        "in": declared.kind,
+        "description": declared.description,
+        "schema": declared.schema,
+    }
 
 
 def _tag(path: str) -> str:

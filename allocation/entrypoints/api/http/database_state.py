@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import structlog
 from flask import Flask, request
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocation import bootstrap
 from allocation.adapters.sql import migrations
 from allocation.adapters.sql.database import NO_SCHEMA
 from allocation.entrypoints.api.http.problems import no_schema
@@ -42,7 +42,9 @@ class DatabaseState:
     minutes; that thread is left behind, and at most one of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Engine, resend_after: float) -> None:
+        self._engine = engine
+        self._resend_after = resend_after
         self._lock = threading.Lock()
         self._running: Future[State] | None = None
 
@@ -50,12 +52,28 @@ class DatabaseState:
         with self._lock:
             if self._running is None or self._running.done():
                 self._running = Future()
-                threading.Thread(target=_answer, args=(self._running,), daemon=True).start()
+                threading.Thread(target=self._answer, args=(self._running,), daemon=True).start()
             running = self._running
         try:
             return running.result(PATIENCE)
         except TookTooLong:
             return State(None, f"The database gave no answer in {PATIENCE:g} s.")
+
+    def _answer(self, future: Future[State]) -> None:
+        state = State(None, "The database could not be asked; the log says why.")
+        try:
+            state = self._look()
+        except SQLAlchemyError as error:
+            log.warning("the database can't be reached", error=str(error).partition("\n")[0])
+            state = State(None, "The database can't be reached.")
+        finally:
+            future.set_result(state)
+
+    def _look(self) -> State:
+        with self._engine.connect() as connection:
+            if migrations.is_behind(connection):
+                return State(None, NO_SCHEMA)
+            return State(progress.backlog(connection, self._resend_after))
 
 
 class SchemaGate:
@@ -64,7 +82,8 @@ class SchemaGate:
     Checks the schema at most once in LOOK_EVERY seconds, and not again once it is there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._is_there = False
         self._looked = 0.0
 
@@ -74,41 +93,18 @@ class SchemaGate:
             return
         if time.monotonic() - self._looked > LOOK_EVERY:
             with suppress(SQLAlchemyError):  # if the database is away, the request itself says so
-                self._is_there = not _is_behind()
+                with self._engine.connect() as connection:
+                    self._is_there = not migrations.is_behind(connection)
                 self._looked = time.monotonic()
         if not self._is_there and self._looked:
             raise no_schema()
 
 
-def register(app: Flask, opened: Set[str]) -> None:
+def register(app: Flask, engine: Engine, opened: Set[str]) -> None:
     """Check every request of `app` that is not for one of the endpoints `opened`."""
-    gate = SchemaGate()
+    gate = SchemaGate(engine)
 
     @app.before_request
     def check() -> None:
         if request.endpoint not in opened:
             gate.check()
-
-
-def _is_behind() -> bool:
-    with bootstrap.engine(bootstrap.settings().database_url).connect() as connection:
-        return migrations.is_behind(connection)
-
-
-def _answer(future: Future[State]) -> None:
-    state = State(None, "The database could not be asked; the log says why.")
-    try:
-        state = _look()
-    except SQLAlchemyError as error:
-        log.warning("the database can't be reached", error=str(error).partition("\n")[0])
-        state = State(None, "The database can't be reached.")
-    finally:
-        future.set_result(state)
-
-
-def _look() -> State:
-    settings = bootstrap.settings()
-    with bootstrap.engine(settings.database_url).connect() as connection:
-        if migrations.is_behind(connection):
-            return State(None, NO_SCHEMA)
-        return State(progress.backlog(connection, settings.resend_after))

@@ -8,18 +8,15 @@ from urllib.parse import unquote
 from uuid import UUID, uuid4, uuid5
 
 import structlog
-from flask import Response, current_app, g, jsonify, request
+from flask import Response, g, jsonify, request
 
-from allocation import bootstrap
 from allocation.contract import codec
 from allocation.contract.codec import Violation
 from allocation.domain.commands import Command
+from allocation.entrypoints.api import state
 from allocation.entrypoints.api.http import waiting
-from allocation.entrypoints.api.http.load_shedding import Pressure
-from allocation.entrypoints.api.http.problems import REFUSALS, Problem
-from allocation.entrypoints.api.http.reading import snapshot
-from allocation.entrypoints.api.http.waiting import Outcomes, OutcomeWaiter
-from allocation.entrypoints.api.resources.metrics import Metrics
+from allocation.entrypoints.api.http.problems import Problem
+from allocation.entrypoints.api.http.waiting import Outcomes
 from allocation.messaging.telemetry import logs
 from allocation.service_layer import execution
 from allocation.service_layer.unit_of_work import CommandConflict, ConcurrentUpdate, Message
@@ -57,7 +54,7 @@ def request_id() -> UUID:
     if key is None:
         return uuid4()
     if not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
-        raise Problem(400, kind="malformed idempotency key")
+        raise Problem("malformed idempotency key")
     resource = unquote(request.path)
     return uuid5(_IDEMPOTENT_IDS, json.dumps([request.method, resource, key, g.caller.name]))
 
@@ -76,23 +73,21 @@ def take(messages: Sequence[Message], wait: int | None) -> Outcomes:
     if len(messages) > 1:
         names = {"commands": str(len(messages)), "trace_id": names["trace_id"]}
     structlog.contextvars.bind_contextvars(**names)
-    _put_off_under_pressure(messages[0].id)
+    _shed_load(messages[0].id)
     _accept(messages)
     if wait is None:
         return Outcomes({}, waited=False)
-    waiter: OutcomeWaiter = current_app.extensions["allocation.waiter"]
-    return waiter.outcomes([message.id for message in messages], wait)
+    return state.current().waiter.outcomes([message.id for message in messages], wait)
 
 
 def outcome(command: Command, decided: Json) -> Json | Problem:
     """What came of a command that is no longer pending: its fields and facts, or why not."""
     facts = dict(decided["outcome"])
     if decided["status"] == "failed":
-        return Problem(500, kind="command failed")
+        return Problem("command failed")
     if decided["status"] == "rejected":
         reason, field = facts.pop("reason"), facts.pop("field")
-        sentence = REFUSALS.get(reason, reason)
-        return Problem(409, sentence, kind=reason, errors=[Violation(field, reason)], **facts)
+        return Problem(reason, errors=[Violation(field, reason)], **facts)
     fields = codec.command_body(command)
     fields.pop("ttl", None)  # a hold may end at another time than was asked: `expires_at` says when
     return {**fields, **facts}
@@ -103,31 +98,29 @@ def location(command_id: UUID) -> str:
     return f"/v1/commands/{command_id}"
 
 
-def _put_off_under_pressure(first: UUID) -> None:
-    pressure: Pressure = current_app.extensions["allocation.pressure"]
-    trouble = pressure.trouble()
+def _shed_load(first: UUID) -> None:
+    trouble = state.current().load_shedder.trouble()
     if trouble is None or _is_known(first):
         return
-    raise Problem(503, trouble, kind="overloaded", headers={"Retry-After": "5"})
+    raise Problem("overloaded", trouble, headers={"Retry-After": "5"})
 
 
 def _is_known(command_id: UUID) -> bool:
     """Whether the command was accepted before: a repeat adds nothing to what waits."""
-    with snapshot() as connection:
+    with state.snapshot() as connection:
         return progress.command(connection, command_id) is not None
 
 
 def _accept(messages: Sequence[Message]) -> None:
-    began = perf_counter()
+    api, began = state.current(), perf_counter()
     try:
         try:
-            execution.accept_batch(messages, bootstrap.unit_of_work())
+            execution.accept_batch(messages, api.dependencies.unit_of_work())
         except ConcurrentUpdate:
-            execution.accept_batch(messages, bootstrap.unit_of_work())
+            execution.accept_batch(messages, api.dependencies.unit_of_work())
     except CommandConflict as error:
-        raise Problem(422, kind="idempotency key reused") from error
-    metrics: Metrics = current_app.extensions["allocation.metrics"]
-    metrics.accepted(codec.command_name(messages[0].command), perf_counter() - began)
+        raise Problem("idempotency key reused") from error
+    api.metrics.accepted(codec.command_name(messages[0].command), perf_counter() - began)
 
 
 def _decided(command: Command, decided: Json) -> Response:

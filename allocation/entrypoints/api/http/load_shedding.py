@@ -1,12 +1,12 @@
-"""Back-pressure: while too much waits to be done, further commands are put off, not piled up."""
+"""Load shedding: while relay or workers are behind, further commands are refused."""
 
 import threading
 import time
 
 import structlog
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocation import bootstrap
 from allocation.settings import Settings
 from allocation.views import progress
 
@@ -19,10 +19,11 @@ SHARE = 0.05
 """Of its time that a process spends looking at most: a slow look is followed by a longer pause."""
 
 
-class Pressure:
-    """Looks at the database once in a while, whoever asks; the threads share what was seen."""
+class LoadShedder:
+    """Looks at the backlog once in a while; all threads share what was seen."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine = engine
         self._settings = settings
         self._looking = threading.Lock()
         self._look_again = 0.0
@@ -54,5 +55,5 @@ class Pressure:
 
     def _look(self) -> str | None:
         settings = self._settings
-        with bootstrap.engine(settings.database_url).connect() as connection:
+        with self._engine.connect() as connection:
             return progress.overload(connection, settings.max_pending, settings.max_outbox_age)

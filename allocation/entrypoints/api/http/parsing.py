@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 from flask import request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
-from allocation.contract import codec
+from allocation.contract import codec, registry
 from allocation.contract.codec import Invalid, Violation
 from allocation.domain.commands import Command
 from allocation.entrypoints.api.http import intake
@@ -21,13 +21,15 @@ READ_AT_MOST = LIMIT + 1
 says nothing; the byte beyond the limit tells."""
 
 
-def command(name: str, *, optional: bool = False, **from_path: str) -> Command:
+def command(name: str, **from_path: str) -> Command:
     """The command `name` that the request's JSON body and its path make together.
 
-    `optional`: there may be no body. Raises Problem, naming every field that breaks the contract.
+    If the path has all that is required, there may be no body. Raises Problem, naming every field
+    that breaks the contract.
     """
     has_body = bool(request.content_length) or "Transfer-Encoding" in request.headers
-    body = read() if has_body or not optional else {}
+    is_optional = set(registry.schema(name)["required"]) <= from_path.keys()
+    body = read() if has_body or not is_optional else {}
     if isinstance(body, dict):
         twice = [Violation(field, "is given by the path") for field in from_path if field in body]
         if twice:
@@ -76,9 +78,9 @@ def read() -> Any:
         text = body.decode("utf-8")
         return _DECODER.decode(text)
     except RecursionError as error:
-        raise Problem(400, "The body is nested too deeply.", kind="malformed JSON") from error
+        raise Problem("malformed JSON", "The body is nested too deeply.") from error
     except ValueError as error:
-        raise Problem(400, f"The body is not JSON: {error}.", kind="malformed JSON") from error
+        raise Problem("malformed JSON", f"The body is not JSON: {error}.") from error
 
 
 def _bytes() -> bytes:

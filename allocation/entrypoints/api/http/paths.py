@@ -23,7 +23,7 @@ def register(app: Flask) -> None:
 
 
 class Segment(BaseConverter):
-    """A path's segment in `_canonical` spelling; bytes that are not UTF-8 become surrogates."""
+    """A path's segment in `canonical` spelling; bytes that are not UTF-8 become surrogates."""
 
     def to_python(self, value: str) -> str:
         return unquote(value, errors="surrogateescape")
@@ -37,11 +37,11 @@ class _Raw:
         self._app = app
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        environ["PATH_INFO"] = _canonical(_path(environ))
+        environ["PATH_INFO"] = canonical(sent_path(environ))
         return self._app(environ, start_response)
 
 
-def _path(environ: Environ) -> str:
+def sent_path(environ: Environ) -> str:
     """The path as it was sent, behind SCRIPT_NAME; rebuilt if the server does not pass it on."""
     decoded = environ.get("PATH_INFO", "")
     raw = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
@@ -54,7 +54,7 @@ def _path(environ: Environ) -> str:
     return quote(decoded.encode("latin-1"))
 
 
-def _canonical(path: str) -> str:
+def canonical(path: str) -> str:
     # A server hands over the bytes of the request as Latin-1.
     segments = path.encode("latin-1").split(b"/")
     return "/".join(quote(unquote_to_bytes(segment), safe="") for segment in segments)

@@ -1,6 +1,7 @@
 """Every error as RFC 9457 problem details, from a wrong field to a database that is away."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -25,41 +26,128 @@ log = structlog.get_logger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
 
-REFUSALS = {
-    "unknown sku": "No batch of this sku was ever put on the books.",
-    "unknown batchref": "There is no batch with this reference.",
-    "unknown order line": "The order has no line of this sku.",
-    "batchref taken": "There is a batch with this reference already.",
-    "dropped": "Nobody could decide the command, and an operator dropped it.",
-    "quantity differs": "The order has a line of this sku already, with another quantity.",
-    "not all in stock": "One of the lines can't be served at once: none of them was taken.",
-    "not all held": "A line of the order waits for stock: nothing of it was confirmed.",
-    "sku twice": "The order names a sku in two of its lines.",
-    "line twice": "The request has a line of the same order and sku before this one.",
-    "reserved": "The line is held by a reservation: confirm the order instead.",
-    "no reservation": "Nothing is held for the order: it was never reserved, or is over.",
-    "extended already": "A reservation can be extended once.",
-    "not allocated": "The line waits or is only held: no goods of it can have left.",
-    "another batch": "The line is promised stock of another batch.",
-    "dispatched": "The line's goods have left: it can't be given up any more.",
-    "quantity too large": "The batch has fewer pieces than that.",
-}
-"""The rules' reasons to refuse a command, each with a sentence."""
 
-KINDS = REFUSALS | {
-    "malformed JSON": "The body is not one JSON text in UTF-8.",
-    "invalid input": "A field breaks the contract; `errors` names each and says how.",
-    "malformed idempotency key": "An Idempotency-Key is 1 to 255 printable ASCII characters.",
-    "idempotency key reused": "This Idempotency-Key came before with another request.",
-    "command failed": "Nobody could decide the command. It is on record and may still be decided.",
-    "storage unavailable": "The database gives no answer. Nothing is known to be saved; try again.",
-    "missing scope": "The API key is good, but not for this.",
-    "too many requests": "One caller sent more requests than one may. Wait for Retry-After.",
-    "overloaded": "Too much waits to be done. Nothing was saved; try again later.",
-    "not ready": "The service can't do its work yet, or for the moment.",
-}
-"""The kinds of problem that have a `type` of their own, each with a sentence."""
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of problem: its HTTP status, and its sentence for people.
 
+    `with_facts` is the sentence for the pages, which has the facts of a refusal.
+    """
+
+    status: int
+    sentence: str
+    with_facts: str = ""
+
+
+KINDS = {
+    # The rules' reasons to refuse a command.
+    "unknown sku": Kind(
+        409,
+        "No batch of this sku was ever put on the books.",
+        "No batch of {sku} was ever put on the books.",
+    ),
+    "unknown batchref": Kind(
+        409, "There is no batch with this reference.", "There is no batch {batchref}."
+    ),
+    "unknown order line": Kind(
+        409, "The order has no line of this sku.", "Order {orderid} has no line of {sku}."
+    ),
+    "batchref taken": Kind(
+        409,
+        "There is a batch with this reference already.",
+        "Batch {batchref} exists already; choose another reference.",
+    ),
+    "dropped": Kind(
+        409,
+        "Nobody could decide the command, and an operator dropped it.",
+        "No worker could decide this command, and an operator dropped it. Send it again.",
+    ),
+    "quantity differs": Kind(
+        409,
+        "The order has a line of this sku already, with another quantity.",
+        "The order has {known_qty} pieces of this product already, not {qty}.",
+    ),
+    "not all in stock": Kind(
+        409,
+        "One of the lines can't be served at once: none of them was taken.",
+        "{sku} can't be served at once, so no line of order {orderid} was taken.",
+    ),
+    "not all held": Kind(
+        409,
+        "A line of the order waits for stock: nothing of it was confirmed.",
+        "{sku} is not held for order {orderid}, so nothing of it was confirmed.",
+    ),
+    "sku twice": Kind(
+        409,
+        "The order names a sku in two of its lines.",
+        "Order {orderid} names a product in two of its lines.",
+    ),
+    "line twice": Kind(
+        409,
+        "The request has a line of the same order and sku before this one.",
+        "The request has the line of {sku} for order {orderid} twice.",
+    ),
+    "reserved": Kind(
+        409,
+        "The line is held by a reservation: confirm the order instead.",
+        "{sku} is held for order {orderid} already; confirm the order instead.",
+    ),
+    "no reservation": Kind(
+        409,
+        "Nothing is held for the order: it was never reserved, or is over.",
+        "Nothing is held for order {orderid}.",
+    ),
+    "extended already": Kind(
+        409,
+        "A reservation can be extended once.",
+        "Order {orderid} was extended before; that is possible once.",
+    ),
+    "not allocated": Kind(
+        409,
+        "The line waits or is only held: no goods of it can have left.",
+        "Order {orderid} is not promised any {sku}, so nothing of it can have left.",
+    ),
+    "another batch": Kind(
+        409,
+        "The line is promised stock of another batch.",
+        "The line is promised stock of batch {known}, not of {batchref}.",
+    ),
+    "dispatched": Kind(
+        409,
+        "The line's goods have left: it can't be given up any more.",
+        "The {sku} of order {orderid} has left; it can't be given up any more.",
+    ),
+    "quantity too large": Kind(
+        409,
+        "The batch has fewer pieces than that.",
+        "The batch has {known_qty} pieces, fewer than {qty}.",
+    ),
+    "malformed command": Kind(
+        409,
+        "A field of the command breaks the contract.",
+        "The field {field} can't be taken: it {problem}.",
+    ),
+    # What else can be wrong.
+    "malformed JSON": Kind(400, "The body is not one JSON text in UTF-8."),
+    "invalid input": Kind(422, "A field breaks the contract; `errors` names each and says how."),
+    "malformed idempotency key": Kind(
+        400, "An Idempotency-Key is 1 to 255 printable ASCII characters."
+    ),
+    "idempotency key reused": Kind(422, "This Idempotency-Key came before with another request."),
+    "command failed": Kind(
+        500, "Nobody could decide the command. It is on record and may still be decided."
+    ),
+    "storage unavailable": Kind(
+        503, "The database gives no answer. Nothing is known to be saved; try again."
+    ),
+    "missing scope": Kind(403, "The API key is good, but not for this."),
+    "too many requests": Kind(
+        429, "One caller sent more requests than one may. Wait for Retry-After."
+    ),
+    "overloaded": Kind(503, "Too much waits to be done. Nothing was saved; try again later."),
+    "not ready": Kind(503, "The service can't do its work yet, or for the moment."),
+}
+"""The kinds of problem that have a `type` of their own, by their titles."""
 
 _SENTENCES = {
     404: "Nothing answers at this path.",
@@ -69,25 +157,25 @@ _SENTENCES = {
 
 
 class Problem(Exception):
-    """An answer that says what is wrong. `kind` is one of KINDS, or None where the status says it.
+    """An answer that says what is wrong: one of KINDS, or an HTTP status that says it all.
 
     `members` are added to the answer as they are.
     """
 
     def __init__(
         self,
-        status: int,
+        what: str | int,
         detail: str | None = None,
         *,
-        kind: str | None = None,
         errors: Iterable[Violation] = (),
         headers: Mapping[str, str] | None = None,
         **members: object,
     ) -> None:
         super().__init__(detail)
-        self.status = status
-        self.kind = kind
-        self.detail = detail or KINDS.get(kind or "") or HTTP_STATUS_CODES[status]
+        self.kind = what if isinstance(what, str) else None
+        known = Kind(what, HTTP_STATUS_CODES[what]) if isinstance(what, int) else kind(what)
+        self.status = known.status
+        self.detail = detail or known.sentence
         self.errors = [{"field": error.field, "problem": error.problem} for error in errors]
         self.headers = headers or {}
         self.members = members
@@ -110,6 +198,11 @@ class Problem(Exception):
         return Response(text, self.status, self.headers, mimetype=CONTENT_TYPE)
 
 
+def kind(name: str) -> Kind:
+    """The kind of this name; a refusal for a reason that only another release knows is a 409."""
+    return KINDS.get(name, Kind(409, name))
+
+
 def type_uri(kind: str) -> str:
     """The `type` of this kind of problem; the API answers there with its sentence."""
     return "/problems/" + kind.lower().replace(" ", "-")
@@ -117,7 +210,7 @@ def type_uri(kind: str) -> str:
 
 def invalid(violations: Iterable[Violation]) -> Problem:
     """The problem of a request that breaks the contract."""
-    return Problem(422, kind="invalid input", errors=violations)
+    return Problem("invalid input", errors=violations)
 
 
 def register(app: Flask, answer: Callable[[Problem], Response]) -> None:
@@ -153,7 +246,7 @@ def _http(error: HTTPException) -> Problem:
 
 def no_schema() -> Problem:
     """The problem of a database that has an earlier schema, or none."""
-    return Problem(503, NO_SCHEMA, kind="not ready", headers={"Retry-After": "5"})
+    return Problem("not ready", NO_SCHEMA, headers={"Retry-After": "5"})
 
 
 def _unavailable(error: Exception) -> Problem:
@@ -162,8 +255,8 @@ def _unavailable(error: Exception) -> Problem:
     if isinstance(error, SchemaMissing):
         return no_schema()
     if isinstance(error, StorageUnusable):
-        return Problem(503, DISK_FULL, kind="storage unavailable", headers={"Retry-After": "5"})
-    return Problem(503, kind="storage unavailable", headers={"Retry-After": "2"})
+        return Problem("storage unavailable", DISK_FULL, headers={"Retry-After": "5"})
+    return Problem("storage unavailable", headers={"Retry-After": "2"})
 
 
 def _database(error: SQLAlchemyError) -> Problem:

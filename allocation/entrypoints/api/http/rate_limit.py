@@ -14,7 +14,7 @@ FAILURES = 30
 """Wrong keys from one address in a minute, after which it is told to wait."""
 
 
-class Limits:
+class RateLimits:
     """Counts requests by caller, and wrong keys by address; raises a 429 over the limit.
 
     `per_second` requests are taken from each caller; 0: any number.
@@ -43,4 +43,4 @@ class Limits:
                 return
             reset = self._counter.get_window_stats(limit, who).reset_time
         wait = max(1, math.ceil(reset - time.time()))
-        raise Problem(429, kind="too many requests", headers={"Retry-After": str(wait)})
+        raise Problem("too many requests", headers={"Retry-After": str(wait)})

@@ -6,9 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocation import bootstrap
 from allocation.views import Json, progress
 
 LONGEST = 30
@@ -66,7 +66,8 @@ class OutcomeWaiter:
     so that slow commands never take all the threads that answer other requests.
     """
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, engine: Engine, places: int) -> None:
+        self._engine = engine
         self._places = threading.BoundedSemaphore(places)
         self._stopping = threading.Event()
 
@@ -95,7 +96,7 @@ class OutcomeWaiter:
         """Move what is decided from `pending` to `decided`; False if the process stops."""
         pause = _FIRST_PAUSE
         while True:
-            with bootstrap.engine(bootstrap.settings().database_url).connect() as connection:
+            with self._engine.connect() as connection:
                 decided.update(progress.decided(connection, pending))
             pending -= decided.keys()
             left = deadline - time.monotonic()

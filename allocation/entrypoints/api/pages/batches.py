@@ -15,9 +15,9 @@ from allocation.contract.identifiers import trimmed
 from allocation.domain.commands import Command
 from allocation.entrypoints.api.auth import security
 from allocation.entrypoints.api.http import intake, parsing
-from allocation.entrypoints.api.http.problems import REFUSALS, Problem
-from allocation.entrypoints.api.http.reading import snapshot
+from allocation.entrypoints.api.http.problems import Problem
 from allocation.entrypoints.api.pages import flash_messages, reasons
+from allocation.entrypoints.api.state import snapshot
 from allocation.service_layer.unit_of_work import Message
 from allocation.views import Json, stock
 
@@ -108,7 +108,7 @@ def _take(name: str, body: Json, batchref: str | None = None) -> Response | tupl
 
 def _wrong(name: str, body: Json, problem: Problem) -> tuple[dict[str, str], str]:
     """What is wrong with each field of the form, and what to say above all of them."""
-    if problem.kind in REFUSALS:
+    if problem.kind and problem.status == 409:
         refusal = reasons.refusal(problem.kind, {**body, **problem.members})
         errors = {error["field"]: refusal for error in problem.errors}
     else:

@@ -9,7 +9,7 @@ from flask import Response
 from sqlalchemy import Connection
 
 from allocation.entrypoints.api.http.downloads import attachment
-from allocation.entrypoints.api.http.reading import snapshot
+from allocation.entrypoints.api.state import snapshot
 from allocation.views.cells import cell
 
 _ROWS = 500

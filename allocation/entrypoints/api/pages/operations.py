@@ -12,7 +12,6 @@ from kombu import Connection
 from kombu.exceptions import OperationalError
 from werkzeug.wrappers import Response as AnyResponse
 
-from allocation import bootstrap
 from allocation.adapters.rabbitmq import topology
 from allocation.adapters.rabbitmq.dead_letter_queues import (
     NoSuchQueue,
@@ -23,10 +22,11 @@ from allocation.adapters.rabbitmq.dead_letter_queues import (
     selected,
     summary,
 )
+from allocation.entrypoints.api import state
 from allocation.entrypoints.api.http.parameters import number
 from allocation.entrypoints.api.http.problems import Problem
-from allocation.entrypoints.api.http.reading import snapshot
 from allocation.entrypoints.api.pages import csv_responses
+from allocation.entrypoints.api.state import snapshot
 from allocation.messaging.dead_letters import DeadLetter, Incomplete
 from allocation.views import Json, progress
 
@@ -56,8 +56,9 @@ def register(blueprint: Blueprint) -> None:
 
 
 def operations() -> str:
+    settings = state.current().dependencies.settings
     with snapshot() as connection:
-        figures = progress.figures(connection, bootstrap.settings().resend_after)
+        figures = progress.figures(connection, settings.resend_after)
     depths, trouble = _asked(_depths)
     return render_template(
         "pages/operations.html",
@@ -65,7 +66,7 @@ def operations() -> str:
         depths=depths,
         dead_queues=topology.dead_queues(),
         trouble=trouble,
-        flower=_link(bootstrap.settings().flower_link, bootstrap.settings().flower_port),
+        flower=_link(settings.flower_link, settings.flower_port),
         management=_management(),
     )
 
@@ -147,7 +148,7 @@ def replay() -> AnyResponse:
 def _asked(ask: Callable[[Connection], T]) -> tuple[T | None, str | None]:
     """What the broker says, or why it says nothing."""
     try:
-        with bootstrap.confirming_broker() as connection:
+        with state.current().dependencies.confirming_broker() as connection:
             return ask(connection), None
     except NoSuchQueue as error:
         return None, f"{error}.".capitalize()
@@ -203,7 +204,7 @@ def _shown(letter: DeadLetter) -> Json:
 
 def _management() -> str | None:
     """Where RabbitMQ's own page is; the embedded broker has none."""
-    settings = bootstrap.settings()
+    settings = state.current().dependencies.settings
     if settings.broker_transport is not None:
         return None
     return _link(settings.broker_link, MANAGEMENT_PORT)

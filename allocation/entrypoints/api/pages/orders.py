@@ -9,8 +9,8 @@ from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as AnyResponse
 
 from allocation.contract.identifiers import trimmed
-from allocation.entrypoints.api.http.reading import snapshot
 from allocation.entrypoints.api.pages import csv_responses
+from allocation.entrypoints.api.state import snapshot
 from allocation.views import Json, lines, moves
 
 MOVES = 200

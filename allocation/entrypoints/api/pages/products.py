@@ -10,8 +10,8 @@ from werkzeug.exceptions import NotFound
 
 from allocation.contract.identifiers import trimmed
 from allocation.entrypoints.api.http.parameters import number
-from allocation.entrypoints.api.http.reading import snapshot
 from allocation.entrypoints.api.pages import csv_responses, flash_messages, template_filters
+from allocation.entrypoints.api.state import snapshot
 from allocation.views import Json, catalogue, lines, moves, stock
 from allocation.views.catalogue import Listed, Place
 

@@ -9,28 +9,6 @@ from allocation.contract import registry
 from allocation.entrypoints.api.http.problems import KINDS
 from allocation.entrypoints.api.pages import template_filters
 
-REFUSALS = {
-    "unknown sku": "No batch of {sku} was ever put on the books.",
-    "unknown batchref": "There is no batch {batchref}.",
-    "unknown order line": "Order {orderid} has no line of {sku}.",
-    "batchref taken": "Batch {batchref} exists already; choose another reference.",
-    "dropped": "No worker could decide this command, and an operator dropped it. Send it again.",
-    "quantity differs": "The order has {known_qty} pieces of this product already, not {qty}.",
-    "not all in stock": "{sku} can't be served at once, so no line of order {orderid} was taken.",
-    "not all held": "{sku} is not held for order {orderid}, so nothing of it was confirmed.",
-    "line twice": "The request has the line of {sku} for order {orderid} twice.",
-    "sku twice": "Order {orderid} names a product in two of its lines.",
-    "reserved": "{sku} is held for order {orderid} already; confirm the order instead.",
-    "no reservation": "Nothing is held for order {orderid}.",
-    "extended already": "Order {orderid} was extended before; that is possible once.",
-    "not allocated": "Order {orderid} is not promised any {sku}, so nothing of it can have left.",
-    "another batch": "The line is promised stock of batch {known}, not of {batchref}.",
-    "dispatched": "The {sku} of order {orderid} has left; it can't be given up any more.",
-    "quantity too large": "The batch has {known_qty} pieces, fewer than {qty}.",
-    "malformed command": "The field {field} can't be taken: it {problem}.",
-}
-"""By the reason of an outcome; the API itself answers with the reason."""
-
 DEAD_LETTERS = {
     "unreadable": "The message can't be read",
     "unknown task": "No command has this name",
@@ -66,10 +44,12 @@ def register(blueprint: Blueprint) -> None:
 
 def refusal(reason: str, facts: Mapping[str, Any]) -> str:
     """Why a command was refused, with its facts."""
+    if reason not in KINDS:
+        return f"The command was refused: {reason}."
     try:
-        return REFUSALS[reason].format_map(facts)
+        return KINDS[reason].with_facts.format_map(facts)
     except KeyError:  # decided by another release, with other facts
-        return KINDS.get(reason, f"The command was refused: {reason}.")
+        return KINDS[reason].sentence
 
 
 def field(command: str, name: str, problem: str) -> str:

@@ -1,40 +1,150 @@
-"""Allocations: ask for stock for one order line or many, give it up, see how an order stands."""
+"""Allocations: ask for stock for one order line or many, give it up, see an order's status."""
 
-from flask import Blueprint, Response, jsonify
+from flask import Response, jsonify
 from werkzeug.exceptions import NotFound
 
+from allocation.entrypoints.api.description.schemas import (
+    ORDERID,
+    QTY,
+    SKU,
+    TIME,
+    Answer,
+    Json,
+    array,
+    count,
+    field,
+    one_of,
+    record,
+    uuid,
+)
 from allocation.entrypoints.api.http import intake, parsing
-from allocation.entrypoints.api.http.reading import snapshot
+from allocation.entrypoints.api.http.routes import Resource
 from allocation.entrypoints.api.resources import bulk
+from allocation.entrypoints.api.resources.lines import (
+    ALLOCATED,
+    IN_PARTS,
+    PART,
+    PARTS,
+    PROMISE,
+    STATUS,
+    UNTIL,
+    WAITING,
+    line,
+)
+from allocation.entrypoints.api.state import snapshot
 from allocation.views import lines
 
 
-def blueprint() -> Blueprint:
-    made = Blueprint("allocations", __name__)
-    made.post("/v1/allocations")(allocate)
-    made.post("/v1/orders")(allocate_order)
-    made.delete("/v1/allocations/<orderid>/<sku>")(deallocate)
-    made.get("/v1/allocations/<orderid>")(show)
-    made.get("/v1/allocations/<orderid>/<sku>/explanation")(explain)
-    return made
+def _explanation() -> Json:
+    began_with = record(
+        id=uuid("The id of what began it all."),
+        command={"type": ["string", "null"], "description": "null: it did not begin here."},
+        body={"type": ["object", "null"]},
+    )
+    candidate = record(
+        batchref={"type": "string"},
+        eta={"type": ["string", "null"], "format": "date"},
+        free=count("Pieces that were free."),
+        verdict={"type": "string", "description": "Why it was chosen, or passed over."},
+    )
+    decision = record(
+        event={"type": "string", "description": "The type of the event that told it."},
+        sequence=count("The event's number."),
+        time=TIME,
+        cause=record(id=uuid("The id of the command that decided it."), command={"type": "string"}),
+        began_with=began_with,
+        qty=count("Pieces."),
+        optional={
+            "part": count("Which part of the line, where several batches serve it."),
+            "candidates": count("Batches with free pieces; there for a choice only."),
+            "considered": array(candidate, "By preference; of many the first ones and the last."),
+        },
+    )
+    return record(
+        orderid=ORDERID,
+        sku=SKU,
+        status=one_of("allocated", "reserved", "waiting", "dispatched", "in parts", "given up"),
+        decisions=array(decision, "Those that are kept, oldest first."),
+    )
+
+
+def _decided_order() -> Json:
+    of_line = record(
+        sku=SKU,
+        qty=QTY,
+        status=one_of("allocated", "reserved", "waiting", "dispatched", "in parts", "rejected"),
+        optional={
+            **PROMISE,
+            "parts": array(PARTS, "Where several batches serve it."),
+            "expires_at": UNTIL,
+            "reason": {"type": "string", "description": "Why it was rejected."},
+        },
+    )
+    return record(
+        orderid=ORDERID,
+        status=one_of("decided"),
+        all_or_nothing=field("all_or_nothing", "allocation.allocate_order"),
+        lines=array(of_line, "By sku: what became of each."),
+        optional={"customer": field("customer", "allocation.allocate_order")},
+    )
+
+
+resource = Resource("allocations")
 
 
 def allocate() -> Response:
+    """Accept one line, or many."""
     body = parsing.read()
     if bulk.asked(body):
         return bulk.answer(body)
     return intake.answer(parsing.parse("allocation.allocate", body))
 
 
-def allocate_order() -> Response:
-    return intake.answer(parsing.command("allocation.allocate_order"))
+resource.command(
+    "POST",
+    "/v1/allocations",
+    "allocation.allocate",
+    "Ask for stock for an order line, or for many",
+    {
+        200: Answer(
+            "WaitingLine", line(WAITING, IN_PARTS), "Nothing can serve the line yet: it waits"
+        ),
+        201: Answer("AllocatedLine", line(ALLOCATED, IN_PARTS), "The line is promised stock"),
+    },
+    refusals=("unknown sku", "reserved", "quantity differs", "line twice"),
+    bulk=bulk.ANSWER,
+    view=allocate,
+)
+resource.command(
+    "DELETE",
+    "/v1/allocations/<orderid>/<sku>",
+    "allocation.deallocate",
+    "Give up an order line",
+    {
+        200: Answer(
+            "DeallocatedLine",
+            record(orderid=ORDERID, sku=SKU, status=one_of("deallocated")),
+            "The line is given up",
+        )
+    },
+    refusals=("unknown sku", "unknown order line", "dispatched"),
+)
+resource.command(
+    "POST",
+    "/v1/orders",
+    "allocation.allocate_order",
+    "Ask for stock for a whole order",
+    {200: Answer("DecidedOrder", _decided_order(), "What became of each line")},
+    refusals=("sku twice", "unknown sku", "reserved", "quantity differs", "not all in stock"),
+)
 
 
-def deallocate(orderid: str, sku: str) -> Response:
-    command = parsing.command_from_path("allocation.deallocate", orderid=orderid, sku=sku)
-    return intake.answer(command)
-
-
+@resource.get(
+    "/v1/allocations/<orderid>/<sku>/explanation",
+    "Explain why an order line stands where it does",
+    Answer("Explanation", _explanation()),
+    description="Every decision about it that is kept: what was chosen, from what, and why.",
+)
 def explain(orderid: str, sku: str) -> Response:
     with snapshot() as connection:
         explanation = lines.explanation(connection, orderid, sku)
@@ -43,6 +153,28 @@ def explain(orderid: str, sku: str) -> Response:
     return jsonify(explanation)
 
 
+@resource.get(
+    "/v1/allocations/<orderid>",
+    "Show how an order stands",
+    Answer(
+        "Order",
+        record(
+            orderid=ORDERID,
+            lines=array(
+                record(
+                    sku=SKU,
+                    part=PART,
+                    qty=QTY,
+                    status=STATUS,
+                    **PROMISE,
+                    expires_at=UNTIL | {"type": ["string", "null"]},
+                ),
+                "By sku.",
+            ),
+        ),
+    ),
+    description="Every line: from which batch it is served, or that it waits.",
+)
 def show(orderid: str) -> Response:
     with snapshot() as connection:
         order = lines.order(connection, orderid)

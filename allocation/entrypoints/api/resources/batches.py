@@ -1,41 +1,106 @@
-"""Batches: put stock on the books, change its quantity and its day, write off, look at it."""
+"""Batches: create one, change its quantity or ETA, write off pieces, look at it."""
 
-from flask import Blueprint, Response, jsonify
+from flask import Response, jsonify
 from werkzeug.exceptions import NotFound
 
-from allocation.entrypoints.api.http import intake, parsing
-from allocation.entrypoints.api.http.reading import snapshot
+from allocation.entrypoints.api.description.schemas import (
+    BATCHREF,
+    ETA,
+    QTY,
+    SKU,
+    Answer,
+    count,
+    field,
+    one_of,
+    record,
+)
+from allocation.entrypoints.api.http.routes import Resource
+from allocation.entrypoints.api.state import snapshot
 from allocation.views import stock
 
+_CHANGED_QTY = field("qty", "allocation.change_batch_quantity")
+STOCK = {
+    "qty": _CHANGED_QTY | {"description": "Purchased pieces."},
+    "allocated": count("Pieces that lines are promised."),
+    "available": count("Pieces that are free."),
+    "eta": ETA,
+    "best_before": field("best_before", "allocation.create_batch"),
+}
+"""What a batch holds."""
 
-def blueprint() -> Blueprint:
-    made = Blueprint("batches", __name__)
-    made.post("/v1/batches")(create)
-    made.patch("/v1/batches/<batchref>")(change_quantity)
-    made.put("/v1/batches/<batchref>/eta")(change_eta)
-    made.post("/v1/batches/<batchref>/write-offs")(write_off)
-    made.get("/v1/batches/<batchref>")(show)
-    return made
+resource = Resource("batches")
+
+resource.command(
+    "POST",
+    "/v1/batches",
+    "allocation.create_batch",
+    "Put stock on the books",
+    {
+        201: Answer(
+            "CreatedBatch",
+            record(batchref=BATCHREF, sku=SKU, qty=QTY, eta=ETA, status=one_of("created")),
+            "The batch is on the books",
+        )
+    },
+    refusals=("batchref taken",),
+)
+resource.command(
+    "PATCH",
+    "/v1/batches/<batchref>",
+    "allocation.change_batch_quantity",
+    "Set what a batch holds",
+    {
+        200: Answer(
+            "ChangedBatch",
+            record(batchref=BATCHREF, qty=_CHANGED_QTY, status=one_of("changed", "unchanged")),
+            "The batch has this quantity",
+        )
+    },
+    refusals=("unknown batchref",),
+)
+resource.command(
+    "PUT",
+    "/v1/batches/<batchref>/eta",
+    "allocation.change_batch_eta",
+    "Set when a batch arrives",
+    {
+        200: Answer(
+            "BatchOnAnotherDay",
+            record(batchref=BATCHREF, eta=ETA, status=one_of("changed", "unchanged")),
+            "The batch arrives on this day",
+        )
+    },
+    refusals=("unknown batchref",),
+)
+resource.command(
+    "POST",
+    "/v1/batches/<batchref>/write-offs",
+    "allocation.write_off",
+    "Take pieces off a batch",
+    {
+        200: Answer(
+            "WrittenOffPieces",
+            record(
+                batchref=BATCHREF,
+                qty=field("qty", "allocation.write_off"),
+                reason=field("reason", "allocation.write_off"),
+                status=one_of("written off"),
+                left=count("Pieces that the batch has now."),
+            ),
+            "The pieces are off the books",
+        )
+    },
+    refusals=("unknown batchref", "quantity too large"),
+)
 
 
-def create() -> Response:
-    return intake.answer(parsing.command("allocation.create_batch"))
-
-
-def change_quantity(batchref: str) -> Response:
-    command = parsing.command("allocation.change_batch_quantity", batchref=batchref)
-    return intake.answer(command)
-
-
-def change_eta(batchref: str) -> Response:
-    command = parsing.command("allocation.change_batch_eta", batchref=batchref)
-    return intake.answer(command)
-
-
-def write_off(batchref: str) -> Response:
-    return intake.answer(parsing.command("allocation.write_off", batchref=batchref))
-
-
+@resource.get(
+    "/v1/batches/<batchref>",
+    "Show a batch",
+    Answer("Batch", record(sku=SKU, batchref=BATCHREF, **STOCK)),
+    description="What it holds, what of it is promised, and when it arrives."
+    " Used-up batches are shown, too.",
+)
 def show(batchref: str) -> Response:
     with snapshot() as connection:
         batch = stock.batch(connection, batchref)

@@ -10,13 +10,45 @@ from flask import Response, g, jsonify, request
 from allocation.contract import codec, registry
 from allocation.contract.codec import Violation
 from allocation.domain.commands import Allocate, Command
+from allocation.entrypoints.api.description.schemas import (
+    PROBLEM,
+    Answer,
+    array,
+    field,
+    one_of,
+    record,
+    reference,
+    uuid,
+)
 from allocation.entrypoints.api.http import intake, parsing, waiting
 from allocation.entrypoints.api.http.problems import Problem, invalid
+from allocation.entrypoints.api.resources.lines import ALLOCATED, IN_PARTS, WAITING
 from allocation.service_layer.unit_of_work import Message
 from allocation.views import Json
 
 MOST = 1000
 """Lines of one request."""
+
+
+def _answer() -> Answer:
+    """One answer a line; each has members of its own and no others."""
+    command = {
+        "id": uuid("The command's id."),
+        "location": {"type": "string", "description": "Where the command tells how it stands."},
+    }
+    named = {name: field(name, "allocation.allocate") for name in ("customer", "split")}
+    problem = reference(PROBLEM)
+    kinds = [
+        record(status=one_of("pending"), **command),
+        *(record(**command, **kind, optional=named) for kind in (ALLOCATED, WAITING, IN_PARTS)),
+        record(status=one_of("rejected", "failed"), **command, problem=problem),
+        record(status=one_of("rejected"), problem=problem),
+    ]
+    closed = [kind | {"additionalProperties": False} for kind in kinds]
+    return Answer("Lines", record(lines=array({"oneOf": closed}, "In the order of the request.")))
+
+
+ANSWER = _answer()
 
 Line = Command | Problem
 """A line of the request: the command, or what is wrong with it."""
@@ -35,8 +67,7 @@ def answer(body: Json) -> Response:
     messages = _messages(lines, given)
     if not messages:
         raise Problem(
-            422,
-            kind="invalid input",
+            "invalid input",
             errors=[Violation("lines", "has no line that keeps the contract")],
             lines=list(_told(lines, iter(messages), {})),
         )
@@ -82,7 +113,7 @@ def _read(given: Sequence[object]) -> list[Line]:
 
 def _twice(orderid: str, sku: str) -> Problem:
     errors = [Violation("orderid", "line twice")]
-    return Problem(409, kind="line twice", errors=errors, orderid=orderid, sku=sku)
+    return Problem("line twice", errors=errors, orderid=orderid, sku=sku)
 
 
 def _messages(lines: Sequence[Line], given: Sequence[object]) -> list[Message]:

@@ -1,24 +1,44 @@
-"""Commands: how each one stands, from the moment it was accepted."""
+"""Commands: the status of each, from the moment it was accepted."""
 
 from uuid import UUID
 
-from flask import Blueprint, Response, jsonify
+from flask import Response, jsonify
 from werkzeug.exceptions import NotFound
 
-from allocation.entrypoints.api.http.reading import snapshot
+from allocation.contract import registry
+from allocation.entrypoints.api.description.schemas import TIME, Answer, one_of, record, uuid
+from allocation.entrypoints.api.http.routes import Resource
+from allocation.entrypoints.api.state import snapshot
 from allocation.views import progress
 
-
-def blueprint() -> Blueprint:
-    made = Blueprint("commands", __name__)
-    made.get("/v1/commands/<command_id>")(show)
-    return made
+resource = Resource("commands")
 
 
+@resource.get(
+    "/v1/commands/<command_id>",
+    "Show how a command stands",
+    Answer(
+        "Command",
+        record(
+            id=uuid("The command's id."),
+            command={"enum": sorted(registry.COMMANDS)},
+            status=one_of("pending", "succeeded", "rejected", "failed"),
+            outcome={
+                "type": ["object", "null"],
+                "description": "What came of it; `reason` when it was rejected; null: pending.",
+            },
+            accepted_at=TIME,
+            decided_at=TIME | {"type": ["string", "null"]},
+        ),
+    ),
+    description="Pending, or what came of it: succeeded, rejected by a rule, or failed.",
+)
 def show(command_id: str) -> Response:
-    command = None
-    known_as = _uuid(command_id)
-    if known_as is not None:
+    try:
+        known_as = UUID(command_id)
+    except ValueError:
+        command = None
+    else:
         with snapshot() as connection:
             command = progress.command(connection, known_as)
     if command is None:
@@ -27,10 +47,3 @@ def show(command_id: str) -> Response:
     if command["status"] == "pending":
         response.headers["Retry-After"] = "1"
     return response
-
-
-def _uuid(text: str) -> UUID | None:
-    try:
-        return UUID(text)
-    except ValueError:
-        return None

@@ -1,29 +1,57 @@
-"""Whether the process lives, and whether it can do its work."""
+"""For monitoring: whether the process lives, whether it can work, and its metrics."""
 
-from flask import Blueprint, Response, jsonify
+from flask import Response, jsonify
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from allocation.entrypoints.api.http.database_state import DatabaseState
+from allocation.entrypoints.api import state
+from allocation.entrypoints.api.description.schemas import TEXT, Answer, count, one_of, record
 from allocation.entrypoints.api.http.problems import Problem
+from allocation.entrypoints.api.http.routes import Resource
+
+resource = Resource("health")
 
 
-def blueprint(database: DatabaseState) -> Blueprint:
-    made = Blueprint("health", __name__)
+@resource.get(
+    "/healthz",
+    "Tell whether the process lives",
+    Answer("Alive", record(status=one_of("alive"))),
+    is_open=True,
+)
+def alive() -> Response:
+    return jsonify({"status": "alive"})
 
-    @made.get("/healthz")
-    def alive() -> Response:
-        return jsonify({"status": "alive"})
 
-    @made.get("/readyz")
-    def ready() -> Response:
-        state = database.ask()
-        if state.backlog is None:
-            raise Problem(503, state.trouble, kind="not ready", headers={"Retry-After": "2"})
-        return jsonify(
-            {
-                "status": "ready",
-                "unsent": state.backlog.unsent,
-                "oldest_unsent_seconds": state.backlog.oldest_unsent_seconds,
-            }
-        )
+@resource.get(
+    "/readyz",
+    "Tell whether the service can do its work",
+    Answer(
+        "Ready",
+        record(
+            status=one_of("ready"),
+            unsent=count("Rows of the outbox that the relay has to send."),
+            oldest_unsent_seconds={
+                "type": "number",
+                "minimum": 0,
+                "description": "Age of the oldest of them; 0 when there is none.",
+            },
+        ),
+    ),
+    is_open=True,
+    is_probe=True,
+)
+def ready() -> Response:
+    database = state.current().database.ask()
+    if database.backlog is None:
+        raise Problem("not ready", database.trouble, headers={"Retry-After": "2"})
+    return jsonify(
+        {
+            "status": "ready",
+            "unsent": database.backlog.unsent,
+            "oldest_unsent_seconds": database.backlog.oldest_unsent_seconds,
+        }
+    )
 
-    return made
+
+@resource.get("/metrics", "Show the metrics, for Prometheus", TEXT, content="text/plain")
+def metrics() -> Response:
+    return Response(state.current().metrics.text(), content_type=CONTENT_TYPE_PLAIN_0_0_4)

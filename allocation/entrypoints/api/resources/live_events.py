@@ -1,4 +1,4 @@
-"""One thread of the process watches for events, while anybody wants to hear of them."""
+"""One thread of the process reads new events, as long as there are streams."""
 
 import threading
 import time
@@ -10,10 +10,9 @@ from itertools import islice
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection, Engine, Row
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocation import bootstrap
 from allocation.adapters.sql.database import is_postgresql
 from allocation.adapters.sql.outbox import Wait, woken
 from allocation.entrypoints.api.http.problems import Problem
@@ -23,16 +22,16 @@ from allocation.views.live_events import CHUNK, Watch
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY = 0.3
-"""Seconds between two looks, if no commit calls for one before."""
+"""Seconds between two queries, unless a commit asks for one earlier."""
 
-_AT_MOST_EVERY = 0.02  # seconds: under load commits call all the time
+_AT_MOST_EVERY = 0.02  # seconds: under load commits come all the time
 _RECENT = 4 * CHUNK
-"""Events that are held for listeners who are behind; the others they read from the database."""
+"""Events that are held for streams that are behind; these read older ones from the database."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """From where on a listener hears everything: all up to `settled` was there before."""
+class StartPosition:
+    """From here a stream misses nothing: every event up to `settled` was committed before."""
 
     settled: int
     ticket: int
@@ -40,7 +39,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What came after a ticket. `lost`: more than is held, and `rows` are not all of it."""
+    """Events after a ticket. `lost`: more came than are held, so `rows` are not all of them."""
 
     rows: Sequence[Row[Any]]
     settled: int
@@ -49,12 +48,13 @@ class News:
 
 
 class LiveEvents:
-    """Events for at most `places` listeners at once, each in the order in which it got visible.
+    """Events for at most `places` streams at once, in the order in which they got visible.
 
-    The tickets count what came. While the database is away listeners stay, and wait.
+    The tickets count the events. Streams stay open while the database can't be reached.
     """
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, engine: Engine, places: int) -> None:
+        self._engine = engine
         self._places = places
         self._listeners = 0
         self._changed = threading.Condition()
@@ -65,7 +65,7 @@ class LiveEvents:
         self._next = 0
 
     def stop(self) -> None:
-        """Let all listeners go: the process is about to end."""
+        """End all streams: the process is about to end."""
         self._stopping.set()
 
     @property
@@ -73,11 +73,11 @@ class LiveEvents:
         return self._stopping.is_set()
 
     def pause(self, seconds: float) -> None:
-        """Wait so long, or until it is stopped."""
+        """Wait, or return early when it is stopped."""
         self._stopping.wait(seconds)
 
     def enter(self) -> None:
-        """One more listener, who has to leave; raises a 503 where there are too many."""
+        """Count one more stream until `leave`. Raises a 503 if there are too many."""
         with self._changed:
             if self._listeners >= self._places:
                 raise Problem(
@@ -94,14 +94,14 @@ class LiveEvents:
         with self._changed:
             self._listeners -= 1
 
-    def place(self, seconds: float) -> Place | None:
-        """Where a listener begins; None if that is not known in time."""
+    def start_position(self, seconds: float) -> StartPosition | None:
+        """Where a new stream begins; None if that is not known in time."""
         with self._changed:
             self._wait(lambda: self._settled is not None, seconds)
-            return None if self._settled is None else Place(self._settled, self._next)
+            return None if self._settled is None else StartPosition(self._settled, self._next)
 
-    def news(self, since: News | Place, seconds: float) -> News | None:
-        """What came since then; None when nothing did in time."""
+    def news(self, since: News | StartPosition, seconds: float) -> News | None:
+        """The events since then; None if there are none in time."""
         with self._changed:
 
             def came() -> bool:
@@ -115,7 +115,7 @@ class LiveEvents:
             return News(rows, self._settled, self._next, lost=count > len(rows))
 
     def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
-        # In short steps: a stop comes by a signal, whose handler must not wait for this lock.
+        # In short steps: the handler of the signal to stop must not wait for this lock.
         deadline = time.monotonic() + seconds
         while not condition() and not self.stopped and (left := deadline - time.monotonic()) > 0:
             self._changed.wait(min(left, LOOK_EVERY))
@@ -124,7 +124,7 @@ class LiveEvents:
         with self._changed:
             if self._listeners and not self.stopped:
                 return True
-            # What comes while nobody listens is not watched: the next one begins anew.
+            # Without a stream nothing is read: the next one begins anew.
             self._watcher, self._settled = None, None
             self._recent.clear()
             return False
@@ -133,7 +133,7 @@ class LiveEvents:
         watch, failures = Watch(), 0
         while self._wanted():
             try:
-                with _connection() as (connection, wait):
+                with _connection(self._engine) as (connection, wait):
                     while self._wanted():
                         rows = watch.look(connection)
                         failures = 0
@@ -161,12 +161,11 @@ class LiveEvents:
 
 
 @contextmanager
-def _connection() -> Iterator[tuple[Connection, Wait]]:
-    engine = bootstrap.engine(bootstrap.settings().database_url)
+def _connection(engine: Engine) -> Iterator[tuple[Connection, Wait]]:
     options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"} if is_postgresql(engine) else {}
     with engine.connect().execution_options(**options) as connection:
         try:
             yield connection, woken(connection)
         finally:
-            # Not back into the pool: the LISTEN goes with the connection.
+            # Not back into the pool, as it is still listening.
             connection.invalidate()

@@ -2,32 +2,100 @@
 
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, request, url_for
+from flask import Response, jsonify, request, url_for
 from werkzeug.exceptions import NotFound
 
-from allocation.contract.codec import Violation
-from allocation.entrypoints.api.http import intake, parsing
-from allocation.entrypoints.api.http.problems import invalid
-from allocation.entrypoints.api.http.reading import snapshot
+from allocation.entrypoints.api.description.schemas import (
+    BATCHREF,
+    SKU,
+    Answer,
+    array,
+    count,
+    field,
+    one_of,
+    record,
+)
+from allocation.entrypoints.api.http import parameters
+from allocation.entrypoints.api.http.parameters import Parameter
+from allocation.entrypoints.api.http.routes import Resource
+from allocation.entrypoints.api.resources.batches import STOCK
+from allocation.entrypoints.api.state import snapshot
 from allocation.views import stock
-from allocation.views.stock import MOST
+
+_LIMIT = Parameter(
+    "limit",
+    "Batches on a page.",
+    {"type": "integer", "minimum": 1, "maximum": stock.MOST, "default": stock.LIMIT},
+)
+_OPEN = Parameter(
+    "open", "true: only batches with free pieces.", {"type": "boolean", "default": False}
+)
+_AFTER = Parameter(
+    "after",
+    "Where the page begins, as `next` of the page before says.",
+    {"type": "string", "pattern": f"^{stock.CURSOR}$"},
+    problem="must come from the `next` of an answer",
+)
+
+_STRATEGY = field("strategy", "allocation.choose_strategy")
+
+resource = Resource("products")
+
+resource.command(
+    "PUT",
+    "/v1/products/<sku>/strategy",
+    "allocation.choose_strategy",
+    "Choose the order in which a product's batches serve",
+    {
+        200: Answer(
+            "ChosenStrategy",
+            record(sku=SKU, strategy=_STRATEGY, status=one_of("changed", "unchanged")),
+            "The batches serve in this order",
+        )
+    },
+    refusals=("unknown sku",),
+)
 
 
-def blueprint() -> Blueprint:
-    made = Blueprint("products", __name__)
-    made.get("/v1/products/<sku>")(show)
-    made.put("/v1/products/<sku>/strategy")(choose_strategy)
-    return made
-
-
-def choose_strategy(sku: str) -> Response:
-    return intake.answer(parsing.command("allocation.choose_strategy", sku=sku))
-
-
+@resource.get(
+    "/v1/products/<sku>",
+    "Show a product's stock",
+    Answer(
+        "Product",
+        record(
+            sku=SKU,
+            version=count("Counts the decisions that changed it."),
+            strategy=_STRATEGY,
+            available=count("Free pieces of all batches together; a line needs one batch."),
+            open_batches=count("Batches with free pieces."),
+            waiting=record(lines=count("Lines that wait."), qty=count("Their pieces.")),
+            batches=array(
+                record(batchref=BATCHREF, **STOCK),
+                "One page of its batches: first batches with free pieces, in the order in which"
+                " they serve; then fully promised ones, in the same order; then empty ones, by"
+                " reference.",
+            ),
+            next={
+                "type": ["string", "null"],
+                "format": "uri-reference",
+                "description": "Where the next page is; null: this is the last one.",
+            },
+        ),
+    ),
+    description="How much is free, how much waits for stock, and its batches, page by page."
+    " `next` leads to the next page; it is null on the last one.",
+    parameters=(_LIMIT, _OPEN, _AFTER),
+)
 def show(sku: str) -> Response:
-    page = _page()
+    limit, only_open, after = parameters.read(_LIMIT, _OPEN, _AFTER)
     with snapshot() as connection:
-        product = stock.product(connection, sku, **page)
+        product = stock.product(
+            connection,
+            sku,
+            limit=limit,
+            only_open=only_open,
+            after=stock.cursor(after) if after else None,
+        )
     if product is None:
         raise NotFound("No batch of this sku was ever put on the books.")
     if product["next"]:
@@ -36,21 +104,3 @@ def show(sku: str) -> Response:
         }
         product["next"] = url_for("products.show", sku=sku, after=product["next"], **kept)
     return jsonify(product)
-
-
-def _page() -> dict[str, Any]:
-    """Which of the batches the request asks for; raises Problem, naming each wrong parameter."""
-    limit = request.args.get("limit", str(stock.LIMIT))
-    only_open = request.args.get("open", "false")
-    after = request.args.get("after")
-    cursor = stock.cursor(after) if after is not None else None
-    wrong = []
-    if not (limit.isascii() and limit.isdigit() and len(limit) < 9 and 1 <= int(limit) <= MOST):
-        wrong.append(Violation("limit", f"must be a whole number from 1 to {MOST}"))
-    if only_open not in ("true", "false"):
-        wrong.append(Violation("open", "must be true or false"))
-    if after is not None and cursor is None:
-        wrong.append(Violation("after", "must come from the `next` of an answer"))
-    if wrong:
-        raise invalid(wrong)
-    return {"limit": int(limit), "only_open": only_open == "true", "after": cursor}

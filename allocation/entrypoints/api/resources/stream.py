@@ -1,58 +1,98 @@
-"""GET /stream: every event as it happens, as server-sent events (the HTML standard's)."""
+"""GET /stream: every event as it happens, as server-sent events (SSE, the HTML standard's)."""
 
+import re
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
-from flask import Blueprint, Response, g, request
+import structlog
+from flask import Response, g, request
+from sqlalchemy import Engine, Row
+from sqlalchemy.exc import SQLAlchemyError
 
 from allocation.contract.codec import Violation
-from allocation.entrypoints.api.auth.security import Guard
+from allocation.entrypoints.api import state
+from allocation.entrypoints.api.description.schemas import TEXT
+from allocation.entrypoints.api.http.parameters import Parameter
 from allocation.entrypoints.api.http.problems import invalid
+from allocation.entrypoints.api.http.routes import Resource
 from allocation.entrypoints.api.http.slow_clients import ClientSocket
-from allocation.entrypoints.api.resources.listener import Listener, Wanted
-from allocation.entrypoints.api.resources.live_events import LiveEvents
+from allocation.entrypoints.api.resources.live_events import LiveEvents, News, StartPosition
+from allocation.views import live_events
+
+log = structlog.get_logger(__name__)
+
+BEAT = 15.0
+"""Seconds after which a heartbeat is sent."""
+
+LOOK_AT_KEY = 0.5
+"""Seconds after which it is checked again whether the client's key is valid."""
+
+RETRY = 2000
+"""Milliseconds after which a client whose connection broke comes back."""
 
 PATIENCE = 30_000
-"""Milliseconds that a listener may take nothing of what is sent, before he is cut off."""
+"""Milliseconds that a client may take nothing of what is sent, before it is cut off."""
 
-_DIGITS = 18  # less than a BIGINT has
-_HEADERS = {"X-Accel-Buffering": "no"}  # nginx would gather events before it hands them on
+_STEP = 0.5  # seconds after which it is seen that a client hung up, or that the key was revoked
+_HEADERS = {"X-Accel-Buffering": "no"}  # nginx would buffer events before it passes them on
 
+_IDS = {"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 255}}
+_POSITION = {"type": "string", "pattern": "^[0-9]{1,18}$"}  # fewer digits than a BIGINT has
+_LAST_EVENT_ID = Parameter(
+    "Last-Event-ID", "The last `id`: what came after it.", _POSITION, kind="header"
+)
+_OF_ADDRESS = Parameter("lastEventId", "As the header, which counts first.", _POSITION)
 
-def blueprint(events: LiveEvents, guard: Guard) -> Blueprint:
-    made = Blueprint("stream", __name__)
-
-    @made.get("/stream")
-    def stream() -> Response:
-        wanted = Wanted(_ids("sku"), _ids("orderid"))
-        reached = _reached()
-        caller = g.caller
-        is_there = _presence(request.environ.get("gunicorn.socket"))
-        listener = Listener(events, wanted, reached, is_there, lambda: guard.still_admits(caller))
-        events.enter()
-        response = Response(
-            listener.text(), headers=_HEADERS, content_type="text/event-stream; charset=utf-8"
-        )
-        response.call_on_close(events.leave)
-        return response
-
-    return made
+resource = Resource("stream")
 
 
-def _ids(name: str) -> frozenset[str]:
-    return frozenset(request.args.getlist(name))
+@resource.get(
+    "/stream",
+    "Hear of events as they happen",
+    TEXT,
+    content="text/event-stream",
+    description="Server-sent events, without an end: `event` is the type's name, such as"
+    " `allocated`, `data` the CloudEvent. `reset` says that what came since `Last-Event-ID` is"
+    " not all kept: ask for the whole state again.",
+    parameters=(
+        Parameter("sku", "Of these skus alone.", _IDS),
+        Parameter("orderid", "Of these orders alone.", _IDS),
+        _OF_ADDRESS,
+        _LAST_EVENT_ID,
+    ),
+)
+def stream() -> Response:
+    api, caller = state.current(), g.caller
+    listener = Listener(
+        api.dependencies.engine,
+        api.live_events,
+        Wanted(frozenset(request.args.getlist("sku")), frozenset(request.args.getlist("orderid"))),
+        _reached(),
+        _presence(request.environ.get("gunicorn.socket")),
+        lambda: api.guard.still_admits(caller),
+    )
+    api.live_events.enter()
+    response = Response(
+        listener.text(), headers=_HEADERS, content_type="text/event-stream; charset=utf-8"
+    )
+    response.call_on_close(api.live_events.leave)
+    return response
 
 
 def _reached() -> int | None:
-    """The id that the listener heard last; that of the header is newer than that of the address."""
-    given = request.headers.get("Last-Event-ID") or request.args.get("lastEventId", "")
-    if given and not (given.isascii() and given.isdigit() and len(given) <= _DIGITS):
+    """The id that the client received last; the header is newer than the address."""
+    given = _LAST_EVENT_ID.given() or _OF_ADDRESS.given()
+    if given and not re.fullmatch(_POSITION["pattern"], given):
         raise invalid([Violation("Last-Event-ID", "is none that this stream has sent")])
     return int(given) if given else None
 
 
 def _presence(connection: socket.socket | None) -> Callable[[], bool]:
-    """Whether the listener at the other end is there; of one who takes nothing TCP decides it."""
+    """Whether the client is still connected; TCP decides it if the client takes nothing."""
     if connection is None:
         return lambda: True
     if isinstance(connection, ClientSocket):
@@ -69,3 +109,175 @@ def _presence(connection: socket.socket | None) -> Callable[[], bool]:
             return False
 
     return is_there
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Events of these skus and these orders; an empty set means all."""
+
+    skus: frozenset[str]
+    orderids: frozenset[str]
+
+    def has(self, row: Row[Any]) -> bool:
+        return (not self.skus or row.sku in self.skus) and (
+            not self.orderids or row.orderid in self.orderids
+        )
+
+
+class Listener:
+    """One stream. `reached` is the position up to which the client has received every event.
+
+    It is the `id` that is sent. Events sent beyond it are remembered, so that each is sent once.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        events: LiveEvents,
+        wanted: Wanted,
+        reached: int | None,
+        is_there: Callable[[], bool],
+        may_listen: Callable[[], bool],
+    ) -> None:
+        self._engine = engine
+        self._events = events
+        self._wanted = wanted
+        self._reached = reached
+        self._heard: set[int] = set()
+        self._furthest = 0
+        self._told: int | None = None  # the last id
+        self._is_there = is_there
+        self._may_listen = may_listen
+        self._next_beat = time.monotonic() + BEAT
+        self._next_look = time.monotonic() + LOOK_AT_KEY
+        self._admitted = True
+        self._begun = False
+
+    def text(self) -> Iterator[str]:
+        """The stream, until the process stops, the client goes or its key is no longer valid.
+
+        The first piece opens the stream, so it is sent once the start position is known: a client
+        that then reads the state misses nothing between the two.
+        """
+        while not self._is_over():
+            try:
+                start = self._events.start_position(_STEP)
+                if start is not None:
+                    yield from self._catch_up(start)
+                    yield from self._follow(start)
+            except SQLAlchemyError as error:
+                log.warning("a listener waits", error=str(error).partition("\n")[0])
+                self._events.pause(_STEP)
+            yield from self._beat()
+
+    def _catch_up(self, start: StartPosition) -> Iterator[str]:
+        """The events since the client disconnected, or fell behind, until `start`."""
+        if self._reached is None:
+            # It was opened while the database was away: state that was read since may be too old.
+            yield self._reset(start) if self._begun else self._begin(start)
+            return
+        if self._reached > start.settled and self._reached > self._last_number():
+            yield self._reset(start)  # the database is not the one that it was
+            return
+        position = self._reached
+        while rows := self._kept_after(position):
+            for row in rows:
+                if self._is_over():
+                    return
+                if row.begins:  # earlier events were pruned
+                    yield self._reset(start)
+                    return
+                is_news = self._is_news(row)
+                position = row.position
+                self._settle(min(position, start.settled))
+                if is_news:
+                    yield self._event(row)
+            yield from self._beat()
+        self._settle(start.settled)
+        if not self._begun:
+            yield self._begin(start)
+
+    def _follow(self, start: StartPosition) -> Iterator[str]:
+        """The events from `start` on, as long as the client keeps up."""
+        since: StartPosition | News = start
+        while not self._is_over():
+            news = self._events.news(since, _STEP)
+            if news is not None:
+                if news.lost:
+                    return
+                yield from self._hear(news)
+                since = news
+            yield from self._beat()
+
+    def _hear(self, news: News) -> Iterator[str]:
+        rows = [row for row in news.rows if self._is_news(row)]
+        for row in rows[:-1]:
+            if self._is_over():
+                return
+            yield self._event(row)
+        if self._is_over():
+            return
+        # With the last one the client has received all that there was.
+        self._settle(news.settled)
+        if rows:
+            yield self._event(rows[-1])
+        if (self._told or 0) < self._furthest <= (self._reached or 0):
+            yield self._message()
+
+    def _is_news(self, row: Row[Any]) -> bool:
+        is_new = row.position > (self._reached or 0) and row.position not in self._heard
+        return is_new and self._wanted.has(row)
+
+    def _settle(self, settled: int) -> None:
+        self._reached = max(self._reached or 0, settled)
+        self._heard = {position for position in self._heard if position > self._reached}
+
+    def _event(self, row: Row[Any]) -> str:
+        if row.position > (self._reached or 0):
+            self._heard.add(row.position)
+        self._furthest = max(self._furthest, row.position)
+        name = row.name.removeprefix("allocation.").rpartition(".v")[0]
+        # One line: in JSON a line end outside a string means nothing.
+        body = row.body.replace("\r", " ").replace("\n", " ")
+        return self._message(f"event: {name}", f"data: {body}")
+
+    def _begin(self, start: StartPosition) -> str:
+        self._settle(start.settled)
+        return self._message(": from here on")
+
+    def _reset(self, start: StartPosition) -> str:
+        self._reached = start.settled
+        self._heard.clear()
+        return self._message("event: reset", "data: {}")
+
+    def _beat(self) -> Iterator[str]:
+        if time.monotonic() >= self._next_beat:
+            self._next_beat = time.monotonic() + BEAT
+            yield self._message(":")
+
+    def _is_over(self) -> bool:
+        return self._events.stopped or not self._is_there() or not self._is_admitted()
+
+    def _is_admitted(self) -> bool:
+        if self._admitted and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_AT_KEY
+            with suppress(SQLAlchemyError):  # a database that is down ends no stream
+                self._admitted = self._may_listen()
+        return self._admitted
+
+    def _message(self, *lines: str) -> str:
+        if self._reached is not None:
+            self._told = self._reached
+            lines = (f"id: {self._reached}", *lines)
+        if not self._begun:
+            self._begun = True
+            lines = (f"retry: {RETRY}", *lines)
+        return "\n".join([*lines, "", ""])
+
+    def _last_number(self) -> int:
+        with self._engine.connect() as connection:
+            return live_events.last_number(connection)
+
+    def _kept_after(self, position: int) -> Sequence[Row[Any]]:
+        with self._engine.connect() as connection:
+            return live_events.kept_after(connection, position, self._wanted.skus)

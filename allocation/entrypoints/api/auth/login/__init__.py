@@ -2,8 +2,8 @@
 
 from flask import Blueprint, Response, render_template, request
 
+from allocation.entrypoints.api import state
 from allocation.entrypoints.api.auth import sessions
-from allocation.entrypoints.api.auth.security import Guard
 from allocation.entrypoints.api.http.problems import Problem
 from allocation.entrypoints.api.pages.error_pages import POLICY, see_other
 
@@ -11,34 +11,35 @@ OPEN = {"login.show", "login.enter", "login.leave"}
 """Its endpoints: they take no key, as whoever comes has yet to give one."""
 
 
-def blueprint(guard: Guard) -> Blueprint:
-    made = Blueprint("login", __name__, template_folder=".")
+blueprint = Blueprint("login", __name__, template_folder=".")
 
-    @made.get("/login")
-    def show() -> Response:
-        if not guard.asks():
-            return see_other(_next())
-        return _form()
 
-    @made.post("/login")
-    def enter() -> Response:
-        if guard.asks():
-            try:
-                given = request.form.get("key", "").strip().encode("utf-8", "replace")
-                caller = guard.opened_by(given, request.remote_addr or "")
-            except Problem as problem:
-                if problem.status != 401:
-                    raise
-                return _form(problem)
-            sessions.begin(caller.name)
+@blueprint.get("/login")
+def show() -> Response:
+    if not state.current().guard.asks():
         return see_other(_next())
+    return _form()
 
-    @made.post("/logout")
-    def leave() -> Response:
-        sessions.end()
-        return see_other("/login")
 
-    return made
+@blueprint.post("/login")
+def enter() -> Response:
+    guard = state.current().guard
+    if guard.asks():
+        try:
+            given = request.form.get("key", "").strip().encode("utf-8", "replace")
+            caller = guard.opened_by(given, request.remote_addr or "")
+        except Problem as problem:
+            if problem.status != 401:
+                raise
+            return _form(problem)
+        sessions.begin(caller.name)
+    return see_other(_next())
+
+
+@blueprint.post("/logout")
+def leave() -> Response:
+    sessions.end()
+    return see_other("/login")
 
 
 def _form(problem: Problem | None = None) -> Response:

@@ -1,13 +1,12 @@
-"""Figures for monitoring: requests and latencies of every process, the backlog of the database."""
+"""Metrics: requests and latencies of every process, the backlog of the database."""
 
 import os
 from collections.abc import Callable, Iterator
 from time import perf_counter
 
-from flask import Blueprint, Flask, Response, g, request
+from flask import Flask, Response, g, request
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
@@ -18,7 +17,7 @@ _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class Metrics:
-    """The figures of this process, or of all where they share a folder. No label holds an id.
+    """The metrics of this process, or of all where they share a folder. No label holds an id.
 
     `backlog` asks the database at each scrape; None means that it gave no answer.
     """
@@ -102,16 +101,6 @@ class _BacklogCollector(Collector):
     def describe(self) -> Iterator[Metric]:
         # Without it the registry would ask the database when this is registered.
         return iter(())
-
-
-def blueprint(metrics: Metrics) -> Blueprint:
-    made = Blueprint("metrics", __name__)
-
-    @made.get("/metrics")
-    def show() -> Response:
-        return Response(metrics.text(), content_type=CONTENT_TYPE_PLAIN_0_0_4)
-
-    return made
 
 
 def register(app: Flask, metrics: Metrics) -> None:

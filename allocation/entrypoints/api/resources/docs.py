@@ -2,13 +2,15 @@
 
 from importlib.resources import files
 
-from flask import Blueprint, Response, jsonify, render_template
+from flask import Response, jsonify, render_template
 from werkzeug.exceptions import NotFound
 
-from allocation.contract import asyncapi
+from allocation.contract.asyncapi import document as asyncapi_document
+from allocation.entrypoints.api import state
 from allocation.entrypoints.api.description import events_page
-from allocation.entrypoints.api.description.openapi import document
+from allocation.entrypoints.api.description.schemas import TEXT, Answer
 from allocation.entrypoints.api.http.problems import KINDS, type_uri
+from allocation.entrypoints.api.http.routes import Resource
 
 START = """\
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -41,38 +43,41 @@ _ASSETS = {
 }
 
 
-def blueprint() -> Blueprint:
-    made = Blueprint("docs", __name__, template_folder="events_page")
-    made.get("/openapi.json", endpoint="openapi")(_openapi)
-    made.get("/asyncapi.json", endpoint="asyncapi")(_asyncapi)
-    made.get("/docs", endpoint="page", strict_slashes=False)(_page)
-    made.get("/docs/events", endpoint="events", strict_slashes=False)(_events)
-    made.get("/docs/<name>", endpoint="asset")(_asset)
-    made.get("/problems/<kind>", endpoint="problem")(_problem)
-    return made
+_DESCRIPTION = Answer(
+    "Description", {"type": "object", "description": "An OpenAPI or AsyncAPI document."}
+)
+
+resource = Resource("docs", template_folder="../description/events_page")
 
 
-def _openapi() -> Response:
-    return jsonify(document())
+@resource.get("/openapi.json", "Show this description", _DESCRIPTION, is_open=True)
+def openapi() -> Response:
+    return jsonify(state.current().openapi)
 
 
-def _page() -> Response:
+@resource.get("/asyncapi.json", "Show the description of the messages", _DESCRIPTION, is_open=True)
+def asyncapi() -> Response:
+    return jsonify(asyncapi_document())
+
+
+@resource.get("/docs", "Show this description as a page", TEXT, content="text/html", is_open=True)
+def page() -> Response:
     headers = {"Content-Security-Policy": POLICY}
     html = render_template("pages/docs.html")
     return Response(html, headers=headers, content_type="text/html; charset=utf-8")
 
 
-def _asyncapi() -> Response:
-    return jsonify(asyncapi.document())
-
-
-def _events() -> Response:
+@resource.get(
+    "/docs/events", "Show the messages as a page", TEXT, content="text/html", is_open=True
+)
+def events() -> Response:
     headers = {"Content-Security-Policy": EVENTS_POLICY}
     html = events_page.html()
     return Response(html, headers=headers, content_type="text/html; charset=utf-8")
 
 
-def _asset(name: str) -> Response:
+@resource.get("/docs/<name>", "Fetch a file of these pages", TEXT, content="*/*", is_open=True)
+def asset(name: str) -> Response:
     """A file of the page, out of the installed packages: nothing is fetched from elsewhere."""
     headers = {"Cache-Control": "max-age=3600"}
     if name == "start.js":
@@ -86,8 +91,15 @@ def _asset(name: str) -> Response:
     return Response(content, headers=headers, content_type=_ASSETS[name])
 
 
-def _problem(kind: str) -> Response:
-    for name, sentence in KINDS.items():
+@resource.get(
+    "/problems/<kind>",
+    "Explain a kind of problem",
+    TEXT,
+    content="text/plain",
+    is_open=True,
+)
+def problem(kind: str) -> Response:
+    for name, known in KINDS.items():
         if type_uri(name) == f"/problems/{kind}":
-            return Response(f"{name}\n\n{sentence}\n", mimetype="text/plain")
+            return Response(f"{name}\n\n{known.sentence}\n", mimetype="text/plain")
     raise NotFound("There is no such kind of problem.")
