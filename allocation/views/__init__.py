@@ -1,4 +1,4 @@
-"""SQL answers to whoever reads: plain rows made into JSON, no objects of the domain."""
+"""SQL answers to reads: plain rows made into JSON, no objects of the domain."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

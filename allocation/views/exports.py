@@ -21,7 +21,7 @@ Cells = tuple[object, ...]
 class Export:
     """A table for others: its columns, the rows that become it, and the cells of each.
 
-    `left_out` are rows that whoever reads it could not take.
+    `left_out` are rows that an import could not accept.
     """
 
     columns: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Events as they are committed: what is new, and up to where nothing can come any more."""
+"""Events as they are committed, and the position up to which no further one can appear."""
 
 from collections.abc import Collection, Sequence
 from functools import cache
@@ -12,7 +12,7 @@ from allocation.adapters.sql.database import is_postgresql
 from allocation.adapters.sql.tables import outbox
 
 CHUNK = 500
-"""Events that one look finds, at most."""
+"""Events that one query finds, at most."""
 
 _LAST_NUMBER = sql("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM outbox_position_seq")
 _WRITERS = sql(
@@ -30,29 +30,29 @@ _EVENT = (
 
 
 class Watch:
-    """Finds each event once, from the moment on that `settled` is first known.
+    """Finds each event once, from the moment that `settled` is first known.
 
     Transactions commit in another order than they number their rows. A position is settled once
-    each row up to it is visible, or never will be. So a number that was the last one is settled
-    when all have ended who wrote to the outbox just after: whoever took a number up to it and has
-    not committed is among them, as he holds the table's lock until his end. SQLite has one writer,
-    and what is visible there is settled; of its rows only events, as the number of a command that
-    was dropped is given again.
+    every row up to it is visible, or never will be. So the last number is settled when every
+    transaction has ended that was writing to the outbox just after: any that took a number up to it
+    and has not committed is among them, as it holds the table's lock until its end. SQLite has one
+    writer, so all that is visible is settled; only rows of events count there, because SQLite gives
+    the number of a deleted command again.
     """
 
     def __init__(self) -> None:
         self.settled: int | None = None
         self._known: set[int] = set()
         self._last = 0
-        self._writers: set[str] | None = None  # who wrote when that was the last number
+        self._writers: set[str] | None = None  # that wrote just after `_last`
 
     @property
     def waits(self) -> bool:
-        """Whether somebody is about to commit, or to give up, what others have overtaken."""
+        """Whether a transaction has yet to end that later ones have overtaken."""
         return self._writers is not None
 
     def look(self, connection: Connection) -> Sequence[Row[Any]]:
-        """Events that no look found before, in order. Where there are CHUNK of them, look again.
+        """Events that were not found before, in order. If there are CHUNK of them, look again.
 
         On PostgreSQL each statement must be a transaction of its own.
         """

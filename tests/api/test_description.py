@@ -120,7 +120,7 @@ def test_every_schema_of_an_answer_is_used() -> None:
 
 
 def test_no_two_answers_share_a_name() -> None:
-    answers = [answer for route in ROUTES for answer in route.answers.values()]
+    answers = [answer for route in ROUTES for answer in route.answers]
     by_name = {answer.name: answer for answer in answers}
 
     assert [answer for answer in answers if by_name[answer.name] != answer] == []

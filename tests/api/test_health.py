@@ -78,7 +78,7 @@ def test_a_database_that_falls_silent_is_found_out_in_time(
     serve: Serve, silent_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes the connection and says nothing: not ready, and the process lives on."""
-    monkeypatch.setattr("allocation.entrypoints.api.http.database_state.PATIENCE", 0.2)
+    monkeypatch.setattr("allocation.entrypoints.api.http.database_state.TIMEOUT", 0.2)
     url = f"postgresql://nobody@127.0.0.1:{silent_port}/nowhere"
     # The settings' key needs no database: without it nobody could say who may see the figures.
     client = serve(database_url=url, api_key="mine")

@@ -426,7 +426,7 @@ def test_while_no_worker_decides_the_form_says_that_it_waits(
 ) -> None:
     """Nothing is lost, and nobody is told of a success."""
     shop(batch("b-1", "BED", 5))
-    monkeypatch.setattr(batches, "PATIENCE", 0)
+    monkeypatch.setattr(batches, "TIMEOUT", 0)
 
     sent = visitor.send(visitor.get("/batches/b-1"), "/batches/b-1", qty="9")
     page = visitor.get(sent.headers["Location"])
@@ -439,7 +439,7 @@ def test_a_batch_of_a_new_product_shows_how_its_command_stands_while_no_worker_r
     visitor: Browser, shop: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same address shows the product, once the batch is on the books."""
-    monkeypatch.setattr(batches, "PATIENCE", 0)
+    monkeypatch.setattr(batches, "TIMEOUT", 0)
 
     form = visitor.get("/new-batch")
     sent = visitor.send(form, "/new-batch", batchref="b-1", sku="NEW", qty="7")
@@ -460,7 +460,7 @@ def test_a_command_that_is_refused_later_leads_back_to_its_form(
     visitor: Browser, shop: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop(batch("b-1", "BED", 5))
-    monkeypatch.setattr(batches, "PATIENCE", 0)
+    monkeypatch.setattr(batches, "TIMEOUT", 0)
 
     typed = {"batchref": "b-1", "sku": "NEW", "qty": "7", "eta": str(SHIP)}
     sent = visitor.send(visitor.get("/new-batch"), "/new-batch", **typed)

@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from allocation.adapters.sql.api_keys import ApiKeys
 from allocation.bootstrap import Dependencies
 from allocation.entrypoints.api import state
-from allocation.entrypoints.api.auth.security import careful, is_loopback
+from allocation.entrypoints.api.auth.security import is_loopback, with_security_headers
 from allocation.entrypoints.api.http import waiting
 from allocation.entrypoints.api.http.problems import Problem
 from allocation.entrypoints.api.http.slow_clients import CONNECTIONS, PatientWorker
@@ -77,10 +77,10 @@ def _database_has_keys(engine: Engine) -> bool:
 
 
 class Worker(PatientWorker):
-    """Lets go of streams, and of who waits for an outcome, as soon as it is told to stop."""
+    """Ends streams and requests that wait for an outcome as soon as it receives a stop signal."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if hasattr(self, "wsgi"):  # else it is told to stop while it is still starting
+        if hasattr(self, "wsgi"):  # else the signal came during the start
             state.of(self.wsgi).stop()
         super().handle_exit(sig, frame)
 
@@ -117,12 +117,12 @@ class _Server(BaseApplication):
         options: dict[str, object] = {
             "bind": self._address,
             "workers": self._settings.api_workers,
-            # A stream holds a thread for as long as it lasts, and takes it from nobody.
+            # A stream holds a thread for as long as it lasts; requests have their own.
             "threads": threads,
             "worker_class": Worker,
             "worker_connections": CONNECTIONS + threads,
             "sendfile": False,  # it would bypass `ClientSocket.sendall`
-            # A request that waits for its outcome is let go at once; this is for slow clients.
+            # Requests that wait for an outcome end at once; this is for slow clients.
             "graceful_timeout": waiting.LONGEST + 5,
             # Two ids of 255 characters, four bytes each, percent-encoded.
             "limit_request_line": 8190,
@@ -161,7 +161,7 @@ def _worker_gone(_arbiter: object, worker: Worker) -> None:
 
 def _write_error(sock: Any, status: int, reason: str, message: str) -> None:
     """Answer what is not HTTP enough to reach the application."""
-    response = careful(Problem(status, message or reason).response())
+    response = with_security_headers(Problem(status, message or reason).response())
     response.headers["Connection"] = "close"
     head = f"HTTP/1.1 {status} {reason}\r\n{response.headers}"
     util.write_nonblock(sock, head.encode("latin-1") + response.get_data())

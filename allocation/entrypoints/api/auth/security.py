@@ -1,4 +1,4 @@
-"""Who may ask, and the headers that keep browsers careful."""
+"""Authentication, scopes, and the security headers of every response."""
 
 import hashlib
 import hmac
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 HEALTH_CHECKS = {"health.alive", "health.ready"}
 
-CAREFUL = {
+SECURITY_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cross-Origin-Embedder-Policy": "require-corp",
@@ -36,13 +36,13 @@ CAREFUL = {
     "X-Frame-Options": "DENY",
     "X-Permitted-Cross-Domain-Policies": "none",
 }
-"""What every answer tells browsers, as the OWASP Secure Headers Project advises.
+"""Security headers of every response, as the OWASP Secure Headers Project advises.
 
-Strict-Transport-Security is for whatever ends TLS in front of this.
+Strict-Transport-Security is for the proxy that ends TLS.
 """
 
 RATE_LIMIT = 1000
-"""Requests per second of one caller, in each process, where others than this machine may ask."""
+"""Requests per second of one caller, in each process, if other machines can reach it."""
 
 _REALM = 'Bearer realm="allocation"'
 _READING = {"GET", "HEAD", "OPTIONS"}
@@ -50,9 +50,9 @@ _READING = {"GET", "HEAD", "OPTIONS"}
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `id` is for logs; `name` is the same for all requests with one key, for good.
+    """Who sends a request. `id` is for logs; `name` never changes for one key.
 
-    Both are empty where no key is asked for.
+    Both are empty if no key is required.
     """
 
     id: str
@@ -79,10 +79,10 @@ def rate_limit(settings: Settings) -> int:
 
 
 class Guard:
-    """Knows the keys: that of the settings, with all rights, and those of the database.
+    """Checks keys: that of the settings, with all scopes, and those of the database.
 
-    On loopback no key is asked for as long as there is none: neither in the settings, nor in the
-    database. A key that was revoked counts: revoking the last one opens nothing.
+    On loopback no key is required as long as there is none in the settings or the database. A
+    revoked key counts: revoking the last one opens nothing.
     """
 
     def __init__(self, settings: Settings, keys: ApiKeys, limits: RateLimits) -> None:
@@ -100,12 +100,12 @@ class Guard:
     def caller(self, header: str, address: str) -> Caller:
         """Who sends this Authorization header from this address.
 
-        Raises a 401 where a key is asked for and there is no good one, a 429 after too many wrong
-        ones; a database that can't be asked raises its own error.
+        Raises a 401 if a key is required and none is valid, a 429 after too many wrong ones, and
+        the database's own error if it can't be reached.
         """
         if not self.asks():
             return _ANYBODY
-        # Read by hand: Werkzeug's parser fails on some headers of other schemes.
+        # Parsed by hand: Werkzeug's parser fails on some headers of other schemes.
         scheme, _, given = header.partition(" ")
         # WSGI hands header bytes over as Latin-1.
         text = given.strip().encode("latin-1", "replace")
@@ -122,7 +122,7 @@ class Guard:
         if found and kept and kept.opens_with(found[1]):
             return Caller(kept.key.id, kept.key.id, kept.key.scopes)
         self._limits.count_failure(address)
-        # The id only of a key that there is: of a mistyped one it might be the secret.
+        # Log the id only of a known key: what was mistyped might be the secret.
         log.warning("refused an API key", address=address, key=kept and kept.key.id)
         raise _unauthorized("This is no valid API key.", ', error="invalid_token"')
 
@@ -134,14 +134,14 @@ class Guard:
         return Caller(name, name, kept.key.scopes) if kept and not kept.key.revoked_at else None
 
     def still_admits(self, caller: Caller) -> bool:
-        """Whether this caller, who was let in to read, would be let in now."""
+        """Whether this caller may still read."""
         if not caller.name:
             return not self.asks()
         known = self.named(caller.name)
         return known is not None and READ in known.scopes
 
     def asks(self) -> bool:
-        """Whether it asks for a key at all."""
+        """Whether a key is required at all."""
         if not self._asks and time.monotonic() >= self._look_again:
             self._asks = self._keys.any_made()
             self._look_again = time.monotonic() + REMEMBERED
@@ -158,15 +158,15 @@ class Guard:
 
 
 def register(app: Flask, guard: Guard, limits: RateLimits, opened: Set[str]) -> None:
-    """Ask every request of `app` for a key, if there are any, and set the headers.
+    """Require a key of every request of `app`, if there are keys, and set the headers.
 
-    But for the endpoints `opened`. Pages take a session instead, if no key is sent.
+    The endpoints `opened` require none. Pages accept a session instead of a key.
     """
 
     @app.before_request
     def admit() -> None:
         _require_host()
-        # A path that no route knows is closed too: nothing opens by a spelling.
+        # A path without a route requires a key too, however it is spelt.
         if request.endpoint in opened:
             return
         address = request.remote_addr or ""
@@ -174,11 +174,11 @@ def register(app: Flask, guard: Guard, limits: RateLimits, opened: Set[str]) -> 
             request.headers.get("Authorization", ""), address
         )
         if not caller.name:
-            _refuse_strange_names()
+            _refuse_foreign_hosts()
         limits.count(caller.name or address)
         check_scope(READ if request.method in _READING else WRITE)
 
-    app.after_request(careful)
+    app.after_request(with_security_headers)
     app.jinja_env.globals["may_write"] = lambda: "caller" in g and WRITE in g.caller.scopes
 
 
@@ -195,9 +195,9 @@ def check_scope(scope: str) -> None:
 
 
 def _require_host() -> None:
-    """Refuse a request without Host, as HTTP/1.1 asks for, and older HTTP too.
+    """Refuse a request without Host, whatever its HTTP version.
 
-    Except for health checks by HTTP/1.0, which some load balancers send without it.
+    Health checks by HTTP/1.0 are excepted: some load balancers send them without it.
     """
     is_old = request.environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
     if request.headers.get("Host") or (is_old and request.endpoint in HEALTH_CHECKS):
@@ -208,18 +208,18 @@ def _require_host() -> None:
 def _logged_in(guard: Guard) -> Caller | None:
     if "Authorization" in request.headers or not guard.asks():
         return None
-    # What no route knows may be a mistyped page; it only gets to hear so.
+    # A path without a route may be a mistyped page; its answer is a 404.
     is_page = request.url_rule is None or request.blueprint in sessions.PAGES
-    # A browser sends the cookie also with requests of other sites. These don't know the token, and
-    # the browser does not let them send this header.
+    # A browser sends the cookie with requests of other sites too, but these neither know the token
+    # nor may they send this header.
     if not is_page and not sessions.has_token(request.headers.get("X-CSRFToken", "")):
         return None
     name = sessions.key()
     return guard.named(name) if name else None
 
 
-def _refuse_strange_names() -> None:
-    """Where no key is asked for, let no foreign site in by a name that it leads to 127.0.0.1."""
+def _refuse_foreign_hosts() -> None:
+    """Without keys, refuse host names of other sites that resolve to 127.0.0.1 (DNS rebinding)."""
     try:
         name = urlsplit(f"//{request.host}").hostname or ""
     except ValueError:
@@ -228,11 +228,11 @@ def _refuse_strange_names() -> None:
         raise Problem(403, "As long as there is no key, this answers to localhost alone.")
 
 
-def careful(response: Response) -> Response:
-    """The response with every header of CAREFUL; what it says itself about storing stays."""
+def with_security_headers(response: Response) -> Response:
+    """The response with SECURITY_HEADERS; headers that it has already stay."""
     said = {name.lower() for name, _ in response.headers}
     response.headers.extend(
-        [(name, value) for name, value in CAREFUL.items() if name.lower() not in said]
+        [(name, value) for name, value in SECURITY_HEADERS.items() if name.lower() not in said]
     )
     return response
 

@@ -1,4 +1,4 @@
-"""Who is logged in: a cookie that names the key, signed, and worth nothing once the key is not."""
+"""Sessions: a signed cookie names the key, and is valid as long as the key is."""
 
 import hashlib
 import hmac
@@ -18,10 +18,10 @@ PAGES = {"pages", "stream"}
 """Blueprints that need only a session; all others need a key, or a session and its token."""
 
 LIFETIME = timedelta(hours=12)
-"""How long a session lasts that nobody uses."""
+"""How long an unused session lasts."""
 
 REFRESHED = 3600
-"""Seconds of use after which the cookie is written anew."""
+"""Seconds of use after which the cookie is renewed."""
 
 _LABEL = b"allocation session cookies"
 _FORMS = {"pages", "login"}
@@ -29,16 +29,16 @@ _FORMS = {"pages", "login"}
 
 class _Cookies(SecureCookieSessionInterface):
     def get_cookie_secure(self, app: Flask) -> bool:
-        # What ends TLS in front says so. Who makes this up harms only himself.
-        told = request.headers.get("X-Forwarded-Proto", "")
-        return request.is_secure or told.lower() == "https"
+        # A proxy that ends TLS sets it. A client that forges it harms only itself.
+        forwarded = request.headers.get("X-Forwarded-Proto", "")
+        return request.is_secure or forwarded.lower() == "https"
 
 
 def secret(settings: Settings, made: bytes | None) -> bytes:
-    """What signs the cookies; the same for all processes of one server.
+    """What signs the cookies; all processes of one server share it.
 
-    Of several servers too, if they have one ALLOCATION_SESSION_SECRET or ALLOCATION_API_KEY; else
-    it is what the server made at its start.
+    Several servers share it if they have one ALLOCATION_SESSION_SECRET or ALLOCATION_API_KEY;
+    otherwise it is what the server made at its start.
     """
     if settings.session_secret:
         return settings.session_secret.encode()
@@ -54,7 +54,7 @@ def register(app: Flask, signed_by: bytes) -> None:
     app.config.update(
         SESSION_COOKIE_NAME="allocation_session",
         SESSION_COOKIE_HTTPONLY=True,
-        # Strict would show the form to who follows a link from a mail, and end his session by it.
+        # Strict would show the login form after a link from an email, and end the session.
         # No GET changes anything, and forms have tokens.
         SESSION_COOKIE_SAMESITE="Lax",
         SESSION_REFRESH_EACH_REQUEST=False,
@@ -82,7 +82,7 @@ def register(app: Flask, signed_by: bytes) -> None:
 
 
 def key() -> str | None:
-    """The name of the key with which whoever asks logged in."""
+    """The name of the key with which the user logged in."""
     named: str | None = session.get("key")
     return named
 
@@ -97,7 +97,7 @@ def has_token(given: str) -> bool:
 
 
 def begin(key_name: str) -> None:
-    """Log in whoever asks, with the key of this name; nothing of an older session stays."""
+    """Log in with the key of this name; nothing of an older session stays."""
     session.clear()
     session.update(key=key_name, written=int(time.time()))
     session.permanent = True

@@ -132,7 +132,7 @@ def _schemas() -> dict[str, Json]:
     answers = [
         answer
         for route in ROUTES
-        for answer in (*route.answers.values(), *([route.bulk] if route.bulk else ()))
+        for answer in (*route.answers, *([route.bulk] if route.bulk else ()))
     ]
     return {answer.name: answer.schema for answer in (*answers, PROBLEM)}
 
@@ -142,7 +142,7 @@ def _operation(route: Route) -> Json:
         *map(_path_parameter, route.path_parameters),
         *map(_parameter, route.parameters),
     ]
-    responses = {status: _good(route, status, answer) for status, answer in route.answers.items()}
+    responses = {answer.status: _good(route, answer) for answer in route.answers}
     responses |= {status: _bad(route, status) for status in route.problems}
     made: Json = {
         "operationId": re.sub(r"\W+", "_", f"{route.method}{route.path}").strip("_"),
@@ -210,14 +210,14 @@ def _or_many(one: Json) -> Json:
     }
 
 
-def _good(route: Route, status: int, answer: Answer) -> Json:
+def _good(route: Route, answer: Answer) -> Json:
     schema: Json = reference(answer)
     description = f"{answer.description or route.summary}."
     if route.command and answer is not PENDING:
         description = f"{answer.description}; only with `Prefer: wait`."
-    if route.bulk and status in _BULK:
+    if route.bulk and answer.status in _BULK:
         schema = {"oneOf": [schema, reference(route.bulk)]}
-        description += f" {_BULK[status]}"
+        description += f" {_BULK[answer.status]}"
     made: Json = {"description": description, "content": {route.content: {"schema": schema}}}
     if route.command:
         made["headers"] = {

@@ -18,6 +18,7 @@ class Answer:
     name: str
     schema: Json
     description: str = ""
+    status: int = 200
 
 
 def field(name: str, command: str) -> Json:
@@ -81,6 +82,7 @@ PENDING = Answer(
     "Pending",
     record(id=uuid("The command's id."), status=one_of("pending")),
     "Accepted: it is on record and will be decided. Ask at `Location`",
+    status=202,
 )
 TEXT = Answer("Text", {"type": "string"})
 

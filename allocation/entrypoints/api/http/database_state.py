@@ -1,4 +1,4 @@
-"""How the database is, answered in time even when it hangs."""
+"""The state of the database, known in time even if it hangs."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 LOOK_EVERY = 1.0
 """Seconds between two checks for a schema that is not there yet."""
-PATIENCE = 2.0
+TIMEOUT = 2.0
 """Seconds that the database has to answer."""
 
 
@@ -36,10 +36,10 @@ class State:
 
 
 class DatabaseState:
-    """Asks in a thread of its own, one at a time: whoever asks meanwhile shares its answer.
+    """Asks in a thread of its own, one at a time; concurrent callers share the answer.
 
-    A database that accepts a connection and falls silent would hold the asking thread for
-    minutes; that thread is left behind, and at most one of them.
+    A database that accepts a connection and then hangs would block the thread for minutes; at most
+    one such thread is left behind.
     """
 
     def __init__(self, engine: Engine, resend_after: float) -> None:
@@ -55,9 +55,9 @@ class DatabaseState:
                 threading.Thread(target=self._answer, args=(self._running,), daemon=True).start()
             running = self._running
         try:
-            return running.result(PATIENCE)
+            return running.result(TIMEOUT)
         except TookTooLong:
-            return State(None, f"The database gave no answer in {PATIENCE:g} s.")
+            return State(None, f"The database gave no answer in {TIMEOUT:g} s.")
 
     def _answer(self, future: Future[State]) -> None:
         state = State(None, "The database could not be asked; the log says why.")

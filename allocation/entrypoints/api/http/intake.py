@@ -1,4 +1,4 @@
-"""The one way in: take responsibility for a command, answer 202, or with its outcome if asked."""
+"""Accept commands: 202 once they are committed, or the outcome if the caller waits for it."""
 
 import json
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _CREATED = {"created", "allocated", "reserved"}
 
 
 def answer(command: Command) -> Response:
-    """Accept `command` in one transaction: 202, or its outcome when the caller waits for it."""
+    """Accept `command` in one transaction; answer 202, or its outcome if the caller waits."""
     command_id = request_id()
     message = Message(command_id, command, correlation_id=command_id, traceparent=g.traceparent)
     preferred = waiting.preference(request.headers.get("Prefer", ""))
@@ -46,7 +46,7 @@ def answer(command: Command) -> Response:
 
 
 def request_id() -> UUID:
-    """A new id, or the one that this Idempotency-Key always gives this caller on this resource.
+    """A new id, or the id that this Idempotency-Key stands for, by caller and resource.
 
     The first command of the request has this id.
     """
@@ -81,7 +81,7 @@ def take(messages: Sequence[Message], wait: int | None) -> Outcomes:
 
 
 def outcome(command: Command, decided: Json) -> Json | Problem:
-    """What came of a command that is no longer pending: its fields and facts, or why not."""
+    """The outcome of a decided command: its fields and facts, or the problem."""
     facts = dict(decided["outcome"])
     if decided["status"] == "failed":
         return Problem("command failed")
@@ -94,7 +94,7 @@ def outcome(command: Command, decided: Json) -> Json | Problem:
 
 
 def location(command_id: UUID) -> str:
-    """Where the command tells how it stands."""
+    """The path of the command's status."""
     return f"/v1/commands/{command_id}"
 
 
@@ -106,7 +106,7 @@ def _shed_load(first: UUID) -> None:
 
 
 def _is_known(command_id: UUID) -> bool:
-    """Whether the command was accepted before: a repeat adds nothing to what waits."""
+    """Whether the command was accepted before: a repeat adds nothing to the backlog."""
     with state.snapshot() as connection:
         return progress.command(connection, command_id) is not None
 
@@ -124,10 +124,10 @@ def _accept(messages: Sequence[Message]) -> None:
 
 
 def _decided(command: Command, decided: Json) -> Response:
-    told = outcome(command, decided)
-    if isinstance(told, Problem):
-        return told.response()
-    response = jsonify(told)
-    created = told["status"] in _CREATED
+    result = outcome(command, decided)
+    if isinstance(result, Problem):
+        return result.response()
+    response = jsonify(result)
+    created = result["status"] in _CREATED
     response.status_code = HTTPStatus.CREATED if created else HTTPStatus.OK
     return response

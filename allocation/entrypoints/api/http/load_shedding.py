@@ -13,14 +13,14 @@ from allocation.views import progress
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY = 1.0
-"""Seconds between two looks of a process."""
+"""Seconds between two queries of a process."""
 
 SHARE = 0.05
-"""Of its time that a process spends looking at most: a slow look is followed by a longer pause."""
+"""Of its time that a process spends on these queries: a slow one is followed by a longer pause."""
 
 
 class LoadShedder:
-    """Looks at the backlog once in a while; all threads share what was seen."""
+    """Queries the backlog once in a while; all threads share the result."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self._engine = engine
@@ -30,14 +30,14 @@ class LoadShedder:
         self._trouble: str | None = None
 
     def trouble(self) -> str | None:
-        """Why no further command may be accepted, while the relay or the workers are behind."""
-        # Whoever comes while another one looks goes by what was seen before.
+        """Why no further command may be accepted; None while relay and workers keep up."""
+        # While one thread queries, the others use the last result.
         if time.monotonic() >= self._look_again and self._looking.acquire(blocking=False):
             began = time.monotonic()
             try:
                 self._see(self._look())
             except SQLAlchemyError as error:
-                # It is not for this to say so: whoever accepts meets the same database.
+                # Accepting the command meets the same database, and reports it.
                 log.debug("the backlog can't be seen", error=str(error).partition("\n")[0])
                 self._trouble = None
             finally:

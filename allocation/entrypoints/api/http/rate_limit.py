@@ -1,4 +1,4 @@
-"""How often one caller may ask; counted in each process of the API by itself."""
+"""Rate limits of callers; each process of the API counts by itself."""
 
 import math
 import time
@@ -11,13 +11,13 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from allocation.entrypoints.api.http.problems import Problem
 
 FAILURES = 30
-"""Wrong keys from one address in a minute, after which it is told to wait."""
+"""Wrong keys that one address may send in a minute."""
 
 
 class RateLimits:
     """Counts requests by caller, and wrong keys by address; raises a 429 over the limit.
 
-    `per_second` requests are taken from each caller; 0: any number.
+    Each caller may send `per_second` requests; 0: any number.
     """
 
     def __init__(self, per_second: int) -> None:

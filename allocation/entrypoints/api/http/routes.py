@@ -5,8 +5,9 @@ and the contract's JSON Schemas, which are strict, would have to be written twic
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from flask import Blueprint, Response
 
@@ -21,7 +22,7 @@ View = Callable[..., Response]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """One operation. `answers` has each good status; `problems` follow from the other fields.
+    """One operation. Its `problems` follow from the other fields.
 
     `command` is the command that it accepts, `refusals` are the reasons for which a rule may refuse
     it, `bulk` is the answer, by 200 or 202, to a body of many lines. `is_open`: it requires no key;
@@ -31,7 +32,7 @@ class Route:
     method: str
     rule: str
     summary: str
-    answers: Mapping[int, Answer]
+    answers: tuple[Answer, ...]
     description: str = ""
     parameters: tuple[Parameter, ...] = ()
     content: str = JSON
@@ -74,29 +75,13 @@ class Resource:
         """By Flask's name of the endpoint."""
 
     def get(
-        self,
-        rule: str,
-        summary: str,
-        answer: Answer,
-        *,
-        description: str = "",
-        parameters: tuple[Parameter, ...] = (),
-        content: str = JSON,
-        is_open: bool = False,
-        is_probe: bool = False,
+        self, rule: str, summary: str, answer: Answer, **details: Any
     ) -> Callable[[View], View]:
-        """Declare what GET answers; the decorated function makes the answer."""
-        route = Route(
-            method="get",
-            rule=rule,
-            summary=summary,
-            answers={200: answer},
-            description=description,
-            parameters=parameters,
-            content=content,
-            is_open=is_open,
-            is_probe=is_probe,
-        )
+        """Declare what GET answers; the decorated function makes the answer.
+
+        `details` are further fields of Route.
+        """
+        route = Route(method="get", rule=rule, summary=summary, answers=(answer,), **details)
 
         def register(view: View) -> View:
             self._add(route, view.__name__, view)
@@ -110,30 +95,28 @@ class Resource:
         rule: str,
         command: str,
         summary: str,
-        answers: Mapping[int, Answer],
-        *,
-        refusals: tuple[str, ...],
-        bulk: Answer | None = None,
+        *answers: Answer,
         view: View | None = None,
+        **details: Any,
     ) -> None:
         """Declare a route that accepts a command: 202, or one of `answers` if the caller waits.
 
         The body and the path make the command; a DELETE has no body. `view` does it otherwise.
+        `details` are further fields of Route.
         """
-        route = Route(
-            method=method.lower(),
-            rule=rule,
-            summary=summary,
-            answers={**answers, 202: PENDING},
-            command=command,
-            refusals=refusals,
-            bulk=bulk,
-        )
 
         def accept(**from_path: str) -> Response:
             read = parsing.command_from_path if method == "DELETE" else parsing.command
             return intake.answer(read(command, **from_path))
 
+        route = Route(
+            method=method.lower(),
+            rule=rule,
+            summary=summary,
+            answers=(*answers, PENDING),
+            command=command,
+            **details,
+        )
         self._add(route, command.removeprefix("allocation."), view or accept)
 
     def _add(self, route: Route, endpoint: str, view: View) -> None:

@@ -21,7 +21,7 @@ from allocation.entrypoints.api.state import snapshot
 from allocation.service_layer.unit_of_work import Message
 from allocation.views import Json, stock
 
-PATIENCE = 5
+TIMEOUT = 5
 """Seconds that a form waits for its outcome."""
 
 _CREATE, _CHANGE = "allocation.create_batch", "allocation.change_batch_quantity"
@@ -82,11 +82,11 @@ def _new(form: Form) -> str:
 def _shown(batchref: str, form: Form | None) -> str:
     with snapshot() as connection:
         found = stock.batch(connection, batchref)
-        notice = flash_messages.of_request(connection)
+        flash_message = flash_messages.of_request(connection)
     if found is None:
         raise NotFound(f"There is no batch with the reference {batchref}.")
     form = form or Form({"qty": request.args.get("qty", str(found["qty"]))})
-    return render_template("pages/batch.html", batch=found, form=form, notice=notice)
+    return render_template("pages/batch.html", batch=found, form=form, flash_message=flash_message)
 
 
 def _take(name: str, body: Json, batchref: str | None = None) -> Response | tuple[Form, int]:
@@ -95,11 +95,11 @@ def _take(name: str, body: Json, batchref: str | None = None) -> Response | tupl
     try:
         command = parsing.parse(name, body)
         message = Message(command_id, command, correlation_id=command_id, traceparent=g.traceparent)
-        decided = intake.take([message], PATIENCE).decided
+        decided = intake.take([message], TIMEOUT).decided
         if command_id in decided:
-            told = intake.outcome(command, decided[command_id])
-            if isinstance(told, Problem):
-                raise told
+            outcome = intake.outcome(command, decided[command_id])
+            if isinstance(outcome, Problem):
+                raise outcome
     except Problem as problem:
         # Sent again it is another command: under the old id it would stay refused.
         return Form(request.form.to_dict(), uuid4(), *_wrong(name, body, problem)), problem.status

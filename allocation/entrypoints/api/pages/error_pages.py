@@ -1,4 +1,4 @@
-"""What goes wrong on a page, told as a page; programs get problem details as ever."""
+"""Errors of pages are pages; programs get problem details."""
 
 from urllib.parse import quote
 
@@ -15,7 +15,7 @@ _PAGES = {"pages", "login"}
 
 
 def answer(problem: Problem) -> Response:
-    """The problem as whoever asks can read it; without a session a page leads to the form."""
+    """The problem as a page or as JSON; without a session a page redirects to the login form."""
     if not _wants_page():
         return problem.response()
     if problem.status == 401 and "HX-Request" in request.headers:
@@ -30,7 +30,7 @@ def answer(problem: Problem) -> Response:
 
 
 def see_other(path: str) -> Response:
-    """To be asked for there, by GET."""
+    """Redirect to `path`, by GET."""
     return Response(status=303, headers={"Location": path})
 
 

@@ -1,4 +1,4 @@
-"""What came of a form that was sent: said on the page that follows."""
+"""Flash messages: the outcome of a submitted form, shown on the page that follows."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -17,7 +17,7 @@ FORMS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class FlashMessage:
     """How a command stands that was accepted at `accepted_at`.
 
     `status` is pending, succeeded, rejected or failed. `again` is the address of the filled-in form
@@ -30,7 +30,7 @@ class Notice:
     again: str
 
 
-def of_request(connection: Connection) -> Notice | None:
+def of_request(connection: Connection) -> FlashMessage | None:
     """What came of the command that the request's parameter `command` names, if it names one."""
     try:
         command_id = UUID(request.args.get("command", ""))
@@ -42,7 +42,7 @@ def of_request(connection: Connection) -> Notice | None:
     again = ""
     if told["status"] == "rejected" and told["command"] in FORMS:
         again = url_for(FORMS[told["command"]], **progress.body(connection, command_id))
-    return Notice(told["status"], _text(told), told["accepted_at"], again)
+    return FlashMessage(told["status"], _text(told), told["accepted_at"], again)
 
 
 def _text(told: Json) -> str:

@@ -25,7 +25,7 @@ from allocation.adapters.rabbitmq.dead_letter_queues import (
 from allocation.entrypoints.api import state
 from allocation.entrypoints.api.http.parameters import number
 from allocation.entrypoints.api.http.problems import Problem
-from allocation.entrypoints.api.pages import csv_responses
+from allocation.entrypoints.api.pages.csv_responses import csv_response
 from allocation.entrypoints.api.state import snapshot
 from allocation.messaging.dead_letters import DeadLetter, Incomplete
 from allocation.views import Json, progress
@@ -51,7 +51,7 @@ T = TypeVar("T")
 def register(blueprint: Blueprint) -> None:
     blueprint.get("/operations")(operations)
     blueprint.get("/operations/dead-letters")(dead_letters)
-    blueprint.get("/operations/dead-letters.csv")(dead_letters_sheet)
+    blueprint.get("/operations/dead-letters.csv")(dead_letters_csv)
     blueprint.post("/operations/dead-letters/replay")(replay)
 
 
@@ -108,7 +108,7 @@ def dead_letters() -> str | Response:
     )
 
 
-def dead_letters_sheet() -> Response:
+def dead_letters_csv() -> Response:
     selection = _selection(request.args)
 
     def look(connection: Connection) -> list[Row]:
@@ -117,7 +117,7 @@ def dead_letters_sheet() -> Response:
     rows, trouble = _asked(look)
     if rows is None:
         raise Problem(503, trouble, headers={"Retry-After": "5"})
-    return csv_responses.sheet("dead letters", _LETTER, lambda _: rows)
+    return csv_response("dead letters", _LETTER, lambda _: rows)
 
 
 def replay() -> AnyResponse:

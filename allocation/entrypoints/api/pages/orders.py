@@ -9,7 +9,7 @@ from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as AnyResponse
 
 from allocation.contract.identifiers import trimmed
-from allocation.entrypoints.api.pages import csv_responses
+from allocation.entrypoints.api.pages.csv_responses import csv_response
 from allocation.entrypoints.api.state import snapshot
 from allocation.views import Json, lines, moves
 
@@ -22,7 +22,7 @@ _LINE = ("sku", "qty", "status", "batchref", "eta", "expires_at")
 def register(blueprint: Blueprint) -> None:
     blueprint.get("/orders")(orders)
     blueprint.get("/orders/<orderid>")(order)
-    blueprint.get("/orders/<orderid>/lines.csv")(lines_sheet)
+    blueprint.get("/orders/<orderid>/lines.csv")(lines_csv)
 
 
 def orders() -> str | AnyResponse:
@@ -73,9 +73,9 @@ def _whole(rows: list[Json]) -> list[Json]:
     return whole
 
 
-def lines_sheet(orderid: str) -> Response:
+def lines_csv(orderid: str) -> Response:
     def rows(connection: Connection) -> list[Json]:
         known = lines.order(connection, orderid)
         return known["lines"] if known else []
 
-    return csv_responses.sheet(f"lines of {orderid}", _LINE, rows)
+    return csv_response(f"lines of {orderid}", _LINE, rows)

@@ -10,7 +10,8 @@ from werkzeug.exceptions import NotFound
 
 from allocation.contract.identifiers import trimmed
 from allocation.entrypoints.api.http.parameters import number
-from allocation.entrypoints.api.pages import csv_responses, flash_messages, template_filters
+from allocation.entrypoints.api.pages import flash_messages, template_filters
+from allocation.entrypoints.api.pages.csv_responses import csv_response
 from allocation.entrypoints.api.state import snapshot
 from allocation.views import Json, catalogue, lines, moves, stock
 from allocation.views.catalogue import Listed, Place
@@ -19,7 +20,7 @@ ROWS = 50
 """Of a list on one page."""
 MOVES = 20
 CHUNK = 1000
-"""Rows of a sheet that are read at once."""
+"""Rows of a CSV response that are read at once."""
 
 _BATCH = ("batchref", "qty", "allocated", "available", "eta", "best_before")
 _MOVE = ("sequence", "time", "event", "orderid", "qty", "batchref", "eta", "cause")
@@ -27,11 +28,11 @@ _MOVE = ("sequence", "time", "event", "orderid", "qty", "batchref", "eta", "caus
 
 def register(blueprint: Blueprint) -> None:
     blueprint.get("/")(products)
-    blueprint.get("/products.csv")(products_sheet)
+    blueprint.get("/products.csv")(products_csv)
     blueprint.get("/products/<sku>")(product)
-    blueprint.get("/products/<sku>/batches.csv")(batches_sheet)
-    blueprint.get("/products/<sku>/waiting.csv")(waiting_sheet)
-    blueprint.get("/products/<sku>/moves.csv")(moves_sheet)
+    blueprint.get("/products/<sku>/batches.csv")(batches_csv)
+    blueprint.get("/products/<sku>/waiting.csv")(waiting_csv)
+    blueprint.get("/products/<sku>/moves.csv")(moves_csv)
 
 
 def products() -> str:
@@ -56,11 +57,11 @@ def products() -> str:
         only_trouble=only_trouble,
         more=_url("pages.products", after=_after(shown[-1])) if len(found) > ROWS else None,
         first=_url("pages.products") if "after" in request.args else None,
-        sheet=_url("pages.products_sheet"),
+        csv=_url("pages.products_csv"),
     )
 
 
-def products_sheet() -> Response:
+def products_csv() -> Response:
     containing, only_trouble = _filter()
 
     def rows(connection: Connection) -> Iterator[Json]:
@@ -69,7 +70,7 @@ def products_sheet() -> Response:
         )
         return (asdict(each) for each in found)
 
-    return csv_responses.sheet("products", [field.name for field in fields(Listed)], rows)
+    return csv_response("products", [field.name for field in fields(Listed)], rows)
 
 
 def product(sku: str) -> str:
@@ -78,10 +79,10 @@ def product(sku: str) -> str:
     waiting_after = _place(asked.get("waiting_after"))
     moves_before = number(asked.get("moves_before"))
     with snapshot() as connection:
-        notice = flash_messages.of_request(connection)
+        flash_message = flash_messages.of_request(connection)
         known = stock.product(connection, sku, after=batches_after, limit=ROWS)
-        if known is None and notice is not None:
-            return render_template("pages/product_to_be.html", sku=sku, notice=notice)
+        if known is None and flash_message is not None:
+            return render_template("pages/product_to_be.html", sku=sku, flash_message=flash_message)
         if known is None:
             raise NotFound(f"No batch of the sku {sku} was ever put on the books.")
         [figures] = catalogue.listed(connection, [sku], template_filters.today())
@@ -97,14 +98,14 @@ def product(sku: str) -> str:
         today=template_filters.today().isoformat(),
         queue=queue[:ROWS],
         moves=latest[:MOVES],
-        notice=notice,
+        flash_message=flash_message,
         more_batches=known["next"] and _url("pages.product", sku=sku, batches_after=known["next"]),
         more_waiting=_next(queue, ROWS, waiting_after="place"),
         more_moves=_next(latest, MOVES, moves_before="sequence"),
     )
 
 
-def batches_sheet(sku: str) -> Response:
+def batches_csv(sku: str) -> Response:
     def rows(connection: Connection) -> Iterator[Json]:
         page = stock.product(connection, sku, limit=CHUNK)
         while page:
@@ -112,19 +113,19 @@ def batches_sheet(sku: str) -> Response:
             after = stock.cursor(page["next"] or "")
             page = stock.product(connection, sku, after=after, limit=CHUNK) if after else None
 
-    return csv_responses.sheet(f"batches of {sku}", _BATCH, rows)
+    return csv_response(f"batches of {sku}", _BATCH, rows)
 
 
-def waiting_sheet(sku: str) -> Response:
+def waiting_csv(sku: str) -> Response:
     def rows(connection: Connection) -> Iterator[Json]:
         return _every(
             lambda after: lines.waiting(connection, sku, after=after, limit=CHUNK), "place"
         )
 
-    return csv_responses.sheet(f"waiting for {sku}", ("orderid", "part", "qty", "customer"), rows)
+    return csv_response(f"waiting for {sku}", ("orderid", "part", "qty", "customer"), rows)
 
 
-def moves_sheet(sku: str) -> Response:
+def moves_csv(sku: str) -> Response:
     def rows(connection: Connection) -> Iterator[Json]:
         found = _every(
             lambda before: moves.of_product(connection, sku, before=before, limit=CHUNK), "sequence"
@@ -132,7 +133,7 @@ def moves_sheet(sku: str) -> Response:
         for move in found:
             yield dict.fromkeys(_MOVE) | move | {"cause": move["cause"]["command"]}
 
-    return csv_responses.sheet(f"moves of {sku}", _MOVE, rows)
+    return csv_response(f"moves of {sku}", _MOVE, rows)
 
 
 def _every(page: Callable[[Any], list[Json]], key: str) -> Iterator[Json]:

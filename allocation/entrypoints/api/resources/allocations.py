@@ -105,12 +105,8 @@ resource.command(
     "/v1/allocations",
     "allocation.allocate",
     "Ask for stock for an order line, or for many",
-    {
-        200: Answer(
-            "WaitingLine", line(WAITING, IN_PARTS), "Nothing can serve the line yet: it waits"
-        ),
-        201: Answer("AllocatedLine", line(ALLOCATED, IN_PARTS), "The line is promised stock"),
-    },
+    Answer("WaitingLine", line(WAITING, IN_PARTS), "Nothing can serve the line yet: it waits"),
+    Answer("AllocatedLine", line(ALLOCATED, IN_PARTS), "The line is promised stock", status=201),
     refusals=("unknown sku", "reserved", "quantity differs", "line twice"),
     bulk=bulk.ANSWER,
     view=allocate,
@@ -120,13 +116,11 @@ resource.command(
     "/v1/allocations/<orderid>/<sku>",
     "allocation.deallocate",
     "Give up an order line",
-    {
-        200: Answer(
-            "DeallocatedLine",
-            record(orderid=ORDERID, sku=SKU, status=one_of("deallocated")),
-            "The line is given up",
-        )
-    },
+    Answer(
+        "DeallocatedLine",
+        record(orderid=ORDERID, sku=SKU, status=one_of("deallocated")),
+        "The line is given up",
+    ),
     refusals=("unknown sku", "unknown order line", "dispatched"),
 )
 resource.command(
@@ -134,7 +128,7 @@ resource.command(
     "/v1/orders",
     "allocation.allocate_order",
     "Ask for stock for a whole order",
-    {200: Answer("DecidedOrder", _decided_order(), "What became of each line")},
+    Answer("DecidedOrder", _decided_order(), "What became of each line"),
     refusals=("sku twice", "unknown sku", "reserved", "quantity differs", "not all in stock"),
 )
 

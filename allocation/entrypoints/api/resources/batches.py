@@ -35,13 +35,12 @@ resource.command(
     "/v1/batches",
     "allocation.create_batch",
     "Put stock on the books",
-    {
-        201: Answer(
-            "CreatedBatch",
-            record(batchref=BATCHREF, sku=SKU, qty=QTY, eta=ETA, status=one_of("created")),
-            "The batch is on the books",
-        )
-    },
+    Answer(
+        "CreatedBatch",
+        record(batchref=BATCHREF, sku=SKU, qty=QTY, eta=ETA, status=one_of("created")),
+        "The batch is on the books",
+        status=201,
+    ),
     refusals=("batchref taken",),
 )
 resource.command(
@@ -49,13 +48,11 @@ resource.command(
     "/v1/batches/<batchref>",
     "allocation.change_batch_quantity",
     "Set what a batch holds",
-    {
-        200: Answer(
-            "ChangedBatch",
-            record(batchref=BATCHREF, qty=_CHANGED_QTY, status=one_of("changed", "unchanged")),
-            "The batch has this quantity",
-        )
-    },
+    Answer(
+        "ChangedBatch",
+        record(batchref=BATCHREF, qty=_CHANGED_QTY, status=one_of("changed", "unchanged")),
+        "The batch has this quantity",
+    ),
     refusals=("unknown batchref",),
 )
 resource.command(
@@ -63,13 +60,11 @@ resource.command(
     "/v1/batches/<batchref>/eta",
     "allocation.change_batch_eta",
     "Set when a batch arrives",
-    {
-        200: Answer(
-            "BatchOnAnotherDay",
-            record(batchref=BATCHREF, eta=ETA, status=one_of("changed", "unchanged")),
-            "The batch arrives on this day",
-        )
-    },
+    Answer(
+        "BatchOnAnotherDay",
+        record(batchref=BATCHREF, eta=ETA, status=one_of("changed", "unchanged")),
+        "The batch arrives on this day",
+    ),
     refusals=("unknown batchref",),
 )
 resource.command(
@@ -77,19 +72,17 @@ resource.command(
     "/v1/batches/<batchref>/write-offs",
     "allocation.write_off",
     "Take pieces off a batch",
-    {
-        200: Answer(
-            "WrittenOffPieces",
-            record(
-                batchref=BATCHREF,
-                qty=field("qty", "allocation.write_off"),
-                reason=field("reason", "allocation.write_off"),
-                status=one_of("written off"),
-                left=count("Pieces that the batch has now."),
-            ),
-            "The pieces are off the books",
-        )
-    },
+    Answer(
+        "WrittenOffPieces",
+        record(
+            batchref=BATCHREF,
+            qty=field("qty", "allocation.write_off"),
+            reason=field("reason", "allocation.write_off"),
+            status=one_of("written off"),
+            left=count("Pieces that the batch has now."),
+        ),
+        "The pieces are off the books",
+    ),
     refusals=("unknown batchref", "quantity too large"),
 )
 

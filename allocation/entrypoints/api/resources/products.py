@@ -46,13 +46,11 @@ resource.command(
     "/v1/products/<sku>/strategy",
     "allocation.choose_strategy",
     "Choose the order in which a product's batches serve",
-    {
-        200: Answer(
-            "ChosenStrategy",
-            record(sku=SKU, strategy=_STRATEGY, status=one_of("changed", "unchanged")),
-            "The batches serve in this order",
-        )
-    },
+    Answer(
+        "ChosenStrategy",
+        record(sku=SKU, strategy=_STRATEGY, status=one_of("changed", "unchanged")),
+        "The batches serve in this order",
+    ),
     refusals=("unknown sku",),
 )
 

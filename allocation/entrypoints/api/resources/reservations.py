@@ -24,18 +24,17 @@ resource.command(
     "/v1/reservations",
     "allocation.reserve",
     "Hold stock for an order line, for a while",
-    {
-        200: Answer(
-            "WaitingReservation",
-            line(WAITING, IN_PARTS),
-            "Nothing can serve the line yet: it waits",
-        ),
-        201: Answer(
-            "ReservedLine",
-            line(ALLOCATED | {"status": one_of("reserved", "allocated", "dispatched")}, IN_PARTS),
-            "Stock is held for the line until then",
-        ),
-    },
+    Answer(
+        "WaitingReservation",
+        line(WAITING, IN_PARTS),
+        "Nothing can serve the line yet: it waits",
+    ),
+    Answer(
+        "ReservedLine",
+        line(ALLOCATED | {"status": one_of("reserved", "allocated", "dispatched")}, IN_PARTS),
+        "Stock is held for the line until then",
+        status=201,
+    ),
     refusals=("unknown sku", "quantity differs"),
 )
 resource.command(
@@ -43,17 +42,15 @@ resource.command(
     "/v1/reservations/<orderid>/confirm",
     "allocation.confirm",
     "Make what is held for an order its own",
-    {
-        200: Answer(
-            "ConfirmedOrder",
-            record(
-                **_ORDER,
-                status=one_of("confirmed", "waiting", description="waiting: a line of it waits."),
-                optional={"all_or_nothing": field("all_or_nothing", "allocation.confirm")},
-            ),
-            "No line of it is held any more: each is allocated, or waits",
-        )
-    },
+    Answer(
+        "ConfirmedOrder",
+        record(
+            **_ORDER,
+            status=one_of("confirmed", "waiting", description="waiting: a line of it waits."),
+            optional={"all_or_nothing": field("all_or_nothing", "allocation.confirm")},
+        ),
+        "No line of it is held any more: each is allocated, or waits",
+    ),
     refusals=("no reservation", "not all held"),
 )
 resource.command(
@@ -61,17 +58,15 @@ resource.command(
     "/v1/reservations/<orderid>/extend",
     "allocation.extend",
     "Hold it for longer, once",
-    {
-        200: Answer(
-            "ExtendedOrder",
-            record(
-                **_ORDER,
-                status=one_of("extended", "unchanged", description="unchanged: it is held longer."),
-                expires_at=UNTIL | {"description": "When the first of its holds ends."},
-            ),
-            "None of its holds ends before then",
-        )
-    },
+    Answer(
+        "ExtendedOrder",
+        record(
+            **_ORDER,
+            status=one_of("extended", "unchanged", description="unchanged: it is held longer."),
+            expires_at=UNTIL | {"description": "When the first of its holds ends."},
+        ),
+        "None of its holds ends before then",
+    ),
     refusals=("no reservation", "extended already"),
 )
 resource.command(
@@ -79,16 +74,14 @@ resource.command(
     "/v1/reservations/<orderid>",
     "allocation.release",
     "Give up what is held for an order",
-    {
-        200: Answer(
-            "ReleasedOrder",
-            record(
-                orderid=ORDERID,
-                lines=count("Lines that were given up, including lines that waited."),
-                status=one_of("released"),
-            ),
-            "Its held lines are given up",
-        )
-    },
+    Answer(
+        "ReleasedOrder",
+        record(
+            orderid=ORDERID,
+            lines=count("Lines that were given up, including lines that waited."),
+            status=one_of("released"),
+        ),
+        "Its held lines are given up",
+    ),
     refusals=("no reservation",),
 )

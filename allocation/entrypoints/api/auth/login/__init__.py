@@ -1,4 +1,4 @@
-"""The form at /login: an API key in, a session out."""
+"""The form at /login exchanges an API key for a session."""
 
 from flask import Blueprint, Response, render_template, request
 
@@ -8,7 +8,7 @@ from allocation.entrypoints.api.http.problems import Problem
 from allocation.entrypoints.api.pages.error_pages import POLICY, see_other
 
 OPEN = {"login.show", "login.enter", "login.leave"}
-"""Its endpoints: they take no key, as whoever comes has yet to give one."""
+"""Its endpoints: they require no key, as the user has yet to enter one."""
 
 
 blueprint = Blueprint("login", __name__, template_folder=".")
