@@ -20,14 +20,9 @@ ANYTHING = frozenset({""})
 class Request(Protocol):
     """The part of Celery's request that batching reads."""
 
-    @property
-    def kwargs(self) -> Mapping[str, Any]: ...
-
-    @property
-    def time_limits(self) -> Sequence[float | None]: ...
-
-    @property
-    def request_dict(self) -> Mapping[str, Any]: ...
+    kwargs: Mapping[str, Any]
+    time_limits: Sequence[float | None]
+    request_dict: Mapping[str, Any]
 
     def revoked(self) -> bool:
         """Return whether the command was revoked or has expired; it is settled then."""

@@ -116,8 +116,8 @@ class Executor:
             else self._end_undecided(call, outcome)
             for call, outcome in zip(calls, decided, strict=True)
         ]
-        for span, (failed, told, _) in zip(spans, traced, strict=True):
-            tracing.end([span], _why(told) if failed else None)
+        for span, (failed, value, _) in zip(spans, traced, strict=True):
+            tracing.end([span], _why(value) if failed else None)
         return traced
 
     def decide(self, call: Call) -> Outcome:
@@ -199,8 +199,8 @@ def result(outcome: Outcome) -> dict[str, object]:
     return dict(outcome.facts)
 
 
-def _why(told: object) -> str:
+def _why(failure: object) -> str:
     """What the span of a task that failed, or is retried, says."""
-    exception = getattr(told, "exception", told)
+    exception = getattr(failure, "exception", failure)
     cause = getattr(exception, "exc", None) or exception
     return tracing.why(cause)

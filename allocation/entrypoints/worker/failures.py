@@ -26,12 +26,8 @@ class Delivery(Protocol):
 
     acknowledged: bool
     """Whether it is settled already, in whatever way."""
-
-    @property
-    def message(self) -> Message: ...
-
-    @property
-    def request_dict(self) -> Mapping[str, Any]: ...
+    message: Message
+    request_dict: Mapping[str, Any]
 
     def acknowledge(self) -> None: ...
 

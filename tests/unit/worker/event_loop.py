@@ -1,4 +1,4 @@
-"""The port of the worker's event loop, turned by hand."""
+"""A fake of the worker's event loop."""
 
 from collections import deque
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class Timer:
 
 
 class Loop:
-    """An event loop whose rounds, and whose time, the test turns by hand."""
+    """An event loop whose rounds and time the test drives."""
 
     def __init__(self) -> None:
         self.soon: deque[Callable[[], object]] = deque()

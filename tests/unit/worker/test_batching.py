@@ -1,4 +1,4 @@
-"""Which commands go to a process together, on ports that the test turns by hand."""
+"""Which commands go to a process together, on ports that the test drives."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -192,6 +192,18 @@ def test_a_command_with_limits_of_its_own_or_a_suspected_one_is_decided_alone(
     stage.pool.end(1)
 
     assert stage.names() == [["a", "c"], ["b"], ["d"]]
+
+
+def test_nothing_overtakes_a_command_that_is_decided_alone_and_may_be_about_anything() -> None:
+    stage = Stage(processes=1)
+    suspected = Request({"batchref": "x"}, request_dict={"x-delivery-count": 2})
+
+    stage.add(line("a"), suspected, line("b", sku="TABLE"))
+    stage.loop.run_later()
+    stage.pool.end(0)
+    stage.pool.end(1)
+
+    assert stage.names() == [["a"], ["None"], ["b"]]
 
 
 def test_a_command_that_failed_once_goes_with_others() -> None:

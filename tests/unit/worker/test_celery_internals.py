@@ -3,9 +3,12 @@
 A test that fails here after an upgrade names the part; `celery_internals.py` says what it is for.
 """
 
+import ast
 import inspect
 import os
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +35,7 @@ from allocation.entrypoints.worker import celery_internals as internals
 from allocation.entrypoints.worker.app import app
 from allocation.entrypoints.worker.executor import Call
 from tests.celery_messages import GOOD_BODY, celery_headers
+from tests.servers.processes import ROOT
 
 
 def arguments(function: Callable[..., object]) -> list[str]:
@@ -102,6 +106,26 @@ def test_these_parts_take_their_first_arguments_in_this_order() -> None:
 )
 def test_celery_calls_the_hook(function: Callable[..., object], called: str) -> None:
     assert called in inspect.getsource(function)
+
+
+def imported(file: Path) -> set[str]:
+    """The modules that a file imports, wherever it does."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module or "", *(f"{node.module}.{each.name}" for each in node.names)}
+    return found
+
+
+def test_no_other_module_of_an_entry_point_imports_private_parts_of_celery() -> None:
+    private = re.compile(r"billiard|celery\.(worker|app|concurrency|events|utils|bootsteps)\b")
+    files = (ROOT / "allocation" / "entrypoints").rglob("*.py")
+
+    importing = {file.stem for file in files if any(map(private.match, imported(file)))}
+
+    assert importing == {"celery_internals"}
 
 
 def test_the_step_that_declares_delayed_queues_is_left_out_and_all_others_stay() -> None:

@@ -80,7 +80,7 @@ class Stage:
 
     def run(self, *calls: Call) -> list[object]:
         """What each call came to: its result, or its exception."""
-        return [told for _, told, _ in self.executor.run(calls)]
+        return [found for _, found, _ in self.executor.run(calls)]
 
     def counts(self, name: str) -> dict[tuple[str, ...], float]:
         return counted(generate_latest(self.metrics.registry).decode(), name)
@@ -99,22 +99,22 @@ def fails_for(number: int, error: Exception) -> Break:
 def test_a_batch_is_decided_by_one_unit_of_work() -> None:
     stage = Stage()
 
-    told = stage.run(shelf(1), call(2, "allocate", orderid="o", sku="LAMP", qty=1))
+    found = stage.run(shelf(1), call(2, "allocate", orderid="o", sku="LAMP", qty=1))
 
-    assert told == [CREATED, "{'status': 'allocated', 'batchref': 'b1', 'eta': None}"]
+    assert found == [CREATED, "{'status': 'allocated', 'batchref': 'b1', 'eta': None}"]
     assert stage.transactions == 1
 
 
 def test_a_refusal_is_a_result_and_touches_no_other_command() -> None:
     stage = Stage()
 
-    told = stage.run(
+    found = stage.run(
         call(1, "allocate", orderid="o", sku="NO-SUCH-SKU", qty=1),
         call(2, "allocate", orderid="o", sku="LAMP", qty=-1),
         shelf(3),
     )
 
-    assert [str(each).partition(",")[0] for each in told] == [
+    assert [str(each).partition(",")[0] for each in found] == [
         "{'refused': 'unknown sku'",
         "{'refused': 'malformed command'",
         "{'status': 'created'",
@@ -126,11 +126,11 @@ def test_the_command_that_a_batch_fails_for_is_isolated_and_the_others_are_decid
     broken = RuntimeError("the disk is on fire")
     stage = Stage(fails_for(6, broken))
 
-    told = stage.run(*(shelf(number, f"sku-{number}") for number in range(1, 9)))
+    found = stage.run(*(shelf(number, f"sku-{number}") for number in range(1, 9)))
 
     assert stage.undecided == [(str(UUID(int=6)), broken)]
-    assert told[5] is broken
-    assert [each for each in told if each is not broken] == [
+    assert found[5] is broken
+    assert [each for each in found if each is not broken] == [
         f"{{'status': 'created', 'batchref': 'b{number}'}}" for number in range(1, 9) if number != 6
     ]
     # 8; 4 + 4; the second 4 are 2 + 2; the first 2 of these are 1 + 1.
@@ -141,9 +141,9 @@ def test_a_conflict_is_isolated_too() -> None:
     for error in (ConcurrentUpdate("again"), CommandConflict("another body")):
         stage = Stage(fails_for(2, error))
 
-        told = stage.run(shelf(1), shelf(2, "CHAIR"))
+        found = stage.run(shelf(1), shelf(2, "CHAIR"))
 
-        assert told == [CREATED, error]
+        assert found == [CREATED, error]
 
 
 def test_an_absent_database_is_no_commands_fault_and_is_asked_once() -> None:
@@ -162,13 +162,13 @@ def test_an_absent_database_is_no_commands_fault_and_is_asked_once() -> None:
 def test_unknown_fields_are_left_to_the_task_and_the_others_are_decided() -> None:
     stage = Stage()
 
-    told = stage.run(
+    found = stage.run(
         call(1, "allocate", orderid="o", sku="LAMP", qty=1, colour="red"),
         call(2, "create_batch", batchref="b1", sku="LAMP", qty=1),
     )
 
-    assert isinstance(told[0], UnknownFields)
-    assert told[1] == CREATED
+    assert isinstance(found[0], UnknownFields)
+    assert found[1] == CREATED
     assert [each for each, _ in stage.undecided] == [str(UUID(int=1))]
 
 
@@ -209,6 +209,6 @@ def test_positional_arguments_are_refused() -> None:
     stage = Stage()
     positional = shelf(1)._replace(request={"args": ["b1"], "kwargs": {}})
 
-    [told] = stage.run(positional)
+    [found] = stage.run(positional)
 
-    assert "commands take keyword arguments only" in str(told)
+    assert "commands take keyword arguments only" in str(found)
