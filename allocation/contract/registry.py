@@ -73,9 +73,11 @@ class EventType(MessageType):
 
 def wire_name(kind: type) -> str:
     """The name on the wire of a command or an event of this class."""
-    stem, version = re.fullmatch(r"(\w+?)(?:V(\d+))?", kind.__name__).groups()  # type: ignore[union-attr]
-    name = "allocation." + re.sub(r"(?<!^)(?=[A-Z])", "_", stem).lower()
-    return f"{name}.v{version or 1}" if issubclass(kind, Event) else name
+    name = "allocation." + re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
+    if not issubclass(kind, Event):
+        return name
+    versioned, count = re.subn(r"_v(\d+)$", r".v\1", name)
+    return versioned if count else f"{name}.v1"
 
 
 def declared(module: ModuleType, base: Any) -> dict[str, Any]:

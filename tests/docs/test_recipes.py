@@ -24,10 +24,33 @@ for command in (CreateBatch("b1", "LAMP", 1), Recall("LAMP", "it may catch fire"
 """
 
 
-def test_the_recipe_for_a_command_makes_one(reader: Reader) -> None:
+EDITED = {
+    "allocation/domain/commands.py",
+    "allocation/domain/events.py",
+    "allocation/domain/product.py",
+    "allocation/entrypoints/api/description/answers.py",
+    "allocation/entrypoints/api/description/routes.py",
+    "allocation/entrypoints/api/resources/products.py",
+    "allocation/entrypoints/worker/tasks.py",
+    "allocation/service_layer/handlers.py",
+}
+"""What a new command and its event touch, beside tests, JSON files and what `make docs` writes."""
+NOT_COUNTED = re.compile(
+    r"tests/|allocation/contract/(commands|events)/.*\.json|"
+    r"allocation/client/commands\.py|docs/reference/"
+)
+
+
+def test_the_recipe_for_a_command_makes_one_and_touches_few_files(reader: Reader) -> None:
     """It and its event are described, and keep the contract and the rules of style."""
+    reader.run("git init --quiet && git add --all")
+
     reader.read(PAGE)
 
+    changed = reader.run("git diff --name-only; git ls-files --others --exclude-standard")
+    files = changed.stdout.splitlines()
+    assert {file for file in files if not NOT_COUNTED.match(file)} == EDITED
+    assert "allocation/client/commands.py" in files
     linted = reader.run(".venv/bin/lint-imports && .venv/bin/ruff format --check")
     assert linted.returncode == 0, linted.stdout
     (reader.folder / "decide.py").write_text(DECIDE)
