@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date, datetime
+from typing import Any
 
 from allocation.domain.books import Batch, Books, Line, OrderLine, arrival, status_of_parts
 from allocation.domain.commands import AllocateWaiting, Expire, FollowUp, ReviewPromises
@@ -160,13 +161,7 @@ class Product:
 
     def confirm(self, orderid: str) -> bool:
         """Make the order's held line an allocation; False when it holds none here."""
-        held = self._held(orderid)
-        self.version += bool(held)
-        for line in held:
-            line.expires_at = None
-            if line.batchref is not None:
-                self._record_promise(line, line.batchref, self._waiting_pieces(orderid))
-        return bool(held)
+        return self._hold_until(None, self._held(orderid))
 
     def can_extend(self, orderid: str) -> bool:
         """Whether the order's line may be held for longer: it never was. True without one."""
@@ -177,14 +172,10 @@ class Product:
         held = [
             line for line in self._held(orderid) if line.expires_at and line.expires_at < expires_at
         ]
-        self.version += bool(held)
         for line in held:
-            line.expires_at = expires_at
             line.extended = True
             self._follow_ups[Expire(orderid, expires_at)] = None
-            if line.batchref is not None:
-                self._record_promise(line, line.batchref, self._waiting_pieces(orderid))
-        return bool(held)
+        return self._hold_until(expires_at, held)
 
     def release(self, orderid: str) -> bool:
         """Give up the order's held line; False when it holds none here."""
@@ -273,9 +264,10 @@ class Product:
     def _serve_waiting_next(self) -> None:
         self._follow_ups[AllocateWaiting(self.sku)] = None
 
-    def _record(self, event: Event) -> None:
+    def _record(self, event: Event, **fields: Any) -> None:
+        """Record the event, with these fields and the next sequence."""
         self.sequence += 1
-        self._events.append(replace(event, sequence=self.sequence))
+        self._events.append(replace(event, sequence=self.sequence, **fields))
 
     # Taking a line
 
@@ -394,39 +386,28 @@ class Product:
     def _record_promise(
         self, line: Line, batchref: str, waiting: int, choice: Choice | None = None
     ) -> None:
+        orderid, qty, eta, customer = line.orderid, line.qty, line.eta, line.customer
         event: Event
         if line.expires_at is None:
-            event = Allocated(
-                line.orderid,
-                self.sku,
-                line.qty,
-                batchref,
-                line.eta,
-                line.customer,
-                part=line.part,
-                waiting=waiting,
-                choice=choice,
-            )
+            event = Allocated(orderid, self.sku, qty, batchref, eta, customer)
         else:
-            event = Reserved(
-                line.orderid,
-                self.sku,
-                line.qty,
-                batchref,
-                line.eta,
-                line.expires_at,
-                line.customer,
-                part=line.part,
-                waiting=waiting,
-                choice=choice,
-            )
-        self._record(event)
+            event = Reserved(orderid, self.sku, qty, batchref, eta, line.expires_at, customer)
+        self._record(event, part=line.part, waiting=waiting, choice=choice)
         line.batchref, line.promised_at = batchref, self.sequence
 
     def _announce_out_of_stock(self, line: Line, batches: Sequence[Batch]) -> None:
         choice = choice_among(None, batches)
         self._record(OutOfStock(line.orderid, self.sku, line.qty, part=line.part, choice=choice))
         line.told = True
+
+    def _hold_until(self, expires_at: datetime | None, lines: Sequence[Line]) -> bool:
+        """Promise the lines anew: held until then, or, without a time, allocated."""
+        self.version += bool(lines)
+        for line in lines:
+            line.expires_at = expires_at
+            if line.batchref is not None:
+                self._record_promise(line, line.batchref, self._waiting_pieces(line.orderid))
+        return bool(lines)
 
     # Shortages and new days
 
@@ -458,17 +439,8 @@ class Product:
             serving = better or late
             part.eta = serving.eta
             if part.eta != old:
-                self._record(
-                    PromiseChanged(
-                        line.orderid,
-                        self.sku,
-                        qty,
-                        serving.batchref,
-                        old_eta=old,
-                        new_eta=part.eta,
-                        part=part.part,
-                    )
-                )
+                moved = PromiseChanged(line.orderid, self.sku, qty, serving.batchref, old, part.eta)
+                self._record(moved, part=part.part)
         if not all_served or len(lines) > LINES_PER_COMMAND:
             self._follow_ups[ReviewPromises(late.batchref)] = None
 
@@ -491,11 +463,11 @@ class Product:
         return bool(lines)
 
     def _free(self, line: Line, reason: str) -> None:
-        orderid, qty, batchref, part = line.orderid, line.qty, line.batchref, line.part
-        if line.expires_at is None:
-            self._record(Deallocated(orderid, self.sku, qty, batchref, part=part))
-        else:
-            self._record(ReservationReleased(orderid, self.sku, qty, batchref, reason, part=part))
+        orderid, qty, batchref = line.orderid, line.qty, line.batchref
+        event: Event = Deallocated(orderid, self.sku, qty, batchref)
+        if line.expires_at is not None:
+            event = ReservationReleased(orderid, self.sku, qty, batchref, reason)
+        self._record(event, part=line.part)
         if line.batchref is None:
             return
         self._known_batch(line.batchref).allocated -= line.qty

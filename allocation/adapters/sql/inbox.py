@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Select, Update, select, update
+from sqlalchemy import Row as DatabaseRow
 
 from allocation.adapters.sql import tables
 from allocation.adapters.sql.database import among, is_postgresql
@@ -122,14 +123,18 @@ class SqlInbox:
     def accept(self, messages: Sequence[Message]) -> None:
         new = self._accept_new(messages)
         old = {message.id: message for message in messages if message.id not in new}
-        if self._known(list(old.values())).keys() != old.keys():
-            raise ConcurrentUpdate("a command was forgotten as it came again")
-        self._check_correlation(old)
+        known = self._known(list(old.values()))
+        if known.keys() != old.keys():
+            raise ConcurrentUpdate("a command was deleted while it came again")
+        for row in known.values():
+            if row.correlation_id != old[row.id].correlation_id:
+                raise CommandConflict(f"command {row.id} is known as part of another request")
 
     def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome]:
-        rows = self._known(messages)
-        self._recorded.update(rows)
-        return {known: outcome for known, outcome in rows.items() if outcome is not None}
+        known = self._known(messages)
+        self._recorded.update(known)
+        outcomes = {row.id: _outcome(row.status, row.outcome) for row in known.values()}
+        return {known: outcome for known, outcome in outcomes.items() if outcome is not None}
 
     def was_accepted(self, message: Message) -> bool:
         return message.id in self._recorded
@@ -207,19 +212,8 @@ class SqlInbox:
         rows.sort(key=lambda row: str(row["id"]))
         return add_new_rows(self._connection, tables.commands, rows)
 
-    def _check_correlation(self, messages: dict[UUID, Message]) -> None:
-        """Raise CommandConflict if a known command has another correlation id."""
-        if not messages:
-            return
-        rows = self._connection.execute(
-            _correlations(self._connection.dialect.name), {"ids": list(messages)}
-        )
-        for row in rows:
-            if row.correlation_id != messages[row.id].correlation_id:
-                raise CommandConflict(f"command {row.id} is known as part of another request")
-
-    def _known(self, messages: Sequence[Message]) -> dict[UUID, Outcome | None]:
-        """The recorded outcomes by id, None for a command without one.
+    def _known(self, messages: Sequence[Message]) -> dict[UUID, DatabaseRow[Any]]:
+        """The recorded rows of the messages, by id.
 
         The rows are locked until this transaction ends. Raises CommandConflict.
         """
@@ -241,25 +235,18 @@ class SqlInbox:
                     f"command {message.id} is known as {name} with another body"
                     " and keeps its first meaning: send this one with an id of its own"
                 )
-        return {row.id: _outcome(row.status, row.outcome) for row in rows.values()}
+        return rows
 
 
 @cache
 def _recorded(dialect: str) -> Select[Any]:
-    columns = tables.commands.c
+    known = tables.commands.c
     return (
-        select(columns.id, columns.name, columns.body, columns.status, columns.outcome)
-        .where(among(columns.id, "ids", dialect))
-        .order_by(columns.id)
+        select(known.id, known.name, known.body, known.status, known.outcome, known.correlation_id)
+        .where(among(known.id, "ids", dialect))
+        .order_by(known.id)
         .with_for_update()
     )
-
-
-@cache
-def _correlations(dialect: str) -> Select[Any]:
-    columns = tables.commands.c
-    is_asked = among(columns.id, "ids", dialect)
-    return select(columns.id, columns.correlation_id).where(is_asked)
 
 
 def _outcome(status: str, facts: codec.Json) -> Outcome | None:

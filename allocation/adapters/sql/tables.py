@@ -1,6 +1,7 @@
 """The tables of the allocation database."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -8,6 +9,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
     Date,
     DateTime,
     Dialect,
@@ -58,6 +60,11 @@ metadata = MetaData(
     }
 )
 
+
+def _partial_index(name: str, *columns: ColumnElement[Any], where: ColumnElement[bool]) -> None:
+    Index(name, *columns, postgresql_where=where, sqlite_where=where)
+
+
 products = Table(
     "products",
     metadata,
@@ -80,12 +87,7 @@ batches = Table(
 )
 is_open = batches.c.allocated < batches.c.purchased
 # A batch without free stock costs an allocation nothing.
-Index(
-    "ix_batches_open",
-    batches.c.sku,
-    postgresql_where=is_open,
-    sqlite_where=is_open,
-)
+_partial_index("ix_batches_open", batches.c.sku, where=is_open)
 # Reads page through a product's empty batches, its history, by this index, or skip them by it. On
 # PostgreSQL its `batchref` has COLLATE "C", the order of these pages: see migration 0011.
 Index("ix_batches_sku", batches.c.sku, batches.c.purchased, batches.c.batchref)
@@ -123,35 +125,12 @@ waits = allocations.c.batchref.is_(None)
 untold = and_(waits, ~allocations.c.told)
 promised = and_(allocations.c.batchref.is_not(None), ~allocations.c.dispatched)
 held = and_(allocations.c.batchref.is_not(None), allocations.c.expires_at.is_not(None))
-Index(
-    "ix_allocations_waiting",
-    allocations.c.sku,
-    needs,
-    allocations.c.age,
-    postgresql_where=waits,
-    sqlite_where=waits,
+_partial_index("ix_allocations_waiting", allocations.c.sku, needs, allocations.c.age, where=waits)
+_partial_index("ix_allocations_untold", allocations.c.sku, allocations.c.age, where=untold)
+_partial_index(
+    "ix_allocations_promised", allocations.c.batchref, allocations.c.promised_at, where=promised
 )
-Index(
-    "ix_allocations_untold",
-    allocations.c.sku,
-    allocations.c.age,
-    postgresql_where=untold,
-    sqlite_where=untold,
-)
-Index(
-    "ix_allocations_promised",
-    allocations.c.batchref,
-    allocations.c.promised_at,
-    postgresql_where=promised,
-    sqlite_where=promised,
-)
-Index(
-    "ix_allocations_held",
-    allocations.c.batchref,
-    allocations.c.promised_at,
-    postgresql_where=held,
-    sqlite_where=held,
-)
+_partial_index("ix_allocations_held", allocations.c.batchref, allocations.c.promised_at, where=held)
 
 commands = Table(
     "commands",
@@ -176,12 +155,7 @@ Index("ix_commands_accepted_at", commands.c.accepted_at)
 
 is_pending = commands.c.status == literal_column("'pending'")
 # Pending commands are counted often.
-Index(
-    "ix_commands_pending",
-    commands.c.accepted_at,
-    postgresql_where=is_pending,
-    sqlite_where=is_pending,
-)
+_partial_index("ix_commands_pending", commands.c.accepted_at, where=is_pending)
 
 api_keys = Table(
     "api_keys",
@@ -235,24 +209,8 @@ is_scheduled = outbox.c.due_at.is_not(None)
 
 Until then it counts as sent, so that a relay of an older release does not send it at once.
 """
-Index(
-    "ix_outbox_pending",
-    outbox.c.position,
-    postgresql_where=is_unsent,
-    sqlite_where=is_unsent,
-)
-Index(
-    "ix_outbox_scheduled",
-    outbox.c.due_at,
-    postgresql_where=is_scheduled,
-    sqlite_where=is_scheduled,
-)
+_partial_index("ix_outbox_pending", outbox.c.position, where=is_unsent)
+_partial_index("ix_outbox_scheduled", outbox.c.due_at, where=is_scheduled)
 Index("ix_outbox_sku_sequence", outbox.c.sku, outbox.c.sequence, unique=True)
 is_of_order = outbox.c.orderid.is_not(None)
-Index(
-    "ix_outbox_orderid",
-    outbox.c.orderid,
-    outbox.c.sku,
-    postgresql_where=is_of_order,
-    sqlite_where=is_of_order,
-)
+_partial_index("ix_outbox_orderid", outbox.c.orderid, outbox.c.sku, where=is_of_order)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from allocation.contract import codec
 from allocation.domain.commands import (
     Allocate,
     AllocateOrder,
@@ -12,12 +13,14 @@ from allocation.domain.commands import (
     Confirm,
     CreateBatch,
     Extend,
+    Malformed,
     Release,
     Reserve,
     Wanted,
 )
 from allocation.domain.outcomes import Outcome, Refused, Succeeded
 from allocation.service_layer.execution import execute, execute_batch
+from allocation.service_layer.handlers import HANDLERS
 from tests.storage.conftest import Storage, memory_storage, message
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -230,3 +233,7 @@ def test_a_repeated_line_is_answered_as_it_stands_and_not_as_it_was_asked_again(
     assert outcomes[1] == Succeeded(
         status="allocated", batchref="lamps", eta=None, customer="ann", split=False
     )
+
+
+def test_each_command_of_the_contract_has_a_handler() -> None:
+    assert HANDLERS.keys() == {*codec.COMMANDS.values(), Malformed}
