@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from allocation.contract import codec
+from allocation.contract import registry
 from allocation.domain.commands import (
     Allocate,
     AllocateOrder,
@@ -236,4 +236,4 @@ def test_a_repeated_line_is_answered_as_it_stands_and_not_as_it_was_asked_again(
 
 
 def test_each_command_of_the_contract_has_a_handler() -> None:
-    assert HANDLERS.keys() == {*codec.COMMANDS.values(), Malformed}
+    assert HANDLERS.keys() == {*registry.COMMANDS.values(), Malformed}
