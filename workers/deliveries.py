@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kombu.message import Message
 
-from workers.dead_letters import LARGEST_BODY
+from allocation.messaging.dead_letters import LARGEST_BODY
 from workers.envelope import Envelope, Unreadable, read
 
 LIMIT = 200

@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy import Connection, Engine, MetaData
 
-from workers.database import is_outage
+from allocation.messaging.database import is_outage
 from workers.envelope import Envelope
 from workers.notes import NewSkus, Notes
 from workers.turns import Due, Line, advance

@@ -26,7 +26,7 @@ from sqlalchemy import (
     update,
 )
 
-from workers.database import Insert, among, insert_into
+from allocation.messaging.database import Insert, among, insert_into
 from workers.envelope import Envelope, from_json
 
 WINDOW = 50

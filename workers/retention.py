@@ -19,7 +19,7 @@ from sqlalchemy import (
     select,
 )
 
-from workers import database
+from allocation.messaging import database
 
 STEP = 500
 """Rows of one transaction."""

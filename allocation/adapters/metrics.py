@@ -7,8 +7,8 @@ from functools import cache
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from allocation.adapters.rabbitmq import topology
+from allocation.adapters.rabbitmq.dead_letter_queues import REASONS
 from allocation.contract import codec
-from allocation.messaging.dead_letters import REASONS
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # seconds
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -66,7 +66,7 @@ class WorkerFigures:
     def locked(self, seconds: float) -> None:
         self._lock_wait.observe(seconds)
 
-    def buried(self, queue: str, reason: str) -> None:
+    def dead_lettered(self, queue: str, reason: str) -> None:
         self._dead_letters.labels(queue, reason).inc()
 
 
@@ -136,7 +136,7 @@ class InboundFigures:
         _begin(self.events, ("accepted", "refused"))
         self._dead_letters = _dead_letters(topology.INBOUND_DEAD, self.registry)
 
-    def buried(self, queue: str, reason: str) -> None:
+    def dead_lettered(self, queue: str, reason: str) -> None:
         self._dead_letters.labels(queue, reason).inc()
 
 

@@ -13,11 +13,11 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, select
 from werkzeug.test import TestResponse
 
+from allocation.adapters.rabbitmq.dead_letter_queues import REASONS
 from allocation.adapters.sql.api_keys import ApiKeys
 from allocation.adapters.sql.tables import commands
 from allocation.entrypoints.api.http import problems
 from allocation.entrypoints.api.pages import batches, reasons, template_filters
-from allocation.messaging import dead_letters
 from tests.api.conftest import Serve, Worker
 
 TODAY = datetime.now(UTC).date()
@@ -675,7 +675,7 @@ def test_every_reason_has_a_sentence_for_people() -> None:
     facts = dict.fromkeys(
         ["sku", "batchref", "orderid", "qty", "known", "known_qty", "field", "problem"], "X"
     )
-    ours = {reason for known in dead_letters.REASONS.values() for reason in known}
+    ours = {reason for known in REASONS.values() for reason in known}
 
     assert set(reasons.REFUSALS) == set(problems.REFUSALS) | {"malformed command"}
     for reason, sentence in reasons.REFUSALS.items():

@@ -5,9 +5,9 @@ from itertools import product
 
 import pytest
 
+from allocation.adapters.rabbitmq.dead_letter_queues import REASONS
 from allocation.contract import codec, inbound_events
 from allocation.entrypoints.worker.admission import Inadmissible
-from allocation.messaging.dead_letters import REASONS
 from tests.scraping import Samples, defined, samples
 from workers import metrics
 from workers.envelope import Unreadable

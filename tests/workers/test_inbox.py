@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, Table, delete, func, select
 
 from tests.workers.conftest import envelope
-from workers import database
 from workers.envelope import Envelope
 from workers.inbox import HeldFailed, Inbox
 from workers.turns import Due
@@ -26,7 +25,7 @@ Seen = list[tuple[str, int, bool]]
 @pytest.fixture
 def engine(worker_engine: Engine) -> Engine:
     """The warehouse's tables."""
-    database.upgrade(worker_engine, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(worker_engine)
     return worker_engine
 
 

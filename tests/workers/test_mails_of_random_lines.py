@@ -14,7 +14,7 @@ from allocation.contract.codec import cloud_event
 from allocation.domain.books import MemoryBooks, OrderLine
 from allocation.domain.commands import AllocateWaiting, ReviewPromises
 from allocation.domain.product import Product
-from workers import database
+from allocation.messaging import database
 from workers.envelope import Envelope, from_json
 from workers.inbox import Inbox
 from workers.notification import mailing, tables
@@ -108,7 +108,7 @@ class Shop:
 def engine(tmp_path: Path) -> Iterator[Engine]:
     """The notification service's tables."""
     made = database.engine(f"sqlite:///{tmp_path}/notification.db")
-    database.upgrade(made, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(made)
     yield made
     made.dispose()
 

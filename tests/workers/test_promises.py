@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy import Engine, select, update
 
 from tests.workers.conftest import envelope
-from workers import database
 from workers.envelope import Envelope
 from workers.inbox import Inbox
 from workers.notification import mailing, tables
@@ -36,7 +35,7 @@ LATER_FROM_B2 = (
 @pytest.fixture
 def engine(worker_engine: Engine) -> Engine:
     """The notification service's tables."""
-    database.upgrade(worker_engine, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(worker_engine)
     return worker_engine
 
 

@@ -9,8 +9,9 @@ from sqlalchemy import Engine, select, update
 from typer import Typer
 from typer.testing import CliRunner
 
+from allocation.messaging import database
 from tests.workers.conftest import envelope
-from workers import database, retention
+from workers import retention
 from workers.inbox import Inbox
 from workers.notification.__main__ import app as notification
 from workers.warehouse import pick_list, tables
@@ -25,7 +26,7 @@ LIMIT = datetime(2025, 1, 1, tzinfo=UTC)
 @pytest.fixture
 def engine(worker_engine: Engine) -> Engine:
     """The warehouse's tables."""
-    database.upgrade(worker_engine, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(worker_engine)
     return worker_engine
 
 
@@ -105,7 +106,7 @@ def test_the_command_drops_what_the_setting_says(
     """Days since the event came."""
     monkeypatch.setenv("ALLOCATION_STATE_DIR", str(state_dir))
     made = database.engine(f"sqlite:///{state_dir}/warehouse.db")
-    database.upgrade(made, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(made)
     fill(made)
 
     shown = CliRunner().invoke(warehouse, ["prune"], catch_exceptions=False)
@@ -154,7 +155,7 @@ def test_the_warehouse_s_command_drops_both(
     """A line each."""
     monkeypatch.setenv("ALLOCATION_STATE_DIR", str(state_dir))
     made = database.engine(f"sqlite:///{state_dir}/warehouse.db")
-    database.upgrade(made, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(made)
     fill(made)
     sent_at(made, "o3", LONG_AGO)
 

@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 
 from sqlalchemy import Connection, Select, bindparam, select, update
 
-from workers.database import among, insert_into
+from allocation.messaging.database import among, insert_into
 from workers.envelope import Envelope
 from workers.notification.moves import Line
 from workers.notification.rules import Mail

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter
 from sqlalchemy import Engine, Row, select, update
 from sqlalchemy.exc import DBAPIError
 
-from workers import backoff
+from allocation.messaging import backoff
 from workers.notification.postbox import Postbox, Refused
 from workers.notification.tables import mails
 

@@ -10,9 +10,10 @@ from prometheus_client import CollectorRegistry, Counter
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from workers import backoff, trace_context, tracing
+from allocation.messaging import backoff
+from allocation.messaging.dead_letters import CONFIRM_TIMEOUT
+from workers import trace_context, tracing
 from workers.broker import connect
-from workers.dead_letters import CONFIRM_TIMEOUT
 from workers.settings import Settings
 from workers.warehouse import outbox
 

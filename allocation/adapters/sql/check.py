@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, func, select, text
 
 from allocation.adapters.sql.audit import PROOFS, first_of
-from allocation.adapters.sql.database import ago, is_postgresql
+from allocation.adapters.sql.database import ago
+from allocation.messaging.database import is_postgresql
 
 __all__ = ["PROOFS", "Proof", "prove"]
 

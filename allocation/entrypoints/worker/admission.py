@@ -82,7 +82,7 @@ class StrictConsumer(Consumer):
             command=str((message.headers or {}).get("task"))[:100],
             command_id=str((message.headers or {}).get("id"))[:100],
         )
-        if mover().bury(message, topology.DEAD, {"reason": reason, "error": error[:1000]}):
+        if mover().dead_letter(message, topology.DEAD, {"reason": reason, "error": error[:1000]}):
             message.ack_log_error(log, self.connection_errors)
         else:
             # The broker then moves it by itself, without the reason.

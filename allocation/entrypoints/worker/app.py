@@ -15,7 +15,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from allocation import bootstrap
 from allocation.adapters import metrics
-from allocation.messaging.dead_letters import Mover
+from allocation.messaging.dead_letters import DeadLetterPublisher
 from allocation.messaging.telemetry import logs, metrics_server, tracing
 from allocation.settings import SPOOL_TRANSPORT
 
@@ -37,9 +37,9 @@ if "flower.urls" in sys.modules:
 
 
 @cache
-def mover() -> Mover:
+def mover() -> DeadLetterPublisher:
     """What the worker's main process sets messages aside with."""
-    return Mover(app.connection_for_write, metrics.worker().buried)
+    return DeadLetterPublisher(app.connection_for_write, metrics.worker().dead_lettered)
 
 
 @setup_logging.connect

@@ -12,7 +12,7 @@ from allocation.adapters.rabbitmq import topology
 from allocation.adapters.spool.transport import Channel as SpoolChannel
 from allocation.contract.codec import UnknownFields
 from allocation.entrypoints.worker.app import mover
-from allocation.messaging.dead_letters import Facts
+from allocation.messaging.dead_letters import Details
 
 
 class CommandRequest(Request):
@@ -67,10 +67,10 @@ class CommandRequest(Request):
         exception = getattr(self._failure, "exception", None)
         return getattr(exception, "exc", exception)
 
-    def _bury(self, facts: Facts) -> bool:
-        return mover().bury(self._message, topology.DEAD, facts)
+    def _bury(self, details: Details) -> bool:
+        return mover().dead_letter(self._message, topology.DEAD, details)
 
-    def _facts_of_failure(self) -> Facts:
+    def _facts_of_failure(self) -> Details:
         now = datetime.now(UTC).isoformat()
         failure = self._failure
         cause = self._exception()
