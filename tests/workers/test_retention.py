@@ -10,13 +10,15 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from allocation.messaging import database
+from allocation.messaging.retention import count, delete_in_steps
 from tests.workers.conftest import envelope
-from workers import retention
 from workers.inbox import Inbox
 from workers.notification.__main__ import app as notification
+from workers.retention import RECEIVED
 from workers.warehouse import pick_list, tables
 from workers.warehouse.__main__ import app as warehouse
 from workers.warehouse.dispatching import dispatch
+from workers.warehouse.outbox import SENT
 from workers.warehouse.running import MIGRATIONS
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -56,8 +58,8 @@ def test_old_notes_are_dropped_but_what_waits_and_the_last_of_each_sku(engine: E
     """In steps, each its own transaction."""
     fill(engine)
 
-    counted = retention.past(engine, tables.metadata, LIMIT)
-    steps = list(retention.drop(engine, tables.metadata, LIMIT, step=3))
+    counted = count(engine, RECEIVED.past(tables.metadata, LIMIT))
+    steps = list(delete_in_steps(engine, RECEIVED.past(tables.metadata, LIMIT), step=3))
 
     assert (counted, steps) == (4, [3, 1])
     assert noted(engine) == [("CHAIR", 2), ("LAMP", 4), ("LAMP", 7)]
@@ -66,7 +68,7 @@ def test_old_notes_are_dropped_but_what_waits_and_the_last_of_each_sku(engine: E
 def test_what_was_forgotten_and_comes_again_changes_nothing(engine: Engine) -> None:
     """Nor does what waited lose its turn."""
     fill(engine)
-    list(retention.drop(engine, tables.metadata, LIMIT))
+    list(delete_in_steps(engine, RECEIVED.past(tables.metadata, LIMIT)))
     before = pick_list.listed(engine)
     inbox = inbox_at(engine, datetime.now(UTC))
 
@@ -139,8 +141,8 @@ def test_what_the_warehouse_told_long_ago_is_forgotten_and_what_it_has_to_tell_i
     }.items():
         sent_at(engine, orderid, time)
 
-    counted = retention.past(engine, tables.metadata, LIMIT, retention.SENT)
-    steps = list(retention.drop(engine, tables.metadata, LIMIT, retention.SENT, step=2))
+    counted = count(engine, SENT.past(tables.metadata, LIMIT))
+    steps = list(delete_in_steps(engine, SENT.past(tables.metadata, LIMIT), step=2))
 
     columns = tables.outbox.c
     with engine.connect() as connection:

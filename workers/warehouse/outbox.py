@@ -8,11 +8,20 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Row, insert, select, update
+from sqlalchemy import Connection, Engine, MetaData, Row, insert, select, update
 
+from allocation.messaging.retention import Past
+from workers.retention import Kind
 from workers.warehouse.tables import outbox
 
 SOURCE = "warehouse"
+
+
+def _sent_before(_: MetaData, limit: datetime) -> Past:
+    return Past(outbox.c.event_id, outbox.c.sent_at, outbox.c.sent_at < limit)
+
+
+SENT = Kind("sent", _sent_before, one="event sent", many="events sent")
 
 
 @dataclass(frozen=True, slots=True)

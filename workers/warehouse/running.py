@@ -22,7 +22,7 @@ from workers.inbox import Inbox
 from workers.metrics import Figures
 from workers.settings import Settings
 from workers.subscriber import Subscriber, stop_signal
-from workers.warehouse import dispatching, pick_list
+from workers.warehouse import dispatching, outbox, pick_list
 from workers.warehouse.messages import parse
 from workers.warehouse.relay import Relay
 from workers.warehouse.tables import VERSION_TABLE, metadata
@@ -124,7 +124,7 @@ def prune(*, dry_run: bool, as_json: bool) -> None:
         settings.subscriber_keep,
         dry_run=dry_run,
         as_json=as_json,
-        kinds=(retention.RECEIVED, retention.SENT),
+        kinds=(retention.RECEIVED, outbox.SENT),
     )
 
 
