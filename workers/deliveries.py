@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from kombu.message import Message
 
+from allocation.messaging.cloudevents import Envelope, Unreadable, read
 from allocation.messaging.dead_letters import LARGEST_BODY
-from workers.envelope import Envelope, Unreadable, read
 
 LIMIT = 200
 """Events of one batch."""

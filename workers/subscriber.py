@@ -13,12 +13,12 @@ import structlog
 from kombu import Connection, Consumer, Queue
 
 from allocation.messaging import backoff
+from allocation.messaging.cloudevents import Envelope
 from allocation.messaging.database import Outage, is_outage
 from allocation.messaging.dead_letters import DeadLetterQueue
 from workers import logs, tracing
 from workers.broker import connect
 from workers.deliveries import LIMIT, Batch, Delivery, Hand, Spoilt, acknowledge
-from workers.envelope import Envelope
 from workers.inbox import HeldFailed, Inbox
 from workers.metrics import Figures
 from workers.settings import Settings

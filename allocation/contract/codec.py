@@ -16,6 +16,7 @@ from allocation.contract import identifiers
 from allocation.domain import commands, events
 from allocation.domain.commands import Command, Malformed, Wanted
 from allocation.domain.events import Event
+from allocation.messaging import cloudevents
 
 Json = dict[str, Any]
 
@@ -200,20 +201,18 @@ def cloud_event(
         if not data.get(name):
             data.pop(name, None)
     kind = EVENT_TYPES[type(event)]
-    body = {
-        "specversion": "1.0",
-        "id": str(uuid5(NAMESPACE_OID, f"{SOURCE} {data['sku']} {sequence}")),
-        "source": SOURCE,
-        "type": kind,
-        "subject": data["sku"],
-        "time": time.isoformat(),
-        "datacontenttype": "application/json",
-        "sequence": sequence,
-        "causationid": str(causation_id),
-        "causationtype": causation_type,
-        "correlationid": str(correlation_id),
-        "data": data,
-    }
+    body = cloudevents.build(
+        id=uuid5(NAMESPACE_OID, f"{SOURCE} {data['sku']} {sequence}"),
+        source=SOURCE,
+        type=kind,
+        subject=data["sku"],
+        time=time.isoformat(),
+        data=data,
+        sequence=sequence,
+        causationid=str(causation_id),
+        causationtype=causation_type,
+        correlationid=str(correlation_id),
+    )
     broken = violations(kind, body)
     assert not broken, f"{kind} breaks its contract: {broken}"
     return body

@@ -195,7 +195,7 @@ def read(queue: str, message: Message) -> DeadLetter:
     first, last = _deaths(headers)
     reason = headers.get("x-reason") or last.get("reason") or "unknown"
     attempts = headers.get("x-attempts")
-    event = _as_event(message.body)
+    event = object_in(message.body)
     # Looking at a dead letter returns it, which the broker counts: that must not change its id.
     lasting = [each for each in sorted(headers.items()) if not each[0].startswith(_COUNTED)]
     # Messages that the broker dead-letters itself have bodies of any size.
@@ -211,6 +211,17 @@ def read(queue: str, message: Message) -> DeadLetter:
         last=_text(headers.get("x-last") or last.get("time")),
         message=message,
     )
+
+
+def object_in(body: bytes | str) -> dict[str, Any]:
+    """The JSON object in a body; an empty one if there is none, or if the body is too large."""
+    if len(body) > LARGEST_BODY:
+        return {}
+    try:
+        event = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return event if isinstance(event, dict) else {}
 
 
 def fetch(connection: Connection, queue: str, at_most: int) -> Iterator[DeadLetter]:
@@ -289,16 +300,6 @@ def _deaths(headers: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str,
     deaths = found if isinstance(found, list) else []
     entries = [death for death in deaths if isinstance(death, dict)] or [{}]
     return entries[-1], entries[0]
-
-
-def _as_event(body: bytes | str) -> Mapping[str, Any]:
-    if len(body) > LARGEST_BODY:
-        return {}
-    try:
-        event = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return event if isinstance(event, dict) else {}
 
 
 def _bytes(body: bytes | str | None) -> bytes:

@@ -8,9 +8,9 @@ import pytest
 from allocation.adapters.rabbitmq.dead_letter_queues import REASONS
 from allocation.contract import codec, inbound_events
 from allocation.entrypoints.worker.admission import Inadmissible
+from allocation.messaging.cloudevents import Unreadable
 from tests.scraping import Samples, defined, samples
 from workers import metrics
-from workers.envelope import Unreadable
 
 
 def zeros(

@@ -15,8 +15,8 @@ from sqlalchemy import Engine
 from allocation.adapters.rabbitmq import topology
 from allocation.contract import codec
 from allocation.messaging import database
+from allocation.messaging.cloudevents import Envelope, from_json
 from tests.servers.processes import Process
-from workers.envelope import Envelope, from_json
 from workers.warehouse import pick_list
 from workers.warehouse.running import MIGRATIONS
 

@@ -14,10 +14,10 @@ from sqlalchemy import Connection, Engine, func, insert, select, text
 from sqlalchemy import event as listening
 
 from allocation.messaging import database
+from allocation.messaging.cloudevents import Envelope
 from tests.waiting import eventually
 from tests.workers.conftest import envelope
 from tests.workers.test_inbox import lived, noting, picks_after, picks_of, stream
-from workers.envelope import Envelope
 from workers.inbox import Inbox
 from workers.notes import WINDOW, Notes
 from workers.turns import Due

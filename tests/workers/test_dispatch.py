@@ -13,10 +13,10 @@ from sqlalchemy.exc import IntegrityError
 from structlog.testing import capture_logs
 
 from allocation.messaging import database
+from allocation.messaging.cloudevents import Envelope
 from tests.faults.gates import Gate
 from tests.waiting import eventually
 from tests.workers.conftest import envelope
-from workers.envelope import Envelope
 from workers.inbox import Inbox
 from workers.warehouse import pick_list, tables
 from workers.warehouse.dispatching import NothingToDispatch, dispatch

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, Table, delete, func, select
 
+from allocation.messaging.cloudevents import Envelope
 from tests.workers.conftest import envelope
-from workers.envelope import Envelope
 from workers.inbox import HeldFailed, Inbox
 from workers.turns import Due
 from workers.warehouse import pick_list, tables

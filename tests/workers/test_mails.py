@@ -23,11 +23,11 @@ from sqlalchemy import Engine, select, update
 
 from allocation.adapters.rabbitmq import topology
 from allocation.messaging import database
+from allocation.messaging.cloudevents import Envelope
 from tests.servers.ports import free_ports
 from tests.servers.processes import Process
 from tests.waiting import eventually
 from tests.workers.conftest import envelope, event, publish
-from workers.envelope import Envelope
 from workers.inbox import Inbox
 from workers.notification import mailing, tables
 from workers.notification.postbox import MailFolder, SmtpServer

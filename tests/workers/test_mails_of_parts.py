@@ -8,8 +8,8 @@ from itertools import count, zip_longest
 import pytest
 from sqlalchemy import Engine, insert, select
 
+from allocation.messaging.cloudevents import Envelope
 from tests.workers.conftest import envelope
-from workers.envelope import Envelope
 from workers.inbox import Inbox
 from workers.notification import mailing, tables
 from workers.notification.running import MIGRATIONS

@@ -15,7 +15,7 @@ from allocation.domain.books import MemoryBooks, OrderLine
 from allocation.domain.commands import AllocateWaiting, ReviewPromises
 from allocation.domain.product import Product
 from allocation.messaging import database
-from workers.envelope import Envelope, from_json
+from allocation.messaging.cloudevents import Envelope, from_json
 from workers.inbox import Inbox
 from workers.notification import mailing, tables
 from workers.notification.running import MIGRATIONS

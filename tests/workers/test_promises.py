@@ -8,8 +8,8 @@ from itertools import count, permutations
 import pytest
 from sqlalchemy import Engine, select, update
 
+from allocation.messaging.cloudevents import Envelope
 from tests.workers.conftest import envelope
-from workers.envelope import Envelope
 from workers.inbox import Inbox
 from workers.notification import mailing, tables
 from workers.notification.running import MIGRATIONS

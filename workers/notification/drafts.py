@@ -10,8 +10,8 @@ from uuid import UUID, uuid5
 
 from sqlalchemy import Connection, Select, bindparam, select, update
 
+from allocation.messaging.cloudevents import Envelope
 from allocation.messaging.database import among, insert_into
-from workers.envelope import Envelope
 from workers.notification.moves import Line
 from workers.notification.rules import Mail
 from workers.notification.tables import mails
