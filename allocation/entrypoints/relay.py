@@ -18,8 +18,8 @@ from allocation import bootstrap, health
 from allocation.adapters import metrics
 from allocation.adapters.rabbitmq import topology
 from allocation.adapters.sql.outbox import DUE_AT_ONCE, OutboxReader, only_reader
-from allocation.entrypoints.worker.app import app
 from allocation.messaging import lifecycle
+from allocation.messaging.celery_message import celery_message
 from allocation.messaging.publisher import Outgoing, Publisher, publisher
 from allocation.messaging.telemetry import metrics_server, trace_context, tracing
 
@@ -278,13 +278,12 @@ def outgoing(row: Any, published: Span | None = None) -> Outgoing:
             body=trace_context.in_event(row.body, traceparent),
             content_type="application/cloudevents+json",
         )
-    task = app.amqp.as_task_v2(
-        row.id,
+    task = celery_message(
         row.name,
-        kwargs=json.loads(row.body),
+        row.id,
+        json.loads(row.body),
         root_id=row.correlation_id,
         parent_id=row.causation_id,
-        ignore_result=True,
     )
     return Outgoing(
         id=row.id,
