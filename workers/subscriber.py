@@ -106,7 +106,7 @@ class Subscriber:
             except outages as error:
                 connection.collect()  # without a goodbye, which may have no answer
                 failures = 1 if time.monotonic() - begun > 10 else failures + 1
-                pause = backoff.pause(failures)
+                pause = backoff.seconds(failures)
                 missing = str(getattr(error, "reply_code", "")) == "404"
                 log.warning(
                     f"{self._queue} is not being consumed"

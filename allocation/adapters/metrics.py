@@ -147,11 +147,6 @@ def worker() -> WorkerFigures:
 
 
 @cache
-def relay() -> RelayFigures:
-    return RelayFigures()
-
-
-@cache
 def inbound() -> InboundFigures:
     return InboundFigures()
 

@@ -1,9 +1,18 @@
-"""How long to pause before the next try of what failed."""
+"""Backoff: how long to wait before the next try of what failed."""
 
-import random
+from tenacity import RetryCallState, Retrying, wait_exponential, wait_random_exponential
+
+FIRST = 0.4  # seconds
+LONGEST = 5.0  # seconds
 
 
-def pause(failures: int, longest: float = 5.0) -> float:
-    """Seconds: about 0.3 after the first failure, doubling up to `longest`, with jitter."""
-    full = min(longest, 0.2 * 2 ** min(failures, 20))
-    return full * random.uniform(0.5, 1)  # noqa: S311 - jitter needs no secrecy
+def seconds(failures: int, longest: float = LONGEST) -> float:
+    """Seconds until the next try after so many failures in a row, with jitter.
+
+    Half to all of FIRST after the first failure, doubled after each further one up to `longest`.
+    """
+    half = {"multiplier": FIRST / 2, "max": longest / 2}
+    wait = wait_exponential(**half) + wait_random_exponential(**half)
+    state = RetryCallState(Retrying(), None, (), {})
+    state.attempt_number = failures
+    return wait(state)

@@ -45,7 +45,7 @@ class Migrations:
                 return
             except Outage as error:
                 failures += 1
-                delay = backoff.pause(failures)
+                delay = backoff.seconds(failures)
                 log.warning(
                     "the database can't be reached",
                     error=str(error.orig),
