@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from kombu.message import Message
 
-from workers.dead_letters import LARGEST_BODY
-from workers.envelope import Envelope, Unreadable, read
+from allocation.messaging.cloudevents import Envelope, Unreadable, read
+from allocation.messaging.dead_letters import LARGEST_BODY
 
 LIMIT = 200
 """Events of one batch."""

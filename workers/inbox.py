@@ -12,8 +12,8 @@ from uuid import UUID
 import structlog
 from sqlalchemy import Connection, Engine, MetaData
 
-from workers.database import is_outage
-from workers.envelope import Envelope
+from allocation.messaging.cloudevents import Envelope
+from allocation.messaging.database import is_outage
 from workers.notes import NewSkus, Notes
 from workers.turns import Due, Line, advance
 

@@ -9,7 +9,7 @@ from typing import TextIO, cast
 
 import structlog
 
-from workers.envelope import Envelope
+from allocation.messaging.cloudevents import Envelope
 from workers.escaping import escaped
 from workers.settings import Settings
 

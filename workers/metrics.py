@@ -16,7 +16,7 @@ from prometheus_client import (
 )
 from prometheus_client import start_http_server as start
 
-from workers.envelope import Envelope, UnknownVersion, Unreadable
+from allocation.messaging.cloudevents import Envelope, UnknownVersion, Unreadable
 
 REASONS = ("failed", Unreadable.reason, UnknownVersion.reason)
 """Why an event may become a dead letter by a subscriber's hand."""

@@ -26,8 +26,8 @@ from sqlalchemy import (
     update,
 )
 
-from workers.database import Insert, among, insert_into
-from workers.envelope import Envelope, from_json
+from allocation.messaging.cloudevents import Envelope, from_json
+from allocation.messaging.database import Insert, among, insert_into
 
 WINDOW = 50
 """So many sequences of a sku are looked at in one step: a crowd may wait behind the next gap."""

@@ -1,105 +1,47 @@
-"""What a subscriber forgets: what came or was sent long ago, in small steps."""
+"""What a subscriber deletes when it is old, and the command that does so."""
 
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import typer
-from sqlalchemy import (
-    ColumnElement,
-    Engine,
-    MetaData,
-    Table,
-    and_,
-    delete,
-    func,
-    literal,
-    select,
-)
+from sqlalchemy import Engine, MetaData, and_, literal, select
 
-from workers import database
-
-STEP = 500
-"""Rows of one transaction."""
+from allocation.messaging import database, retention
+from allocation.messaging.retention import Past
 
 
-def _old_notes(metadata: MetaData, limit: datetime) -> ColumnElement[bool]:
+def _old_notes(metadata: MetaData, limit: datetime) -> Past:
     """Old notes of events that had their effect.
 
     The last one of each sku stays: allocation keeps that event for ever, and may send it again.
     """
-    received: Table = metadata.tables["received"]
+    received = metadata.tables["received"]
     progress = metadata.tables["progress"]
     last = select(literal(1)).where(
         progress.c.sku == received.c.sku, progress.c.next_sequence - 1 == received.c.sequence
     )
-    return and_(received.c.received_at < limit, received.c.held.is_(None), ~last.exists())
-
-
-def _old_tellings(metadata: MetaData, limit: datetime) -> ColumnElement[bool]:
-    """What was sent; what was not has no time."""
-    return metadata.tables["outgoing"].c.sent_at < limit
+    old = and_(received.c.received_at < limit, received.c.held.is_(None), ~last.exists())
+    return Past(received.c.event_id, received.c.received_at, old)
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What is forgotten: rows of `table`, whose age the column `since` tells.
+    """Rows that a subscriber deletes: `name` is what programs call them, `one` and `many` people.
 
-    `name` is what programs call it, `one` and `many` what people do.
+    `past` gives the rows that are older than a time.
     """
 
     name: str
-    table: str
-    since: str
-    doomed: Callable[[MetaData, datetime], ColumnElement[bool]]
+    past: Callable[[MetaData, datetime], Past]
     one: str
     many: str
 
 
 RECEIVED = Kind(
-    *("received", "received", "received_at", _old_notes),
-    one="note of an event received",
-    many="notes of events received",
+    "received", _old_notes, one="note of an event received", many="notes of events received"
 )
-SENT = Kind(
-    *("sent", "outgoing", "sent_at", _old_tellings),
-    one="event sent",
-    many="events sent",
-)
-
-
-def past(engine: Engine, metadata: MetaData, limit: datetime, kind: Kind = RECEIVED) -> int:
-    """How many rows are past their time."""
-    table = metadata.tables[kind.table]
-    with engine.connect() as connection:
-        query = select(func.count()).select_from(table).where(kind.doomed(metadata, limit))
-        return connection.scalar(query) or 0
-
-
-def drop(
-    engine: Engine, metadata: MetaData, limit: datetime, kind: Kind = RECEIVED, step: int = STEP
-) -> Iterator[int]:
-    """Drop them, `step` at a time; yields what each transaction dropped."""
-    table = metadata.tables[kind.table]
-    since = table.c[kind.since]
-    query = (
-        select(table.c.event_id, since.label("since"))
-        .where(kind.doomed(metadata, limit))
-        .order_by(since)
-        .limit(step)
-    )
-    following = query
-    while True:
-        with engine.begin() as connection:
-            rows = connection.execute(following).all()
-            if not rows:
-                return
-            ids = [row.event_id for row in rows]
-            gone = connection.execute(delete(table).where(table.c.event_id.in_(ids)))
-        yield gone.rowcount
-        following = query.where(since >= rows[-1].since)
 
 
 def prune(
@@ -111,21 +53,18 @@ def prune(
     as_json: bool,
     kinds: Sequence[Kind] = (RECEIVED,),
 ) -> None:
-    """Drop, or only count, what is more than `keep` days old, and say how much it was."""
+    """Delete, or only count, what is more than `keep` days old, and print how much it was."""
     limit = datetime.now(UTC) - timedelta(days=keep)
     numbers = dict.fromkeys(kinds, 0)
     try:
         engine = open_database()
         for kind in kinds:
+            past = kind.past(metadata, limit)
             if dry_run:
-                numbers[kind] = past(engine, metadata, limit, kind)
-                continue
-            began = time.monotonic()
-            for dropped in drop(engine, metadata, limit, kind):
-                numbers[kind] += dropped
-                # Half of the time is left to the consumers.
-                time.sleep(time.monotonic() - began)
-                began = time.monotonic()
+                numbers[kind] = retention.count(engine, past)
+            else:
+                steps = retention.half_the_time(retention.delete_in_steps(engine, past))
+                numbers[kind] = sum(steps)
     except database.Outage as error:
         typer.echo(f"The database can't be reached: {error.orig}", err=True)
         raise typer.Exit(1) from error

@@ -12,12 +12,13 @@ from datetime import UTC, datetime
 import structlog
 from kombu import Connection, Consumer, Queue
 
-from workers import backoff, logs, tracing
+from allocation.messaging import backoff
+from allocation.messaging.cloudevents import Envelope
+from allocation.messaging.database import Outage, is_outage
+from allocation.messaging.dead_letters import DeadLetterQueue
+from workers import logs, tracing
 from workers.broker import connect
-from workers.database import Outage, is_outage
-from workers.dead_letters import DeadLetters
 from workers.deliveries import LIMIT, Batch, Delivery, Hand, Spoilt, acknowledge
-from workers.envelope import Envelope
 from workers.inbox import HeldFailed, Inbox
 from workers.metrics import Figures
 from workers.settings import Settings
@@ -81,7 +82,7 @@ class Subscriber:
         self._linger = linger
         self._ticked = 0.0
         self._stop = threading.Event()
-        self._dead: DeadLetters
+        self._dead: DeadLetterQueue
 
     def run(self, stop: threading.Event) -> None:
         """Consume until `stop` is set, connecting again for ever; finishes the event in hand."""
@@ -105,7 +106,7 @@ class Subscriber:
             except outages as error:
                 connection.collect()  # without a goodbye, which may have no answer
                 failures = 1 if time.monotonic() - begun > 10 else failures + 1
-                pause = backoff.pause(failures)
+                pause = backoff.seconds(failures)
                 missing = str(getattr(error, "reply_code", "")) == "404"
                 log.warning(
                     f"{self._queue} is not being consumed"
@@ -127,7 +128,7 @@ class Subscriber:
             sign.touch()
 
     def _consume(self, connection: Connection) -> None:
-        self._dead = DeadLetters(connection, self._queue)
+        self._dead = DeadLetterQueue(connection, self._queue)
         channel = connection.channel()
         # Passive: a subscriber needs no right to configure the broker.
         channel.queue_declare(self._queue, passive=True)
@@ -181,7 +182,9 @@ class Subscriber:
     def _take(self, hand: Hand) -> None:
         match hand.take():
             case Spoilt(message, problem):
-                self._dead.bury(message, {"reason": problem.reason, "error": _short(problem)})
+                self._dead.dead_letter(
+                    message, {"reason": problem.reason, "error": _short(problem)}
+                )
                 self._figures.spoilt(problem.reason)
             case [delivery]:
                 self._take_alone(delivery)
@@ -207,7 +210,7 @@ class Subscriber:
             failure = self._persist(lambda: self._give([delivery]), delivery.event)
             tracing.end([span], str(failure["error"]) if failure else None)
             if failure:
-                self._dead.bury(delivery.message, failure)
+                self._dead.dead_letter(delivery.message, failure)
                 self._figures.dead(delivery.event)
             else:
                 acknowledge([delivery])
@@ -258,7 +261,7 @@ class Subscriber:
                 if held is None:
                     return failure
                 with logs.about(held):
-                    self._dead.bury_held(held, failure)
+                    self._dead.dead_letter_event(held.body, failure)
                     self._figures.dead(held)
                 self._inbox.forget(held)
                 first, attempt = datetime.now(UTC), 0

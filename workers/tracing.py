@@ -10,8 +10,8 @@ from uuid import UUID
 
 import structlog
 
+from allocation.messaging.cloudevents import Envelope
 from workers import trace_context
-from workers.envelope import Envelope
 from workers.settings import Settings
 
 if TYPE_CHECKING:  # nothing of it is needed, nor loaded, until somebody asks for spans

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from workers.envelope import Envelope
+from allocation.messaging.cloudevents import Envelope
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from functools import cache
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from allocation.adapters.rabbitmq import topology
+from allocation.adapters.rabbitmq.dead_letter_queues import REASONS
 from allocation.contract import registry
-from allocation.messaging.dead_letters import REASONS
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # seconds
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)

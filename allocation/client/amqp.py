@@ -1,8 +1,6 @@
 """Commands as Celery messages on RabbitMQ, each confirmed by the broker; no Celery is needed."""
 
-import socket
 from contextlib import suppress
-from os import getpid
 from threading import Lock
 from typing import Any, Self
 from uuid import UUID, uuid4, uuid5
@@ -16,6 +14,7 @@ from allocation.client.errors import Unauthorized, Unreachable
 from allocation.client.http import HttpClient
 from allocation.client.messages import Outcome, plain
 from allocation.client.patience import Patience
+from allocation.messaging.celery_message import celery_message
 
 _COMMANDS = "allocation.commands"
 _CONFIRMED_WITHIN = 10.0  # seconds
@@ -78,17 +77,18 @@ class AmqpClient(AmqpCommands):
 
     def _publish(self, task: str, command_id: str, fields: dict[str, Any]) -> None:
         patience = Patience(self._patience)
+        message = celery_message(task, command_id, fields)
         while True:
             try:
                 self._connected(patience, command_id).publish(
-                    [[], fields, {}],
+                    message.body,
                     serializer="json",
                     exchange=_COMMANDS,
                     routing_key=_COMMANDS,
-                    headers=_headers(task, command_id),
-                    correlation_id=command_id,
+                    headers=message.headers,
                     mandatory=True,
                     confirm_timeout=_CONFIRMED_WITHIN,
+                    **message.properties,
                 )
                 return
             except AccessRefused as error:
@@ -129,20 +129,3 @@ def _command_id(key: UUID | str | None) -> str:
         return str(UUID(str(key)))
     except ValueError:
         return str(uuid5(_IDS, str(key)))
-
-
-def _headers(task: str, command_id: str) -> dict[str, Any]:
-    """Those of Celery's message protocol 2."""
-    return {
-        "lang": "py",
-        "task": task,
-        "id": command_id,
-        "root_id": command_id,
-        "parent_id": None,
-        "group": None,
-        "eta": None,
-        "expires": None,
-        "retries": 0,
-        "timelimit": [None, None],
-        "origin": f"{getpid()}@{socket.gethostname()}",
-    }

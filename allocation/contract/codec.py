@@ -17,6 +17,7 @@ from allocation.contract.registry import COMMANDS, MESSAGES, NAMES
 from allocation.domain import commands
 from allocation.domain.commands import Command, Malformed
 from allocation.domain.events import Event
+from allocation.messaging import cloudevents
 
 Json = dict[str, Any]
 
@@ -144,20 +145,18 @@ def cloud_event(
         if not data.get(name):
             data.pop(name, None)
     kind = NAMES[type(event)]
-    body = {
-        "specversion": "1.0",
-        "id": str(uuid5(NAMESPACE_OID, f"{SOURCE} {data['sku']} {event.sequence}")),
-        "source": SOURCE,
-        "type": kind,
-        "subject": data["sku"],
-        "time": time.isoformat(),
-        "datacontenttype": "application/json",
-        "sequence": event.sequence,
-        "causationid": str(causation_id),
-        "causationtype": causation_type,
-        "correlationid": str(correlation_id),
-        "data": data,
-    }
+    body = cloudevents.build(
+        id=uuid5(NAMESPACE_OID, f"{SOURCE} {data['sku']} {event.sequence}"),
+        source=SOURCE,
+        type=kind,
+        subject=data["sku"],
+        time=time.isoformat(),
+        data=data,
+        sequence=event.sequence,
+        causationid=str(causation_id),
+        causationtype=causation_type,
+        correlationid=str(correlation_id),
+    )
     broken = violations(kind, body)
     assert not broken, f"{kind} breaks its contract: {broken}"
     return body

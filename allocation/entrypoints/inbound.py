@@ -23,7 +23,7 @@ from allocation.adapters import metrics
 from allocation.adapters.rabbitmq import topology
 from allocation.contract import inbound_events
 from allocation.messaging import lifecycle
-from allocation.messaging.dead_letters import Mover
+from allocation.messaging.dead_letters import DeadLetterPublisher
 from allocation.messaging.telemetry import metrics_server, tracing
 from allocation.service_layer import execution
 from allocation.service_layer.unit_of_work import (
@@ -59,7 +59,7 @@ class Asked:
 def run(stop: threading.Event) -> None:
     """Take what other systems tell until `stop` is set; outlives outages."""
     metrics_server.serve(metrics.inbound().registry)
-    mover = Mover(bootstrap.confirming_broker, metrics.inbound().dead_lettered)
+    mover = DeadLetterPublisher(bootstrap.confirming_broker, metrics.inbound().dead_lettered)
     failures = 0
     while not stop.is_set():
         health.beat(bootstrap.settings(), NAME)
@@ -95,7 +95,9 @@ class Inbound:
     What is neither when this ends goes back to the queue.
     """
 
-    def __init__(self, connection: Connection, mover: Mover, stop: threading.Event) -> None:
+    def __init__(
+        self, connection: Connection, mover: DeadLetterPublisher, stop: threading.Event
+    ) -> None:
         self._connection = connection
         self._mover = mover
         self._stop = stop
@@ -206,7 +208,7 @@ class Inbound:
         )
         metrics.inbound().events.labels("refused").inc()
         facts = {"reason": reason, "error": error[:1000], **facts}
-        if self._mover.bury(message, topology.INBOUND_DEAD, facts):
+        if self._mover.dead_letter(message, topology.INBOUND_DEAD, facts):
             message.ack()
         else:
             # The broker then moves it by itself, without the reason.

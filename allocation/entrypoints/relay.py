@@ -6,21 +6,29 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import structlog
 from kombu import Connection
-from sqlalchemy.exc import DBAPIError
 
-from allocation import bootstrap, health
-from allocation.adapters import metrics
+from allocation import health
+from allocation.adapters.metrics import RelayMetrics
 from allocation.adapters.rabbitmq import topology
 from allocation.adapters.sql.outbox import DUE_AT_ONCE, OutboxReader, only_reader
-from allocation.entrypoints.worker.app import app
+from allocation.bootstrap import Dependencies
 from allocation.messaging import lifecycle
-from allocation.messaging.publisher import Outgoing, Publisher, publisher
+from allocation.messaging.celery_message import celery_message
+from allocation.messaging.outbox_relay import (
+    BATCH,
+    MARK_EVERY,
+    InFlight,
+    is_missing,
+    relay_through_outages,
+)
+from allocation.messaging.publisher import Outgoing, publisher
 from allocation.messaging.telemetry import metrics_server, trace_context, tracing
 
 if TYPE_CHECKING:
@@ -28,146 +36,99 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-BATCH = 500
-POLL = 0.5  # seconds between two looks: wake-up calls may get lost, and nobody calls what is due
-MARK_EVERY = 0.05  # seconds
+NAME = "relay"
+POLL = 0.5
+"""Seconds between two looks at the outbox: notifications get lost, and none says what is due."""
 BEAT = 1.0  # seconds between two signs of life
-STEADY = 10.0
-"""Seconds of relaying after which the backoff starts anew at the next outage."""
 RESEND_AT_ONCE = 2000
 """Overdue commands that one check sends again, at most."""
 LOOK_FOR_LOST = 10.0
 """Seconds between two checks for commands that the broker has lost."""
 
 
-def run(stop: threading.Event) -> None:
+def run(dependencies: Dependencies, metrics: RelayMetrics, stop: threading.Event) -> None:
     """Relay until `stop` is set; stands by while another relay is active, and outlives outages."""
-    engine = bootstrap.engine(bootstrap.settings().database_url)
-    metrics_server.serve(metrics.relay().registry)
-    failures = 0
-    while not stop.is_set():
-        health.beat(bootstrap.settings(), "relay")
-        began = time.monotonic()
-        connection = bootstrap.broker()
-        outages = (DBAPIError, *connection.connection_errors, *connection.channel_errors, OSError)
+    metrics_server.serve(metrics.registry)
+    relay = Relay(dependencies, metrics, stop)
+    relay_through_outages(stop, dependencies.broker, relay.session, relay.on_outage)
+
+
+class Relay:
+    """The only relay that is active, or one that stands by."""
+
+    def __init__(
+        self, dependencies: Dependencies, metrics: RelayMetrics, stop: threading.Event
+    ) -> None:
+        self._settings = dependencies.settings
+        self._engine = dependencies.engine
+        self._metrics = metrics
+        self._stop = stop
+
+    def session(self, connection: Connection) -> float:
+        """Relay on one connection, unless another relay is active; seconds until the next try."""
+        health.beat(self._settings, NAME)
+        lifecycle.wait_for_schema(lifecycle.alive_until(self._stop, NAME), self._stop.is_set)
         try:
-            lifecycle.wait_for_schema(lifecycle.alive_until(stop, "relay"), stop.is_set)
-            with only_reader(engine) as reader:
+            with only_reader(self._engine) as reader:
                 if reader is None:
                     log.debug("another relay is active; standing by")
-                    stop.wait(POLL)
-                    continue
-                sender = publisher(connection)
-                log.info("ready: relaying")
-                began = time.monotonic()
-                metrics.relay().active.set(1)
-                _relay(reader, sender, connection, stop)
-        except outages as error:
-            connection.collect()  # without a goodbye, which may have no answer
-            failures = 1 if time.monotonic() - began > STEADY else failures + 1
-            metrics.relay().pauses.inc()
-            pause = lifecycle.pause(failures)
-            missing = str(getattr(error, "reply_code", "")) == "404"
-            log.log(
-                logging.ERROR if missing else logging.WARNING,
-                "the relay pauses"
-                + ("; a queue is missing: run `allocation topology`" if missing else ""),
-                error=str(error) or repr(error),
-                seconds=round(pause, 1),
-            )
-            stop.wait(pause)
+                else:
+                    self._relay(reader, connection)
         finally:
-            metrics.relay().active.set(0)
-            connection.release()
+            self._metrics.active.set(0)
+        return POLL
 
+    def on_outage(self, error: Exception, seconds: float) -> None:
+        self._metrics.pauses.inc()
+        missing = is_missing(error)
+        log.log(
+            logging.ERROR if missing else logging.WARNING,
+            "the relay pauses"
+            + ("; a queue is missing: run `allocation topology`" if missing else ""),
+            error=str(error) or repr(error),
+            seconds=round(seconds, 1),
+        )
 
-def _relay(
-    reader: OutboxReader, publisher: Publisher, connection: Connection, stop: threading.Event
-) -> None:
-    """Relay until `stop` is set, or until the broker refuses something on this connection."""
-    flight = Flight(reader, publisher)
-    resending = Resending(reader, connection, bootstrap.settings().resend_after)
-    beaten = looked = 0.0
-    while not stop.is_set():
-        if time.monotonic() - looked > POLL and reader.accept_due() < DUE_AT_ONCE:
-            looked = time.monotonic()
-        resending.look()
-        if time.monotonic() - beaten > BEAT:
-            lifecycle.beat(connection, "relay")
-            beaten = time.monotonic()
-        if flight.send() == BATCH:
-            refused = flight.mark(most=BATCH)
-        elif flight.due:
-            refused = flight.mark()
-        else:
-            reader.wait(MARK_EVERY if flight.rows else POLL)
-            continue
-        if refused:
-            metrics.relay().refused.inc(len(refused))
-            log.error(
-                "the broker took only a part: a queue is full, or missing, or not bound;"
-                " `allocation status` shows which, and `allocation topology` mends the latter two",
-                refused=len(refused),
-                **names(refused[0]),
-            )
-            stop.wait(POLL)
-            # A new one: after the loss of a cluster's node RabbitMQ may refuse on a connection for
-            # minutes what it takes on the next one.
-            return
-    flight.mark(most=0)
+    def _relay(self, reader: OutboxReader, connection: Connection) -> None:
+        """Relay until told to stop, or until the broker refuses something on this connection."""
+        sender = publisher(connection, bind=topology.bind, require=topology.require)
+        log.info("ready: relaying")
+        self._metrics.active.set(1)
+        in_flight = InFlight(reader, sender, messages, lambda row: row.sku, self._on_marked)
+        resending = Resending(reader, connection, self._settings.resend_after, self._metrics)
+        beaten = looked = 0.0
+        while not self._stop.is_set():
+            if time.monotonic() - looked > POLL and reader.accept_due() < DUE_AT_ONCE:
+                looked = time.monotonic()
+            resending.look()
+            if time.monotonic() - beaten > BEAT:
+                lifecycle.beat(connection, NAME)
+                beaten = time.monotonic()
+            if in_flight.send() == BATCH:
+                refused = in_flight.mark(most=BATCH)
+            elif in_flight.is_mark_due:
+                refused = in_flight.mark()
+            else:
+                reader.wait(MARK_EVERY if in_flight.rows else POLL)
+                continue
+            if refused:
+                self._on_refused(refused)
+                # A new connection is needed: after the loss of a cluster's node RabbitMQ may refuse
+                # on a connection for minutes what it takes on the next one.
+                return
+        in_flight.mark(most=0)
 
+    def _on_marked(self, rows: Sequence[Any], seconds: float) -> None:
+        self._metrics.marked(((row.kind, row.name) for row in rows), seconds)
 
-class Flight:
-    """Rows that were sent and are not marked yet, in their order.
-
-    What was committed is sent at once, and marked when the broker has it: for many rows together,
-    as that costs a step of the broker and one of the database. Dying in between means that they are
-    sent again: at least once.
-    """
-
-    def __init__(self, reader: OutboxReader, publisher: Publisher) -> None:
-        self.rows: list[Any] = []
-        self._reader = reader
-        self._publisher = publisher
-        self._told: dict[str, bool] = {}
-        self._marked = 0.0
-        self._sent_at: dict[str, float] = {}
-
-    @property
-    def due(self) -> bool:
-        """It is time to mark what was confirmed."""
-        return bool(self.rows) and time.monotonic() - self._marked > MARK_EVERY
-
-    def send(self) -> int:
-        """Send the oldest rows that are pending; how many there were, of BATCH at most."""
-        rows = self._reader.pending(BATCH, besides=[row.position for row in self.rows])
-        if rows and not self.rows:
-            self._marked = time.monotonic()
-        self._sent_at |= dict.fromkeys((row.id for row in rows), time.monotonic())
-        spans = [span(row) for row in rows]
-        with tracing.ending(spans):
-            self._publisher.send([outgoing(*each) for each in zip(rows, spans, strict=True)])
-        self.rows += rows
-        return len(rows)
-
-    def mark(self, most: int | None = None) -> Sequence[Any]:
-        """Mark those that the broker has; returns what it refused. `most` may stay unconfirmed."""
-        self._told |= self._publisher.settle(len(self.rows) if most is None else most)
-        if not all(self._told.values()):
-            self._told |= self._publisher.settle(0)
-        kept = {row_id for row_id, is_kept in self._told.items() if is_kept}
-        refused = [row for row in self.rows if not self._told.get(row.id, True)]
-        done = in_order(self.rows, kept)
-        self._reader.mark_sent([row.position for row in done])
-        if done:
-            waited = time.monotonic() - self._sent_at[done[0].id]
-            metrics.relay().marked(((row.kind, row.name) for row in done), waited)
-        for row in done:
-            del self._told[row.id], self._sent_at[row.id]
-        marked = {row.id for row in done}
-        self.rows = [row for row in self.rows if row.id not in marked]
-        self._marked = time.monotonic()
-        return refused
+    def _on_refused(self, rows: Sequence[Any]) -> None:
+        self._metrics.refused.inc(len(rows))
+        log.error(
+            "the broker took only a part: a queue is full, or missing, or not bound;"
+            " `allocation status` shows which, and `allocation topology` mends the latter two",
+            refused=len(rows),
+            **names(rows[0]),
+        )
 
 
 class Resending:
@@ -178,10 +139,13 @@ class Resending:
     deduplicates the second message.
     """
 
-    def __init__(self, reader: OutboxReader, connection: Connection, after: float) -> None:
+    def __init__(
+        self, reader: OutboxReader, connection: Connection, after: float, metrics: RelayMetrics
+    ) -> None:
         self._reader = reader
         self._connection = connection
         self._after = after
+        self._metrics = metrics
         self._every = min(LOOK_FOR_LOST, after / 2)
         self._looked = 0.0
         self._missing = 0
@@ -195,7 +159,7 @@ class Resending:
         # Missing in both checks: during a single one, workers may hold the last messages.
         most = min(before, self._missing, RESEND_AT_ONCE)
         if most and (sent := self._reader.send_again(self._after, most)):
-            metrics.relay().resent.inc(sent)
+            self._metrics.resent.inc(sent)
             log.warning(
                 "overdue commands are sent again: the broker holds fewer than are pending",
                 commands=sent,
@@ -227,21 +191,6 @@ def missing(awaited: int, queued: topology.Queued) -> int:
     return max(0, awaited - queued.messages)
 
 
-def in_order(rows: Iterable[Any], confirmed: set[str]) -> Sequence[Any]:
-    """The confirmed rows, less those that overtook an unconfirmed one of their sku.
-
-    Where that one was refused they are sent again behind it: so each sku's events come in order at
-    least once.
-    """
-    done, held = [], set()
-    for row in rows:
-        if row.id in confirmed and row.sku not in held:
-            done.append(row)
-        elif row.sku is not None:
-            held.add(row.sku)
-    return done
-
-
 def names(row: Any) -> dict[str, str]:
     """What a line about a row of the outbox names it by."""
     known = (
@@ -255,8 +204,16 @@ def names(row: Any) -> dict[str, str]:
     return known | {"trace_id": trace_id}
 
 
-def span(row: Any) -> Span | None:
-    """The span in which a row is published; None where none are made."""
+@contextmanager
+def messages(rows: Sequence[Any]) -> Iterator[Sequence[Outgoing]]:
+    """The messages that rows become; their spans, if any are made, end with the block."""
+    spans = [_span(row) for row in rows]
+    with tracing.ending(spans):
+        yield [outgoing(row, span) for row, span in zip(rows, spans, strict=True)]
+
+
+def _span(row: Any) -> Span | None:
+    """The span in which a row is published; None if none are made."""
     if not tracing.is_on():
         return None
     destination = topology.EVENTS if row.kind == "event" else topology.COMMANDS
@@ -278,13 +235,12 @@ def outgoing(row: Any, published: Span | None = None) -> Outgoing:
             body=trace_context.in_event(row.body, traceparent),
             content_type="application/cloudevents+json",
         )
-    task = app.amqp.as_task_v2(
-        row.id,
+    task = celery_message(
         row.name,
-        kwargs=json.loads(row.body),
+        row.id,
+        json.loads(row.body),
         root_id=row.correlation_id,
         parent_id=row.causation_id,
-        ignore_result=True,
     )
     return Outgoing(
         id=row.id,

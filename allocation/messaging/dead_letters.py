@@ -1,4 +1,8 @@
-"""Dead letters: messages set aside in a queue of their own, with the reason in their headers."""
+"""Dead letters: messages that nobody could process, in a queue of their own, with the reason.
+
+The headers of a dead letter say what is known, each behind `x-`: reason, error, traceback,
+attempts, first, last. The reason, the error and the last time are always there.
+"""
 
 import hashlib
 import json
@@ -15,24 +19,15 @@ from kombu.message import Message
 
 log = structlog.get_logger(__name__)
 
-# Seconds. A broker that is short of memory or disk gives no answer, but for the heartbeats, each of
-# which begins the wait anew: so it is less than their half.
 CONFIRM_TIMEOUT = 5.0
+"""Seconds.
 
-Facts = Mapping[str, object]
-"""What the headers tell, each behind `x-`: reason, error, traceback, attempts, first, last.
-
-`reason`, `error` and `last` always; the subscribers' dead letters have the same ones.
+A broker that is short of memory or disk gives no answer, but for the heartbeats, each of which
+begins the wait anew: so it is less than their half.
 """
 
-REASONS = {
-    "allocation.dead": (
-        *("unreadable", "unknown task", "unknown field", "failed"),
-        *("revoked", "expired", "terminated"),
-    ),
-    "allocation.inbound.dead": ("unreadable", "unknown type", "malformed", "conflict", "failed"),
-}
-"""By queue: why a message may come there by our own hand."""
+Details = Mapping[str, object]
+"""What the headers say, without `x-`; `reason` and `error` always."""
 
 LARGEST_BODY = 256 * 1024
 """Bytes: the limit for the body of a message, and for what a dead letter keeps of a body."""
@@ -41,7 +36,7 @@ CUT = "x-cut-bytes"
 """The header of a dead letter with the number of bytes that were cut off its body."""
 
 _OURS = ("reason", "error", "traceback", "attempts", "first", "last", "held_event")
-# What belongs to the life that ended: a message that is replayed begins a new one, and whoever
+# These belong to the life that ended: a message that is replayed begins a new one, and whoever
 # replays it has decided that it is not too late.
 _OF_THE_PAST = {f"x-{name}" for name in _OURS} | {"first_failed_at", "expires"}
 _COUNTED = ("x-delivery-count", "x-acquired-")
@@ -52,70 +47,64 @@ class Incomplete(Exception):
     """A dead letter can't be delivered again because its body was cut."""
 
 
-class Mover:
-    """Copies messages to other queues over a connection of its own, opened when it is needed."""
+def headers_of(message: Message, details: Details) -> dict[str, object]:
+    """The headers with which `message` becomes a dead letter."""
+    headers = dict(message.headers or {})
+    headers.pop(CUT, None)
+    # Renamed, so that no reader of the dead letter decompresses the body.
+    if compression := headers.pop("compression", None):
+        headers["x-compression"] = compression
+    if (cut := len(_bytes(message.body)) - LARGEST_BODY) > 0:
+        headers[CUT] = cut
+    details = {"last": datetime.now(UTC).isoformat()} | dict(details)
+    return headers | {f"x-{name}": value for name, value in details.items()}
+
+
+class DeadLetterPublisher:
+    """Publishes dead letters over a connection of its own, which it opens when it needs one."""
 
     def __init__(
         self,
         connect: Callable[[], Connection],
-        buried: Callable[[str, str], None] = lambda queue, reason: None,
+        on_dead_letter: Callable[[str, str], None] = lambda queue, reason: None,
     ) -> None:
         """`connect` makes connections that confirm what is published.
 
-        `buried` hears the queue and the reason of each dead letter, be it moved by the broker.
+        `on_dead_letter` is called with the queue and the reason of each dead letter, also if the
+        broker has to move the message.
         """
         self._connect = connect
-        self._buried = buried
+        self._on_dead_letter = on_dead_letter
         self._producer: Producer | None = None
 
-    def bury(self, message: Message, queue: str, facts: Facts) -> bool:
+    def dead_letter(self, message: Message, queue: str, details: Details) -> bool:
         """Copy the message to the dead-letter queue `queue`; False as for `copy`."""
-        headers = dict(message.headers or {})
-        headers.pop(CUT, None)
-        # Renamed, so that no reader of the dead letter decompresses the body.
-        if compression := headers.pop("compression", None):
-            headers["x-compression"] = compression
-        body = _bytes(message.body or b"")
-        if len(body) > LARGEST_BODY:
-            headers[CUT] = len(body) - LARGEST_BODY
-        facts = {"last": datetime.now(UTC).isoformat()} | dict(facts)
-        self._buried(queue, str(facts["reason"]))
-        headers |= {f"x-{name}": value for name, value in facts.items()}
-        # By the queue's own exchange: whoever may write to the default one reaches every queue.
-        return self.copy(message, queue, "", headers, body[:LARGEST_BODY])
+        self._on_dead_letter(queue, str(details["reason"]))
+        return self._publish_again(lambda producer: _dead_letter(producer, queue, message, details))
 
     def copy(
-        self,
-        message: Message,
-        exchange: str,
-        routing_key: str,
-        headers: Mapping[str, object],
-        body: bytes | None = None,
+        self, message: Message, exchange: str, routing_key: str, headers: Mapping[str, object]
     ) -> bool:
-        """Publish the message again, with `body` in place of its own if that is given.
+        """Publish the message again.
 
         Returns False unless the broker confirms the copy, which may exist even so. The message
         itself is not changed.
         """
-        kept = self._producer is not None
-        # A connection that was kept may have been lost since: that costs a second try.
-        return self._publish(message, exchange, routing_key, headers, body) or (
-            kept and self._publish(message, exchange, routing_key, headers, body)
+        return self._publish_again(
+            lambda producer: _publish(producer, exchange, routing_key, message, headers)
         )
 
-    def _publish(
-        self,
-        message: Message,
-        exchange: str,
-        routing_key: str,
-        headers: Mapping[str, object],
-        body: bytes | None,
-    ) -> bool:
+    def _publish_again(self, publish: Callable[[Producer], None]) -> bool:
+        kept = self._producer is not None
+        # A connection that was kept may have been lost since: that costs a second try.
+        return self._try(publish) or (kept and self._try(publish))
+
+    def _try(self, publish: Callable[[Producer], None]) -> bool:
         connection = self._producer.connection if self._producer else self._connect()
         try:
             if self._producer is None:
                 self._producer = Producer(connection.channel())
-            _publish(self._producer, exchange, routing_key, message, headers, body)
+            publish(self._producer)
         except (
             OSError,
             OperationalError,
@@ -123,13 +112,55 @@ class Mover:
             *connection.connection_errors,
             *connection.channel_errors,
         ) as error:
-            where = f"{exchange} {routing_key}".strip()
-            log.warning("the broker took no copy of a message", to=where, error=str(error))
+            log.warning("the broker took no copy of a message", error=str(error))
             # A late confirm must not be taken for the next message's.
             connection.collect()
             self._producer = None
             return False
         return True
+
+
+class DeadLetterQueue:
+    """The dead-letter queue of one queue, over the connection that consumes it."""
+
+    def __init__(self, connection: Connection, queue: str) -> None:
+        self._connection = connection
+        self._name = f"{queue}.dead"
+
+    def dead_letter(self, message: Message, details: Details) -> None:
+        """Publish the message there, and acknowledge it once it is there.
+
+        If the broker refuses it, the message is rejected: the broker then moves it there by itself,
+        without the reason. Raises the connection's errors; the message then comes again.
+        """
+        try:
+            self._publish(message, details)
+        except (*self._connection.channel_errors, MessageNacked) as failure:
+            log.error(
+                f"{self._name} takes no message; if it is missing, run `allocation topology`",
+                error=str(failure),
+            )
+            message.reject()
+        else:
+            message.ack()
+
+    def dead_letter_event(self, event: Mapping[str, Any], details: Details) -> None:
+        """Publish an event there whose message was acknowledged earlier."""
+        body = json.dumps(event).encode()
+        message = Message(
+            body, content_type="application/cloudevents+json", content_encoding="utf-8"
+        )
+        self._publish(message, details)
+
+    def _publish(self, message: Message, details: Details) -> None:
+        log.error(
+            "an event goes to the dead-letter queue",
+            reason=details["reason"],
+            error=str(details["error"]),
+        )
+        # A channel of its own: a refusal closes it, and the consumer's must live on.
+        with self._connection.channel() as channel:
+            _dead_letter(Producer(channel), self._name, message, details)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,18 +185,18 @@ class DeadLetter:
 
     @property
     def kind(self) -> str:
-        """What letters of the same cause have in common, beside their reason and name."""
+        """What dead letters of the same cause have in common, beside their reason and name."""
         return self.error.partition(":")[0][:100] if self.reason == "failed" else ""
 
 
 def read(queue: str, message: Message) -> DeadLetter:
-    """The letter that a message of the dead-letter queue `queue` is, whatever it holds."""
+    """The dead letter that a message of the queue `queue` is, whatever it holds."""
     headers = message.headers or {}
     first, last = _deaths(headers)
     reason = headers.get("x-reason") or last.get("reason") or "unknown"
     attempts = headers.get("x-attempts")
-    event = _as_event(message.body)
-    # To look at a letter returns it, which the broker counts: that must not change its id.
+    event = object_in(message.body)
+    # Looking at a dead letter returns it, which the broker counts: that must not change its id.
     lasting = [each for each in sorted(headers.items()) if not each[0].startswith(_COUNTED)]
     # Messages that the broker dead-letters itself have bodies of any size.
     made = hashlib.sha256(_bytes(message.body)[:LARGEST_BODY] + repr(lasting).encode())
@@ -182,10 +213,21 @@ def read(queue: str, message: Message) -> DeadLetter:
     )
 
 
-def taken(connection: Connection, queue: str, at_most: int) -> Iterator[DeadLetter]:
-    """The oldest letters, one after the other; those neither acknowledged nor rejected come back.
+def object_in(body: bytes | str) -> dict[str, Any]:
+    """The JSON object in a body; an empty one if there is none, or if the body is too large."""
+    if len(body) > LARGEST_BODY:
+        return {}
+    try:
+        event = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return event if isinstance(event, dict) else {}
 
-    While this goes on nobody else sees them.
+
+def fetch(connection: Connection, queue: str, at_most: int) -> Iterator[DeadLetter]:
+    """The oldest dead letters, one after the other.
+
+    No other reader sees them meanwhile. Those neither acknowledged nor rejected go back.
     """
     with connection.channel() as channel:
         for _ in range(at_most):
@@ -195,17 +237,18 @@ def taken(connection: Connection, queue: str, at_most: int) -> Iterator[DeadLett
             yield read(queue, channel.message_to_python(message))
 
 
-def send_again(connection: Connection, queue: str, letter: DeadLetter) -> None:
-    """Put the message back into `queue`, as new, and then take it off the dead letters.
+def send_again(connection: Connection, queue: str, dead_letter: DeadLetter) -> None:
+    """Put the message back into `queue`, as new, and then take it off the dead-letter queue.
 
     Dying between the two leaves it in both, and its id makes that harmless. Raises the connection's
     errors, or Incomplete; the message then stays a dead letter.
     """
-    if letter.cut:
+    if dead_letter.cut:
         raise Incomplete(
-            f"{letter.id} can't be delivered again: {letter.cut} bytes of its body were cut off"
+            f"{dead_letter.id} can't be delivered again:"
+            f" {dead_letter.cut} bytes of its body were cut off"
         )
-    message = letter.message
+    message = dead_letter.message
     headers = {
         name: value
         for name, value in (message.headers or {}).items()
@@ -218,6 +261,12 @@ def send_again(connection: Connection, queue: str, letter: DeadLetter) -> None:
     with connection.channel() as channel:
         _publish(Producer(channel), "", queue, message, headers)
     message.ack()
+
+
+def _dead_letter(producer: Producer, queue: str, message: Message, details: Details) -> None:
+    body = _bytes(message.body)[:LARGEST_BODY]
+    # By the queue's own exchange: whoever may write to the default one reaches every queue.
+    _publish(producer, queue, "", message, headers_of(message, details), body)
 
 
 def _publish(
@@ -253,17 +302,8 @@ def _deaths(headers: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str,
     return entries[-1], entries[0]
 
 
-def _as_event(body: bytes | str) -> Mapping[str, Any]:
-    if len(body) > LARGEST_BODY:
-        return {}
-    try:
-        event = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return event if isinstance(event, dict) else {}
-
-
-def _bytes(body: bytes | str) -> bytes:
+def _bytes(body: bytes | str | None) -> bytes:
+    body = body or b""
     return body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
 
 

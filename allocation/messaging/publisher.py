@@ -11,14 +11,18 @@ import amqp
 from kombu import Connection, Producer
 from kombu.exceptions import ChannelError
 
-from allocation.adapters.rabbitmq import topology
-
 CONFIRM_TIMEOUT = 10.0
 """Seconds without a confirm after which the connection counts as lost."""
 MOMENT = 0.001
 """Seconds in which nothing came in: there is no more."""
 BIND_EVERY = 5.0
-"""Seconds that a subscriber's queue stays unbound at most, once somebody unbound it."""
+"""Seconds between two calls of `bind`: a queue that somebody unbound misses no more than that."""
+
+OnChannel = Callable[[amqp.Channel], None]
+
+
+def _do_nothing(_: amqp.Channel) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +39,14 @@ class Outgoing:
 
 
 class Publisher(Protocol):
-    """Every call may raise the connection's own errors; then nothing is known of any message.
-
-    One of these is the 404 of a subscriber's queue that is missing: what it missed must be sent
-    again.
-    """
+    """Every call may raise the connection's own errors; then nothing is known of any message."""
 
     def send(self, messages: Sequence[Outgoing]) -> None:
-        """Send all, in order, without waiting for the broker's word."""
+        """Send all, in order, without waiting for confirms."""
         ...
 
     def settle(self, most: int) -> dict[str, bool]:
-        """Wait until at most `most` are without the broker's word; what it said since the last.
+        """Wait until at most `most` are unconfirmed; what the broker said since the last call.
 
         By id: whether the message is in a queue that will keep it.
         """
@@ -59,10 +59,17 @@ def publish(publisher: Publisher, messages: Sequence[Outgoing]) -> set[str]:
     return {message_id for message_id, kept in publisher.settle(0).items() if kept}
 
 
-def publisher(connection: Connection) -> Publisher:
-    """The publisher that suits the connection's transport."""
+def publisher(
+    connection: Connection, *, bind: OnChannel = _do_nothing, require: OnChannel = _do_nothing
+) -> Publisher:
+    """The publisher that suits the connection's transport.
+
+    On AMQP, `bind` binds the queues that must get the messages, at first and every BIND_EVERY
+    seconds. `require` raises the channel's 404 if one of them is missing, before messages count as
+    published: a fanout that finds one of two queues confirms all the same.
+    """
     if connection.transport.driver_type == "amqp":
-        return AmqpPublisher(connection)
+        return AmqpPublisher(connection, bind, require)
     return SpoolPublisher(connection)
 
 
@@ -73,29 +80,30 @@ class AmqpPublisher:
     on py-amqp's channel.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        """Raises the channel's 404 when a subscriber's queue is missing."""
+    def __init__(self, connection: Connection, bind: OnChannel, require: OnChannel) -> None:
         self._connection = connection
+        self._bind = bind
+        self._require = require
         self._channel: amqp.Channel = connection.channel()
         self._channel.confirm_select()
         # py-amqp would look for news of a blocked connection before each message, for the time of
         # half a message; here the missing confirms tell.
         self._channel.connection.client_properties["capabilities"]["connection.blocked"] = False
-        self._channel.events["basic_ack"].add(self._told(kept=True))
-        self._channel.events["basic_nack"].add(self._told(kept=False))
+        self._channel.events["basic_ack"].add(self._on_confirm(kept=True))
+        self._channel.events["basic_nack"].add(self._on_confirm(kept=False))
         self._channel.events["basic_return"].add(self._returned)
         self._tag = 0
         self._pending: dict[int, str] = {}
-        self._heard = 0.0  # when the broker last said something of what is pending
+        self._confirmed_at = 0.0  # when the broker last confirmed or refused something
         self._settled: dict[str, bool] = {}
         self._unroutable: set[str] = set()
-        self._bound = 0.0
-        self._bind_subscribers()
+        self._bound_at = 0.0
+        self._bind_again()
 
     def send(self, messages: Sequence[Outgoing]) -> None:
-        self._bind_subscribers()
+        self._bind_again()
         if not self._pending:
-            self._heard = time.monotonic()
+            self._confirmed_at = time.monotonic()
         for message in messages:
             self._tag += 1
             self._pending[self._tag] = message.id
@@ -128,22 +136,21 @@ class AmqpPublisher:
             with suppress(TimeoutError):
                 self._connection.drain_events(timeout=1)
         if self._settled:
-            # Without a subscriber's queue none of these counts as told.
-            topology.require(self._channel)
+            self._require(self._channel)
         settled, self._settled = self._settled, {}
         return settled
 
     def _is_silent(self) -> bool:
-        return time.monotonic() - self._heard > CONFIRM_TIMEOUT
+        return time.monotonic() - self._confirmed_at > CONFIRM_TIMEOUT
 
-    def _bind_subscribers(self) -> None:
-        if time.monotonic() - self._bound > BIND_EVERY:
-            topology.bind(self._channel)
-            self._bound = time.monotonic()
+    def _bind_again(self) -> None:
+        if time.monotonic() - self._bound_at > BIND_EVERY:
+            self._bind(self._channel)
+            self._bound_at = time.monotonic()
 
-    def _told(self, kept: bool) -> Callable[[int, bool], None]:
-        def told(tag: int, multiple: bool) -> None:
-            self._heard = time.monotonic()
+    def _on_confirm(self, kept: bool) -> Callable[[int, bool], None]:
+        def on_confirm(tag: int, multiple: bool) -> None:
+            self._confirmed_at = time.monotonic()
             # In the order of their tags.
             tags = list(takewhile(lambda known: known <= tag, self._pending)) if multiple else [tag]
             for known in tags:
@@ -152,7 +159,7 @@ class AmqpPublisher:
                 self._settled[message_id] = kept and message_id not in self._unroutable
                 self._unroutable.discard(message_id)
 
-        return told
+        return on_confirm
 
     def _returned(
         self, _error: Exception, _exchange: str, _routing_key: str, message: amqp.Message

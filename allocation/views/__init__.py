@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from allocation.adapters.sql.database import is_postgresql
+from allocation.messaging.database import is_postgresql
 
 Json = dict[str, Any]
 

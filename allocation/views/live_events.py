@@ -8,8 +8,8 @@ from sqlalchemy import ARRAY, Connection, Row, Select, Text, all_, bindparam, fu
 from sqlalchemy import text as sql
 from sqlalchemy.orm import aliased
 
-from allocation.adapters.sql.database import is_postgresql
 from allocation.adapters.sql.tables import outbox
+from allocation.messaging.database import is_postgresql
 
 CHUNK = 500
 """Events that one query finds, at most."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, collate, func, literal, select, tuple_
 
-from allocation.adapters.sql.database import is_postgresql
 from allocation.adapters.sql.tables import allocations, batches, is_open, products, waits
 from allocation.domain.strategies import STRATEGIES
+from allocation.messaging.database import is_postgresql
 from allocation.views import Json
 
 LIMIT = 100

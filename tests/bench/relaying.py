@@ -6,7 +6,7 @@ from collections.abc import Collection
 import amqp
 from kombu import Connection
 
-from allocation.entrypoints import relay
+from allocation.messaging import outbox_relay
 from tests.bench import committed
 from tests.bench.bench import Bench
 from tests.bench.deployment import SUBSCRIBERS, Deployment
@@ -19,7 +19,7 @@ SKUS = 1000
 EACH = 20
 """Events of each sku that wait in the outbox."""
 EXCHANGE = "allocation.events"
-BATCH: int = getattr(relay, "BATCH", 200)
+BATCH: int = getattr(outbox_relay, "BATCH", 200)
 """As many messages as the relay sends before it waits for their confirms."""
 
 _PRODUCTS = """

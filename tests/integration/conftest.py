@@ -81,7 +81,7 @@ class Service:
     def dead_letters(self, queue: str = topology.DEAD) -> list[DeadLetter]:
         """The dead letters of the queue, by default the commands'; they stay where they are."""
         with Connection(self.broker_url) as connection:
-            return list(dead_letters.taken(connection, queue, 1000))
+            return list(dead_letters.fetch(connection, queue, 1000))
 
     def messages(self, queue: str) -> list[Any]:
         """The messages of a queue, which they leave."""

@@ -4,7 +4,6 @@ import json
 import random
 import signal
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +15,6 @@ from allocation.adapters.rabbitmq import topology
 from allocation.adapters.sql.tables import outbox
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, CreateBatch
-from allocation.entrypoints import relay
 from allocation.service_layer.execution import accept, execute
 from tests.integration.conftest import Service
 from tests.servers.rabbitmq import PrivateRabbitMQ
@@ -197,15 +195,3 @@ def test_the_relay_stops_when_it_is_asked_to(service: Service) -> None:
     running.wait_for_log("ready: relaying")
 
     assert running.stop(by=signal.SIGTERM) == 0
-
-
-def test_what_overtook_an_unconfirmed_event_of_its_sku_is_sent_again() -> None:
-    """Rows of other skus are done."""
-    rows = [
-        SimpleNamespace(id=row_id, sku=sku)
-        for row_id, sku in zip("abcde", ["LAMP", "CHAIR", "LAMP", "CHAIR", None], strict=True)
-    ]
-
-    done = relay.in_order(rows, confirmed=set("bcde"))
-
-    assert [row.id for row in done] == list("bde")

@@ -20,13 +20,13 @@ from allocation.domain.commands import (
     CreateBatch,
     Deallocate,
 )
+from allocation.messaging import database
 from allocation.service_layer.execution import execute
 from allocation.service_layer.unit_of_work import Message
 from tests.integration.conftest import Service
 from tests.servers.databases import Databases
 from tests.servers.processes import Process
 from tests.waiting import eventually
-from workers import database
 from workers.warehouse import pick_list, tables
 
 pytestmark = pytest.mark.long

@@ -25,6 +25,7 @@ from allocation.adapters.sql.migrations import upgrade
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, CreateBatch
 from allocation.messaging import connection as broker
+from allocation.messaging import database as workers_database
 from allocation.service_layer.execution import accept
 from tests.integration.conftest import Service
 from tests.integration.test_relay import unsent
@@ -36,7 +37,6 @@ from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.storage.conftest import message
 from tests.waiting import eventually
 from workers import broker as workers_broker
-from workers import database as workers_database
 from workers.notification.postbox import SmtpServer
 
 pytestmark = pytest.mark.long

@@ -19,6 +19,7 @@ from allocation.adapters.sql import audit
 from allocation.adapters.sql.tables import outbox
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate
+from allocation.messaging import database
 from allocation.service_layer.execution import accept
 from allocation.views import progress
 from tests.integration.conftest import BareClient, Service
@@ -27,7 +28,6 @@ from tests.servers.processes import Process
 from tests.storage.conftest import message
 from tests.waiting import eventually
 from tests.workers.conftest import event, publish
-from workers import database
 from workers.warehouse.tables import received
 
 pytestmark = pytest.mark.long

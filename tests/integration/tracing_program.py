@@ -19,6 +19,7 @@ from sqlalchemy import select
 import workers.settings
 import workers.tracing
 from allocation import bootstrap
+from allocation.adapters import metrics
 from allocation.adapters.sql.tables import outbox
 from allocation.entrypoints import inbound, relay
 from allocation.entrypoints.api.app import create_app
@@ -54,7 +55,7 @@ def main(traceparent: str) -> None:
     inbox = Inbox(warehouse, metadata, pick_list.apply, timedelta(seconds=60))
     figures, stop = Figures("warehouse"), threading.Event()
     lasting = [
-        partial(relay.run, stop),
+        partial(relay.run, bootstrap.build(), metrics.RelayMetrics(), stop),
         partial(inbound.run, stop),
         partial(Subscriber(of_workers, QUEUE, parse, inbox, figures).run, stop),
         partial(Relay(warehouse, of_workers, figures.registry).run, stop),

@@ -39,10 +39,10 @@ def test_a_connection_that_died_while_it_lay_idle_is_replaced(
     with other.connect() as connection:
         connection.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": session})
 
-    monkeypatch.setattr(database, "IDLE", 60)
+    monkeypatch.setattr("allocation.messaging.database.IDLE", 60)
     with pytest.raises(OperationalError), engine.connect() as connection:
         connection.execute(text("SELECT 1"))
-    monkeypatch.setattr(database, "IDLE", 0)
+    monkeypatch.setattr("allocation.messaging.database.IDLE", 0)
     with engine.connect() as connection:
         session = connection.scalar(text("SELECT pg_backend_pid()"))
     with other.connect() as connection:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine
 from allocation.adapters.sql import database
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, Command, CreateBatch
+from allocation.messaging.database import is_postgresql
 from allocation.service_layer.execution import execute
 from allocation.service_layer.unit_of_work import Message
 from allocation.views.live_events import Watch, last_number
@@ -29,7 +30,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 def connection(engine: Engine) -> Iterator[Connection]:
     """One on which each statement is a transaction of its own, where that makes a difference."""
     with engine.connect() as made:
-        if database.is_postgresql(engine):
+        if is_postgresql(engine):
             made = made.execution_options(isolation_level="AUTOCOMMIT")
         yield made
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, event, func, select, text, update
 
 from allocation.adapters.sql import audit, database, retention, tables
-from allocation.adapters.sql.retention import Limits, Past
+from allocation.adapters.sql.retention import Limits, Number
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.domain.commands import Allocate, AllocateWaiting, Command, CreateBatch, Deallocate
 from allocation.domain.outcomes import Refused, Succeeded
@@ -74,8 +74,8 @@ def known(engine: Engine) -> set[int]:
     return {found.int for found in ids if found.int < 1_000}
 
 
-def prune(engine: Engine, limits: Limits = LIMITS, step: int = 2) -> Past:
-    dropped = Past()
+def prune(engine: Engine, limits: Limits = LIMITS, step: int = 2) -> Number:
+    dropped = Number()
     for each in retention.drop(engine, limits, step):
         dropped += each
     return dropped
@@ -188,9 +188,9 @@ def test_what_would_be_dropped_is_counted_as_it_is_dropped(sql: Storage, engine:
 
     counted = retention.past(engine, LIMITS)
 
-    assert counted == Past(events=2, commands=2)
+    assert counted == Number(events=2, commands=2)
     assert prune(engine) == counted
-    assert retention.past(engine, LIMITS) == Past()
+    assert retention.past(engine, LIMITS) == Number()
 
 
 def test_a_command_forgotten_at_the_very_moment_it_comes_again_counts_as_new(
@@ -238,7 +238,7 @@ def test_pruning_under_a_storm_of_commands_harms_nobody(database_url: str) -> No
 
     for process in stormy:
         process.start()
-    dropped, proved = Past(), 0
+    dropped, proved = Number(), 0
     while any(process.is_alive() for process in stormy):
         relay(engine)
         dropped += prune(engine, EVERYTHING, step=20)

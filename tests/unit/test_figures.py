@@ -5,12 +5,12 @@ from itertools import product
 
 import pytest
 
+from allocation.adapters.rabbitmq.dead_letter_queues import REASONS
 from allocation.contract import inbound_events, registry
 from allocation.entrypoints.worker.admission import Inadmissible
-from allocation.messaging.dead_letters import REASONS
+from allocation.messaging.cloudevents import Unreadable
 from tests.scraping import Samples, defined, samples
 from workers import metrics
-from workers.envelope import Unreadable
 
 
 def zeros(

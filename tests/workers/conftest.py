@@ -14,10 +14,10 @@ from sqlalchemy import Engine
 
 from allocation.adapters.rabbitmq import topology
 from allocation.contract import registry
+from allocation.messaging import database
+from allocation.messaging.cloudevents import Envelope, from_json
 from tests.servers.processes import Process
-from workers import database
-from workers.envelope import Envelope, from_json
-from workers.warehouse import pick_list, tables
+from workers.warehouse import pick_list
 from workers.warehouse.running import MIGRATIONS
 
 QUEUE = "warehouse.events"
@@ -80,7 +80,7 @@ def worker_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[En
 def sqlite_engine(tmp_path: Path) -> Iterator[Engine]:
     """The warehouse's tables in a file."""
     made = database.engine(f"sqlite:///{tmp_path}/warehouse.db")
-    database.upgrade(made, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(made)
     yield made
     made.dispose()
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, func, insert, select, text
 from sqlalchemy import event as listening
 
+from allocation.messaging import database
+from allocation.messaging.cloudevents import Envelope
 from tests.waiting import eventually
 from tests.workers.conftest import envelope
 from tests.workers.test_inbox import lived, noting, picks_after, picks_of, stream
-from workers import database
-from workers.envelope import Envelope
 from workers.inbox import Inbox
 from workers.notes import WINDOW, Notes
 from workers.turns import Due
@@ -30,7 +30,7 @@ Seen = list[tuple[str, int, bool]]
 @pytest.fixture
 def engine(worker_engine: Engine) -> Engine:
     """The warehouse's tables."""
-    database.upgrade(worker_engine, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(worker_engine)
     return worker_engine
 
 
@@ -195,7 +195,7 @@ def test_skus_that_are_new_to_two_processes_at_once_are_noted_in_one_order(
 ) -> None:
     """Both stand behind a third, and then pass: neither has what the other one waits for."""
     engine = database.engine(empty_database_url)
-    database.upgrade(engine, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(engine)
     events = [envelope("allocated", 1, sku=f"SKU-{number}") for number in range(60)]
 
     def waiting() -> bool:

@@ -12,11 +12,11 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import IntegrityError
 from structlog.testing import capture_logs
 
+from allocation.messaging import database
+from allocation.messaging.cloudevents import Envelope
 from tests.faults.gates import Gate
 from tests.waiting import eventually
 from tests.workers.conftest import envelope
-from workers import database
-from workers.envelope import Envelope
 from workers.inbox import Inbox
 from workers.warehouse import pick_list, tables
 from workers.warehouse.dispatching import NothingToDispatch, dispatch
@@ -30,7 +30,7 @@ OTHER = "a line was promised other stock after its goods were dispatched: nothin
 @pytest.fixture
 def engine(worker_engine: Engine) -> Engine:
     """The warehouse's tables."""
-    database.upgrade(worker_engine, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(worker_engine)
     return worker_engine
 
 
@@ -205,7 +205,7 @@ def test_news_of_before_the_dispatch_that_come_late_are_no_warning(engine: Engin
 def postgresql(empty_database_url: str) -> Iterator[Engine]:
     """The warehouse's tables, where transactions can stand side by side."""
     made = database.engine(empty_database_url)
-    database.upgrade(made, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(made)
     yield made
     made.dispose()
 
@@ -289,7 +289,7 @@ def test_what_was_dispatched_is_open_to_the_first_release(engine: Engine) -> Non
     take(engine, promised(1), promised(2, "o2"))
     dispatch(engine, "o1", None, NOW)
 
-    database.downgrade(engine, MIGRATIONS, tables.VERSION_TABLE, "0002")
+    MIGRATIONS.downgrade(engine, "0002")
 
     with engine.connect() as connection:
         query = text("SELECT orderid, status FROM picks ORDER BY orderid")

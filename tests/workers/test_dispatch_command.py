@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import Engine
 from typer.testing import CliRunner, Result
 
+from allocation.messaging import database
 from tests.workers.test_dispatch import promised, take, taken, told
-from workers import database
-from workers.warehouse import pick_list, tables
+from workers.warehouse import pick_list
 from workers.warehouse.__main__ import app
 from workers.warehouse.running import MIGRATIONS
 
@@ -21,7 +21,7 @@ def embedded(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engin
     monkeypatch.setenv("ALLOCATION_STATE_DIR", str(state_dir))
     monkeypatch.delenv("WAREHOUSE_DATABASE_URL", raising=False)
     made = database.engine(f"sqlite:///{state_dir}/warehouse.db")
-    database.upgrade(made, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(made)
     yield made
     made.dispose()
 

@@ -12,9 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, Table, delete, func, select
 
+from allocation.messaging.cloudevents import Envelope
 from tests.workers.conftest import envelope
-from workers import database
-from workers.envelope import Envelope
 from workers.inbox import HeldFailed, Inbox
 from workers.turns import Due
 from workers.warehouse import pick_list, tables
@@ -26,7 +25,7 @@ Seen = list[tuple[str, int, bool]]
 @pytest.fixture
 def engine(worker_engine: Engine) -> Engine:
     """The warehouse's tables."""
-    database.upgrade(worker_engine, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(worker_engine)
     return worker_engine
 
 

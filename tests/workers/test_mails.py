@@ -22,12 +22,12 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, select, update
 
 from allocation.adapters.rabbitmq import topology
+from allocation.messaging import database
+from allocation.messaging.cloudevents import Envelope
 from tests.servers.ports import free_ports
 from tests.servers.processes import Process
 from tests.waiting import eventually
 from tests.workers.conftest import envelope, event, publish
-from workers import database
-from workers.envelope import Envelope
 from workers.inbox import Inbox
 from workers.notification import mailing, tables
 from workers.notification.postbox import MailFolder, SmtpServer
@@ -153,7 +153,7 @@ def url(smtp: Smtp) -> str:
 @pytest.fixture
 def engine(worker_engine: Engine) -> Engine:
     """The notification service's tables."""
-    database.upgrade(worker_engine, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(worker_engine)
     return worker_engine
 
 

@@ -8,9 +8,8 @@ from itertools import count, zip_longest
 import pytest
 from sqlalchemy import Engine, insert, select
 
+from allocation.messaging.cloudevents import Envelope
 from tests.workers.conftest import envelope
-from workers import database
-from workers.envelope import Envelope
 from workers.inbox import Inbox
 from workers.notification import mailing, tables
 from workers.notification.running import MIGRATIONS
@@ -422,7 +421,7 @@ HISTORIES: dict[str, tuple[list[Step], list[Mail]]] = {
 @pytest.fixture
 def engine(worker_engine: Engine) -> Engine:
     """The notification service's tables."""
-    database.upgrade(worker_engine, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(worker_engine)
     return worker_engine
 
 

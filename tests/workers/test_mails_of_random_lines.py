@@ -15,8 +15,8 @@ from allocation.contract.codec import cloud_event
 from allocation.domain.books import OrderLine
 from allocation.domain.commands import AllocateWaiting, ReviewPromises
 from allocation.domain.product import Product
-from workers import database
-from workers.envelope import Envelope, from_json
+from allocation.messaging import database
+from allocation.messaging.cloudevents import Envelope, from_json
 from workers.inbox import Inbox
 from workers.notification import mailing, tables
 from workers.notification.running import MIGRATIONS
@@ -108,7 +108,7 @@ class Shop:
 def engine(tmp_path: Path) -> Iterator[Engine]:
     """The notification service's tables."""
     made = database.engine(f"sqlite:///{tmp_path}/notification.db")
-    database.upgrade(made, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(made)
     yield made
     made.dispose()
 

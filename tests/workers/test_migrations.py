@@ -1,65 +1,50 @@
 """Each subscriber's schema, on both databases."""
 
-from pathlib import Path
-
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, MetaData, insert, inspect, select, text
+from sqlalchemy import Engine, insert, inspect, select, text
 
-from workers import database
+from allocation.messaging.migrations import Migrations
 from workers.notification import tables as notification
 from workers.notification.running import MIGRATIONS as NOTIFICATION
-from workers.warehouse import tables as warehouse
 from workers.warehouse.running import MIGRATIONS as WAREHOUSE
 
 BOTH = pytest.mark.parametrize(
-    ("metadata", "migrations", "version_table"),
-    [
-        (warehouse.metadata, WAREHOUSE, warehouse.VERSION_TABLE),
-        (notification.metadata, NOTIFICATION, notification.VERSION_TABLE),
-    ],
-    ids=["warehouse", "notification"],
+    "migrations", [WAREHOUSE, NOTIFICATION], ids=["warehouse", "notification"]
 )
 
 
 @BOTH
 def test_upgrading_gives_the_tables_of_the_code_and_may_be_repeated(
-    worker_engine: Engine, metadata: MetaData, migrations: Path, version_table: str
+    worker_engine: Engine, migrations: Migrations
 ) -> None:
     """No drift."""
-    database.upgrade(worker_engine, migrations, version_table)
-    database.upgrade(worker_engine, migrations, version_table)
+    migrations.upgrade(worker_engine)
+    migrations.upgrade(worker_engine)
 
     with worker_engine.connect() as connection:
-        context = MigrationContext.configure(
-            connection, opts={"version_table": version_table, "compare_type": True}
-        )
-        assert compare_metadata(context, metadata) == []
+        assert migrations.drift(connection) == []
 
 
 @BOTH
-def test_downgrading_leaves_nothing_behind(
-    worker_engine: Engine, metadata: MetaData, migrations: Path, version_table: str
-) -> None:
+def test_downgrading_leaves_nothing_behind(worker_engine: Engine, migrations: Migrations) -> None:
     """But the empty note of the version."""
-    database.upgrade(worker_engine, migrations, version_table)
+    migrations.upgrade(worker_engine)
 
-    database.downgrade(worker_engine, migrations, version_table)
+    migrations.downgrade(worker_engine)
 
-    assert inspect(worker_engine).get_table_names() == [version_table]
+    assert inspect(worker_engine).get_table_names() == [migrations.version_table]
 
 
 def test_the_lines_on_the_move_outlive_the_upgrade_to_parts_and_the_way_back(
     worker_engine: Engine,
 ) -> None:
     """Processes of the previous release write rows without the new columns meanwhile."""
-    database.upgrade(worker_engine, NOTIFICATION, notification.VERSION_TABLE, "0004")
+    NOTIFICATION.upgrade(worker_engine, "0004")
     old = "INSERT INTO moving (orderid, sku, batchref, sequence) VALUES (:o, 'LAMP', 'b1', :n)"
     with worker_engine.begin() as connection:
         connection.execute(text(old), [{"o": "o1", "n": 1}, {"o": "o2", "n": 2}])
 
-    database.upgrade(worker_engine, NOTIFICATION, notification.VERSION_TABLE)
+    NOTIFICATION.upgrade(worker_engine)
     with worker_engine.begin() as connection:
         connection.execute(text(old), [{"o": "o3", "n": 3}])
         connection.execute(
@@ -71,7 +56,7 @@ def test_the_lines_on_the_move_outlive_the_upgrade_to_parts_and_the_way_back(
             ],
         )
         rows = connection.execute(select(notification.moving).order_by("sequence")).all()
-    database.downgrade(worker_engine, NOTIFICATION, notification.VERSION_TABLE, "0004")
+    NOTIFICATION.downgrade(worker_engine, "0004")
 
     assert [tuple(row) for row in rows] == [
         ("o1", "LAMP", 1, "b1", 0, None, False),

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from allocation.messaging.cloudevents import Envelope
 from tests.workers.conftest import envelope
-from workers.envelope import Envelope
 from workers.inbox import Inbox
 from workers.settings import Settings
 from workers.warehouse import pick_list, tables

@@ -8,9 +8,8 @@ from itertools import count, permutations
 import pytest
 from sqlalchemy import Engine, select, update
 
+from allocation.messaging.cloudevents import Envelope
 from tests.workers.conftest import envelope
-from workers import database
-from workers.envelope import Envelope
 from workers.inbox import Inbox
 from workers.notification import mailing, tables
 from workers.notification.running import MIGRATIONS
@@ -36,7 +35,7 @@ LATER_FROM_B2 = (
 @pytest.fixture
 def engine(worker_engine: Engine) -> Engine:
     """The notification service's tables."""
-    database.upgrade(worker_engine, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(worker_engine)
     return worker_engine
 
 

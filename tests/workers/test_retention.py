@@ -9,13 +9,16 @@ from sqlalchemy import Engine, select, update
 from typer import Typer
 from typer.testing import CliRunner
 
+from allocation.messaging import database
+from allocation.messaging.retention import count, delete_in_steps
 from tests.workers.conftest import envelope
-from workers import database, retention
 from workers.inbox import Inbox
 from workers.notification.__main__ import app as notification
+from workers.retention import RECEIVED
 from workers.warehouse import pick_list, tables
 from workers.warehouse.__main__ import app as warehouse
 from workers.warehouse.dispatching import dispatch
+from workers.warehouse.outbox import SENT
 from workers.warehouse.running import MIGRATIONS
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -25,7 +28,7 @@ LIMIT = datetime(2025, 1, 1, tzinfo=UTC)
 @pytest.fixture
 def engine(worker_engine: Engine) -> Engine:
     """The warehouse's tables."""
-    database.upgrade(worker_engine, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(worker_engine)
     return worker_engine
 
 
@@ -55,8 +58,8 @@ def test_old_notes_are_dropped_but_what_waits_and_the_last_of_each_sku(engine: E
     """In steps, each its own transaction."""
     fill(engine)
 
-    counted = retention.past(engine, tables.metadata, LIMIT)
-    steps = list(retention.drop(engine, tables.metadata, LIMIT, step=3))
+    counted = count(engine, RECEIVED.past(tables.metadata, LIMIT))
+    steps = list(delete_in_steps(engine, RECEIVED.past(tables.metadata, LIMIT), step=3))
 
     assert (counted, steps) == (4, [3, 1])
     assert noted(engine) == [("CHAIR", 2), ("LAMP", 4), ("LAMP", 7)]
@@ -65,7 +68,7 @@ def test_old_notes_are_dropped_but_what_waits_and_the_last_of_each_sku(engine: E
 def test_what_was_forgotten_and_comes_again_changes_nothing(engine: Engine) -> None:
     """Nor does what waited lose its turn."""
     fill(engine)
-    list(retention.drop(engine, tables.metadata, LIMIT))
+    list(delete_in_steps(engine, RECEIVED.past(tables.metadata, LIMIT)))
     before = pick_list.listed(engine)
     inbox = inbox_at(engine, datetime.now(UTC))
 
@@ -105,7 +108,7 @@ def test_the_command_drops_what_the_setting_says(
     """Days since the event came."""
     monkeypatch.setenv("ALLOCATION_STATE_DIR", str(state_dir))
     made = database.engine(f"sqlite:///{state_dir}/warehouse.db")
-    database.upgrade(made, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(made)
     fill(made)
 
     shown = CliRunner().invoke(warehouse, ["prune"], catch_exceptions=False)
@@ -138,8 +141,8 @@ def test_what_the_warehouse_told_long_ago_is_forgotten_and_what_it_has_to_tell_i
     }.items():
         sent_at(engine, orderid, time)
 
-    counted = retention.past(engine, tables.metadata, LIMIT, retention.SENT)
-    steps = list(retention.drop(engine, tables.metadata, LIMIT, retention.SENT, step=2))
+    counted = count(engine, SENT.past(tables.metadata, LIMIT))
+    steps = list(delete_in_steps(engine, SENT.past(tables.metadata, LIMIT), step=2))
 
     columns = tables.outbox.c
     with engine.connect() as connection:
@@ -154,7 +157,7 @@ def test_the_warehouse_s_command_drops_both(
     """A line each."""
     monkeypatch.setenv("ALLOCATION_STATE_DIR", str(state_dir))
     made = database.engine(f"sqlite:///{state_dir}/warehouse.db")
-    database.upgrade(made, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(made)
     fill(made)
     sent_at(made, "o3", LONG_AGO)
 

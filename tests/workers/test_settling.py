@@ -14,10 +14,9 @@ from allocation.adapters.rabbitmq import topology
 from tests.faults.gates import Gate
 from tests.waiting import eventually
 from tests.workers.conftest import QUEUE, Warehouse, as_bytes, event, expected, life
-from workers import broker, database
+from workers import broker
 from workers.deliveries import Delivery, Hand, Spoilt, acknowledge
 from workers.settings import SPOOL_TRANSPORT
-from workers.warehouse import tables
 from workers.warehouse.messages import parse
 from workers.warehouse.running import MIGRATIONS
 
@@ -151,7 +150,7 @@ def test_events_that_came_back_hold_up_no_batch_before_or_behind_them(
 @pytest.fixture
 def prepared(warehouse: Warehouse) -> Warehouse:
     """With its tables, for gates to stand at."""
-    database.upgrade(warehouse.engine, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(warehouse.engine)
     return warehouse
 
 

@@ -20,7 +20,7 @@ from tests.servers.postgres import PrivatePostgres
 from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.waiting import eventually
 from tests.workers.conftest import Warehouse, as_bytes, event
-from workers import broker, database
+from workers import broker
 from workers.settings import Settings
 from workers.warehouse import tables
 from workers.warehouse.dispatching import dispatch
@@ -70,7 +70,7 @@ def ear() -> Ear:
 @pytest.fixture
 def telling(warehouse: Warehouse) -> Warehouse:
     """The warehouse with its tables; somebody listens to what it tells."""
-    database.upgrade(warehouse.engine, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(warehouse.engine)
     with Connection(warehouse.broker_url) as connection:
         listen(connection)
     return warehouse
@@ -118,7 +118,7 @@ def connection(settings: Settings) -> Iterator[Connection]:
 @pytest.fixture
 def relay(worker_engine: Engine, settings: Settings) -> Iterator[Relay]:
     """Running, on each kind of database and broker."""
-    database.upgrade(worker_engine, MIGRATIONS, tables.VERSION_TABLE)
+    MIGRATIONS.upgrade(worker_engine)
     made = Relay(worker_engine, settings, CollectorRegistry())
     stop = threading.Event()
     running = threading.Thread(target=made.run, args=(stop, 0.01))

@@ -10,8 +10,8 @@ from uuid import UUID, uuid5
 
 from sqlalchemy import Connection, Select, bindparam, select, update
 
-from workers.database import among, insert_into
-from workers.envelope import Envelope
+from allocation.messaging.cloudevents import Envelope
+from allocation.messaging.database import among, insert_into
 from workers.notification.moves import Line
 from workers.notification.rules import Mail
 from workers.notification.tables import mails

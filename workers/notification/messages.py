@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from workers.envelope import Envelope, day, number, text, version_one
+from allocation.messaging.cloudevents import Envelope, day, number, text
+from workers.allocation_events import version_one
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, delete, select
 
-from workers.database import among, insert_into
+from allocation.messaging.database import among, insert_into
 from workers.notification.ledger import Entry, Ledger
 from workers.notification.tables import moving
 

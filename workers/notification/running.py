@@ -6,7 +6,9 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from workers import database, logs, retention, tracing
+from allocation.messaging import database
+from allocation.messaging.migrations import Migrations
+from workers import logs, retention, tracing
 from workers.inbox import Inbox
 from workers.metrics import Figures
 from workers.notification import mailing
@@ -20,7 +22,7 @@ from workers.subscriber import Subscriber, stop_signal
 QUEUE = "notification.events"
 LINGER = 0.1
 """Seconds: a mail may be that much later."""
-MIGRATIONS = Path(__file__).with_name("migrations")
+MIGRATIONS = Migrations(Path(__file__).with_name("migrations"), metadata, VERSION_TABLE)
 
 
 def consume() -> None:
@@ -44,7 +46,7 @@ def consume() -> None:
         figures.registry,
     )
 
-    database.upgrade_when_there(engine, MIGRATIONS, VERSION_TABLE, stop)
+    MIGRATIONS.upgrade_when_reachable(engine, stop)
     tracing.start("notification", settings)
     sending = threading.Thread(target=sender.run, args=(stop,), name="sender")
     sending.start()
@@ -62,7 +64,7 @@ def prune(*, dry_run: bool, as_json: bool) -> None:
 
     def open_database() -> Engine:
         engine = database.engine(settings.notification_database_url)
-        database.upgrade(engine, MIGRATIONS, VERSION_TABLE)
+        MIGRATIONS.upgrade(engine)
         return engine
 
     keep = settings.subscriber_keep

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from workers.envelope import Envelope, number, text, version_one
+from allocation.messaging.cloudevents import Envelope, number, text
+from workers.allocation_events import version_one
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,21 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Row, insert, select, update
+from sqlalchemy import Connection, Engine, MetaData, Row, insert, select, update
 
+from allocation.messaging import cloudevents
+from allocation.messaging.retention import Past
+from workers.retention import Kind
 from workers.warehouse.tables import outbox
 
 SOURCE = "warehouse"
+
+
+def _sent_before(_: MetaData, limit: datetime) -> Past:
+    return Past(outbox.c.event_id, outbox.c.sent_at, outbox.c.sent_at < limit)
+
+
+SENT = Kind("sent", _sent_before, one="event sent", many="events sent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +36,17 @@ class Event:
     data: Mapping[str, object]
 
     def as_json(self) -> str:
-        """CloudEvents 1.0, structured; what follows from it belongs to it."""
+        """Structured JSON; the event begins a correlation of its own."""
         return json.dumps(
-            {
-                "specversion": "1.0",
-                "id": str(self.id),
-                "source": SOURCE,
-                "type": self.type,
-                "subject": self.subject,
-                "time": self.time.isoformat(timespec="microseconds"),
-                "datacontenttype": "application/json",
-                "correlationid": str(self.id),
-                "data": self.data,
-            }
+            cloudevents.build(
+                id=self.id,
+                source=SOURCE,
+                type=self.type,
+                subject=self.subject,
+                time=self.time.isoformat(timespec="microseconds"),
+                data=self.data,
+                correlationid=str(self.id),
+            )
         )
 
 

@@ -4,15 +4,14 @@ import json
 import threading
 
 import structlog
-from amqp.exceptions import AMQPError, ChannelError, MessageNacked
-from kombu import Producer
+from kombu import Connection
 from prometheus_client import CollectorRegistry, Counter
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 
-from workers import backoff, trace_context, tracing
-from workers.broker import connect
-from workers.dead_letters import CONFIRM_TIMEOUT
+from allocation.messaging.connection import connect
+from allocation.messaging.outbox_relay import Refused, is_missing, relay_through_outages
+from allocation.messaging.publisher import Outgoing, Publisher, publish, publisher
+from workers import trace_context, tracing
 from workers.settings import Settings
 from workers.warehouse import outbox
 
@@ -21,21 +20,19 @@ log = structlog.get_logger(__name__)
 EXCHANGE = "allocation.inbound"
 """A topic; the routing key is the event's type."""
 
-_OUTAGES = (OSError, AMQPError, MessageNacked)
-"""What is raised while the broker is away, or does not take a message."""
-
 
 class Relay:
-    """Any number may run side by side: a row is in the hands of one.
+    """Any number may run side by side: each holds the row that it sends, and no other one.
 
-    Whoever dies between the broker's yes and the mark leaves the row to be sent again, with the
-    same id.
+    So a row is a transaction of its own here, unlike in the service's relay, of which one is active
+    and sends many at once. Dying between the broker's confirm and the mark leaves the row to be
+    sent again, with the same id.
     """
 
     def __init__(self, engine: Engine, settings: Settings, registry: CollectorRegistry) -> None:
         self._engine = engine
         self._settings = settings
-        self._told = Counter(
+        self._sent = Counter(
             "warehouse_told",
             "Events that the broker has of what was dispatched; one sent again counts again.",
             registry=registry,
@@ -43,61 +40,40 @@ class Relay:
 
     def run(self, stop: threading.Event, every: float = 0.2) -> None:
         """Send until `stop` is set, looking for more every `every` seconds; outlives outages."""
-        failures = 0
-        while not stop.is_set():
-            try:
-                if not outbox.is_empty(self._engine):
-                    self._send_all(stop)
-                failures = 0
-                wait = every
-            except (DBAPIError, *_OUTAGES) as error:
-                failures += 1
-                wait = backoff.pause(failures)
-                hint = (
-                    f"; if {EXCHANGE} or its queue is missing, run `allocation topology`"
-                    if isinstance(error, ChannelError)
-                    else ""
-                )
-                log.warning(
-                    f"what was dispatched can't be told{hint}",
-                    error=str(error) or repr(error),
-                    retry_in_seconds=round(wait, 1),
-                )
-            stop.wait(wait)
 
-    def _send_all(self, stop: threading.Event) -> None:
-        # No connection lies idle: nobody would answer the broker's signs of life.
-        connection = connect(self._settings.allocation_broker_url, self._settings.broker_transport)
-        try:
-            producer = connection.Producer(connection.channel())
-            while not stop.is_set() and self._send_one(producer):
-                pass
-        except _OUTAGES:
-            connection.collect()  # without a goodbye, which may have no answer
-            raise
-        finally:
-            connection.release()
+        def relay(connection: Connection) -> float:
+            # Opened for as long as there is something to send: no connection lies idle, of which
+            # nobody would answer the broker's heartbeats.
+            if not outbox.is_empty(self._engine):
+                sender = publisher(connection)
+                while not stop.is_set() and self._send_one(sender):
+                    pass
+            return every
 
-    def _send_one(self, producer: Producer) -> bool:
-        """Send the oldest row; False when there is none."""
+        relay_through_outages(stop, self._connect, relay, _log_outage)
+
+    def _connect(self) -> Connection:
+        return connect(self._settings.allocation_broker_url, self._settings.broker_transport)
+
+    def _send_one(self, sender: Publisher) -> bool:
+        """Send the oldest row; False if there is none."""
         with outbox.oldest(self._engine) as row:
             if row is None:
                 return False
             event = json.loads(trace_context.in_event(row.body, row.traceparent))
             span = tracing.published(row.type, str(row.event_id), EXCHANGE, event)
             with tracing.ending([span]):
-                producer.publish(
-                    trace_context.in_event(row.body, tracing.caused_by(span) or row.traceparent),
+                traceparent = tracing.caused_by(span) or row.traceparent
+                message = Outgoing(
+                    id=str(row.event_id),
                     exchange=EXCHANGE,
                     routing_key=row.type,
+                    body=trace_context.in_event(row.body, traceparent),
                     content_type="application/cloudevents+json",
-                    content_encoding="utf-8",
-                    message_id=str(row.event_id),
-                    delivery_mode=2,
-                    mandatory=True,
-                    confirm_timeout=CONFIRM_TIMEOUT,
                 )
-        self._told.inc()
+                if not publish(sender, [message]):
+                    raise Refused("the broker took no event: its queue is full, or missing")
+        self._sent.inc()
         log.info(
             "told",
             event_id=str(row.event_id),
@@ -107,3 +83,16 @@ class Relay:
             trace_id=trace_context.trace_id(event),
         )
         return True
+
+
+def _log_outage(error: Exception, seconds: float) -> None:
+    hint = (
+        f"; if {EXCHANGE} or its queue is missing, run `allocation topology`"
+        if isinstance(error, Refused) or is_missing(error)
+        else ""
+    )
+    log.warning(
+        f"what was dispatched can't be told{hint}",
+        error=str(error) or repr(error),
+        retry_in_seconds=round(seconds, 1),
+    )

@@ -14,26 +14,28 @@ from rich.text import Text
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from workers import database, logs, retention, trace_context, tracing
+from allocation.messaging import database
+from allocation.messaging.migrations import Migrations
+from workers import logs, retention, trace_context, tracing
 from workers.escaping import escaped
 from workers.inbox import Inbox
 from workers.metrics import Figures
 from workers.settings import Settings
 from workers.subscriber import Subscriber, stop_signal
-from workers.warehouse import dispatching, pick_list
+from workers.warehouse import dispatching, outbox, pick_list
 from workers.warehouse.messages import parse
 from workers.warehouse.relay import Relay
 from workers.warehouse.tables import VERSION_TABLE, metadata
 
 QUEUE = "warehouse.events"
-MIGRATIONS = Path(__file__).with_name("migrations")
+MIGRATIONS = Migrations(Path(__file__).with_name("migrations"), metadata, VERSION_TABLE)
 _NO_LIMIT = 100_000  # characters
 
 
 def open_database(settings: Settings) -> Engine:
     """The warehouse's database, with the tables of this version."""
     engine = database.engine(settings.warehouse_database_url)
-    database.upgrade(engine, MIGRATIONS, VERSION_TABLE)
+    MIGRATIONS.upgrade(engine)
     return engine
 
 
@@ -45,7 +47,7 @@ def consume() -> None:
     figures = Figures("warehouse")
     figures.serve(settings.allocation_metrics_host, settings.warehouse_metrics_port)
     engine = database.engine(settings.warehouse_database_url)
-    database.upgrade_when_there(engine, MIGRATIONS, VERSION_TABLE, stop)
+    MIGRATIONS.upgrade_when_reachable(engine, stop)
     patience = timedelta(seconds=settings.subscriber_patience)
     inbox = Inbox(engine, metadata, pick_list.apply, patience)
     relay = Relay(engine, settings, figures.registry)
@@ -122,7 +124,7 @@ def prune(*, dry_run: bool, as_json: bool) -> None:
         settings.subscriber_keep,
         dry_run=dry_run,
         as_json=as_json,
-        kinds=(retention.RECEIVED, retention.SENT),
+        kinds=(retention.RECEIVED, outbox.SENT),
     )
 
 

@@ -1,4 +1,4 @@
-"""All dead-letter queues together: choose letters, count them by cause, deliver them again."""
+"""All dead-letter queues together: select, count by cause, and deliver again."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -10,10 +10,19 @@ from allocation.adapters.rabbitmq import topology
 from allocation.messaging import dead_letters
 from allocation.messaging.dead_letters import DeadLetter
 
+REASONS = {
+    topology.DEAD: (
+        *("unreadable", "unknown task", "unknown field", "failed"),
+        *("revoked", "expired", "terminated"),
+    ),
+    topology.INBOUND_DEAD: ("unreadable", "unknown type", "malformed", "conflict", "failed"),
+}
+"""By queue: the reasons for which the service itself dead-letters a message."""
+
 Row = dict[str, Any]
 
 Watch = Callable[[Iterator[DeadLetter], str, int], Iterable[DeadLetter]]
-"""Is given the letters of a queue with its name and their number, and passes them on."""
+"""Gets the dead letters of a queue, its name and their number, and yields them."""
 
 
 class NoSuchQueue(Exception):
@@ -22,7 +31,7 @@ class NoSuchQueue(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which letters are meant: those that match everything that is given. Raises NoSuchQueue."""
+    """The dead letters that match everything that is given. Raises NoSuchQueue."""
 
     ids: tuple[str, ...] = ()
     queue: str | None = None
@@ -47,25 +56,25 @@ class Selection:
 
 
 def selected(connection: Connection, selection: Selection, watch: Watch) -> Iterator[DeadLetter]:
-    """The letters that are meant, each queue's oldest first; those not acknowledged come back.
+    """The selected dead letters, each queue's oldest first; those not acknowledged go back.
 
-    Raises NoSuchQueue where the broker lacks a queue.
+    Raises NoSuchQueue if the broker lacks a queue.
     """
     for queue in [selection.queue] if selection.queue else topology.dead_queues():
         waiting = topology.depth(connection, queue)
         if waiting is None:
             raise NoSuchQueue(f"the queue {queue} is missing: run `allocation topology`")
-        letters = dead_letters.taken(connection, queue, waiting)
+        letters = dead_letters.fetch(connection, queue, waiting)
         yield from (letter for letter in watch(letters, queue, waiting) if selection.meets(letter))
 
 
 def deliver_again(connection: Connection, letter: DeadLetter) -> None:
-    """Put the letter back into the queue that it came from; see `dead_letters.send_again`."""
+    """Put the message back into the queue that it came from; see `dead_letters.send_again`."""
     dead_letters.send_again(connection, topology.dead_queues()[letter.queue], letter)
 
 
 def summary(letter: DeadLetter) -> Row:
-    """All that is known of a letter, but its message."""
+    """All that is known of a dead letter, but its message."""
     known = {
         field.name: getattr(letter, field.name)
         for field in fields(letter)

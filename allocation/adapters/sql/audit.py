@@ -33,7 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import aliased
 
-from allocation.adapters.sql.database import ago, is_postgresql
+from allocation.adapters.sql.database import ago
 from allocation.adapters.sql.tables import (
     allocations,
     batches,
@@ -45,6 +45,7 @@ from allocation.adapters.sql.tables import (
     products,
     promised,
 )
+from allocation.messaging.database import is_postgresql
 
 Violations = Select[Any] | CompoundSelect[Any]
 Statement = Callable[[], Violations]

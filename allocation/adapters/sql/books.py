@@ -17,9 +17,9 @@ from sqlalchemy import (
 )
 
 from allocation.adapters.sql import tables
-from allocation.adapters.sql.database import among, is_postgresql
 from allocation.adapters.sql.statements import Writes
 from allocation.domain.books import Batch, Line
+from allocation.messaging.database import among, is_postgresql
 
 CHUNK = 100
 """Lines fetched by one query while a pass goes through many."""

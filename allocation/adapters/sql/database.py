@@ -1,50 +1,25 @@
-"""Engines for PostgreSQL and SQLite, and what their errors mean to a caller."""
+"""The service's database: its engine, its clock, and what its errors mean to a caller."""
 
 import sqlite3
 from datetime import UTC, datetime, timedelta
-from math import inf
-from pathlib import Path
-from time import monotonic
-from typing import TypeVar
 
-import psycopg2
-from sqlalchemy import (
-    ARRAY,
-    URL,
-    ColumnElement,
-    Connection,
-    Engine,
-    Interval,
-    any_,
-    bindparam,
-    create_engine,
-    event,
-    func,
-    literal,
-    make_url,
-)
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy import ColumnElement, Connection, Engine, Interval, func, literal
 from sqlalchemy.exc import (
     DBAPIError,
     IntegrityError,
     InterfaceError,
-    InvalidatePoolError,
     OperationalError,
     SQLAlchemyError,
 )
-from sqlalchemy.pool import ConnectionPoolEntry
 
+from allocation.messaging import database
+from allocation.messaging.database import is_postgresql
 from allocation.service_layer.unit_of_work import (
     ConcurrentUpdate,
     SchemaMissing,
     StorageUnavailable,
     StorageUnusable,
 )
-
-IDLE = 0.25
-"""Seconds after which a pooled connection is asked whether it still works."""
-
-T = TypeVar("T")
 
 # deadlock detected, serialization failure, lock not available
 _CONFLICT_CODES = {"40P01", "40001", "55P03"}
@@ -58,64 +33,11 @@ NO_SCHEMA = "The database lacks the schema of this version: run `allocation migr
 DISK_FULL = "The database can't write: is its disk full? Free some space."
 
 
-def normalise_url(url: str) -> str:
-    """`postgres://` and `postgresql://` mean psycopg2 here; any other URL stays as it is."""
-    scheme, separator, rest = url.partition("://")
-    if scheme in ("postgres", "postgresql"):
-        scheme = "postgresql+psycopg2"
-    return scheme + separator + rest
-
-
-def verified(url: URL) -> URL:
-    """Who names an authority (`sslrootcert`) wants the server's certificate and name verified.
-
-    libpq by itself would connect without, unless `sslmode` says so.
-    """
-    if "sslrootcert" in url.query and "sslmode" not in url.query:
-        return url.update_query_dict({"sslmode": "verify-full"})
-    return url
-
-
 def engine(url: str, *, pool_size: int = 5) -> Engine:
-    """An engine that opens no connection yet; the first one creates the folder of a SQLite file.
-
-    `pool_size` connections are kept open; a process needs about one per thread.
-    """
-    parsed = verified(make_url(normalise_url(url)))
-    if parsed.get_backend_name() == "sqlite":
-        made = create_engine(parsed, connect_args={"timeout": 30}, pool_size=pool_size)
-        if parsed.database and parsed.database != ":memory:":
-            folder = Path(parsed.database).parent
-
-            @event.listens_for(made, "do_connect")
-            def make_folder(*_arguments: object) -> None:
-                folder.mkdir(parents=True, exist_ok=True)
-
-        event.listen(made, "connect", _prepare_sqlite)
-        event.listen(made, "begin", _begin_sqlite)
-        return made
-    made = create_engine(
-        parsed,
-        # READ COMMITTED: what is read after the product's lock is the latest. A stricter level
-        # reads a snapshot older than the lock, and oversells.
-        isolation_level="READ COMMITTED",
-        executemany_mode="values_plus_batch",
-        connect_args={
-            "connect_timeout": 5,
-            "keepalives_idle": 15,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-            "application_name": "allocation",
-        },
-        pool_size=pool_size,
+    """The service's engine. On SQLite only units of work lock, with `sqlite_begin="IMMEDIATE"`."""
+    return database.engine(
+        url, pool_size=pool_size, application_name="allocation", sqlite_begin="DEFERRED"
     )
-    _ping_idle(made)
-    return made
-
-
-def is_postgresql(connectable: Engine | Connection) -> bool:
-    """Whether this database has row locks, advisory locks and NOTIFY."""
-    return connectable.dialect.name == "postgresql"
 
 
 def clock(connection: Connection) -> datetime:
@@ -127,13 +49,6 @@ def clock(connection: Connection) -> datetime:
         return datetime.now(UTC)
     now: datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
     return now.astimezone(UTC)
-
-
-def among(column: ColumnElement[T], values: str, dialect: str) -> ColumnElement[bool]:
-    """Whether the column is one of many: of those in the list that is the parameter `values`."""
-    if dialect == "postgresql":  # as one array: the statement is the same however many they are
-        return column == any_(bindparam(values, type_=ARRAY(column.type)))
-    return column.in_(bindparam(values, expanding=True))
 
 
 def ago(connection: Connection, seconds: float) -> ColumnElement[datetime]:
@@ -177,37 +92,3 @@ def _lacks_schema(error: BaseException | None) -> bool:
 
 def _first_line(error: DBAPIError) -> str:
     return str(error.orig).partition("\n")[0]
-
-
-def _ping_idle(engine: Engine) -> None:
-    """Ask a connection that lay idle whether it still works; the pool replaces one that doesn't.
-
-    `pool_pre_ping` would ask at each use, which costs an accepted command one round trip in six.
-    """
-
-    @event.listens_for(engine, "checkin")
-    def note_use(_connection: object, record: ConnectionPoolEntry) -> None:
-        record.info["used"] = monotonic()
-
-    @event.listens_for(engine, "checkout")
-    def check(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
-        if monotonic() < record.info.get("used", inf) + IDLE:
-            return
-        try:
-            engine.dialect.do_ping(connection)
-        except psycopg2.Error as error:
-            raise InvalidatePoolError from error
-
-
-def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    # The driver's own transactions begin too late to lock; `_begin_sqlite` begins them instead.
-    connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
-    connection.execute("PRAGMA foreign_keys=ON")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # A unit of work takes the one write lock before it reads: SQLite has no row locks.
-    mode = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
-    connection.exec_driver_sql(f"BEGIN {mode}")

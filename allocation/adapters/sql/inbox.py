@@ -10,13 +10,13 @@ from sqlalchemy import Connection, Select, Update, select, update
 from sqlalchemy import Row as DatabaseRow
 
 from allocation.adapters.sql import tables
-from allocation.adapters.sql.database import among, is_postgresql
 from allocation.adapters.sql.statements import Row, Writes, as_json, prepared
 from allocation.adapters.sql.statements import add_new as add_new_rows
 from allocation.contract import codec
 from allocation.domain.commands import Malformed
 from allocation.domain.events import Event
 from allocation.domain.outcomes import Outcome, Refused, Succeeded
+from allocation.messaging.database import among, is_postgresql
 from allocation.service_layer.unit_of_work import CommandConflict, ConcurrentUpdate, Message
 
 Clock = Callable[[], datetime]

@@ -30,7 +30,7 @@ from sqlalchemy import (
     update,
 )
 
-from allocation.adapters.sql.database import ago, among, clock, is_postgresql
+from allocation.adapters.sql.database import ago, clock
 from allocation.adapters.sql.inbox import NOTIFY_CHANNEL
 from allocation.adapters.sql.statements import add_new
 from allocation.adapters.sql.tables import (
@@ -41,6 +41,7 @@ from allocation.adapters.sql.tables import (
     outbox,
     to_send,
 )
+from allocation.messaging.database import among, is_postgresql
 
 DUE_AT_ONCE = 500
 """Scheduled commands that one transaction accepts."""

@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from allocation.adapters.sql.database import is_postgresql
+from allocation.messaging.database import is_postgresql
 
 Insert = postgresql.Insert | sqlite.Insert
 

@@ -12,11 +12,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from allocation.adapters.sql import books, tables
 from allocation.adapters.sql.books import Skus, SqlBooks
-from allocation.adapters.sql.database import among, clock, is_postgresql, translated
+from allocation.adapters.sql.database import clock, translated
 from allocation.adapters.sql.inbox import NOTIFY_CHANNEL, SqlInbox, SqlOutbox
 from allocation.adapters.sql.statements import Writes
 from allocation.domain.commands import Command
 from allocation.domain.product import Product
+from allocation.messaging.database import among, is_postgresql
 
 
 class SqlProducts:

@@ -4,6 +4,7 @@ import os
 import signal
 
 from allocation import bootstrap
+from allocation.adapters import metrics
 from allocation.adapters.sql import migrations
 from allocation.entrypoints import inbound, relay
 from allocation.entrypoints.cli import demo, setup
@@ -57,9 +58,10 @@ def api() -> None:
 
 def run_relay() -> None:
     """Send what the outbox holds to the broker, until stopped."""
-    logs.configure(bootstrap.settings())
-    with tracing.making("relay", bootstrap.settings()):
-        relay.run(lifecycle.stop_signal())
+    dependencies = bootstrap.build()
+    logs.configure(dependencies.settings)
+    with tracing.making("relay", dependencies.settings):
+        relay.run(dependencies, metrics.RelayMetrics(), lifecycle.stop_signal())
 
 
 def run_inbound() -> None:

@@ -1,14 +1,14 @@
 """`allocation prune`: drop the events and commands that are past their time."""
 
 import json
-import time
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 from allocation import bootstrap
 from allocation.adapters.sql import retention
-from allocation.adapters.sql.retention import Limits, Past
+from allocation.adapters.sql.retention import Limits, Number
 from allocation.entrypoints.cli.terminal import console, progress, reaching
+from allocation.messaging.retention import half_the_time
 
 
 def prune(*, dry_run: bool, as_json: bool) -> None:
@@ -21,17 +21,13 @@ def prune(*, dry_run: bool, as_json: bool) -> None:
     )
     engine = bootstrap.engine(settings.database_url)
     found = reaching("the database", lambda: retention.past(engine, limits))
-    dropped = Past()
+    dropped = Number()
     if not dry_run:
-        steps = retention.drop(engine, limits)
+        steps = half_the_time(retention.drop(engine, limits))
         with progress("pruning", found.events + found.commands, quiet=as_json) as advance:
-            began = time.monotonic()
             while step := reaching("the database", lambda: next(steps, None)):
                 dropped += step
                 advance(step.events + step.commands)
-                # Half of the time is left to those who do the work.
-                time.sleep(time.monotonic() - began)
-                began = time.monotonic()
     shown = found if dry_run else dropped
     if as_json:
         console.print_json(json.dumps({"dry_run": dry_run} | asdict(shown)))

@@ -59,7 +59,7 @@ def send(
     advance: Callable[[int], None],
 ) -> int:
     """Send the stretch, each chunk once the broker has the one before; how many events it had."""
-    sender = reaching("the broker", lambda: publisher(connection))
+    sender = reaching("the broker", lambda: _publisher(connection))
     chunks = log.read(stretch, CHUNK)
     sent = 0
     while rows := reaching("the database", lambda: next(chunks, None)):
@@ -72,6 +72,10 @@ def send(
                 " Let its subscriber catch up, then replay again: repeats have no effect"
             )
     return sent
+
+
+def _publisher(connection: Connection) -> Publisher:
+    return publisher(connection, bind=topology.bind, require=topology.require)
 
 
 def _send_chunk(connection: Connection, sender: Publisher, queue: str, rows: Sequence[Any]) -> int:

@@ -14,7 +14,7 @@ import structlog
 from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.message import Message
 
-from allocation.messaging.dead_letters import LARGEST_BODY, Facts
+from allocation.messaging.dead_letters import LARGEST_BODY, Details
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ class Admission:
     def __init__(
         self,
         known: Container[str],
-        dead_letter: Callable[[Message, Facts], bool],
+        dead_letter: Callable[[Message, Details], bool],
         postpone: Callable[[Message, float], bool],
         connection_errors: tuple[type[Exception], ...],
     ) -> None:

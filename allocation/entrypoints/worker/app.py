@@ -18,7 +18,7 @@ from allocation.entrypoints.worker import celery_internals
 from allocation.entrypoints.worker.consumer import Consumer
 from allocation.entrypoints.worker.executor import Executor
 from allocation.entrypoints.worker.tasks import TASKS, end_undecided
-from allocation.messaging.dead_letters import Facts, Mover
+from allocation.messaging.dead_letters import DeadLetterPublisher, Details
 from allocation.messaging.telemetry import logs, metrics_server, tracing
 from allocation.settings import SPOOL_TRANSPORT, Settings
 
@@ -31,17 +31,19 @@ class WorkerApp(Celery):
 
     dependencies: bootstrap.Dependencies
     executor: Executor
-    mover: Mover
+    dead_letters: DeadLetterPublisher
 
     def build(self) -> None:
         made = bootstrap.build()
         self.dependencies = made
         self.executor = Executor(made.unit_of_work, made.worker_metrics, end_undecided)
-        self.mover = Mover(self.connection_for_write, made.worker_metrics.dead_lettered)
+        self.dead_letters = DeadLetterPublisher(
+            self.connection_for_write, made.worker_metrics.dead_lettered
+        )
 
-    def dead_letter(self, message: Message, facts: Facts) -> bool:
+    def dead_letter(self, message: Message, details: Details) -> bool:
         """Copy the message to the dead-letter queue; False unless the broker has the copy."""
-        return self.mover.bury(message, topology.DEAD, facts)
+        return self.dead_letters.dead_letter(message, topology.DEAD, details)
 
 
 celery_internals.alias_transport("spool", SPOOL_TRANSPORT)

@@ -10,7 +10,7 @@ from kombu.message import Message
 
 from allocation.adapters.spool.transport import Channel as SpoolChannel
 from allocation.contract.codec import UnknownFields
-from allocation.messaging.dead_letters import Facts
+from allocation.messaging.dead_letters import Details
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Failures:
     dropped.
     """
 
-    def __init__(self, dead_letter: Callable[[Message, Facts], bool]) -> None:
+    def __init__(self, dead_letter: Callable[[Message, Details], bool]) -> None:
         """`dead_letter` returns False unless the broker has the dead letter."""
         self._dead_letter = dead_letter
 
@@ -53,7 +53,7 @@ class Failures:
         elif (
             requeue
             or delivery.acknowledged
-            or not self._dead_letter(delivery.message, facts_of(failure, delivery.request_dict))
+            or not self._dead_letter(delivery.message, details_of(failure, delivery.request_dict))
         ):
             delivery.reject_message(requeue)
         else:
@@ -78,7 +78,7 @@ def _give_back(delivery: Delivery) -> None:
         delivery.reject_message(requeue=True)
 
 
-def facts_of(failure: Failure, request: Mapping[str, Any]) -> Facts:
+def details_of(failure: Failure, request: Mapping[str, Any]) -> Details:
     """What the headers of the dead letter tell."""
     now = datetime.now(UTC).isoformat()
     cause = failure.exception

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from allocation import bootstrap
+from allocation.adapters.rabbitmq import topology
 from allocation.adapters.sql.inbox import SqlOutbox
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.entrypoints.relay import outgoing
@@ -27,7 +28,8 @@ def commit(self: SqlUnitOfWork) -> None:
     rows: list[Mapping[str, Any]] = list(self.outbox._rows)
     _commit(self)
     with bootstrap.broker() as connection:
-        publish(publisher(connection), [outgoing(read(row)) for row in rows])
+        sender = publisher(connection, bind=topology.bind, require=topology.require)
+        publish(sender, [outgoing(read(row)) for row in rows])
 
 
 def read(row: Mapping[str, Any]) -> SimpleNamespace:

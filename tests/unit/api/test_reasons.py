@@ -1,15 +1,15 @@
 """The sentences for people, by reason."""
 
+from allocation.adapters.rabbitmq.dead_letter_queues import REASONS
 from allocation.entrypoints.api.http import problems
 from allocation.entrypoints.api.pages import reasons
-from allocation.messaging import dead_letters
 
 
 def test_every_reason_has_a_sentence_for_people() -> None:
     facts = dict.fromkeys(
         ["sku", "batchref", "orderid", "qty", "known", "known_qty", "field", "problem"], "X"
     )
-    ours = {reason for known in dead_letters.REASONS.values() for reason in known}
+    ours = {reason for known in REASONS.values() for reason in known}
 
     for reason, kind in problems.KINDS.items():
         if kind.status == 409:

@@ -17,7 +17,7 @@ from allocation.entrypoints.worker.admission import (
     check,
 )
 from allocation.entrypoints.worker.executor import Call
-from allocation.messaging.dead_letters import Facts
+from allocation.messaging.dead_letters import Details
 from tests.celery_messages import GOOD_BODY, INVALID, celery_headers
 from tests.faults.fuzz import fuzzed
 
@@ -55,10 +55,10 @@ class Broker:
 
     def __init__(self, takes: bool = True) -> None:
         self.takes = takes
-        self.dead_letters: list[Facts] = []
+        self.dead_letters: list[Details] = []
         self.delays: list[float] = []
 
-    def dead_letter(self, _message: Message, facts: Facts) -> bool:
+    def dead_letter(self, _message: Message, facts: Details) -> bool:
         self.dead_letters.append(facts)
         return self.takes
 

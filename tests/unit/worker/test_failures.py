@@ -9,8 +9,8 @@ from celery.exceptions import Reject
 from kombu.message import Message
 
 from allocation.contract.codec import UnknownFields
-from allocation.entrypoints.worker.failures import Failure, Failures, facts_of
-from allocation.messaging.dead_letters import Facts
+from allocation.entrypoints.worker.failures import Failure, Failures, details_of
+from allocation.messaging.dead_letters import Details
 
 BROKEN = Failure(ValueError("no such column\nSELECT secret"), "Traceback ...")
 
@@ -36,9 +36,9 @@ class DeadLetters:
 
     def __init__(self, takes: bool = True) -> None:
         self.takes = takes
-        self.facts: list[Facts] = []
+        self.facts: list[Details] = []
 
-    def __call__(self, _message: Message, facts: Facts) -> bool:
+    def __call__(self, _message: Message, facts: Details) -> bool:
         self.facts.append(facts)
         return self.takes
 
@@ -104,7 +104,7 @@ def test_a_revoked_command_that_the_broker_takes_no_dead_letter_of_is_rejected()
 
 
 def test_a_dead_letter_tells_the_error_without_its_values_and_the_attempts() -> None:
-    facts = dict(facts_of(BROKEN, {"retries": 3, "first_failed_at": "2030-01-01"}))
+    facts = dict(details_of(BROKEN, {"retries": 3, "first_failed_at": "2030-01-01"}))
 
     assert datetime.fromisoformat(str(facts.pop("last"))).tzinfo is not None
     assert facts == {
@@ -117,6 +117,6 @@ def test_a_dead_letter_tells_the_error_without_its_values_and_the_attempts() -> 
 
 
 def test_a_command_with_fields_of_a_newer_contract_has_a_reason_of_its_own() -> None:
-    facts = facts_of(Failure(UnknownFields("colour")), {})
+    facts = details_of(Failure(UnknownFields("colour")), {})
 
     assert (facts["reason"], facts["first"]) == ("unknown field", facts["last"])

@@ -13,10 +13,10 @@ import structlog
 from sqlalchemy import Connection, Engine, Row
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocation.adapters.sql.database import is_postgresql
 from allocation.adapters.sql.outbox import Wait, woken
 from allocation.entrypoints.api.http.problems import Problem
 from allocation.messaging import lifecycle
+from allocation.messaging.database import is_postgresql
 from allocation.views.live_events import CHUNK, Watch
 
 log = structlog.get_logger(__name__)
