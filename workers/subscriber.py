@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 import structlog
 from kombu import Connection, Consumer, Queue
 
+from allocation.messaging.connection import connect
 from workers import backoff, logs, tracing
-from workers.broker import connect
 from workers.database import Outage, is_outage
 from workers.dead_letters import DeadLetters
 from workers.deliveries import LIMIT, Batch, Delivery, Hand, Spoilt, acknowledge
@@ -89,7 +89,7 @@ class Subscriber:
         failures = 0
         while not stop.is_set():
             connection = connect(
-                self._settings.allocation_broker_url, self._settings.broker_transport
+                self._settings.allocation_broker_url, self._settings.broker_transport, confirm=True
             )
             outages = (
                 *Outage,

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry, Counter
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
+from allocation.messaging.connection import connect
 from workers import backoff, trace_context, tracing
-from workers.broker import connect
 from workers.dead_letters import CONFIRM_TIMEOUT
 from workers.settings import Settings
 from workers.warehouse import outbox
@@ -67,7 +67,9 @@ class Relay:
 
     def _send_all(self, stop: threading.Event) -> None:
         # No connection lies idle: nobody would answer the broker's signs of life.
-        connection = connect(self._settings.allocation_broker_url, self._settings.broker_transport)
+        connection = connect(
+            self._settings.allocation_broker_url, self._settings.broker_transport, confirm=True
+        )
         try:
             producer = connection.Producer(connection.channel())
             while not stop.is_set() and self._send_one(producer):
