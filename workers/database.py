@@ -29,7 +29,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from workers import backoff
+from allocation.messaging import backoff
 
 log = structlog.get_logger(__name__)
 
@@ -105,7 +105,7 @@ def upgrade_when_there(
             return
         except Outage as error:
             failures += 1
-            pause = backoff.pause(failures)
+            pause = backoff.seconds(failures)
             log.warning(
                 "the database can't be reached",
                 error=str(error.orig),

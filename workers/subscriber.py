@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 import structlog
 from kombu import Connection, Consumer, Queue
 
+from allocation.messaging import backoff
 from allocation.messaging.connection import connect
-from workers import backoff, logs, tracing
+from workers import logs, tracing
 from workers.database import Outage, is_outage
 from workers.dead_letters import DeadLetters
 from workers.deliveries import LIMIT, Batch, Delivery, Hand, Spoilt, acknowledge
@@ -105,7 +106,7 @@ class Subscriber:
             except outages as error:
                 connection.collect()  # without a goodbye, which may have no answer
                 failures = 1 if time.monotonic() - begun > 10 else failures + 1
-                pause = backoff.pause(failures)
+                pause = backoff.seconds(failures)
                 missing = str(getattr(error, "reply_code", "")) == "404"
                 log.warning(
                     f"{self._queue} is not being consumed"

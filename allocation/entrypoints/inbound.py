@@ -22,7 +22,7 @@ from allocation import bootstrap, health
 from allocation.adapters import metrics
 from allocation.adapters.rabbitmq import topology
 from allocation.contract import inbound_events
-from allocation.messaging import lifecycle
+from allocation.messaging import backoff, lifecycle
 from allocation.messaging.dead_letters import Mover
 from allocation.messaging.telemetry import metrics_server, tracing
 from allocation.service_layer import handlers
@@ -73,7 +73,7 @@ def run(stop: threading.Event) -> None:
         except outages as error:
             connection.collect()  # without a goodbye, which may have no answer
             failures = 1 if time.monotonic() - began > 10 else failures + 1
-            seconds = lifecycle.pause(failures)
+            seconds = backoff.seconds(failures)
             missing = str(getattr(error, "reply_code", "")) == "404"
             log.log(
                 logging.ERROR if missing else logging.WARNING,
@@ -165,7 +165,7 @@ class Inbound:
                 if isinstance(error, ConcurrentUpdate) and failures >= TRIES:
                     self._part(asked, error)
                     return
-                seconds = lifecycle.pause(failures)
+                seconds = backoff.seconds(failures)
                 log.warning("events wait", error=repr(error)[:500], seconds=round(seconds, 1))
                 self._stop.wait(seconds)
                 lifecycle.beat(self._connection, NAME)

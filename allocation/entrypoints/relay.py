@@ -19,7 +19,7 @@ from allocation.adapters import metrics
 from allocation.adapters.rabbitmq import topology
 from allocation.adapters.sql.outbox import DUE_AT_ONCE, OutboxReader, only_reader
 from allocation.entrypoints.worker.app import app
-from allocation.messaging import lifecycle
+from allocation.messaging import backoff, lifecycle
 from allocation.messaging.publisher import Outgoing, Publisher, publisher
 from allocation.messaging.telemetry import metrics_server, trace_context, tracing
 
@@ -66,7 +66,7 @@ def run(stop: threading.Event) -> None:
             connection.collect()  # without a goodbye, which may have no answer
             failures = 1 if time.monotonic() - began > STEADY else failures + 1
             metrics.relay().pauses.inc()
-            pause = lifecycle.pause(failures)
+            pause = backoff.seconds(failures)
             missing = str(getattr(error, "reply_code", "")) == "404"
             log.log(
                 logging.ERROR if missing else logging.WARNING,

@@ -1,7 +1,6 @@
 """What lasting processes share: to stop when asked to, to pause, and to show that they live."""
 
 import _thread
-import random
 import signal
 import threading
 import time
@@ -18,7 +17,6 @@ log = structlog.get_logger(__name__)
 
 LOOK_EVERY = 1.0  # seconds between two checks of the schema
 SAY_EVERY = 30.0  # seconds between two log lines about what is missing
-LONGEST_PAUSE = 5.0  # seconds between two tries while something is down
 
 
 def stop_signal() -> threading.Event:
@@ -31,12 +29,6 @@ def stop_signal() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _thread.start_new_thread(stop.set, ()))
     return stop
-
-
-def pause(failures: int) -> float:
-    """Seconds until the next try: about 0.3 after the first failure, doubling, with jitter."""
-    full = min(LONGEST_PAUSE, 0.2 * 2 ** min(failures, 20))
-    return full * random.uniform(0.5, 1)  # noqa: S311 - jitter needs no secrecy
 
 
 def wait_for_schema(wait: Callable[[float], object], stopped: Callable[[], bool]) -> None:

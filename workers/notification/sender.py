@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter
 from sqlalchemy import Engine, Row, select, update
 from sqlalchemy.exc import DBAPIError
 
-from workers import backoff
+from allocation.messaging import backoff
 from workers.notification.postbox import Postbox, Refused
 from workers.notification.tables import mails
 
@@ -59,7 +59,7 @@ class Sender:
                 failures = 0
             except DBAPIError as error:
                 failures += 1
-                wait = backoff.pause(failures)
+                wait = backoff.seconds(failures)
                 log.warning("no mails can be read", error=str(error.orig), again_in=round(wait, 1))
             stop.wait(wait)
 
@@ -77,7 +77,7 @@ class Sender:
             self._mark(row.event_id, status="failed", error=str(refusal))
             self._mails.labels("refused").inc()
         except OSError as error:  # smtplib's own errors are among these
-            pause = backoff.pause(row.tries, LONGEST_PAUSE)
+            pause = backoff.seconds(row.tries, LONGEST_PAUSE)
             log.warning("a mail waits", error=str(error), again_in=round(pause), **names)
             not_before = datetime.now(UTC) + timedelta(seconds=pause)
             self._mark(row.event_id, not_before=not_before, error=str(error))

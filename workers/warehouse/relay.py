@@ -10,8 +10,9 @@ from prometheus_client import CollectorRegistry, Counter
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
+from allocation.messaging import backoff
 from allocation.messaging.connection import connect
-from workers import backoff, trace_context, tracing
+from workers import trace_context, tracing
 from workers.dead_letters import CONFIRM_TIMEOUT
 from workers.settings import Settings
 from workers.warehouse import outbox
@@ -52,7 +53,7 @@ class Relay:
                 wait = every
             except (DBAPIError, *_OUTAGES) as error:
                 failures += 1
-                wait = backoff.pause(failures)
+                wait = backoff.seconds(failures)
                 hint = (
                     f"; if {EXCHANGE} or its queue is missing, run `allocation topology`"
                     if isinstance(error, ChannelError)

@@ -17,7 +17,7 @@ from allocation import bootstrap, health
 from allocation.entrypoints.worker.acks import Acknowledgements
 from allocation.entrypoints.worker.admission import StrictConsumer
 from allocation.entrypoints.worker.batching import Gathering
-from allocation.messaging import lifecycle
+from allocation.messaging import backoff, lifecycle
 
 log = structlog.get_logger(__name__)
 
@@ -109,7 +109,7 @@ class Consumer(StrictConsumer):
                     "waiting: the database can't be reached",
                     error=str(getattr(error, "orig", error)).partition("\n")[0],
                 )
-                _wait(lifecycle.pause(failures))
+                _wait(backoff.seconds(failures))
 
     def ensure_connected(self, conn: Connection) -> Connection:
         """Celery's own pauses grow to half a minute: so long the queue would wait for nobody."""

@@ -17,7 +17,7 @@ from allocation import bootstrap
 from allocation.adapters.sql.database import is_postgresql
 from allocation.adapters.sql.outbox import Wait, woken
 from allocation.entrypoints.api.http.problems import Problem
-from allocation.messaging import lifecycle
+from allocation.messaging import backoff
 from allocation.views.live_events import CHUNK, Watch
 
 log = structlog.get_logger(__name__)
@@ -143,7 +143,7 @@ class LiveEvents:
                             self.pause(_AT_MOST_EVERY)
             except SQLAlchemyError as error:
                 failures += 1
-                seconds = lifecycle.pause(failures)
+                seconds = backoff.seconds(failures)
                 log.warning(
                     "events can't be read, their listeners wait",
                     error=str(error).partition("\n")[0],
