@@ -1,7 +1,5 @@
 """The kit that every subscriber shares: consume, retry, dead-letter, and outlive outages."""
 
-import _thread
-import signal
 import threading
 import time
 import traceback
@@ -14,6 +12,7 @@ from kombu import Connection, Consumer, Queue
 
 from allocation.messaging import backoff
 from allocation.messaging.connection import connect
+from allocation.messaging.telemetry import heartbeat
 from workers import logs, tracing
 from workers.database import Outage, is_outage
 from workers.dead_letters import DeadLetters
@@ -39,18 +38,6 @@ BACKLOG = 1000
 
 class _Stopped(Exception):
     """Asked to stop between two tries: the event goes back to the queue."""
-
-
-def stop_signal() -> threading.Event:
-    """Set by SIGTERM and SIGINT from now on.
-
-    By a thread of its own: the signal may come while the main thread holds the event's lock, and
-    to wait for that in the handler would be for ever.
-    """
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: _thread.start_new_thread(stop.set, ()))
-    return stop
 
 
 class Subscriber:
@@ -121,11 +108,7 @@ class Subscriber:
                 connection.release()
 
     def _beat(self) -> None:
-        """Leave a sign of life for the container's health check: the age of a file."""
-        sign = self._settings.allocation_state_dir / "alive" / self._queue.partition(".")[0]
-        with suppress(OSError):  # on a full disk the process goes on; the check reports it
-            sign.parent.mkdir(parents=True, exist_ok=True)
-            sign.touch()
+        heartbeat.beat(self._settings.allocation_state_dir, self._queue.partition(".")[0])
 
     def _consume(self, connection: Connection) -> None:
         self._dead = DeadLetters(connection, self._queue)

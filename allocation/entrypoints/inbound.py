@@ -18,13 +18,14 @@ from kombu import Connection, Consumer
 from kombu.message import Message as Delivered
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from allocation import bootstrap, health
+from allocation import bootstrap
 from allocation.adapters import metrics
 from allocation.adapters.rabbitmq import topology
+from allocation.adapters.sql.migrations import wait_for_schema
 from allocation.contract import inbound_events
 from allocation.messaging import backoff, lifecycle
 from allocation.messaging.dead_letters import Mover
-from allocation.messaging.telemetry import metrics_server, tracing
+from allocation.messaging.telemetry import heartbeat, metrics_server, tracing
 from allocation.service_layer import handlers
 from allocation.service_layer.unit_of_work import (
     CommandConflict,
@@ -58,17 +59,19 @@ class Asked:
 
 def run(stop: threading.Event) -> None:
     """Take what other systems tell until `stop` is set; outlives outages."""
+    state_dir = bootstrap.settings().state_dir
+    engine = bootstrap.engine(bootstrap.settings().database_url)
     metrics_server.serve(metrics.inbound().registry)
     mover = Mover(bootstrap.confirming_broker, metrics.inbound().buried)
     failures = 0
     while not stop.is_set():
-        health.beat(bootstrap.settings(), NAME)
+        heartbeat.beat(state_dir, NAME)
         connection = bootstrap.broker()
         outages = (*connection.connection_errors, *connection.channel_errors, OSError)
         began = time.monotonic()
         try:
             with suppress(SQLAlchemyError):  # `Inbound` itself waits for a database that is away
-                lifecycle.wait_for_schema(lifecycle.alive_until(stop, NAME), stop.is_set)
+                wait_for_schema(engine, lifecycle.alive_until(stop, state_dir, NAME), stop.is_set)
             Inbound(connection, mover, stop).consume()
         except outages as error:
             connection.collect()  # without a goodbye, which may have no answer
@@ -120,7 +123,7 @@ class Inbound:
             while not self._stop.is_set():
                 self._gather()
                 self._accept(self._admit())
-                lifecycle.beat(self._connection, NAME)
+                lifecycle.beat(self._connection, bootstrap.settings().state_dir, NAME)
 
     def _gather(self) -> None:
         """Read what has come in; wait only when there is nothing at all to do."""
@@ -168,7 +171,7 @@ class Inbound:
                 seconds = backoff.seconds(failures)
                 log.warning("events wait", error=repr(error)[:500], seconds=round(seconds, 1))
                 self._stop.wait(seconds)
-                lifecycle.beat(self._connection, NAME)
+                lifecycle.beat(self._connection, bootstrap.settings().state_dir, NAME)
             except (CommandConflict, DBAPIError) as error:
                 self._part(asked, error)
                 return

@@ -14,14 +14,15 @@ import structlog
 from kombu import Connection
 from sqlalchemy.exc import DBAPIError
 
-from allocation import bootstrap, health
+from allocation import bootstrap
 from allocation.adapters import metrics
 from allocation.adapters.rabbitmq import topology
+from allocation.adapters.sql.migrations import wait_for_schema
 from allocation.adapters.sql.outbox import DUE_AT_ONCE, OutboxReader, only_reader
 from allocation.entrypoints.worker.app import app
 from allocation.messaging import backoff, lifecycle
 from allocation.messaging.publisher import Outgoing, Publisher, publisher
-from allocation.messaging.telemetry import metrics_server, trace_context, tracing
+from allocation.messaging.telemetry import heartbeat, metrics_server, trace_context, tracing
 
 if TYPE_CHECKING:
     from allocation.messaging.telemetry.otel import Span
@@ -43,15 +44,16 @@ LOOK_FOR_LOST = 10.0
 def run(stop: threading.Event) -> None:
     """Relay until `stop` is set; stands by while another relay is active, and outlives outages."""
     engine = bootstrap.engine(bootstrap.settings().database_url)
+    state_dir = bootstrap.settings().state_dir
     metrics_server.serve(metrics.relay().registry)
     failures = 0
     while not stop.is_set():
-        health.beat(bootstrap.settings(), "relay")
+        heartbeat.beat(state_dir, "relay")
         began = time.monotonic()
         connection = bootstrap.broker()
         outages = (DBAPIError, *connection.connection_errors, *connection.channel_errors, OSError)
         try:
-            lifecycle.wait_for_schema(lifecycle.alive_until(stop, "relay"), stop.is_set)
+            wait_for_schema(engine, lifecycle.alive_until(stop, state_dir, "relay"), stop.is_set)
             with only_reader(engine) as reader:
                 if reader is None:
                     log.debug("another relay is active; standing by")
@@ -93,7 +95,7 @@ def _relay(
             looked = time.monotonic()
         resending.look()
         if time.monotonic() - beaten > BEAT:
-            lifecycle.beat(connection, "relay")
+            lifecycle.beat(connection, bootstrap.settings().state_dir, "relay")
             beaten = time.monotonic()
         if flight.send() == BATCH:
             refused = flight.mark(most=BATCH)

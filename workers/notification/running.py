@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from allocation.messaging.lifecycle import stop_signal
 from workers import database, logs, retention, tracing
 from workers.inbox import Inbox
 from workers.metrics import Figures
@@ -15,7 +16,7 @@ from workers.notification.postbox import postbox
 from workers.notification.sender import Sender
 from workers.notification.tables import VERSION_TABLE, metadata
 from workers.settings import Settings
-from workers.subscriber import Subscriber, stop_signal
+from workers.subscriber import Subscriber
 
 QUEUE = "notification.events"
 LINGER = 0.1

@@ -14,12 +14,13 @@ from rich.text import Text
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
+from allocation.messaging.lifecycle import stop_signal
 from workers import database, logs, retention, trace_context, tracing
 from workers.escaping import escaped
 from workers.inbox import Inbox
 from workers.metrics import Figures
 from workers.settings import Settings
-from workers.subscriber import Subscriber, stop_signal
+from workers.subscriber import Subscriber
 from workers.warehouse import dispatching, pick_list
 from workers.warehouse.messages import parse
 from workers.warehouse.relay import Relay

@@ -13,11 +13,13 @@ from kombu import Connection
 from kombu.message import Message
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocation import bootstrap, health
+from allocation import bootstrap
+from allocation.adapters.sql.migrations import wait_for_schema
 from allocation.entrypoints.worker.acks import Acknowledgements
 from allocation.entrypoints.worker.admission import StrictConsumer
 from allocation.entrypoints.worker.batching import Gathering
-from allocation.messaging import backoff, lifecycle
+from allocation.messaging import backoff
+from allocation.messaging.telemetry import heartbeat
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +87,7 @@ class Consumer(StrictConsumer):
 
     def on_ready(self) -> None:
         super().on_ready()
-        health.beat(bootstrap.settings(), "worker")
+        heartbeat.beat(bootstrap.settings().state_dir, "worker")
 
     def on_close(self) -> None:
         super().on_close()
@@ -98,10 +100,11 @@ class Consumer(StrictConsumer):
 
         Checked at each reconnect, as the database may have been restored in the meantime.
         """
+        engine = bootstrap.engine(bootstrap.settings().database_url)
         failures = 0
         while True:
             try:
-                lifecycle.wait_for_schema(_wait, stopped=lambda: False)
+                wait_for_schema(engine, _wait, stopped=lambda: False)
                 return super().connect()
             except SQLAlchemyError as error:
                 failures += 1

@@ -1,17 +1,24 @@
 """The database's schema, step by step: applied, taken back and compared by Alembic."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import structlog
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, Engine, inspect, text
 
 from allocation.adapters.sql import tables
-from allocation.adapters.sql.database import engine, is_postgresql
+from allocation.adapters.sql.database import NO_SCHEMA, engine, is_postgresql
+
+log = structlog.get_logger(__name__)
+
+LOOK_EVERY = 1.0  # seconds between two checks of the schema
+SAY_EVERY = 30.0  # seconds between two log lines about what is missing
 
 # Any number, as long as no other program locks it in the same database.
 _LOCK = 4_130_519_771
@@ -43,6 +50,30 @@ def is_behind(connection: Connection) -> bool:
         return True
     found = set(connection.scalars(text("SELECT version_num FROM alembic_version")))
     return not found or (newest() not in found and found <= known)
+
+
+def wait_for_schema(
+    made: Engine, wait: Callable[[float], object], stopped: Callable[[], bool]
+) -> None:
+    """Return once the database has the schema of this version or of a later one, or when stopped.
+
+    `wait` is called with the seconds to wait. Logs what is missing at once, then every SAY_EVERY
+    seconds. Keeps no connection open. Raises SQLAlchemyError if the database can't be reached.
+    """
+    said = -SAY_EVERY
+    while _lacks_schema(made) and not stopped():
+        if time.monotonic() - said >= SAY_EVERY:
+            log.error(f"waiting: {NO_SCHEMA}")
+            said = time.monotonic()
+        wait(LOOK_EVERY)
+
+
+def _lacks_schema(made: Engine) -> bool:
+    try:
+        with made.connect() as connection:
+            return is_behind(connection)
+    finally:
+        made.dispose()  # the worker forks processes, which must not inherit a connection
 
 
 def drift(connection: Connection) -> list[object]:
