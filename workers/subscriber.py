@@ -13,13 +13,13 @@ from kombu import Connection, Consumer, Queue
 from allocation.messaging import backoff
 from allocation.messaging.connection import connect
 from allocation.messaging.telemetry import heartbeat
+from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
 from workers import logs, tracing
 from workers.database import Outage, is_outage
 from workers.dead_letters import DeadLetters
 from workers.deliveries import LIMIT, Batch, Delivery, Hand, Spoilt, acknowledge
 from workers.envelope import Envelope
 from workers.inbox import HeldFailed, Inbox
-from workers.metrics import Figures
 from workers.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -53,7 +53,7 @@ class Subscriber:
         queue: str,
         parse: Callable[[Envelope], object],
         inbox: Inbox,
-        figures: Figures,
+        figures: SubscriberMetrics,
         linger: float = 0.0,
     ) -> None:
         """`parse` raises Unreadable at an event that must not be noted as received.
@@ -166,7 +166,7 @@ class Subscriber:
         match hand.take():
             case Spoilt(message, problem):
                 self._dead.bury(message, {"reason": problem.reason, "error": _short(problem)})
-                self._figures.spoilt(problem.reason)
+                self._figures.invalid(problem.reason)
             case [delivery]:
                 self._take_alone(delivery)
             case batch:

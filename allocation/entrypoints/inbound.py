@@ -59,9 +59,12 @@ class Asked:
 
 def run(stop: threading.Event) -> None:
     """Take what other systems tell until `stop` is set; outlives outages."""
-    state_dir = bootstrap.settings().state_dir
+    settings = bootstrap.settings()
+    state_dir = settings.state_dir
     engine = bootstrap.engine(bootstrap.settings().database_url)
-    metrics_server.serve(metrics.inbound().registry)
+    metrics_server.serve(
+        metrics.inbound().registry, settings.metrics_host, settings.metrics_port, "allocation"
+    )
     mover = Mover(bootstrap.confirming_broker, metrics.inbound().buried)
     failures = 0
     while not stop.is_set():

@@ -44,8 +44,11 @@ LOOK_FOR_LOST = 10.0
 def run(stop: threading.Event) -> None:
     """Relay until `stop` is set; stands by while another relay is active, and outlives outages."""
     engine = bootstrap.engine(bootstrap.settings().database_url)
-    state_dir = bootstrap.settings().state_dir
-    metrics_server.serve(metrics.relay().registry)
+    settings = bootstrap.settings()
+    state_dir = settings.state_dir
+    metrics_server.serve(
+        metrics.relay().registry, settings.metrics_host, settings.metrics_port, "allocation"
+    )
     failures = 0
     while not stop.is_set():
         heartbeat.beat(state_dir, "relay")

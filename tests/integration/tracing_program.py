@@ -24,10 +24,10 @@ from allocation.entrypoints import inbound, relay
 from allocation.entrypoints.api.app import create_app
 from allocation.entrypoints.worker.app import app
 from allocation.messaging.telemetry import tracing
+from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
 from tests.waiting import eventually
 from workers import trace_context
 from workers.inbox import Inbox
-from workers.metrics import Figures
 from workers.subscriber import Subscriber
 from workers.warehouse import dispatching, pick_list
 from workers.warehouse.messages import parse
@@ -52,7 +52,7 @@ def main(traceparent: str) -> None:
     workers.tracing.start("all", of_workers, spans)
     warehouse = open_database(of_workers)
     inbox = Inbox(warehouse, metadata, pick_list.apply, timedelta(seconds=60))
-    figures, stop = Figures("warehouse"), threading.Event()
+    figures, stop = SubscriberMetrics("warehouse"), threading.Event()
     lasting = [
         partial(relay.run, stop),
         partial(inbound.run, stop),

@@ -8,8 +8,8 @@ import pytest
 from allocation.contract import codec, inbound_events
 from allocation.entrypoints.worker.admission import Inadmissible
 from allocation.messaging.dead_letters import REASONS
+from allocation.messaging.telemetry import subscriber_metrics
 from tests.scraping import Samples, defined, samples
-from workers import metrics
 from workers.envelope import Unreadable
 
 
@@ -51,8 +51,11 @@ def zeros(
             ),
         ),
         ("inbound", zeros("allocation_inbound_events_total", result=("accepted", "refused"))),
-        ("warehouse", zeros("warehouse_dead_letters_total", reason=metrics.REASONS)),
-        ("notification", zeros("notification_dead_letters_total", reason=metrics.REASONS)),
+        ("warehouse", zeros("warehouse_dead_letters_total", reason=subscriber_metrics.REASONS)),
+        (
+            "notification",
+            zeros("notification_dead_letters_total", reason=subscriber_metrics.REASONS),
+        ),
         (
             "notification",
             zeros("notification_mails_total", result=("sent", "refused", "put_off")),
@@ -73,7 +76,7 @@ def test_what_has_not_happened_yet_is_shown_as_0(process: str, expected: Samples
     [
         (Inadmissible, REASONS["allocation.dead"]),
         (inbound_events.Inadmissible, REASONS["allocation.inbound.dead"]),
-        (Unreadable, metrics.REASONS),
+        (Unreadable, subscriber_metrics.REASONS),
     ],
 )
 def test_every_reason_to_turn_a_message_away_is_among_them(

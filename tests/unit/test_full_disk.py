@@ -21,10 +21,10 @@ def test_the_supervisor_goes_on_while_its_output_can_not_be_written() -> None:
     assert closed == []
 
 
-def test_a_subscriber_goes_on_while_its_log_can_not_be_written() -> None:
+def test_a_process_goes_on_while_its_log_can_not_be_written() -> None:
     program = (
-        "import structlog; from workers import logs; from workers.settings import Settings;"
-        " logs.configure(Settings()); structlog.get_logger().info('a line'); print('went on')"
+        "import structlog; from allocation.messaging.telemetry import logs;"
+        " logs.configure('console'); structlog.get_logger().info('a line'); print('went on')"
     )
 
     with FULL.open("w") as full:

@@ -7,9 +7,10 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from allocation.messaging.lifecycle import stop_signal
-from workers import database, logs, retention, tracing
+from allocation.messaging.telemetry import logs, metrics_server
+from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
+from workers import database, retention, tracing
 from workers.inbox import Inbox
-from workers.metrics import Figures
 from workers.notification import mailing
 from workers.notification.messages import parse
 from workers.notification.postbox import postbox
@@ -28,9 +29,14 @@ def consume() -> None:
     """Note mails from the events and send them, until stopped."""
     stop = stop_signal()
     settings = Settings()
-    logs.configure(settings)
-    figures = Figures("notification")
-    figures.serve(settings.allocation_metrics_host, settings.notification_metrics_port)
+    logs.configure(settings.allocation_log_format)
+    figures = SubscriberMetrics("notification")
+    metrics_server.serve(
+        figures.registry,
+        settings.allocation_metrics_host,
+        settings.notification_metrics_port,
+        "notification",
+    )
     engine = database.engine(settings.notification_database_url)
     patience = timedelta(seconds=settings.subscriber_patience)
     inbox = Inbox(engine, metadata, mailing.apply, patience)

@@ -15,10 +15,11 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from allocation.messaging.lifecycle import stop_signal
-from workers import database, logs, retention, trace_context, tracing
-from workers.escaping import escaped
+from allocation.messaging.telemetry import logs, metrics_server
+from allocation.messaging.telemetry.escaping import escaped
+from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
+from workers import database, retention, trace_context, tracing
 from workers.inbox import Inbox
-from workers.metrics import Figures
 from workers.settings import Settings
 from workers.subscriber import Subscriber
 from workers.warehouse import dispatching, pick_list
@@ -42,9 +43,14 @@ def consume() -> None:
     """Keep the pick list from the events, and tell what was dispatched, until stopped."""
     stop = stop_signal()
     settings = Settings()
-    logs.configure(settings)
-    figures = Figures("warehouse")
-    figures.serve(settings.allocation_metrics_host, settings.warehouse_metrics_port)
+    logs.configure(settings.allocation_log_format)
+    figures = SubscriberMetrics("warehouse")
+    metrics_server.serve(
+        figures.registry,
+        settings.allocation_metrics_host,
+        settings.warehouse_metrics_port,
+        "warehouse",
+    )
     engine = database.engine(settings.warehouse_database_url)
     database.upgrade_when_there(engine, MIGRATIONS, VERSION_TABLE, stop)
     patience = timedelta(seconds=settings.subscriber_patience)

@@ -51,19 +51,22 @@ def api() -> None:
     """Serve the HTTP API."""
     from allocation.entrypoints.api import server
 
-    logs.configure(bootstrap.settings())
-    server.serve(bootstrap.settings())
+    settings = bootstrap.settings()
+    logs.configure(settings.log_format, settings.log_level)
+    server.serve(settings)
 
 
 def run_relay() -> None:
     """Send what the outbox holds to the broker, until stopped."""
-    logs.configure(bootstrap.settings())
-    with tracing.making("relay", bootstrap.settings()):
+    settings = bootstrap.settings()
+    logs.configure(settings.log_format, settings.log_level)
+    with tracing.making("relay", settings):
         relay.run(lifecycle.stop_signal())
 
 
 def run_inbound() -> None:
     """Accept the events of other systems, until stopped."""
-    logs.configure(bootstrap.settings())
-    with tracing.making("inbound", bootstrap.settings()):
+    settings = bootstrap.settings()
+    logs.configure(settings.log_format, settings.log_level)
+    with tracing.making("inbound", settings):
         inbound.run(lifecycle.stop_signal())

@@ -44,12 +44,14 @@ def mover() -> Mover:
 
 @setup_logging.connect
 def _configure_logs(**_: Any) -> None:
-    logs.configure(bootstrap.settings())
+    logs.configure(bootstrap.settings().log_format, bootstrap.settings().log_level)
 
 
 @worker_init.connect
 def _serve_figures(**_: Any) -> None:
-    metrics_server.serve_pool()
+    settings = bootstrap.settings()
+    metrics_server.serve_pool(settings.metrics_host, settings.metrics_port, "allocation")
+    metrics.worker()  # what is 0 is shown
 
 
 @worker_process_init.connect

@@ -17,11 +17,11 @@ from celery.utils.time import get_exponential_backoff_interval
 from allocation import bootstrap
 from allocation.adapters import metrics
 from allocation.adapters.rabbitmq import topology
-from allocation.contract import codec
+from allocation.contract import codec, log_fields
 from allocation.domain.commands import Malformed
 from allocation.domain.outcomes import Outcome, Refused
 from allocation.entrypoints.worker.app import app
-from allocation.messaging.telemetry import logs, trace_context, tracing
+from allocation.messaging.telemetry import trace_context, tracing
 from allocation.service_layer.handlers import decide, fail
 from allocation.service_layer.unit_of_work import (
     ConcurrentUpdate,
@@ -266,15 +266,15 @@ def span(name: str, command_id: str, request: Mapping[str, Any]) -> Span | None:
     traceparent = trace_context.accepted(request.get("traceparent"))
     correlation_id = UUID(request.get("root_id") or command_id)
     about = (name, command_id, topology.COMMANDS, traceparent, correlation_id)
-    return tracing.message("process", *about, logs.named(request["kwargs"]))
+    return tracing.message("process", *about, log_fields.of_body(request["kwargs"]))
 
 
 def _names(name: str, command_id: str, request: Mapping[str, Any]) -> dict[str, str]:
-    """As `logs.names`, of a request that may not be understood."""
+    """As `log_fields.of_message`, of a request that may not be understood."""
     traceparent = trace_context.accepted(request.get("traceparent"))
     return {
         "command_id": command_id,
         "command": name,
-        **logs.named(request["kwargs"]),
+        **log_fields.of_body(request["kwargs"]),
         "trace_id": trace_context.trace_id(traceparent, UUID(request.get("root_id") or command_id)),
     }

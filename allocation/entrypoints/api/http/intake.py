@@ -11,7 +11,7 @@ import structlog
 from flask import Response, current_app, g, jsonify, request
 
 from allocation import bootstrap
-from allocation.contract import codec
+from allocation.contract import codec, log_fields
 from allocation.contract.codec import Violation
 from allocation.domain.commands import Command
 from allocation.entrypoints.api.http import waiting
@@ -20,7 +20,6 @@ from allocation.entrypoints.api.http.problems import REFUSALS, Problem
 from allocation.entrypoints.api.http.reading import snapshot
 from allocation.entrypoints.api.http.waiting import Outcomes, OutcomeWaiter
 from allocation.entrypoints.api.resources.metrics import Metrics
-from allocation.messaging.telemetry import logs
 from allocation.service_layer import handlers
 from allocation.service_layer.unit_of_work import CommandConflict, ConcurrentUpdate, Message
 from allocation.views import Json, progress
@@ -72,7 +71,7 @@ def take(messages: Sequence[Message], wait: int | None) -> Outcomes:
 
     None: wait for no outcome.
     """
-    names = logs.names(messages[0])
+    names = log_fields.of_message(messages[0])
     if len(messages) > 1:
         names = {"commands": str(len(messages)), "trace_id": names["trace_id"]}
     structlog.contextvars.bind_contextvars(**names)
