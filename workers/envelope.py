@@ -8,7 +8,7 @@ from datetime import date
 from typing import Any
 from uuid import UUID
 
-from workers import trace_context
+from allocation.messaging.telemetry import trace_context
 
 _TYPE = re.compile(r"allocation\.[a-z0-9_]+\.v[1-9][0-9]*")
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -44,7 +44,7 @@ class Envelope:
     @property
     def trace_id(self) -> str | None:
         """The id of the trace that it is a part of; None where it says nothing of one."""
-        return trace_context.trace_id(self.body)
+        return trace_context.event_trace_id(self.body)
 
 
 def read(body: bytes | str, content_type: str | None) -> Envelope:

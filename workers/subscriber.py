@@ -12,9 +12,9 @@ from kombu import Connection, Consumer, Queue
 
 from allocation.messaging import backoff
 from allocation.messaging.connection import connect
-from allocation.messaging.telemetry import heartbeat
+from allocation.messaging.telemetry import heartbeat, tracing
 from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
-from workers import logs, tracing
+from workers import logs
 from workers.database import Outage, is_outage
 from workers.dead_letters import DeadLetters
 from workers.deliveries import LIMIT, Batch, Delivery, Hand, Spoilt, acknowledge
@@ -173,7 +173,7 @@ class Subscriber:
                 self._take_together(batch, hand)
 
     def _take_together(self, batch: Batch, hand: Hand) -> None:
-        spans = [tracing.processed(delivery.event, self._queue) for delivery in batch]
+        spans = [self._span(delivery.event) for delivery in batch]
         try:
             self._give(batch)
         except Exception as error:
@@ -187,14 +187,17 @@ class Subscriber:
 
     def _take_alone(self, delivery: Delivery) -> None:
         with logs.about(delivery.event):
-            span = tracing.processed(delivery.event, self._queue)
+            span = self._span(delivery.event)
             failure = self._persist(lambda: self._give([delivery]), delivery.event)
-            tracing.end([span], str(failure["error"]) if failure else None)
+            span.end(str(failure["error"]) if failure else None)
             if failure:
                 self._dead.bury(delivery.message, failure)
                 self._figures.dead(delivery.event)
             else:
                 acknowledge([delivery])
+
+    def _span(self, event: Envelope) -> tracing.Span:
+        return tracing.event("process", event.type, str(event.id), self._queue, event.body)
 
     def _give(self, batch: Batch) -> None:
         if any(delivery.replayed for delivery in batch):

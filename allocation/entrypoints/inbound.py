@@ -1,7 +1,5 @@
 """The inbound adapter: what other systems tell as CloudEvents is accepted as commands."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time
@@ -11,7 +9,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import structlog
 from kombu import Connection, Consumer
@@ -34,9 +31,6 @@ from allocation.service_layer.unit_of_work import (
     StorageUnavailable,
 )
 
-if TYPE_CHECKING:
-    from allocation.messaging.telemetry.otel import Span
-
 log = structlog.get_logger(__name__)
 
 NAME = "inbound"
@@ -54,7 +48,7 @@ class Asked:
 
     message: Delivered
     command: Message
-    span: Span | None
+    span: tracing.Span
 
 
 def run(stop: threading.Event) -> None:
@@ -193,7 +187,7 @@ class Inbound:
             self._accept(asked[:middle])
             self._accept(asked[middle:])
             return
-        tracing.end([asked[0].span], tracing.why(error))
+        asked[0].span.end(tracing.why(error))
         if isinstance(error, CommandConflict):
             self._set_aside(asked[0].message, "conflict", str(error))
         else:
@@ -220,10 +214,9 @@ class Inbound:
 
 
 def _asked(message: Delivered, command: Message) -> Asked:
-    """With the span in which the event is taken, where any are made."""
-    if not tracing.is_on():
-        return Asked(message, command, None)
-    names = inbound_events.names(message)
+    """With the span in which the event is taken."""
+    # While no spans are made nobody reads the message for their names.
+    names = inbound_events.names(message) if tracing.is_on() else {"type": "", "event_id": ""}
     about = (names["type"], names["event_id"], topology.INBOUND)
     span = tracing.message("process", *about, command.traceparent, command.correlation_id)
-    return Asked(message, replace(command, traceparent=tracing.caused_by(span)), span)
+    return Asked(message, replace(command, traceparent=span.traceparent), span)

@@ -1,13 +1,11 @@
 """The relay: sends what the outbox holds to the broker, and marks it once the broker has it."""
 
-from __future__ import annotations
-
 import json
 import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -23,9 +21,6 @@ from allocation.entrypoints.worker.app import app
 from allocation.messaging import backoff, lifecycle
 from allocation.messaging.publisher import Outgoing, Publisher, publisher
 from allocation.messaging.telemetry import heartbeat, metrics_server, trace_context, tracing
-
-if TYPE_CHECKING:
-    from allocation.messaging.telemetry.otel import Span
 
 log = structlog.get_logger(__name__)
 
@@ -151,7 +146,9 @@ class Flight:
         self._sent_at |= dict.fromkeys((row.id for row in rows), time.monotonic())
         spans = [span(row) for row in rows]
         with tracing.ending(spans):
-            self._publisher.send([outgoing(*each) for each in zip(rows, spans, strict=True)])
+            self._publisher.send(
+                [outgoing(row, each.traceparent) for row, each in zip(rows, spans, strict=True)]
+            )
         self.rows += rows
         return len(rows)
 
@@ -260,21 +257,18 @@ def names(row: Any) -> dict[str, str]:
     return known | {"trace_id": trace_id}
 
 
-def span(row: Any) -> Span | None:
-    """The span in which a row is published; None where none are made."""
-    if not tracing.is_on():
-        return None
+def span(row: Any) -> tracing.Span:
+    """The span in which a row is published."""
     destination = topology.EVENTS if row.kind == "event" else topology.COMMANDS
-    about = (row.name, row.id, destination, row.traceparent, UUID(row.correlation_id))
+    about = (row.name, row.id, destination, row.traceparent, row.correlation_id)
     return tracing.message("publish", *about)
 
 
-def outgoing(row: Any, published: Span | None = None) -> Outgoing:
+def outgoing(row: Any, traceparent: str | None) -> Outgoing:
     """The message that a row of the outbox is: a Celery task, or a CloudEvent to the fanout.
 
-    The row's ids are text, and its body is JSON text. `published` is its span, if it has one.
+    The row's ids are text, and its body is JSON text. `traceparent` names the span that sends it.
     """
-    traceparent = published.traceparent if published else row.traceparent
     if row.kind == "event":
         return Outgoing(
             id=row.id,

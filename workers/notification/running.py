@@ -7,9 +7,9 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from allocation.messaging.lifecycle import stop_signal
-from allocation.messaging.telemetry import logs, metrics_server
+from allocation.messaging.telemetry import logs, metrics_server, tracing
 from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
-from workers import database, retention, tracing
+from workers import database, retention
 from workers.inbox import Inbox
 from workers.notification import mailing
 from workers.notification.messages import parse
@@ -52,7 +52,7 @@ def consume() -> None:
     )
 
     database.upgrade_when_there(engine, MIGRATIONS, VERSION_TABLE, stop)
-    tracing.start("notification", settings)
+    tracing.start("notification", settings.broker_transport)
     sending = threading.Thread(target=sender.run, args=(stop,), name="sender")
     sending.start()
     try:

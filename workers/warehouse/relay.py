@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from allocation.messaging import backoff
 from allocation.messaging.connection import connect
-from workers import trace_context, tracing
+from allocation.messaging.telemetry import trace_context, tracing
 from workers.dead_letters import CONFIRM_TIMEOUT
 from workers.settings import Settings
 from workers.warehouse import outbox
@@ -87,10 +87,10 @@ class Relay:
             if row is None:
                 return False
             event = json.loads(trace_context.in_event(row.body, row.traceparent))
-            span = tracing.published(row.type, str(row.event_id), EXCHANGE, event)
+            span = tracing.event("publish", row.type, str(row.event_id), EXCHANGE, event)
             with tracing.ending([span]):
                 producer.publish(
-                    trace_context.in_event(row.body, tracing.caused_by(span) or row.traceparent),
+                    trace_context.in_event(row.body, span.traceparent),
                     exchange=EXCHANGE,
                     routing_key=row.type,
                     content_type="application/cloudevents+json",
@@ -107,6 +107,6 @@ class Relay:
             type=row.type,
             orderid=event["data"]["orderid"],
             sku=event["subject"],
-            trace_id=trace_context.trace_id(event),
+            trace_id=trace_context.event_trace_id(event),
         )
         return True

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import typer
+from opentelemetry.trace import SpanKind
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -15,10 +16,10 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from allocation.messaging.lifecycle import stop_signal
-from allocation.messaging.telemetry import logs, metrics_server
+from allocation.messaging.telemetry import logs, metrics_server, trace_context, tracing
 from allocation.messaging.telemetry.escaping import escaped
 from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
-from workers import database, retention, trace_context, tracing
+from workers import database, retention
 from workers.inbox import Inbox
 from workers.settings import Settings
 from workers.subscriber import Subscriber
@@ -56,7 +57,7 @@ def consume() -> None:
     patience = timedelta(seconds=settings.subscriber_patience)
     inbox = Inbox(engine, metadata, pick_list.apply, patience)
     relay = Relay(engine, settings, figures.registry)
-    tracing.start("warehouse", settings)
+    tracing.start("warehouse", settings.broker_transport)
     telling = threading.Thread(target=relay.run, args=(stop,), name="relay")
     telling.start()
     try:
@@ -73,11 +74,13 @@ def dispatch(orderid: str, sku: str | None, *, as_json: bool) -> None:
     settings = Settings()
     try:
         engine = open_database(settings)
-        with tracing.making("warehouse", settings):
-            span = tracing.dispatched(orderid, traceparent)
-            traceparent = tracing.caused_by(span) or traceparent
+        with tracing.making("warehouse", settings.broker_transport):
+            about = {"orderid": orderid}
+            span = tracing.begin("dispatch", SpanKind.INTERNAL, traceparent, about)
             with tracing.ending([span]):
-                leaving = dispatching.dispatch(engine, orderid, sku, datetime.now(UTC), traceparent)
+                leaving = dispatching.dispatch(
+                    engine, orderid, sku, datetime.now(UTC), span.traceparent
+                )
     except database.Outage as error:
         raise _unreachable(error) from error
     except dispatching.NothingToDispatch as reason:

@@ -60,7 +60,7 @@ def run_relay() -> None:
     """Send what the outbox holds to the broker, until stopped."""
     settings = bootstrap.settings()
     logs.configure(settings.log_format, settings.log_level)
-    with tracing.making("relay", settings):
+    with tracing.making("allocation-relay", settings.broker_transport):
         relay.run(lifecycle.stop_signal())
 
 
@@ -68,5 +68,5 @@ def run_inbound() -> None:
     """Accept the events of other systems, until stopped."""
     settings = bootstrap.settings()
     logs.configure(settings.log_format, settings.log_level)
-    with tracing.making("inbound", settings):
+    with tracing.making("allocation-inbound", settings.broker_transport):
         inbound.run(lifecycle.stop_signal())

@@ -59,7 +59,7 @@ def _leave_the_parents_connections(**_: Any) -> None:
     """A forked child must not share its parent's database connections, nor close them."""
     bootstrap.engine(bootstrap.settings().database_url).dispose(close=False)
     metrics_server.leave_to_parent()
-    tracing.start("worker", bootstrap.settings())
+    tracing.start("allocation-worker", bootstrap.settings().broker_transport)
 
 
 @worker_process_shutdown.connect

@@ -1,10 +1,8 @@
 """What a pool process is given: commands that were there together, decided by one unit of work."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 from celery.app.trace import fast_trace_task
@@ -18,9 +16,6 @@ from allocation.entrypoints.worker.tasks import message, result, span, status
 from allocation.messaging.telemetry import tracing
 from allocation.service_layer.handlers import decide_together
 from allocation.service_layer.unit_of_work import Message, StorageUnavailable
-
-if TYPE_CHECKING:
-    from allocation.messaging.telemetry.otel import Span
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +58,7 @@ def run(calls: Sequence[Call]) -> list[Traced]:
         for index, call in enumerate(calls)
     ]
     for each, (failed, told, _) in zip(spans, traced, strict=True):
-        tracing.end([each], _why(told) if failed else None)
+        each.end(_why(told) if failed else None)
     return traced
 
 
@@ -104,9 +99,9 @@ def _why(told: object) -> str:
     return tracing.why(cause)
 
 
-def _within(call: Call, processed: Span | None) -> Call:
+def _within(call: Call, processed: tracing.Span) -> Call:
     """What the command leads to is caused by its span."""
-    if processed is None:
+    if not tracing.is_on():
         return call
     return call._replace(request={**call.request, "traceparent": processed.traceparent})
 

@@ -1,12 +1,10 @@
 """One Celery task per command: it translates and states the retry policy; a handler decides."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -29,9 +27,6 @@ from allocation.service_layer.unit_of_work import (
     StorageUnavailable,
     StorageUnusable,
 )
-
-if TYPE_CHECKING:
-    from allocation.messaging.telemetry.otel import Span
 
 log = structlog.get_logger(__name__)
 
@@ -61,12 +56,12 @@ class CommandTask(Task):
             **_names(self.name, self.request.id, vars(self.request))
         )
         # A job has begun its spans already.
-        alone = "undecided" not in vars(self.request)
-        processed = span(self.name, self.request.id, vars(self.request)) if alone else None
-        if processed is not None:
-            self.request.traceparent = processed.traceparent
+        spans = []
+        if "undecided" not in vars(self.request):
+            spans.append(span(self.name, self.request.id, vars(self.request)))
+            self.request.traceparent = spans[0].traceparent
         try:
-            with tracing.ending([processed]):
+            with tracing.ending(spans):
                 outcome = self._outcome(body)
         except (ConcurrentUpdate, StorageUnavailable, SoftTimeLimitExceeded) as error:
             raise self._later(error) from error
@@ -259,14 +254,13 @@ def message(name: str, command_id: str, request: Mapping[str, Any]) -> Message:
     )
 
 
-def span(name: str, command_id: str, request: Mapping[str, Any]) -> Span | None:
-    """The span in which the command of a request is decided; None where none are made."""
-    if not tracing.is_on():
-        return None
+def span(name: str, command_id: str, request: Mapping[str, Any]) -> tracing.Span:
+    """The span in which the command of a request is decided."""
     traceparent = trace_context.accepted(request.get("traceparent"))
-    correlation_id = UUID(request.get("root_id") or command_id)
+    correlation_id = request.get("root_id") or command_id
     about = (name, command_id, topology.COMMANDS, traceparent, correlation_id)
-    return tracing.message("process", *about, log_fields.of_body(request["kwargs"]))
+    subject = log_fields.of_body(request["kwargs"]) if tracing.is_on() else {}
+    return tracing.message("process", *about, subject)
 
 
 def _names(name: str, command_id: str, request: Mapping[str, Any]) -> dict[str, str]:

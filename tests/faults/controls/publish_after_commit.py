@@ -27,7 +27,8 @@ def commit(self: SqlUnitOfWork) -> None:
     rows: list[Mapping[str, Any]] = list(self.outbox._rows)
     _commit(self)
     with bootstrap.broker() as connection:
-        publish(publisher(connection), [outgoing(read(row)) for row in rows])
+        sent = [outgoing(each, each.traceparent) for each in map(read, rows)]
+        publish(publisher(connection), sent)
 
 
 def read(row: Mapping[str, Any]) -> SimpleNamespace:
