@@ -173,7 +173,7 @@ class Subscriber:
                 self._take_together(batch, hand)
 
     def _take_together(self, batch: Batch, hand: Hand) -> None:
-        spans = [self._span(delivery.event) for delivery in batch]
+        spans = [self._span(delivery.event) for delivery in batch] if tracing.is_on() else []
         try:
             self._give(batch)
         except Exception as error:
