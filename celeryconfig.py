@@ -9,6 +9,7 @@ _on_rabbitmq = _settings.broker_transport is None
 
 # --- the broker ---------------------------------------------------------------------------------
 
+connection.prepare_process()
 _address = connection.address(_settings.broker_url)
 broker_url = _address.url
 # With amqps:// certificates and names are always verified; these are the files that the URL names.

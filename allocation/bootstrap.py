@@ -45,10 +45,7 @@ class Dependencies:
 
     def confirming_broker(self) -> Connection:
         """A connection of which every publish waits until the broker has the message."""
-        connection = self.broker()
-        if self.settings.broker_transport is None:
-            connection.transport_options["confirm_publish"] = True
-        return connection
+        return connect(self.settings.broker_url, self.settings.broker_transport, confirm=True)
 
 
 def build(settings: Settings | None = None) -> Dependencies:

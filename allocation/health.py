@@ -11,9 +11,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 
+from allocation.messaging.telemetry import heartbeat
 from allocation.settings import Settings
 
 STALE = 60.0  # seconds
@@ -22,23 +21,6 @@ TIMEOUT = 8.0  # seconds
 
 class Unhealthy(Exception):
     """The process does not do its work; the text says what was seen."""
-
-
-def beat(settings: Settings, name: str) -> None:
-    """Leave a sign of life for `check`: the age of a file in the state folder."""
-    file = _sign(settings, name)
-    # On a full disk the process goes on, and `check` reports that there was no sign.
-    with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-
-
-def beaten_since(settings: Settings, name: str, start: float) -> bool:
-    """Whether the process called `name` has given a sign of life since `start`, of `time.time`."""
-    try:
-        return _sign(settings, name).stat().st_mtime >= start
-    except FileNotFoundError:
-        return False
 
 
 def check(settings: Settings, name: str) -> None:
@@ -67,11 +49,10 @@ def _worker(_settings: Settings, _name: str) -> None:
 
 
 def _alive(settings: Settings, name: str) -> None:
-    try:
-        age = time.time() - _sign(settings, name).stat().st_mtime
-    except FileNotFoundError:
-        raise Unhealthy(f"{name} has given no sign of life yet") from None
-    if age > STALE:
+    last = heartbeat.last_beat(settings.state_dir, name)
+    if last is None:
+        raise Unhealthy(f"{name} has given no sign of life yet")
+    if (age := time.time() - last) > STALE:
         raise Unhealthy(f"{name} gave its last sign of life {age:.0f} seconds ago")
 
 
@@ -82,10 +63,6 @@ def _get(url: str, headers: dict[str, str]) -> None:
             pass
     except (urllib.error.URLError, OSError) as error:
         raise Unhealthy(f"{url}: {error}") from error
-
-
-def _sign(settings: Settings, name: str) -> Path:
-    return settings.state_dir / "alive" / name
 
 
 CHECKS: dict[str, Callable[[Settings, str], None]] = {

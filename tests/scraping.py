@@ -11,8 +11,8 @@ from sqlalchemy import create_engine
 
 from allocation.adapters import metrics
 from allocation.entrypoints.api.http.metrics import Metrics
+from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
 from allocation.views.progress import Backlog
-from workers.metrics import Figures
 from workers.notification.postbox import MailFolder
 from workers.notification.sender import Sender
 from workers.settings import Settings
@@ -77,7 +77,7 @@ def exported() -> dict[str, set[str]]:
 
 def defined() -> dict[str, str]:
     """By process: its page before anything happened, made from what the code defines."""
-    subscribers = {name: Figures(name).registry for name in ("warehouse", "notification")}
+    subscribers = {name: SubscriberMetrics(name).registry for name in ("warehouse", "notification")}
     settings = Settings()
     Relay(create_engine("sqlite://"), settings, subscribers["warehouse"])
     Sender(create_engine("sqlite://"), MailFolder(Path()), {}, subscribers["notification"])

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from workers import broker
+from allocation.messaging import connection
 
 SPOOL_TRANSPORT = "allocation.adapters.spool.transport:Transport"
 """kombu loads the embedded broker by this name; nothing of it is imported here."""
@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     @field_validator("allocation_broker_url")
     @classmethod
     def _can_be_used(cls, url: str) -> str:
-        broker.address(url)
+        connection.address(url)
         return url
 
     @model_validator(mode="after")

@@ -1,7 +1,5 @@
 """The kit that every subscriber shares: consume, retry, dead-letter, and outlive outages."""
 
-import _thread
-import signal
 import threading
 import time
 import traceback
@@ -14,13 +12,14 @@ from kombu import Connection, Consumer, Queue
 
 from allocation.messaging import backoff
 from allocation.messaging.cloudevents import Envelope
+from allocation.messaging.connection import connect
 from allocation.messaging.database import Outage, is_outage
 from allocation.messaging.dead_letters import DeadLetterQueue
-from workers import logs, tracing
-from workers.broker import connect
+from allocation.messaging.telemetry import heartbeat, tracing
+from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
+from workers import logs
 from workers.deliveries import LIMIT, Batch, Delivery, Hand, Spoilt, acknowledge
 from workers.inbox import HeldFailed, Inbox
-from workers.metrics import Figures
 from workers.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -41,18 +40,6 @@ class _Stopped(Exception):
     """Asked to stop between two tries: the event goes back to the queue."""
 
 
-def stop_signal() -> threading.Event:
-    """Set by SIGTERM and SIGINT from now on.
-
-    By a thread of its own: the signal may come while the main thread holds the event's lock, and
-    to wait for that in the handler would be for ever.
-    """
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: _thread.start_new_thread(stop.set, ()))
-    return stop
-
-
 class Subscriber:
     """Gives every event of one queue to the inbox, and acknowledges it when that has committed.
 
@@ -66,7 +53,7 @@ class Subscriber:
         queue: str,
         parse: Callable[[Envelope], object],
         inbox: Inbox,
-        figures: Figures,
+        figures: SubscriberMetrics,
         linger: float = 0.0,
     ) -> None:
         """`parse` raises Unreadable at an event that must not be noted as received.
@@ -90,7 +77,7 @@ class Subscriber:
         failures = 0
         while not stop.is_set():
             connection = connect(
-                self._settings.allocation_broker_url, self._settings.broker_transport
+                self._settings.allocation_broker_url, self._settings.broker_transport, confirm=True
             )
             outages = (
                 *Outage,
@@ -121,11 +108,7 @@ class Subscriber:
                 connection.release()
 
     def _beat(self) -> None:
-        """Leave a sign of life for the container's health check: the age of a file."""
-        sign = self._settings.allocation_state_dir / "alive" / self._queue.partition(".")[0]
-        with suppress(OSError):  # on a full disk the process goes on; the check reports it
-            sign.parent.mkdir(parents=True, exist_ok=True)
-            sign.touch()
+        heartbeat.beat(self._settings.allocation_state_dir, self._queue.partition(".")[0])
 
     def _consume(self, connection: Connection) -> None:
         self._dead = DeadLetterQueue(connection, self._queue)
@@ -185,14 +168,14 @@ class Subscriber:
                 self._dead.dead_letter(
                     message, {"reason": problem.reason, "error": _short(problem)}
                 )
-                self._figures.spoilt(problem.reason)
+                self._figures.invalid(problem.reason)
             case [delivery]:
                 self._take_alone(delivery)
             case batch:
                 self._take_together(batch, hand)
 
     def _take_together(self, batch: Batch, hand: Hand) -> None:
-        spans = [tracing.processed(delivery.event, self._queue) for delivery in batch]
+        spans = [self._span(delivery.event) for delivery in batch] if tracing.is_on() else []
         try:
             self._give(batch)
         except Exception as error:
@@ -206,14 +189,17 @@ class Subscriber:
 
     def _take_alone(self, delivery: Delivery) -> None:
         with logs.about(delivery.event):
-            span = tracing.processed(delivery.event, self._queue)
+            span = self._span(delivery.event)
             failure = self._persist(lambda: self._give([delivery]), delivery.event)
-            tracing.end([span], str(failure["error"]) if failure else None)
+            span.end(str(failure["error"]) if failure else None)
             if failure:
                 self._dead.dead_letter(delivery.message, failure)
                 self._figures.dead(delivery.event)
             else:
                 acknowledge([delivery])
+
+    def _span(self, event: Envelope) -> tracing.Span:
+        return tracing.event("process", event.type, str(event.id), self._queue, event.body)
 
     def _give(self, batch: Batch) -> None:
         if any(delivery.replayed for delivery in batch):

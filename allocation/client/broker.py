@@ -1,9 +1,6 @@
-"""Connections to RabbitMQ: TLS that verifies, and no endless wait."""
+"""Connections to RabbitMQ that are tried again for a while."""
 
-import ssl
-from itertools import cycle
-from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from amqp.exceptions import AccessRefused, AMQPError
 from kombu import Connection
@@ -11,35 +8,34 @@ from kombu.exceptions import OperationalError
 
 from allocation.client.errors import Unauthorized, Unreachable
 from allocation.client.patience import Patience
+from allocation.messaging.connection import each_node
 
 LOST = (AMQPError, OSError)
 """What a connection raises that is no more, or never was."""
 
-_TLS = {"cacertfile": "ca_certs", "certfile": "certfile", "keyfile": "keyfile"}
-_LIMITS = {"read_timeout": 5, "write_timeout": 5}  # seconds
-
 
 class Broker:
-    """The nodes of `url`, with ; between them, of which each connection takes the next.
+    """The nodes of `url`, with ; between them; each new connection goes to the next node.
 
     An amqps:// URL may name `cacertfile`, `certfile` and `keyfile` in its query, as RabbitMQ's do.
     """
 
     def __init__(self, url: str) -> None:
-        self._nodes = cycle([_options(node) for node in url.split(";")])
+        """Raises ValueError if the URL is not one of RabbitMQ's."""
+        wanted = "a broker's URL is amqp://..., or amqps://... with TLS"
+        if any(urlsplit(node).scheme not in ("amqp", "amqps") for node in url.split(";")):
+            raise ValueError(wanted)
+        try:
+            self._nodes = each_node(url)
+        except ValueError as error:
+            raise ValueError(f"{wanted}; {error}") from error
 
     def connect(self, *, patience: Patience, key: str | None = None) -> Connection:
         """An open connection. Raises Unauthorized, and Unreachable once the patience is over."""
         while True:
-            connection = Connection(
-                **next(self._nodes),
-                # Nobody would send ours between two calls: TCP's own signs of life have to do.
-                heartbeat=0,
-                connect_timeout=5,
-                transport_options={"confirm_publish": True, **_LIMITS},
-            )
+            connection = next(self._nodes)
             try:
-                connection.ensure_connection(max_retries=0)  # its pauses are long ones
+                connection.ensure_connection(max_retries=0)  # kombu would wait too long
             except AccessRefused as error:
                 raise Unauthorized(f"the broker refuses the user: {error.reply_text}") from error
             except (OperationalError, *LOST) as error:
@@ -50,17 +46,3 @@ class Broker:
                     ) from error
             else:
                 return connection
-
-
-def _options(node: str) -> dict[str, Any]:
-    base, _, query = node.partition("?")
-    scheme, files = urlsplit(base).scheme, dict(parse_qsl(query))
-    if scheme not in ("amqp", "amqps") or files.keys() - _TLS or (files and scheme == "amqp"):
-        raise ValueError(
-            "a broker's URL is amqp://..., or amqps://... with a query of cacertfile, certfile and"
-            " keyfile alone"
-        )
-    if scheme == "amqp":
-        return {"hostname": base}
-    verified = {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": urlsplit(base).hostname}
-    return {"hostname": base, "ssl": verified | {_TLS[name]: files[name] for name in files}}

@@ -1,4 +1,7 @@
-"""Trying again for a while: longer pauses from try to try, and not all callers at once."""
+"""Trying again for a while: longer pauses from try to try, and not all callers at once.
+
+Not by `allocation.messaging.backoff`: the client is installed without tenacity.
+"""
 
 import time
 from random import SystemRandom

@@ -1,7 +1,5 @@
 """The inbound adapter: what other systems tell as CloudEvents is accepted as commands."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time
@@ -11,20 +9,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import structlog
 from kombu import Connection, Consumer
 from kombu.message import Message as Delivered
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from allocation import bootstrap, health
+from allocation import bootstrap
 from allocation.adapters import metrics
 from allocation.adapters.rabbitmq import topology
+from allocation.adapters.sql.migrations import wait_for_schema
 from allocation.contract import inbound_events
-from allocation.messaging import lifecycle
+from allocation.messaging import backoff, lifecycle
 from allocation.messaging.dead_letters import DeadLetterPublisher
-from allocation.messaging.telemetry import metrics_server, tracing
+from allocation.messaging.telemetry import heartbeat, metrics_server, tracing
 from allocation.service_layer import execution
 from allocation.service_layer.unit_of_work import (
     CommandConflict,
@@ -32,9 +30,6 @@ from allocation.service_layer.unit_of_work import (
     Message,
     StorageUnavailable,
 )
-
-if TYPE_CHECKING:
-    from allocation.messaging.telemetry.otel import Span
 
 log = structlog.get_logger(__name__)
 
@@ -53,27 +48,32 @@ class Asked:
 
     message: Delivered
     command: Message
-    span: Span | None
+    span: tracing.Span
 
 
 def run(stop: threading.Event) -> None:
     """Take what other systems tell until `stop` is set; outlives outages."""
-    metrics_server.serve(metrics.inbound().registry)
+    settings = bootstrap.settings()
+    state_dir = settings.state_dir
+    engine = bootstrap.engine(bootstrap.settings().database_url)
+    metrics_server.serve(
+        metrics.inbound().registry, settings.metrics_host, settings.metrics_port, "allocation"
+    )
     mover = DeadLetterPublisher(bootstrap.confirming_broker, metrics.inbound().dead_lettered)
     failures = 0
     while not stop.is_set():
-        health.beat(bootstrap.settings(), NAME)
+        heartbeat.beat(state_dir, NAME)
         connection = bootstrap.broker()
         outages = (*connection.connection_errors, *connection.channel_errors, OSError)
         began = time.monotonic()
         try:
             with suppress(SQLAlchemyError):  # `Inbound` itself waits for a database that is away
-                lifecycle.wait_for_schema(lifecycle.alive_until(stop, NAME), stop.is_set)
+                wait_for_schema(engine, lifecycle.alive_until(stop, state_dir, NAME), stop.is_set)
             Inbound(connection, mover, stop).consume()
         except outages as error:
             connection.collect()  # without a goodbye, which may have no answer
             failures = 1 if time.monotonic() - began > 10 else failures + 1
-            seconds = lifecycle.pause(failures)
+            seconds = backoff.seconds(failures)
             missing = str(getattr(error, "reply_code", "")) == "404"
             log.log(
                 logging.ERROR if missing else logging.WARNING,
@@ -122,7 +122,7 @@ class Inbound:
             while not self._stop.is_set():
                 self._gather()
                 self._accept(self._admit())
-                lifecycle.beat(self._connection, NAME)
+                lifecycle.beat(self._connection, bootstrap.settings().state_dir, NAME)
 
     def _gather(self) -> None:
         """Read what has come in; wait only when there is nothing at all to do."""
@@ -167,10 +167,10 @@ class Inbound:
                 if isinstance(error, ConcurrentUpdate) and failures >= TRIES:
                     self._part(asked, error)
                     return
-                seconds = lifecycle.pause(failures)
+                seconds = backoff.seconds(failures)
                 log.warning("events wait", error=repr(error)[:500], seconds=round(seconds, 1))
                 self._stop.wait(seconds)
-                lifecycle.beat(self._connection, NAME)
+                lifecycle.beat(self._connection, bootstrap.settings().state_dir, NAME)
             except (CommandConflict, DBAPIError) as error:
                 self._part(asked, error)
                 return
@@ -189,7 +189,7 @@ class Inbound:
             self._accept(asked[:middle])
             self._accept(asked[middle:])
             return
-        tracing.end([asked[0].span], tracing.why(error))
+        asked[0].span.end(tracing.why(error))
         if isinstance(error, CommandConflict):
             self._set_aside(asked[0].message, "conflict", str(error))
         else:
@@ -216,10 +216,9 @@ class Inbound:
 
 
 def _asked(message: Delivered, command: Message) -> Asked:
-    """With the span in which the event is taken, where any are made."""
-    if not tracing.is_on():
-        return Asked(message, command, None)
-    names = inbound_events.names(message)
+    """With the span in which the event is taken."""
+    # While no spans are made nobody reads the message for their names.
+    names = inbound_events.names(message) if tracing.is_on() else {"type": "", "event_id": ""}
     about = (names["type"], names["event_id"], topology.INBOUND)
     span = tracing.message("process", *about, command.traceparent, command.correlation_id)
-    return Asked(message, replace(command, traceparent=tracing.caused_by(span)), span)
+    return Asked(message, replace(command, traceparent=span.traceparent), span)

@@ -1,22 +1,20 @@
 """The relay: sends what the outbox holds to the broker, and marks it once the broker has it."""
 
-from __future__ import annotations
-
 import json
 import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import structlog
 from kombu import Connection
 
-from allocation import health
 from allocation.adapters.metrics import RelayMetrics
 from allocation.adapters.rabbitmq import topology
+from allocation.adapters.sql.migrations import wait_for_schema
 from allocation.adapters.sql.outbox import DUE_AT_ONCE, OutboxReader, only_reader
 from allocation.bootstrap import Dependencies
 from allocation.messaging import lifecycle
@@ -29,10 +27,7 @@ from allocation.messaging.outbox_relay import (
     relay_through_outages,
 )
 from allocation.messaging.publisher import Outgoing, publisher
-from allocation.messaging.telemetry import metrics_server, trace_context, tracing
-
-if TYPE_CHECKING:
-    from allocation.messaging.telemetry.otel import Span
+from allocation.messaging.telemetry import heartbeat, metrics_server, trace_context, tracing
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +43,10 @@ LOOK_FOR_LOST = 10.0
 
 def run(dependencies: Dependencies, metrics: RelayMetrics, stop: threading.Event) -> None:
     """Relay until `stop` is set; stands by while another relay is active, and outlives outages."""
-    metrics_server.serve(metrics.registry)
+    settings = dependencies.settings
+    metrics_server.serve(
+        metrics.registry, settings.metrics_host, settings.metrics_port, "allocation"
+    )
     relay = Relay(dependencies, metrics, stop)
     relay_through_outages(stop, dependencies.broker, relay.session, relay.on_outage)
 
@@ -66,8 +64,10 @@ class Relay:
 
     def session(self, connection: Connection) -> float:
         """Relay on one connection, unless another relay is active; seconds until the next try."""
-        health.beat(self._settings, NAME)
-        lifecycle.wait_for_schema(lifecycle.alive_until(self._stop, NAME), self._stop.is_set)
+        state_dir = self._settings.state_dir
+        heartbeat.beat(state_dir, NAME)
+        wait = lifecycle.alive_until(self._stop, state_dir, NAME)
+        wait_for_schema(self._engine, wait, self._stop.is_set)
         try:
             with only_reader(self._engine) as reader:
                 if reader is None:
@@ -102,7 +102,7 @@ class Relay:
                 looked = time.monotonic()
             resending.look()
             if time.monotonic() - beaten > BEAT:
-                lifecycle.beat(connection, NAME)
+                lifecycle.beat(connection, self._settings.state_dir, NAME)
                 beaten = time.monotonic()
             if in_flight.send() == BATCH:
                 refused = in_flight.mark(most=BATCH)
@@ -209,24 +209,21 @@ def messages(rows: Sequence[Any]) -> Iterator[Sequence[Outgoing]]:
     """The messages that rows become; their spans, if any are made, end with the block."""
     spans = [_span(row) for row in rows]
     with tracing.ending(spans):
-        yield [outgoing(row, span) for row, span in zip(rows, spans, strict=True)]
+        yield [outgoing(row, span.traceparent) for row, span in zip(rows, spans, strict=True)]
 
 
-def _span(row: Any) -> Span | None:
-    """The span in which a row is published; None if none are made."""
-    if not tracing.is_on():
-        return None
+def _span(row: Any) -> tracing.Span:
+    """The span in which a row is published."""
     destination = topology.EVENTS if row.kind == "event" else topology.COMMANDS
-    about = (row.name, row.id, destination, row.traceparent, UUID(row.correlation_id))
+    about = (row.name, row.id, destination, row.traceparent, row.correlation_id)
     return tracing.message("publish", *about)
 
 
-def outgoing(row: Any, published: Span | None = None) -> Outgoing:
+def outgoing(row: Any, traceparent: str | None) -> Outgoing:
     """The message that a row of the outbox is: a Celery task, or a CloudEvent to the fanout.
 
-    The row's ids are text, and its body is JSON text. `published` is its span, if it has one.
+    The row's ids are text, and its body is JSON text. `traceparent` names the span that sends it.
     """
-    traceparent = published.traceparent if published else row.traceparent
     if row.kind == "event":
         return Outgoing(
             id=row.id,

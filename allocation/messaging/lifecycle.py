@@ -1,24 +1,14 @@
-"""What lasting processes share: to stop when asked to, to pause, and to show that they live."""
+"""What lasting processes share: they stop when asked to, and show that they live."""
 
 import _thread
-import random
 import signal
 import threading
-import time
 from collections.abc import Callable
+from pathlib import Path
 
-import structlog
 from kombu import Connection
 
-from allocation import bootstrap, health
-from allocation.adapters.sql import migrations
-from allocation.adapters.sql.database import NO_SCHEMA
-
-log = structlog.get_logger(__name__)
-
-LOOK_EVERY = 1.0  # seconds between two checks of the schema
-SAY_EVERY = 30.0  # seconds between two log lines about what is missing
-LONGEST_PAUSE = 5.0  # seconds between two tries while something is down
+from allocation.messaging.telemetry import heartbeat
 
 
 def stop_signal() -> threading.Event:
@@ -33,48 +23,19 @@ def stop_signal() -> threading.Event:
     return stop
 
 
-def pause(failures: int) -> float:
-    """Seconds until the next try: about 0.3 after the first failure, doubling, with jitter."""
-    full = min(LONGEST_PAUSE, 0.2 * 2 ** min(failures, 20))
-    return full * random.uniform(0.5, 1)  # noqa: S311 - jitter needs no secrecy
-
-
-def wait_for_schema(wait: Callable[[float], object], stopped: Callable[[], bool]) -> None:
-    """Return once the database has the schema of this version or of a later one, or when stopped.
-
-    `wait` is called with the seconds to wait. Logs what is missing at once, then every SAY_EVERY
-    seconds. Raises SQLAlchemyError if the database can't be reached.
-    """
-    said = -SAY_EVERY
-    while _is_behind() and not stopped():
-        if time.monotonic() - said >= SAY_EVERY:
-            log.error(f"waiting: {NO_SCHEMA}")
-            said = time.monotonic()
-        wait(LOOK_EVERY)
-
-
-def alive_until(stop: threading.Event, name: str) -> Callable[[float], object]:
-    """A wait that `stop` ends, and that reports that the process called `name` is alive."""
+def alive_until(stop: threading.Event, state_dir: Path, name: str) -> Callable[[float], object]:
+    """A wait that `stop` ends, and that shows that the process called `name` is alive."""
 
     def wait(seconds: float) -> None:
-        health.beat(bootstrap.settings(), name)
+        heartbeat.beat(state_dir, name)
         stop.wait(seconds)
 
     return wait
 
 
-def _is_behind() -> bool:
-    engine = bootstrap.engine(bootstrap.settings().database_url)
-    try:
-        with engine.connect() as connection:
-            return migrations.is_behind(connection)
-    finally:
-        engine.dispose()  # the worker forks processes, which must not inherit a connection
-
-
-def beat(connection: Connection, name: str) -> None:
-    """Tell the container's health check, and the broker, that the process called `name` lives."""
-    health.beat(bootstrap.settings(), name)
+def beat(connection: Connection, state_dir: Path, name: str) -> None:
+    """Show the container's health check, and the broker, that the process called `name` lives."""
+    heartbeat.beat(state_dir, name)
     if connection.heartbeat:
         connection.heartbeat_check()
         try:

@@ -2,52 +2,19 @@
 
 import json
 import struct
-import subprocess
 import sys
 import zlib
 
 import amqp
 import pytest
 from kombu import Connection
-from kombu.compression import encoders
 from pytest_celery import CeleryTestSetup
 
 from allocation.adapters.rabbitmq import topology
 from allocation.messaging.dead_letters import LARGEST_BODY
 from tests.celery_messages import celery_headers
 from tests.integration.conftest import BareClient, Service
-from tests.servers.processes import ROOT
 from tests.waiting import eventually
-
-UNPACKED = """
-import importlib, sys, tracemalloc
-importlib.import_module(sys.argv[1])
-from kombu.compression import encoders, get_encoder
-from kombu.message import Message
-for kind in encoders():
-    packed = get_encoder(kind)[0](bytes(8_000_000))
-    tracemalloc.start()
-    message = Message(body=packed, headers={"compression": kind}, channel=None)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    print(kind, message.body == packed, [str(error) for _, error, _ in message.errors])
-    assert peak < 100_000, peak
-"""
-
-
-@pytest.mark.parametrize("module", ["allocation.messaging.connection", "workers.broker"])
-def test_no_process_unpacks_a_body(module: str) -> None:
-    child = subprocess.run(
-        [sys.executable, "-c", UNPACKED, module],
-        capture_output=True,
-        check=True,
-        cwd=ROOT,
-        text=True,
-    )
-
-    assert child.stdout.splitlines() == [
-        f"{kind} True ['compressed bodies are not accepted']" for kind in encoders()
-    ]
 
 
 def letters(service: Service, number: int, queue: str = topology.DEAD) -> None:

@@ -36,12 +36,10 @@ from tests.servers.processes import Process
 from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.storage.conftest import message
 from tests.waiting import eventually
-from workers import broker as workers_broker
 from workers.notification.postbox import SmtpServer
 
 pytestmark = pytest.mark.long
 
-CONNECTS = [broker.connect, workers_broker.connect]
 ENGINES = [database.engine, workers_database.engine]
 
 
@@ -176,18 +174,16 @@ def mail() -> EmailMessage:
     return made
 
 
-@pytest.mark.parametrize("connect", CONNECTS, ids=["allocation", "workers"])
 def test_the_broker_is_trusted_by_its_authority_and_name(
-    connect: Callable[[str], Connection], amqps: Callable[..., str], files: Files
+    amqps: Callable[..., str], files: Files
 ) -> None:
     """With the client's own certificate, which this one asks for."""
-    with connect(amqps(files.query)) as connection:
+    with broker.connect(amqps(files.query)) as connection:
         assert connection.connection.transport.sock.version() in ("TLSv1.2", "TLSv1.3")
 
 
-@pytest.mark.parametrize("connect", CONNECTS, ids=["allocation", "workers"])
 def test_a_broker_of_another_authority_or_name_is_refused(
-    connect: Callable[[str], Connection], amqps: Callable[..., str], files: Files
+    amqps: Callable[..., str], files: Files
 ) -> None:
     """And so is one whose authority the machine does not know, when the URL names none."""
     unknown = f"certfile={files.client}"
@@ -197,21 +193,20 @@ def test_a_broker_of_another_authority_or_name_is_refused(
         (amqps(files.query, host="127.0.0.1"), "IP address mismatch"),
     ):
         with pytest.raises(ssl.SSLCertVerificationError, match=reason):
-            connect(url).connect()
+            broker.connect(url).connect()
 
 
-@pytest.mark.parametrize("connect", CONNECTS, ids=["allocation", "workers"])
 def test_the_next_node_is_held_against_its_own_name(
-    connect: Callable[[str], Connection], amqps: Callable[..., str], files: Files
+    amqps: Callable[..., str], files: Files
 ) -> None:
     """kombu alone would hold it against the first one's, or against none."""
     wrong, right = amqps(files.query, host="127.0.0.1"), amqps(files.query)
 
-    with connect(f"{wrong};{right}") as connection:
+    with broker.connect(f"{wrong};{right}") as connection:
         connection.ensure_connection(max_retries=3, interval_start=0)
         assert connection.connection.transport.sock.server_hostname == "localhost"
     with pytest.raises(Exception, match="IP address mismatch"):
-        connect(f"{wrong};{wrong}").ensure_connection(max_retries=3, interval_start=0)
+        broker.connect(f"{wrong};{wrong}").ensure_connection(max_retries=3, interval_start=0)
 
 
 def test_a_broker_that_wants_a_certificate_gets_one(

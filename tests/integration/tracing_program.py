@@ -14,21 +14,20 @@ from typing import Any
 from celery.concurrency.solo import TaskPool
 from celery.contrib.testing.worker import start_worker
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 from sqlalchemy import select
 
-import workers.settings
-import workers.tracing
 from allocation import bootstrap
 from allocation.adapters import metrics
 from allocation.adapters.sql.tables import outbox
 from allocation.entrypoints import inbound, relay
 from allocation.entrypoints.api.app import create_app
 from allocation.entrypoints.worker.app import app
-from allocation.messaging.telemetry import tracing
+from allocation.messaging.telemetry import trace_context, tracing
+from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
 from tests.waiting import eventually
-from workers import trace_context
 from workers.inbox import Inbox
-from workers.metrics import Figures
+from workers.settings import Settings
 from workers.subscriber import Subscriber
 from workers.warehouse import dispatching, pick_list
 from workers.warehouse.messages import parse
@@ -48,12 +47,11 @@ class InProcess(TaskPool):
 def main(traceparent: str) -> None:
     """From the request to the dispatch that is told back."""
     spans = InMemorySpanExporter()
-    settings, of_workers = bootstrap.settings(), workers.settings.Settings()
-    tracing.start("all", settings, spans)
-    workers.tracing.start("all", of_workers, spans)
+    settings, of_workers = bootstrap.settings(), Settings()
+    tracing.start("all", settings.broker_transport, spans)
     warehouse = open_database(of_workers)
     inbox = Inbox(warehouse, metadata, pick_list.apply, timedelta(seconds=60))
-    figures, stop = Figures("warehouse"), threading.Event()
+    figures, stop = SubscriberMetrics("warehouse"), threading.Event()
     lasting = [
         partial(relay.run, bootstrap.build(), metrics.RelayMetrics(), stop),
         partial(inbound.run, stop),
@@ -78,10 +76,10 @@ def main(traceparent: str) -> None:
         )
         assert sent.status_code == 201
         eventually(lambda: pick_list.listed(warehouse, "o1"), what="the pick")
-        span = workers.tracing.dispatched("o1", traceparent)
+        span = tracing.begin("dispatch", SpanKind.INTERNAL, traceparent, {"orderid": "o1"})
         now = datetime.now(UTC)
-        dispatching.dispatch(warehouse, "o1", None, now, workers.tracing.caused_by(span))
-        workers.tracing.end([span])
+        dispatching.dispatch(warehouse, "o1", None, now, span.traceparent)
+        span.end()
         query = select(outbox.c.sent_at).where(outbox.c.name == "allocation.dispatched.v1")
 
         def told() -> bool:
@@ -93,7 +91,7 @@ def main(traceparent: str) -> None:
         eventually(told, within=20, what="the last event")
     ended = spans.get_finished_spans()
     names = {each.context.span_id: each.name for each in ended}
-    trace_id = int(trace_context.trace_id({"traceparent": traceparent}) or "", 16)
+    trace_id = int(trace_context.event_trace_id({"traceparent": traceparent}) or "", 16)
     for each in sorted(ended, key=lambda each: each.start_time or 0):
         if each.context.trace_id == trace_id:
             parent = names.get(each.parent.span_id, "the caller") if each.parent else None

@@ -9,8 +9,8 @@ from allocation.adapters.rabbitmq.dead_letter_queues import REASONS
 from allocation.contract import inbound_events, registry
 from allocation.entrypoints.worker.admission import Inadmissible
 from allocation.messaging.cloudevents import Unreadable
+from allocation.messaging.telemetry import subscriber_metrics
 from tests.scraping import Samples, defined, samples
-from workers import metrics
 
 
 def zeros(
@@ -49,8 +49,11 @@ def zeros(
             | zeros("allocation_relay_sent_total", kind=("event",), name=registry.EVENTS),
         ),
         ("inbound", zeros("allocation_inbound_events_total", result=("accepted", "refused"))),
-        ("warehouse", zeros("warehouse_dead_letters_total", reason=metrics.REASONS)),
-        ("notification", zeros("notification_dead_letters_total", reason=metrics.REASONS)),
+        ("warehouse", zeros("warehouse_dead_letters_total", reason=subscriber_metrics.REASONS)),
+        (
+            "notification",
+            zeros("notification_dead_letters_total", reason=subscriber_metrics.REASONS),
+        ),
         (
             "notification",
             zeros("notification_mails_total", result=("sent", "refused", "put_off")),
@@ -71,7 +74,7 @@ def test_what_has_not_happened_yet_is_shown_as_0(process: str, expected: Samples
     [
         (Inadmissible, REASONS["allocation.dead"]),
         (inbound_events.Inadmissible, REASONS["allocation.inbound.dead"]),
-        (Unreadable, metrics.REASONS),
+        (Unreadable, subscriber_metrics.REASONS),
     ],
 )
 def test_every_reason_to_turn_a_message_away_is_among_them(

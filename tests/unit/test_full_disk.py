@@ -4,9 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from allocation import health
 from allocation.entrypoints.cli.supervisor import Output
-from allocation.settings import Settings
+from allocation.messaging.telemetry import heartbeat
 
 FULL = Path("/dev/full")
 
@@ -22,10 +21,10 @@ def test_the_supervisor_goes_on_while_its_output_can_not_be_written() -> None:
     assert closed == []
 
 
-def test_a_subscriber_goes_on_while_its_log_can_not_be_written() -> None:
+def test_a_process_goes_on_while_its_log_can_not_be_written() -> None:
     program = (
-        "import structlog; from workers import logs; from workers.settings import Settings;"
-        " logs.configure(Settings()); structlog.get_logger().info('a line'); print('went on')"
+        "import structlog; from allocation.messaging.telemetry import logs;"
+        " logs.configure('console'); structlog.get_logger().info('a line'); print('went on')"
     )
 
     with FULL.open("w") as full:
@@ -39,6 +38,6 @@ def test_a_subscriber_goes_on_while_its_log_can_not_be_written() -> None:
 def test_a_sign_of_life_that_can_not_be_written_ends_nothing(tmp_path: Path) -> None:
     (tmp_path / "alive").write_text("no folder: nothing can be made in it")
 
-    health.beat(Settings(state_dir=tmp_path), "relay")
+    heartbeat.beat(tmp_path, "relay")
 
     assert (tmp_path / "alive").is_file()

@@ -11,10 +11,10 @@ from kombu import Connection, Consumer, Message, Queue
 from kombu.transport.base import StdChannel
 
 from allocation.adapters.rabbitmq import topology
+from allocation.messaging.connection import connect
 from tests.faults.gates import Gate
 from tests.waiting import eventually
 from tests.workers.conftest import QUEUE, Warehouse, as_bytes, event, expected, life
-from workers import broker
 from workers.deliveries import Delivery, Hand, Spoilt, acknowledge
 from workers.settings import SPOOL_TRANSPORT
 from workers.warehouse.messages import parse
@@ -27,9 +27,9 @@ pytestmark = pytest.mark.long
 def connection(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connection]:
     """To each kind of broker, with every queue declared."""
     if request.param == "spool":
-        made = broker.connect(f"spool://{tmp_path}/spool", SPOOL_TRANSPORT)
+        made = connect(f"spool://{tmp_path}/spool", SPOOL_TRANSPORT)
     else:
-        made = broker.connect(request.getfixturevalue("broker_url"))
+        made = connect(request.getfixturevalue("broker_url"))
     with made:
         topology.declare(made)
         yield made

@@ -15,12 +15,12 @@ from kombu import Connection, Exchange, Queue
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, func, select
 
+from allocation.messaging.connection import connect
 from tests.faults.gates import Gate
 from tests.servers.postgres import PrivatePostgres
 from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.waiting import eventually
 from tests.workers.conftest import Warehouse, as_bytes, event
-from workers import broker
 from workers.settings import Settings
 from workers.warehouse import tables
 from workers.warehouse.dispatching import dispatch
@@ -110,7 +110,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 @pytest.fixture
 def connection(settings: Settings) -> Iterator[Connection]:
     """To that broker, where somebody listens."""
-    with broker.connect(settings.allocation_broker_url, settings.broker_transport) as made:
+    with connect(settings.allocation_broker_url, settings.broker_transport) as made:
         listen(made)
         yield made
 

@@ -7,17 +7,19 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from allocation.messaging import database
+from allocation.messaging.lifecycle import stop_signal
 from allocation.messaging.migrations import Migrations
-from workers import logs, retention, tracing
+from allocation.messaging.telemetry import logs, metrics_server, tracing
+from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
+from workers import retention
 from workers.inbox import Inbox
-from workers.metrics import Figures
 from workers.notification import mailing
 from workers.notification.messages import parse
 from workers.notification.postbox import postbox
 from workers.notification.sender import Sender
 from workers.notification.tables import VERSION_TABLE, metadata
 from workers.settings import Settings
-from workers.subscriber import Subscriber, stop_signal
+from workers.subscriber import Subscriber
 
 QUEUE = "notification.events"
 LINGER = 0.1
@@ -29,9 +31,14 @@ def consume() -> None:
     """Note mails from the events and send them, until stopped."""
     stop = stop_signal()
     settings = Settings()
-    logs.configure(settings)
-    figures = Figures("notification")
-    figures.serve(settings.allocation_metrics_host, settings.notification_metrics_port)
+    logs.configure(settings.allocation_log_format)
+    figures = SubscriberMetrics("notification")
+    metrics_server.serve(
+        figures.registry,
+        settings.allocation_metrics_host,
+        settings.notification_metrics_port,
+        "notification",
+    )
     engine = database.engine(settings.notification_database_url)
     patience = timedelta(seconds=settings.subscriber_patience)
     inbox = Inbox(engine, metadata, mailing.apply, patience)
@@ -47,7 +54,7 @@ def consume() -> None:
     )
 
     MIGRATIONS.upgrade_when_reachable(engine, stop)
-    tracing.start("notification", settings)
+    tracing.start("notification", settings.broker_transport)
     sending = threading.Thread(target=sender.run, args=(stop,), name="sender")
     sending.start()
     try:

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from allocation.messaging.connection import connect
 from allocation.messaging.outbox_relay import Refused, is_missing, relay_through_outages
 from allocation.messaging.publisher import Outgoing, Publisher, publish, publisher
-from workers import trace_context, tracing
+from allocation.messaging.telemetry import trace_context, tracing
 from workers.settings import Settings
 from workers.warehouse import outbox
 
@@ -53,7 +53,9 @@ class Relay:
         relay_through_outages(stop, self._connect, relay, _log_outage)
 
     def _connect(self) -> Connection:
-        return connect(self._settings.allocation_broker_url, self._settings.broker_transport)
+        return connect(
+            self._settings.allocation_broker_url, self._settings.broker_transport, confirm=True
+        )
 
     def _send_one(self, sender: Publisher) -> bool:
         """Send the oldest row; False if there is none."""
@@ -61,9 +63,9 @@ class Relay:
             if row is None:
                 return False
             event = json.loads(trace_context.in_event(row.body, row.traceparent))
-            span = tracing.published(row.type, str(row.event_id), EXCHANGE, event)
+            span = tracing.event("publish", row.type, str(row.event_id), EXCHANGE, event)
             with tracing.ending([span]):
-                traceparent = tracing.caused_by(span) or row.traceparent
+                traceparent = span.traceparent
                 message = Outgoing(
                     id=str(row.event_id),
                     exchange=EXCHANGE,
@@ -80,7 +82,7 @@ class Relay:
             type=row.type,
             orderid=event["data"]["orderid"],
             sku=event["subject"],
-            trace_id=trace_context.trace_id(event),
+            trace_id=trace_context.event_trace_id(event),
         )
         return True
 

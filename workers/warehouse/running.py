@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import typer
+from opentelemetry.trace import SpanKind
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -15,13 +16,15 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from allocation.messaging import database
+from allocation.messaging.lifecycle import stop_signal
 from allocation.messaging.migrations import Migrations
-from workers import logs, retention, trace_context, tracing
-from workers.escaping import escaped
+from allocation.messaging.telemetry import logs, metrics_server, trace_context, tracing
+from allocation.messaging.telemetry.escaping import escaped
+from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
+from workers import retention
 from workers.inbox import Inbox
-from workers.metrics import Figures
 from workers.settings import Settings
-from workers.subscriber import Subscriber, stop_signal
+from workers.subscriber import Subscriber
 from workers.warehouse import dispatching, outbox, pick_list
 from workers.warehouse.messages import parse
 from workers.warehouse.relay import Relay
@@ -43,15 +46,20 @@ def consume() -> None:
     """Keep the pick list from the events, and tell what was dispatched, until stopped."""
     stop = stop_signal()
     settings = Settings()
-    logs.configure(settings)
-    figures = Figures("warehouse")
-    figures.serve(settings.allocation_metrics_host, settings.warehouse_metrics_port)
+    logs.configure(settings.allocation_log_format)
+    figures = SubscriberMetrics("warehouse")
+    metrics_server.serve(
+        figures.registry,
+        settings.allocation_metrics_host,
+        settings.warehouse_metrics_port,
+        "warehouse",
+    )
     engine = database.engine(settings.warehouse_database_url)
     MIGRATIONS.upgrade_when_reachable(engine, stop)
     patience = timedelta(seconds=settings.subscriber_patience)
     inbox = Inbox(engine, metadata, pick_list.apply, patience)
     relay = Relay(engine, settings, figures.registry)
-    tracing.start("warehouse", settings)
+    tracing.start("warehouse", settings.broker_transport)
     telling = threading.Thread(target=relay.run, args=(stop,), name="relay")
     telling.start()
     try:
@@ -68,11 +76,13 @@ def dispatch(orderid: str, sku: str | None, *, as_json: bool) -> None:
     settings = Settings()
     try:
         engine = open_database(settings)
-        with tracing.making("warehouse", settings):
-            span = tracing.dispatched(orderid, traceparent)
-            traceparent = tracing.caused_by(span) or traceparent
+        with tracing.making("warehouse", settings.broker_transport):
+            about = {"orderid": orderid}
+            span = tracing.begin("dispatch", SpanKind.INTERNAL, traceparent, about)
             with tracing.ending([span]):
-                leaving = dispatching.dispatch(engine, orderid, sku, datetime.now(UTC), traceparent)
+                leaving = dispatching.dispatch(
+                    engine, orderid, sku, datetime.now(UTC), span.traceparent
+                )
     except database.Outage as error:
         raise _unreachable(error) from error
     except dispatching.NothingToDispatch as reason:

@@ -140,7 +140,7 @@ class _Server(BaseApplication):
     def load(self) -> Flask:
         from allocation.entrypoints.api.app import create_app  # in the worker, see `serve`
 
-        tracing.start("api", self._settings)  # after the fork
+        tracing.start("allocation-api", self._settings.broker_transport)  # after the fork
         app = create_app(self._dependencies, self._session_secret)
         # Chunks that are none show only when the application reads the body.
         app.register_error_handler(

@@ -52,20 +52,23 @@ def api() -> None:
     """Serve the HTTP API."""
     from allocation.entrypoints.api import server
 
-    logs.configure(bootstrap.settings())
-    server.serve(bootstrap.build())
+    dependencies = bootstrap.build()
+    logs.configure(dependencies.settings.log_format, dependencies.settings.log_level)
+    server.serve(dependencies)
 
 
 def run_relay() -> None:
     """Send what the outbox holds to the broker, until stopped."""
     dependencies = bootstrap.build()
-    logs.configure(dependencies.settings)
-    with tracing.making("relay", dependencies.settings):
+    settings = dependencies.settings
+    logs.configure(settings.log_format, settings.log_level)
+    with tracing.making("allocation-relay", settings.broker_transport):
         relay.run(dependencies, metrics.RelayMetrics(), lifecycle.stop_signal())
 
 
 def run_inbound() -> None:
     """Accept the events of other systems, until stopped."""
-    logs.configure(bootstrap.settings())
-    with tracing.making("inbound", bootstrap.settings()):
+    settings = bootstrap.settings()
+    logs.configure(settings.log_format, settings.log_level)
+    with tracing.making("allocation-inbound", settings.broker_transport):
         inbound.run(lifecycle.stop_signal())

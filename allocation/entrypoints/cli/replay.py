@@ -86,7 +86,8 @@ def _send_chunk(connection: Connection, sender: Publisher, queue: str, rows: Seq
 def _again(row: Any, queue: str) -> Outgoing:
     """The message that the relay sent, to this queue alone and known as a repetition."""
     mark = "first" if row.begins else "next"
-    return changed(outgoing(row), exchange="", routing_key=queue, headers={"x-replay": mark})
+    sent = outgoing(row, row.traceparent)
+    return changed(sent, exchange="", routing_key=queue, headers={"x-replay": mark})
 
 
 def _wait_for_room(connection: Connection, queue: str) -> None:

@@ -13,8 +13,8 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from allocation import health
 from allocation.entrypoints.cli.supervisor import Command, Supervisor
+from allocation.messaging.telemetry import heartbeat
 from allocation.settings import Settings
 
 LOCK = "up.lock"
@@ -197,7 +197,7 @@ def _readiness(settings: Settings) -> dict[str, Callable[[float], bool]]:
     return {
         "api": lambda _started: _is_ready(f"{page(settings)}readyz"),
         "flower": lambda _started: _listens("127.0.0.1", settings.flower_port),
-    } | {name: partial(health.beaten_since, settings, name) for name in signs}
+    } | {name: partial(heartbeat.beaten_since, settings.state_dir, name) for name in signs}
 
 
 def _is_ready(url: str) -> bool:

@@ -62,13 +62,15 @@ if "flower.urls" in sys.modules:
 
 @setup_logging.connect
 def _configure_logs(**_: Any) -> None:
-    logs.configure(Settings())
+    settings = Settings()
+    logs.configure(settings.log_format, settings.log_level)
 
 
 @worker_init.connect
 def _build(**_: Any) -> None:
     # First: it decides how the processes of the pool share the metrics that are built then.
-    metrics_server.serve_pool()
+    settings = Settings()
+    metrics_server.serve_pool(settings.metrics_host, settings.metrics_port, "allocation")
     app.build()
 
 
@@ -77,7 +79,7 @@ def _leave_the_parents_connections(**_: Any) -> None:
     """A forked child must not share its parent's database connections, nor close them."""
     app.dependencies.engine.dispose(close=False)
     metrics_server.leave_to_parent()
-    tracing.start("worker", app.dependencies.settings)
+    tracing.start("allocation-worker", app.dependencies.settings.broker_transport)
 
 
 @worker_process_shutdown.connect

@@ -9,11 +9,12 @@ from kombu.message import Message
 from kombu.transport.native_delayed_delivery import MAX_LEVEL, calculate_routing_key, level_name
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocation import health
 from allocation.adapters.rabbitmq import topology
+from allocation.adapters.sql.migrations import wait_for_schema
 from allocation.entrypoints.worker import celery_internals
 from allocation.entrypoints.worker.admission import Admission
-from allocation.messaging import lifecycle
+from allocation.messaging import backoff
+from allocation.messaging.telemetry import heartbeat
 
 if TYPE_CHECKING:
     from allocation.entrypoints.worker.app import WorkerApp
@@ -36,7 +37,7 @@ class Consumer(celery_internals.Consumer):
 
     def on_ready(self) -> None:
         super().on_ready()
-        health.beat(self.app.dependencies.settings, "worker")
+        heartbeat.beat(self.app.dependencies.settings.state_dir, "worker")
 
     def wait_until_usable(self) -> None:
         """Wait for the database: until it can be used, commands would use up their deliveries.
@@ -46,7 +47,11 @@ class Consumer(celery_internals.Consumer):
         failures = 0
         while True:
             try:
-                lifecycle.wait_for_schema(celery_internals.wait_or_stop, stopped=lambda: False)
+                wait_for_schema(
+                    self.app.dependencies.engine,
+                    celery_internals.wait_or_stop,
+                    stopped=lambda: False,
+                )
                 return
             except SQLAlchemyError as error:
                 failures += 1
@@ -54,7 +59,7 @@ class Consumer(celery_internals.Consumer):
                     "waiting: the database can't be reached",
                     error=str(getattr(error, "orig", error)).partition("\n")[0],
                 )
-                celery_internals.wait_or_stop(lifecycle.pause(failures))
+                celery_internals.wait_or_stop(backoff.seconds(failures))
 
     @cached_property
     def _broker_can_delay(self) -> bool:

@@ -1,10 +1,8 @@
 """Decides a batch of commands by one unit of work, in a process of the pool."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 import structlog
@@ -12,15 +10,12 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from allocation.adapters.metrics import WorkerMetrics
 from allocation.adapters.rabbitmq import topology
-from allocation.contract import codec
+from allocation.contract import codec, log_fields
 from allocation.domain.commands import Malformed
 from allocation.domain.outcomes import Outcome, Refused
-from allocation.messaging.telemetry import logs, trace_context, tracing
+from allocation.messaging.telemetry import trace_context, tracing
 from allocation.service_layer.execution import execute_batch
 from allocation.service_layer.unit_of_work import Message, StorageUnavailable, UnitOfWork
-
-if TYPE_CHECKING:
-    from allocation.messaging.telemetry.otel import Span
 
 log = structlog.get_logger(__name__)
 
@@ -66,20 +61,19 @@ class Call(NamedTuple):
         return {
             "command_id": self.id,
             "command": self.name,
-            **logs.named(self.request["kwargs"]),
+            **log_fields.of_body(self.request["kwargs"]),
             "trace_id": trace_context.trace_id(self.traceparent, self.correlation_id),
         }
 
-    def span(self) -> Span | None:
-        """Begin the span in which the command is decided; None if tracing is off."""
-        if not tracing.is_on():
-            return None
+    def span(self) -> tracing.Span:
+        """Begin the span in which the command is decided."""
         about = (self.name, self.id, topology.COMMANDS, self.traceparent, self.correlation_id)
-        return tracing.message("process", *about, logs.named(self.request["kwargs"]))
+        subject = log_fields.of_body(self.request["kwargs"]) if tracing.is_on() else {}
+        return tracing.message("process", *about, subject)
 
-    def within(self, span: Span | None) -> Call:
+    def within(self, span: tracing.Span) -> "Call":
         """The call with `span` as the parent of all that it causes."""
-        if span is None:
+        if span.traceparent == self.request.get("traceparent"):
             return self
         return self._replace(request={**self.request, "traceparent": span.traceparent})
 

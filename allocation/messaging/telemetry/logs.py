@@ -2,22 +2,21 @@
 
 import logging
 import sys
-from collections.abc import Mapping
 from io import StringIO
-from typing import TextIO
+from typing import Literal, TextIO
 
 import structlog
 
-from allocation.contract import codec
 from allocation.messaging.telemetry.escaping import escaped
-from allocation.service_layer.unit_of_work import Message
-from allocation.settings import Settings
 
-_NAMES = ("orderid", "sku", "batchref")
+Format = Literal["console", "json"]
 
 
-def configure(settings: Settings) -> None:
-    """Send every log line of this process to stderr in the format that `settings` asks for."""
+def configure(form: Format, level: str = "INFO") -> None:
+    """Send every log line of this process, from `level` on, to stderr in the format `form`.
+
+    A line that can't be written, such as on a full disk, is dropped.
+    """
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -32,13 +31,13 @@ def configure(settings: Settings) -> None:
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
     last: list[structlog.types.Processor] = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta
     ]
-    if settings.log_format == "json":
+    if form == "json":
         last += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
         last += [
@@ -53,9 +52,9 @@ def configure(settings: Settings) -> None:
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(settings.log_level)
+    root.setLevel(level)
     if root.level > logging.DEBUG:
-        # A line for each command costs as much as to decide it; each job has one of its own.
+        # A line for each command costs as much as to decide it; each batch has one of its own.
         # Alembic logs its plugins when it is imported.
         for name in ("celery.worker.strategy", "celery.app.trace", "alembic"):
             logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
@@ -74,18 +73,3 @@ def _traceback(out: TextIO, exc_info: structlog.types.ExcInfo) -> None:
     written = StringIO()
     structlog.dev.plain_traceback(written, exc_info)
     out.write(escaped(written.getvalue(), lines=True))
-
-
-def names(message: Message) -> dict[str, str]:
-    """What a line about the command names it by."""
-    return {
-        "command_id": str(message.id),
-        "command": codec.command_name(message.command),
-        **named({name: getattr(message.command, name, None) for name in _NAMES}),
-        "trace_id": message.trace_id,
-    }
-
-
-def named(fields: Mapping[str, object]) -> dict[str, str]:
-    """Those of a command's fields that say what it is about, cut to a readable length."""
-    return {name: str(fields[name])[:100] for name in _NAMES if fields.get(name) is not None}

@@ -1,4 +1,4 @@
-"""Serving a process's figures to Prometheus, where a port is set for them."""
+"""Serves a process's metrics to Prometheus, where a port is set for them."""
 
 import atexit
 import os
@@ -7,7 +7,6 @@ import sys
 import tempfile
 from wsgiref.simple_server import WSGIServer
 
-from billiard import current_process
 from prometheus_client import (
     CollectorRegistry,
     ProcessCollector,
@@ -17,28 +16,30 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from allocation import bootstrap
-
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""The variable that names the folder through which processes share their figures."""
+"""The variable that names the folder through which processes share their metrics."""
 
 _servers: list[WSGIServer] = []
 
 
-def serve(registry: CollectorRegistry) -> None:
-    """Serve what this process counts; ends it with a sentence where the port is taken."""
-    if bootstrap.settings().metrics_port is not None:
-        ProcessCollector(registry=registry)
-        _serve(registry)
+def serve(registry: CollectorRegistry, host: str, port: int | None, program: str) -> None:
+    """Serve the metrics of this process, if there is a port.
 
-
-def serve_pool() -> None:
-    """Serve what this process and the children of its pool count, together.
-
-    They share a folder. A child's files are called by its place in the pool, not by its process id:
-    so whoever replaces it counts on from where it ended, and the files don't become more and more.
+    Ends the process with a sentence if the port is taken. `program` names itself and the variable
+    of the port there: `warehouse` has WAREHOUSE_METRICS_PORT.
     """
-    if bootstrap.settings().metrics_port is None:
+    if port is not None:
+        ProcessCollector(registry=registry)
+        _serve(registry, host, port, program)
+
+
+def serve_pool(host: str, port: int | None, program: str) -> None:
+    """Serve the metrics of this process and of the children of its Celery pool together.
+
+    They share a folder. A child's files are named by its place in the pool, not by its process id:
+    so its successor counts on from where it ended, and the files don't become more and more.
+    """
+    if port is None:
         return
     folder = tempfile.mkdtemp(prefix="allocation-metrics-", dir=shared_memory())
     # Children end without this: they leave by `os._exit`.
@@ -47,7 +48,7 @@ def serve_pool() -> None:
     values.ValueClass = values.MultiProcessValue(_place)
     together = CollectorRegistry()
     MultiProcessCollector(together, path=folder)
-    _serve(together)
+    _serve(together, host, port, program)
 
 
 def shared_memory() -> str | None:
@@ -66,24 +67,22 @@ def leave_to_parent() -> None:
         _servers.pop().socket.close()
 
 
-def _serve(registry: CollectorRegistry) -> None:
-    settings = bootstrap.settings()
-    host, port = settings.metrics_host, settings.metrics_port
-    if port is None:
-        return
+def _serve(registry: CollectorRegistry, host: str, port: int, program: str) -> None:
     disable_created_metrics()  # a second series for each one, which nobody looks at
     try:
         server, _ = start_http_server(port, host, registry)
     except OSError as error:
         sys.exit(
-            f"allocation: no metrics can be served at {host}:{port}: {error.strerror};"
-            " set ALLOCATION_METRICS_PORT to another port, or unset it"
+            f"{program}: no metrics can be served at {host}:{port}: {error.strerror};"
+            f" set {program.upper()}_METRICS_PORT to another port, or unset it"
             " (ALLOCATION_METRICS_HOST is the address)"
         )
     _servers.append(server)
 
 
 def _place() -> str:
+    from billiard import current_process  # Celery's; a process without a pool needs none of it
+
     return (
         f"child{index}"
         if (index := getattr(current_process(), "index", None)) is not None

@@ -1,6 +1,11 @@
-"""The W3C trace context: of which trace a command is a part, and what part of it caused it."""
+"""The W3C trace context: of which trace a message is a part, and which span caused it.
+
+What OpenTelemetry's propagator does not do: it is strict with what strangers send, cheap, and names
+a trace that nobody began by its correlation id.
+"""
 
 import re
+from collections.abc import Mapping
 from uuid import UUID
 
 _TRACEPARENT = re.compile(
@@ -10,10 +15,10 @@ _TRACEPARENT = re.compile(
 
 
 def accepted(traceparent: object) -> str | None:
-    """The `traceparent` that somebody gave, as of version 00; None where it is none.
+    """The `traceparent` that somebody sent, as of version 00; None if it is malformed.
 
-    W3C: what is malformed is ignored, and the trace begins anew; of a newer version only this part
-    is understood.
+    W3C: a malformed one is ignored, and the trace begins anew; of a newer version only this part is
+    understood.
     """
     if not isinstance(traceparent, str):
         return None
@@ -24,8 +29,26 @@ def accepted(traceparent: object) -> str | None:
 
 
 def trace_id(traceparent: str | None, correlation_id: UUID) -> str:
-    """The trace's id as 32 hex digits: where nobody gave one, it is the correlation id."""
+    """The trace's id as 32 hex digits: without a traceparent it is the correlation id."""
     return traceparent[3:35] if traceparent else correlation_id.hex
+
+
+def event_trace_id(event: Mapping[str, object]) -> str | None:
+    """The id of a CloudEvent's trace, as 32 hex digits; None if it names none."""
+    if traceparent := accepted(event.get("traceparent")):
+        return traceparent[3:35]
+    correlation_id = as_uuid(event.get("correlationid"))
+    return correlation_id.hex if correlation_id else None
+
+
+def as_uuid(value: object) -> UUID | None:
+    """The UUID that a stranger's correlation id is; None if it is another text."""
+    if isinstance(value, UUID):
+        return value
+    try:
+        return UUID(str(value))
+    except ValueError:
+        return None
 
 
 def in_event(body: str, traceparent: str | None) -> str:

@@ -1,68 +1,130 @@
-"""Spans, where OpenTelemetry is installed and told where to send them; else none are made."""
+"""Spans by OpenTelemetry's API; none are made until `start`, and only where the environment asks.
+
+Its SDK is an extra, which `otel` alone imports, once it is needed.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
 import structlog
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from allocation.settings import Settings
+from allocation.messaging.telemetry import trace_context
 
-if TYPE_CHECKING:  # nothing of it is needed, nor loaded, until somebody asks for spans
-    from allocation.messaging.telemetry.otel import Attributes, Exporter, Span, Tracer
+if TYPE_CHECKING:
+    from allocation.messaging.telemetry.otel import Exporter, Provider
 
 log = structlog.get_logger(__name__)
 
-_tracer: Tracer | None = None
+Attributes = Mapping[str, str | int]
+
+new_trace_id: ContextVar[int | None] = ContextVar("new_trace_id", default=None)
+"""The id for a trace that begins with the next span; None: a random one."""
+
+_PROPAGATOR = TraceContextTextMapPropagator()
+
+_provider: Provider | None = None
+_tracer: trace.Tracer | None = None
 _system = "rabbitmq"
 
 
-def start(process: str, settings: Settings, exporter: Exporter | None = None) -> None:
+class Span:
+    """A span that was begun; it is exported once it ends.
+
+    `traceparent` names it to what it causes. While no spans are made, that is its parent's.
+    """
+
+    __slots__ = ("_span", "traceparent")
+
+    def __init__(self, span: trace.Span, traceparent: str | None) -> None:
+        self._span = span
+        self.traceparent = traceparent
+
+    def end(self, error: str | None = None, attributes: Attributes | None = None) -> None:
+        """It took until now; `error` says why it failed."""
+        if self._span is INVALID_SPAN:
+            return
+        self._span.set_attributes(dict(attributes or {}))
+        if error is not None:
+            self._span.set_status(StatusCode.ERROR, error)
+        self._span.end()
+
+
+def start(service: str, transport: str | None, exporter: Exporter | None = None) -> None:
     """Make spans from now on, if the environment names an endpoint; in a process that forks, after.
 
-    The service is called `allocation-<process>`, unless OTEL_SERVICE_NAME says otherwise. An
-    `exporter` takes the spans instead of the endpoint. A second call does nothing.
+    The spans name `service`, unless OTEL_SERVICE_NAME says otherwise, and the broker's system by
+    its `transport`, as `connection.connect` takes it. An `exporter` takes the spans instead of the
+    endpoint. A second call does nothing.
     """
-    global _tracer, _system
-    if _tracer is not None or not (exporter or _is_asked()):
+    global _provider, _tracer, _system
+    if _provider is not None or not (exporter or _is_asked()):
         return
     try:
         from allocation.messaging.telemetry import otel
     except ModuleNotFoundError as missing:
         log.warning("no spans are made: install allocation[otel]", missing=missing.name)
         return
-    _system = "rabbitmq" if settings.broker_transport is None else "spool"
-    _tracer = otel.Tracer(f"allocation-{process}", exporter)
+    _system = "rabbitmq" if transport is None else "spool"
+    _provider = otel.Provider(service, exporter)
+    _tracer = _provider.get_tracer("allocation")
 
 
 def stop() -> None:
     """Send the spans that are left, before the process ends."""
-    global _tracer
-    if _tracer is not None:
-        _tracer.stop()
-        _tracer = None
+    global _provider, _tracer
+    if _provider is not None:
+        _provider.stop()
+        _provider = _tracer = None
+
+
+@contextmanager
+def making(service: str, transport: str | None) -> Iterator[None]:
+    """Make spans inside, as after `start`, and send the last ones before it ends."""
+    start(service, transport)
+    try:
+        yield
+    finally:
+        stop()
 
 
 def is_on() -> bool:
-    """Whether spans are made."""
+    """Whether spans are made: what only they need costs nothing otherwise."""
     return _tracer is not None
 
 
-def request(
-    method: str, route: str | None, path: str, scheme: str, traceparent: str | None
-) -> Span | None:
-    """Begin the span of an HTTP request."""
+def begin(
+    name: str,
+    kind: SpanKind,
+    traceparent: str | None,
+    attributes: Attributes,
+    correlation_id: UUID | None = None,
+) -> Span:
+    """Begin a span below the one that `traceparent` names.
+
+    Without one it begins a trace, which has the id of `correlation_id`.
+    """
     if _tracer is None:
-        return None
-    about = {"http.request.method": method, "url.path": path, "url.scheme": scheme}
-    if route is not None:
-        about["http.route"] = route
-    name = method if route is None else f"{method} {route}"
-    return _tracer.begin(name, "server", traceparent, None, about)
+        return Span(INVALID_SPAN, traceparent)
+    begun = correlation_id.int if correlation_id and traceparent is None else None
+    token = new_trace_id.set(begun)
+    try:
+        parent = _PROPAGATOR.extract({"traceparent": traceparent or ""}, Context())
+        span = _tracer.start_span(name, parent, kind, dict(attributes))
+    finally:
+        new_trace_id.reset(token)
+    carrier: dict[str, str] = {}
+    _PROPAGATOR.inject(carrier, trace.set_span_in_context(span, Context()))
+    return Span(span, carrier.get("traceparent"))
 
 
 def message(
@@ -71,15 +133,15 @@ def message(
     message_id: str,
     destination: str,
     traceparent: str | None,
-    correlation_id: UUID,
+    correlation_id: object,
     subject: Mapping[str, str] | None = None,
-) -> Span | None:
+) -> Span:
     """Begin the span in which a message called `name`, about `subject`, is published or processed.
 
-    Below the span that `traceparent` names; without one it begins the correlation id's trace.
+    It is below the span that `traceparent` names, else it begins the correlation id's trace.
     """
     if _tracer is None:
-        return None
+        return Span(INVALID_SPAN, traceparent)
     about: Attributes = {
         "messaging.system": _system,
         "messaging.operation.name": what,
@@ -89,30 +151,27 @@ def message(
         "messaging.message.conversation_id": str(correlation_id),
         **(subject or {}),
     }
-    kind = "producer" if what == "publish" else "consumer"
-    return _tracer.begin(f"{what} {name}", kind, traceparent, correlation_id, about)
+    kind = SpanKind.PRODUCER if what == "publish" else SpanKind.CONSUMER
+    begun = trace_context.as_uuid(correlation_id)
+    return begin(f"{what} {name}", kind, traceparent, about, begun)
 
 
-def caused_by(span: Span | None) -> str | None:
-    """The traceparent of what a span leads to."""
-    return None if span is None else span.traceparent
+def event(
+    what: Literal["publish", "process"],
+    name: str,
+    event_id: str,
+    destination: str,
+    body: Mapping[str, object],
+) -> Span:
+    """Begin the span of a CloudEvent as for `message`; its `body` names its trace."""
+    traceparent = trace_context.accepted(body.get("traceparent"))
+    return message(what, name, event_id, destination, traceparent, body.get("correlationid"))
 
 
-@contextmanager
-def making(process: str, settings: Settings) -> Iterator[None]:
-    """Make spans inside, as after `start`, and send the last ones before it ends."""
-    start(process, settings)
-    try:
-        yield
-    finally:
-        stop()
-
-
-def end(spans: Iterable[Span | None], error: str | None = None) -> None:
-    """They took until now."""
+def end(spans: Iterable[Span], error: str | None = None) -> None:
+    """End them all."""
     for span in spans:
-        if span is not None:
-            span.end(error)
+        span.end(error)
 
 
 def why(error: object) -> str:
@@ -121,8 +180,8 @@ def why(error: object) -> str:
 
 
 @contextmanager
-def ending(spans: Sequence[Span | None]) -> Iterator[None]:
-    """They end with the block; where it raises, they have failed."""
+def ending(spans: Iterable[Span]) -> Iterator[None]:
+    """End them with the block; if it raises, they have failed."""
     try:
         yield
     except BaseException as error:
@@ -132,8 +191,7 @@ def ending(spans: Sequence[Span | None]) -> Iterator[None]:
 
 
 def _is_asked() -> bool:
-    said = os.environ
-    if said.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False
     names = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-    return any(said.get(name) for name in names)
+    return any(os.environ.get(name) for name in names)

@@ -29,7 +29,7 @@ def commit(self: SqlUnitOfWork) -> None:
     _commit(self)
     with bootstrap.broker() as connection:
         sender = publisher(connection, bind=topology.bind, require=topology.require)
-        publish(sender, [outgoing(read(row)) for row in rows])
+        publish(sender, [outgoing(each, each.traceparent) for each in map(read, rows)])
 
 
 def read(row: Mapping[str, Any]) -> SimpleNamespace:

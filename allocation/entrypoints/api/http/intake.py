@@ -10,14 +10,13 @@ from uuid import UUID, uuid4, uuid5
 import structlog
 from flask import Response, g, jsonify, request
 
-from allocation.contract import codec
+from allocation.contract import codec, log_fields
 from allocation.contract.codec import Violation
 from allocation.domain.commands import Command
 from allocation.entrypoints.api import state
 from allocation.entrypoints.api.http import waiting
 from allocation.entrypoints.api.http.problems import Problem
 from allocation.entrypoints.api.http.waiting import Outcomes
-from allocation.messaging.telemetry import logs
 from allocation.service_layer import execution
 from allocation.service_layer.unit_of_work import CommandConflict, ConcurrentUpdate, Message
 from allocation.views import Json, progress
@@ -69,7 +68,7 @@ def take(messages: Sequence[Message], wait: int | None) -> Outcomes:
 
     None: wait for no outcome.
     """
-    names = logs.names(messages[0])
+    names = log_fields.of_message(messages[0])
     if len(messages) > 1:
         names = {"commands": str(len(messages)), "trace_id": names["trace_id"]}
     structlog.contextvars.bind_contextvars(**names)

@@ -2,6 +2,7 @@
 
 import structlog
 from flask import Flask, Response, g, request
+from opentelemetry.trace import SpanKind
 
 from allocation.messaging.telemetry import trace_context, tracing
 
@@ -19,9 +20,16 @@ def register(app: Flask) -> None:
         if not request.path.startswith("/v1/"):
             return
         route = request.url_rule.rule if request.url_rule else None
-        span = tracing.request(request.method, route, request.path, request.scheme, g.traceparent)
-        if span is not None:
-            g.span, g.traceparent = span, span.traceparent
+        about = {
+            "http.request.method": request.method,
+            "url.path": request.path,
+            "url.scheme": request.scheme,
+        }
+        if route is not None:
+            about["http.route"] = route
+        name = f"{request.method} {route}" if route else request.method
+        g.span = tracing.begin(name, SpanKind.SERVER, g.traceparent, about)
+        g.traceparent = g.span.traceparent
 
     @app.after_request
     def end(response: Response) -> Response:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from allocation.adapters.sql.outbox import Wait, woken
 from allocation.entrypoints.api.http.problems import Problem
-from allocation.messaging import lifecycle
+from allocation.messaging import backoff
 from allocation.messaging.database import is_postgresql
 from allocation.views.live_events import CHUNK, Watch
 
@@ -143,7 +143,7 @@ class LiveEvents:
                             self.pause(_AT_MOST_EVERY)
             except SQLAlchemyError as error:
                 failures += 1
-                seconds = lifecycle.pause(failures)
+                seconds = backoff.seconds(failures)
                 log.warning(
                     "events can't be read, their listeners wait",
                     error=str(error).partition("\n")[0],

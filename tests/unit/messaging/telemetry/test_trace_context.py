@@ -1,21 +1,16 @@
-"""The W3C trace context: what is taken for one, on both sides of the broker alike."""
+"""The W3C trace context: what is taken for one."""
 
-from types import ModuleType
 from uuid import UUID
 
 import pytest
 
 from allocation.messaging.telemetry import trace_context
-from workers import trace_context as of_workers
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
 GIVEN = f"00-{TRACE}-{SPAN}-01"
 
-BOTH = pytest.mark.parametrize("module", [trace_context, of_workers], ids=["allocation", "workers"])
 
-
-@BOTH
 @pytest.mark.parametrize(
     ("given", "taken"),
     [
@@ -36,9 +31,9 @@ BOTH = pytest.mark.parametrize("module", [trace_context, of_workers], ids=["allo
         (7, None),
     ],
 )
-def test_what_is_malformed_is_ignored(module: ModuleType, given: object, taken: str | None) -> None:
+def test_what_is_malformed_is_ignored(given: object, taken: str | None) -> None:
     """As W3C asks: the trace begins anew, and nothing is refused for it."""
-    assert module.accepted(given) == taken
+    assert trace_context.accepted(given) == taken
 
 
 def test_a_trace_that_nobody_began_is_called_by_the_correlation_id() -> None:
@@ -63,16 +58,13 @@ def test_a_subscriber_knows_the_trace_by_the_event_alone(
     event: dict[str, object], trace_id: str | None
 ) -> None:
     """And one that says nothing of a trace is no worse for it."""
-    assert of_workers.trace_id(event) == trace_id
+    assert trace_context.event_trace_id(event) == trace_id
 
 
-@BOTH
 @pytest.mark.parametrize(
     ("traceparent", "told"),
     [(GIVEN, f'{{"data": {{"a": 1}}, "traceparent": "{GIVEN}"}}'), (None, '{"data": {"a": 1}} ')],
 )
-def test_an_event_gets_it_as_an_attribute(
-    module: ModuleType, traceparent: str | None, told: str
-) -> None:
+def test_an_event_gets_it_as_an_attribute(traceparent: str | None, told: str) -> None:
     """Its text stays as it is."""
-    assert module.in_event('{"data": {"a": 1}} ', traceparent) == told
+    assert trace_context.in_event('{"data": {"a": 1}} ', traceparent) == told

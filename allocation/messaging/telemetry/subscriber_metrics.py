@@ -1,29 +1,28 @@
-"""What a subscriber counts for monitoring, served where a port is set for it. No label is an id."""
+"""What a subscriber counts for monitoring. No label is an id."""
 
-import sys
 from collections import Counter as Tally
 from collections.abc import Collection, Iterable
 from time import perf_counter
+from typing import Protocol
 from uuid import UUID
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-)
-from prometheus_client import start_http_server as start
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from allocation.messaging.cloudevents import Envelope, UnknownVersion, Unreadable
-
-REASONS = ("failed", Unreadable.reason, UnknownVersion.reason)
-"""Why an event may become a dead letter by a subscriber's hand."""
+REASONS = ("failed", "unreadable", "unknown version")
+"""Why a subscriber may dead-letter a message."""
 
 
-class Figures:
-    """Those of one subscriber, behind its name: `warehouse` counts `warehouse_events_total`.
+class Event(Protocol):
+    """What is counted."""
+
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def type(self) -> str: ...
+
+
+class SubscriberMetrics:
+    """The metrics of one subscriber begin with its name, such as `warehouse_events_total`.
 
     The type is a label: only the relay may write where the subscribers read.
     """
@@ -53,7 +52,7 @@ class Figures:
             ["reason"],
             registry=self.registry,
         )
-        for reason in REASONS:  # nobody sees an increase that is a first value
+        for reason in REASONS:  # an increase from nothing would not be seen
             self._dead_letters.labels(reason)
         self._batch_seconds = Histogram(
             f"{name}_batch_seconds",
@@ -62,7 +61,7 @@ class Figures:
             registry=self.registry,
         )
 
-    def taken(self, events: Iterable[Envelope], new: Collection[UUID], began: float) -> None:
+    def taken(self, events: Iterable[Event], new: Collection[UUID], began: float) -> None:
         """A transaction, begun at `began`, took the events; those in `new` were not known yet."""
         self._batch_seconds.observe(perf_counter() - began)
         left = set(new)
@@ -73,30 +72,14 @@ class Figures:
         for (kind, result), count in results.items():
             self._events.labels(kind, result).inc(count)
 
-    def retried(self, event: Envelope) -> None:
+    def retried(self, event: Event) -> None:
         self._events.labels(event.type, "retried").inc()
 
-    def dead(self, event: Envelope) -> None:
-        """An event that is set aside as it failed."""
+    def dead(self, event: Event) -> None:
+        """An event that failed is dead-lettered."""
         self._events.labels(event.type, "dead").inc()
         self._dead_letters.labels("failed").inc()
 
-    def spoilt(self, reason: str) -> None:
-        """A message that is no event, and so of no type, is set aside."""
+    def invalid(self, reason: str) -> None:
+        """A message that is no event, and so of no type, is dead-lettered."""
         self._dead_letters.labels(reason).inc()
-
-    def serve(self, host: str, port: int | None) -> None:
-        """Serve them at `port`, if there is one; ends the process where it is taken."""
-        if port is None:
-            return
-        disable_created_metrics()  # a second series for each one, which nobody looks at
-        ProcessCollector(registry=self.registry)
-        try:
-            start(port, host, self.registry)
-        except OSError as error:
-            variable = f"{self.name.upper()}_METRICS_PORT"
-            sys.exit(
-                f"{self.name}: no metrics can be served at {host}:{port}: {error.strerror};"
-                f" set {variable} to another port, or unset it"
-                " (ALLOCATION_METRICS_HOST is the address)"
-            )
