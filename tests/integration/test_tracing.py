@@ -340,15 +340,14 @@ def test_without_the_extra_the_service_says_so_and_works(
     service: Service, start_all: StartAll, warehouse: Engine, tmp_path: Path
 ) -> None:
     """Though somebody asks for spans; the trace context is carried all the same."""
-    absent = tmp_path / "absent" / "opentelemetry"
-    absent.mkdir(parents=True)
-    (absent / "__init__.py").write_text(
-        "raise ModuleNotFoundError('No module named opentelemetry', name='opentelemetry')"
+    absent = tmp_path / "absent"
+    sdk = absent / "opentelemetry" / "sdk"
+    sdk.mkdir(parents=True)
+    (sdk / "__init__.py").write_text(
+        "raise ModuleNotFoundError('No module named opentelemetry.sdk', name='opentelemetry.sdk')"
     )
 
-    started = start_all(
-        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9", PYTHONPATH=str(absent.parent)
-    )
+    started = start_all(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9", PYTHONPATH=str(absent))
     create_batch(service, warehouse)
 
     for process in started.values():
