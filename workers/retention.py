@@ -33,7 +33,8 @@ def _old_notes(metadata: MetaData, limit: datetime) -> ColumnElement[bool]:
     received: Table = metadata.tables["received"]
     progress = metadata.tables["progress"]
     last = select(literal(1)).where(
-        progress.c.sku == received.c.sku, progress.c.next_sequence - 1 == received.c.sequence
+        progress.c.subject == received.c.subject,
+        progress.c.next_sequence - 1 == received.c.sequence,
     )
     return and_(received.c.received_at < limit, received.c.held.is_(None), ~last.exists())
 

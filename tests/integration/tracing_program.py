@@ -23,17 +23,17 @@ from allocation.adapters.sql.tables import outbox
 from allocation.entrypoints import inbound, relay
 from allocation.entrypoints.api.app import create_app
 from allocation.entrypoints.worker.app import app
+from allocation.messaging.resequencer import Resequencer
 from allocation.messaging.telemetry import tracing
 from tests.waiting import eventually
 from workers import trace_context
-from workers.inbox import Inbox
 from workers.metrics import Figures
-from workers.subscriber import Subscriber
 from workers.warehouse import dispatching, pick_list
 from workers.warehouse.messages import parse
 from workers.warehouse.relay import Relay
 from workers.warehouse.running import QUEUE, open_database
 from workers.warehouse.tables import metadata
+from workers.wiring import subscriber
 
 
 class InProcess(TaskPool):
@@ -51,12 +51,12 @@ def main(traceparent: str) -> None:
     tracing.start("all", settings, spans)
     workers.tracing.start("all", of_workers, spans)
     warehouse = open_database(of_workers)
-    inbox = Inbox(warehouse, metadata, pick_list.apply, timedelta(seconds=60))
+    resequencer = Resequencer(warehouse, metadata, pick_list.apply, timedelta(seconds=60))
     figures, stop = Figures("warehouse"), threading.Event()
     lasting = [
         partial(relay.run, stop),
         partial(inbound.run, stop),
-        partial(Subscriber(of_workers, QUEUE, parse, inbox, figures).run, stop),
+        partial(subscriber(of_workers, QUEUE, parse, resequencer, figures).run, stop),
         partial(Relay(warehouse, of_workers, figures.registry).run, stop),
     ]
     threads = [threading.Thread(target=each) for each in lasting]

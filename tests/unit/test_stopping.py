@@ -17,7 +17,7 @@ assert stop.wait(10)
 """
 
 
-@pytest.mark.parametrize("module", ["allocation.messaging.lifecycle", "workers.subscriber"])
+@pytest.mark.parametrize("module", ["allocation.messaging.lifecycle"])
 def test_a_signal_while_the_main_thread_holds_the_events_lock_stops_it(module: str) -> None:
     program = [sys.executable, "-c", _PROGRAM.format(module=module)]
 

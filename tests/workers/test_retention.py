@@ -9,9 +9,9 @@ from sqlalchemy import Engine, select, update
 from typer import Typer
 from typer.testing import CliRunner
 
+from allocation.messaging.resequencer import Resequencer
 from tests.workers.conftest import envelope
 from workers import database, retention
-from workers.inbox import Inbox
 from workers.notification.__main__ import app as notification
 from workers.warehouse import pick_list, tables
 from workers.warehouse.__main__ import app as warehouse
@@ -29,8 +29,10 @@ def engine(worker_engine: Engine) -> Engine:
     return worker_engine
 
 
-def inbox_at(engine: Engine, time: datetime) -> Inbox:
-    return Inbox(engine, tables.metadata, pick_list.apply, timedelta(seconds=60), lambda: time)
+def inbox_at(engine: Engine, time: datetime) -> Resequencer:
+    return Resequencer(
+        engine, tables.metadata, pick_list.apply, timedelta(seconds=60), lambda: time
+    )
 
 
 def fill(engine: Engine) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import structlog
 from sqlalchemy import Connection
 
+from allocation.messaging.resequencer import Due
 from workers import logs
 from workers.notification import moves, rules
 from workers.notification.drafts import Drafts
@@ -21,7 +22,6 @@ from workers.notification.messages import (
     parse,
 )
 from workers.notification.moves import Line
-from workers.turns import Due
 
 log = structlog.get_logger(__name__)
 

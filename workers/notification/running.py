@@ -6,8 +6,9 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from allocation.messaging.lifecycle import stop_signal
+from allocation.messaging.resequencer import Resequencer
 from workers import database, logs, retention, tracing
-from workers.inbox import Inbox
 from workers.metrics import Figures
 from workers.notification import mailing
 from workers.notification.messages import parse
@@ -15,7 +16,7 @@ from workers.notification.postbox import postbox
 from workers.notification.sender import Sender
 from workers.notification.tables import VERSION_TABLE, metadata
 from workers.settings import Settings
-from workers.subscriber import Subscriber, stop_signal
+from workers.wiring import subscriber
 
 QUEUE = "notification.events"
 LINGER = 0.1
@@ -28,11 +29,11 @@ def consume() -> None:
     stop = stop_signal()
     settings = Settings()
     logs.configure(settings)
-    figures = Figures("notification")
-    figures.serve(settings.allocation_metrics_host, settings.notification_metrics_port)
+    metrics = Figures("notification")
+    metrics.serve(settings.allocation_metrics_host, settings.notification_metrics_port)
     engine = database.engine(settings.notification_database_url)
     patience = timedelta(seconds=settings.subscriber_patience)
-    inbox = Inbox(engine, metadata, mailing.apply, patience)
+    resequencer = Resequencer(engine, metadata, mailing.apply, patience)
     sender = Sender(
         engine,
         postbox(settings.notification_smtp_url, settings.allocation_state_dir / "mails"),
@@ -41,7 +42,7 @@ def consume() -> None:
             "stock": settings.notification_stock_team,
             "orders": settings.notification_orders_team,
         },
-        figures.registry,
+        metrics.registry,
     )
 
     database.upgrade_when_there(engine, MIGRATIONS, VERSION_TABLE, stop)
@@ -49,7 +50,7 @@ def consume() -> None:
     sending = threading.Thread(target=sender.run, args=(stop,), name="sender")
     sending.start()
     try:
-        Subscriber(settings, QUEUE, parse, inbox, figures, LINGER).run(stop)
+        subscriber(settings, QUEUE, parse, resequencer, metrics, LINGER).run(stop)
     finally:
         stop.set()
         sending.join()

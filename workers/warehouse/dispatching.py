@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Engine, bindparam, select, update
 
-from workers.notes import Notes
+from allocation.messaging.resequencer import ReceivedEvents
 from workers.warehouse import outbox
 from workers.warehouse.outbox import Event
 from workers.warehouse.pick_list import as_pick
@@ -33,7 +33,7 @@ def dispatch(
     with engine.begin() as connection:
         skus = connection.scalars(select(picks.c.sku).where(asked).distinct()).all()
         # The events of these skus wait: none of them closes a pick meanwhile.
-        Notes(connection, metadata).lock(skus)
+        ReceivedEvents(connection, metadata).lock(skus)
         query = select(picks).where(asked).order_by(picks.c.sku, picks.c.opened_sequence)
         known = [as_pick(row) for row in connection.execute(query)]
         leaving = [pick for pick in known if pick.is_open]

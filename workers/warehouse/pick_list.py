@@ -9,9 +9,9 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, Engine, Row, Select, bindparam, insert, select, update
 
+from allocation.messaging.resequencer import Due
 from workers import logs
 from workers.database import among
-from workers.turns import Due
 from workers.warehouse.messages import Allocated, Deallocated, Dispatched, Message, parse
 from workers.warehouse.rules import (
     Pick,

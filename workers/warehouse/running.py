@@ -14,16 +14,17 @@ from rich.text import Text
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
+from allocation.messaging.lifecycle import stop_signal
+from allocation.messaging.resequencer import Resequencer
 from workers import database, logs, retention, trace_context, tracing
 from workers.escaping import escaped
-from workers.inbox import Inbox
 from workers.metrics import Figures
 from workers.settings import Settings
-from workers.subscriber import Subscriber, stop_signal
 from workers.warehouse import dispatching, pick_list
 from workers.warehouse.messages import parse
 from workers.warehouse.relay import Relay
 from workers.warehouse.tables import VERSION_TABLE, metadata
+from workers.wiring import subscriber
 
 QUEUE = "warehouse.events"
 MIGRATIONS = Path(__file__).with_name("migrations")
@@ -42,21 +43,21 @@ def consume() -> None:
     stop = stop_signal()
     settings = Settings()
     logs.configure(settings)
-    figures = Figures("warehouse")
-    figures.serve(settings.allocation_metrics_host, settings.warehouse_metrics_port)
+    metrics = Figures("warehouse")
+    metrics.serve(settings.allocation_metrics_host, settings.warehouse_metrics_port)
     engine = database.engine(settings.warehouse_database_url)
     database.upgrade_when_there(engine, MIGRATIONS, VERSION_TABLE, stop)
     patience = timedelta(seconds=settings.subscriber_patience)
-    inbox = Inbox(engine, metadata, pick_list.apply, patience)
-    relay = Relay(engine, settings, figures.registry)
+    resequencer = Resequencer(engine, metadata, pick_list.apply, patience)
+    relay = Relay(engine, settings, metrics.registry)
     tracing.start("warehouse", settings)
-    telling = threading.Thread(target=relay.run, args=(stop,), name="relay")
-    telling.start()
+    relaying = threading.Thread(target=relay.run, args=(stop,), name="relay")
+    relaying.start()
     try:
-        Subscriber(settings, QUEUE, parse, inbox, figures).run(stop)
+        subscriber(settings, QUEUE, parse, resequencer, metrics).run(stop)
     finally:
         stop.set()
-        telling.join()
+        relaying.join()
         tracing.stop()
 
 

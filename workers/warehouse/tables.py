@@ -15,13 +15,13 @@ from sqlalchemy import (
     Uuid,
 )
 
-from workers import notes
+from allocation.messaging import resequencer
 
 VERSION_TABLE = "warehouse_version"
 
 metadata = MetaData()
 
-received, progress = notes.tables(metadata)
+received, progress = resequencer.tables(metadata, subject_column="sku")
 
 picks = Table(
     "picks",
