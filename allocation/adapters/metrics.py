@@ -151,11 +151,6 @@ def relay() -> RelayFigures:
     return RelayFigures()
 
 
-@cache
-def inbound() -> InboundFigures:
-    return InboundFigures()
-
-
 def _dead_letters(queue: str, registry: CollectorRegistry) -> Counter:
     made = Counter(
         "allocation_dead_letters",

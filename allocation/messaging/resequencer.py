@@ -319,7 +319,7 @@ class ReceivedEvents:
         rows = self._connection.execute(
             _next_sequences(self._progress, self._dialect), {"subjects": list(subjects)}
         )
-        sequences = {row[0]: row[1] for row in rows}
+        sequences = dict(rows.all())
         if new := set(subjects) - sequences.keys():
             raise NewSubjects(new)
         return sequences
@@ -409,7 +409,7 @@ class ReceivedEvents:
 
 
 @cache
-def _next_sequences(progress: Table, dialect: str) -> Select[tuple[str, int]]:
+def _next_sequences(progress: Table, dialect: str) -> Select[str, int]:
     columns = progress.c
     return (
         select(columns.subject, columns.next_sequence)

@@ -186,7 +186,12 @@ class Subscriber:
             self._dead.bury(batch.message, {"reason": problem.reason, "error": _short(problem)})
             self._metrics.spoilt(problem.reason)
             return
-        for _ in bisect(batch, self._process_part, fails=lambda error: not is_outage(error)):
+        parts = bisect(batch, self._commit_together, fails=lambda error: not is_outage(error))
+        for part, _ in parts:
+            if len(part) == 1:
+                self._process_alone(part[0])
+            else:
+                acknowledge(part)
             self._consumer.check_stop()
 
     def tick(self, queue_messages: int) -> None:
@@ -203,14 +208,12 @@ class Subscriber:
                 self._alive_file.parent.mkdir(parents=True, exist_ok=True)
                 self._alive_file.touch()
 
-    def _process_part(self, part: Batch) -> None:
-        if len(part) == 1:
-            self._process_alone(part[0])
-            return
-        spans = [tracing.processed(delivery.event, self._queue) for delivery in part]
-        self._commit(part)
-        acknowledge(part)
-        tracing.end(spans)
+    def _commit_together(self, part: Batch) -> None:
+        """Commit the part; a single event is left to `_process_alone`, which retries it."""
+        if len(part) > 1:
+            spans = [tracing.processed(delivery.event, self._queue) for delivery in part]
+            self._commit(part)
+            tracing.end(spans)
 
     def _process_alone(self, delivery: Delivery) -> None:
         with logs.about(delivery.event):

@@ -19,6 +19,7 @@ from sqlalchemy import select
 import workers.settings
 import workers.tracing
 from allocation import bootstrap
+from allocation.adapters.metrics import InboundFigures
 from allocation.adapters.sql.tables import outbox
 from allocation.entrypoints import inbound, relay
 from allocation.entrypoints.api.app import create_app
@@ -55,7 +56,7 @@ def main(traceparent: str) -> None:
     figures, stop = Figures("warehouse"), threading.Event()
     lasting = [
         partial(relay.run, stop),
-        partial(inbound.run, stop),
+        partial(inbound.run, bootstrap.build(), InboundFigures(), stop),
         partial(subscriber(of_workers, QUEUE, parse, resequencer, figures).run, stop),
         partial(Relay(warehouse, of_workers, figures.registry).run, stop),
     ]

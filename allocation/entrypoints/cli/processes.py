@@ -4,6 +4,7 @@ import os
 import signal
 
 from allocation import bootstrap
+from allocation.adapters import metrics
 from allocation.adapters.sql import migrations
 from allocation.entrypoints import inbound, relay
 from allocation.entrypoints.cli import demo, setup
@@ -64,6 +65,7 @@ def run_relay() -> None:
 
 def run_inbound() -> None:
     """Accept the events of other systems, until stopped."""
-    logs.configure(bootstrap.settings())
-    with tracing.making("inbound", bootstrap.settings()):
-        inbound.run(lifecycle.stop_signal())
+    dependencies = bootstrap.build()
+    logs.configure(dependencies.settings)
+    with tracing.making("inbound", dependencies.settings):
+        inbound.run(dependencies, metrics.InboundFigures(), lifecycle.stop_signal())
