@@ -10,7 +10,7 @@ from uuid import UUID
 
 from workers import trace_context
 
-_TYPE = re.compile(r"allocation\.[a-z0-9_]+\.v[1-9][0-9]*")
+_TYPE = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+\.v[1-9][0-9]*")
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 # As in the contract; other characters of its pattern harm nobody here.
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}")

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
-from kombu import Connection
+from kombu import Connection, Exchange, Queue
 from kombu.message import Message
 
 from allocation.messaging.bisection import bisect
@@ -121,6 +121,30 @@ def acknowledge(batch: Batch) -> None:
         delivery.message.ack()
 
 
+def declare_queue(connection: Connection, queue: str, exchange: str) -> None:
+    """Declare `queue`, bound to the fanout `exchange` of somebody else, and `<queue>.dead`.
+
+    Both are quorum queues. The broker's user needs to configure, write and read `queue` and
+    `<queue>.dead`, and to read `exchange`.
+    """
+    dead = Exchange(f"{queue}.dead", type="fanout", durable=True)
+    quorum = {"x-queue-type": "quorum"}
+    limits = {
+        "x-dead-letter-exchange": dead.name,
+        # A message that kills its consumer again and again is dead-lettered, too.
+        "x-delivery-limit": 20,
+        # A dead letter leaves this queue when the other one has it. The overflow is required for
+        # this strategy; without a length limit nothing overflows.
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
+    # Passive: declared by its owner, and only looked up here.
+    source = Exchange(exchange, type="fanout", durable=True, passive=True)
+    with connection.channel() as channel:
+        Queue(dead.name, dead, queue_arguments=quorum)(channel).declare()
+        Queue(queue, source, queue_arguments=quorum | limits)(channel).declare()
+
+
 class Subscriber:
     """Passes the events of one queue to a resequencer, and acknowledges them after its commit.
 
@@ -139,18 +163,22 @@ class Subscriber:
         *,
         linger: float = 0.0,
         declare: Callable[[Connection], object] | None = None,
+        publish: Callable[[Connection], object] | None = None,
         missing: str = "",
         alive_file: Path | None = None,
     ) -> None:
         """`parse` raises Unreadable for an event that must not count as received.
 
         `linger`: seconds that an event waits for others, which makes transactions fewer and larger.
-        `declare` and `missing` are those of Consumer. `alive_file` is touched every second.
+        `declare` and `missing` are those of Consumer. `publish` is called after each batch, and
+        every second, to publish the events that effects put into an outbox; if it fails, all
+        messages are delivered again. `alive_file` is touched every second.
         """
         self._queue = queue
         self._parse = parse
         self._resequencer = resequencer
         self._metrics = metrics
+        self._publish = publish
         self._alive_file = alive_file
         self._consumer: Consumer[Delivery | InvalidMessage] = Consumer(
             queue,
@@ -163,6 +191,7 @@ class Subscriber:
             consuming=metrics.consuming.set,
             alive=self._touch,
         )
+        self._connection: Connection
         self._dead: DeadLetters
 
     def run(self, stop: threading.Event) -> None:
@@ -171,6 +200,7 @@ class Subscriber:
 
     def start(self, connection: Connection) -> None:
         """Raise the database's exception while it is down."""
+        self._connection = connection
         self._dead = DeadLetters(connection, self._queue)
         self._resequencer.resume()
 
@@ -193,6 +223,8 @@ class Subscriber:
             else:
                 acknowledge(part)
             self._consumer.check_stop()
+        if self._publish:
+            self._publish(self._connection)
 
     def tick(self, queue_messages: int) -> None:
         """Go on without events that have been missing for too long."""
@@ -200,6 +232,8 @@ class Subscriber:
         if queue_messages > BACKLOG:
             self._resequencer.still_catching_up()
         self._with_retries(self._resequencer.give_up_waiting)
+        if self._publish:
+            self._publish(self._connection)
 
     def _touch(self) -> None:
         """Touch the file whose age the container's health check looks at."""

@@ -113,7 +113,7 @@ CHANGES: list[dict[str, object]] = [
     {"id": 5},
     {"specversion": "0.3"},
     {"type": None},
-    {"type": "shop.allocated.v1"},
+    {"type": "allocated.v1"},
     {"type": "allocation.allocated"},
     {"causationtype": None},
     {"subject": 5},
