@@ -1,4 +1,4 @@
-"""Which mails events lead to: rows of the events' own transaction, sent after it."""
+"""Writes the mails about events as rows, in the transaction of the events; sent after it."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 
 def apply(connection: Connection, due: Sequence[Due]) -> None:
-    """Note the mails that the events lead to, and which pieces have no batch."""
+    """Write the mails about the events, and which pieces have no batch."""
     asked = [(each, message) for each in due if (message := parse(each.event)) is not None]
     if not asked:
         return

@@ -1,4 +1,4 @@
-"""What the commands of the notification service do."""
+"""The work of the notification service's commands."""
 
 import threading
 from datetime import timedelta
@@ -20,12 +20,12 @@ from workers.wiring import subscriber
 
 QUEUE = "notification.events"
 LINGER = 0.1
-"""Seconds: a mail may be that much later."""
+"""Seconds that an event waits for others: nobody waits for a mail."""
 MIGRATIONS = Path(__file__).with_name("migrations")
 
 
 def consume() -> None:
-    """Note mails from the events and send them, until stopped."""
+    """Write mails about the events, and send them, until stopped."""
     stop = stop_signal()
     settings = Settings()
     logs.configure(settings)
@@ -58,7 +58,7 @@ def consume() -> None:
 
 
 def prune(*, dry_run: bool, as_json: bool) -> None:
-    """Forget events that came more than SUBSCRIBER_KEEP days ago; the mails stay."""
+    """Delete the ids of events that are more than SUBSCRIBER_KEEP days old; mails stay."""
     settings = Settings()
 
     def open_database() -> Engine:

@@ -28,7 +28,7 @@ _ADD = insert(picks)
 
 
 def apply(connection: Connection, due: Sequence[Due]) -> None:
-    """Do to the pick list what the events ask for, in the caller's transaction."""
+    """Open, cancel and dispatch picks as the events say, in the caller's transaction."""
     asked = [(each, message) for each in due if (message := parse(each.event)) is not None]
     if not asked:
         return
@@ -63,7 +63,7 @@ def apply(connection: Connection, due: Sequence[Due]) -> None:
 
 
 def _warn(each: Due, message: Allocated | Deallocated, gone: Pick) -> None:
-    """Say that an event crossed the goods on their way; one that was told before them did not."""
+    """Warn if the event was published after the goods were dispatched."""
     if each.event.sequence < gone.opened:
         return
     log.warning(
@@ -79,7 +79,7 @@ def _warn(each: Due, message: Allocated | Deallocated, gone: Pick) -> None:
 def _lines(
     connection: Connection, messages: Sequence[Message]
 ) -> dict[tuple[str, str, int], list[Pick]]:
-    """The picks that are known, of at least the parts of lines that the messages are about."""
+    """The stored picks of at least the order lines that the messages are about."""
     lines: defaultdict[tuple[str, str, int], list[Pick]] = defaultdict(list)
     for row in connection.execute(
         _asked(connection.dialect.name),
@@ -93,7 +93,7 @@ def _lines(
 
 
 def as_pick(row: Row[Any]) -> Pick:
-    """A row of the table."""
+    """The pick in a row of the table."""
     return Pick(
         row.orderid,
         row.sku,
@@ -152,7 +152,7 @@ def _add(connection: Connection, added: Sequence[Pick], now: datetime) -> None:
 
 
 def listed(engine: Engine, orderid: str | None = None) -> Sequence[dict[str, Any]]:
-    """The picks, of one order or all, in the order in which they were opened."""
+    """The picks of one order, or all, in the order in which they were opened."""
     query = select(picks).order_by(picks.c.opened_at, picks.c.sku, picks.c.opened_sequence)
     if orderid is not None:
         query = query.where(picks.c.orderid == orderid)

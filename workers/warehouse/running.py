@@ -1,4 +1,4 @@
-"""What the commands of the warehouse do."""
+"""The work of the warehouse's commands."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def open_database(settings: Settings) -> Engine:
 
 
 def consume() -> None:
-    """Keep the pick list from the events, and tell what was dispatched, until stopped."""
+    """Keep the pick list from the events, and publish what was dispatched, until stopped."""
     stop = stop_signal()
     settings = Settings()
     logs.configure(settings)
@@ -62,7 +62,7 @@ def consume() -> None:
 
 
 def dispatch(orderid: str, sku: str | None, *, as_json: bool) -> None:
-    """Mark the order's open picks as dispatched, as a part of the trace in TRACEPARENT, if any."""
+    """Mark the order's open picks as dispatched, within the trace of TRACEPARENT, if it is set."""
     traceparent = trace_context.accepted(os.environ.get("TRACEPARENT"))
     settings = Settings()
     try:
@@ -115,7 +115,7 @@ def picks(orderid: str | None, *, as_json: bool) -> None:
 
 
 def prune(*, dry_run: bool, as_json: bool) -> None:
-    """Forget events that came, or were told, more than SUBSCRIBER_KEEP days ago; picks stay."""
+    """Delete the ids of events that are more than SUBSCRIBER_KEEP days old; picks stay."""
     settings = Settings()
     retention.prune(
         lambda: open_database(settings),

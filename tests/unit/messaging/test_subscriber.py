@@ -77,8 +77,11 @@ def test_an_invalid_message_ends_the_batch_before_it() -> None:
 
 def test_an_event_that_was_redelivered_often_is_a_batch_of_its_own() -> None:
     pending = deliveries(
-        *(message(1), message(2), message(3, headers={"x-delivery-count": 2})),
-        *(message(4), message(5, headers={"x-delivery-count": 1})),
+        message(1),
+        message(2),
+        message(3, headers={"x-delivery-count": 2}),
+        message(4),
+        message(5, headers={"x-delivery-count": 1}),
     )
 
     assert batches(pending) == [[1, 2], [3], [4, 5]]
