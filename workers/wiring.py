@@ -26,6 +26,6 @@ def subscriber(
         resequencer,
         metrics,
         linger=linger,
-        missing="; run `allocation topology`",
+        missing=": run `allocation topology`",
         alive_file=settings.allocation_state_dir / "alive" / queue.partition(".")[0],
     )

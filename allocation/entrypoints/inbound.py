@@ -76,7 +76,7 @@ class Inbound:
             topology.INBOUND,
             dependencies.broker,
             batch_size=BATCH_SIZE,
-            missing="; run `allocation topology`",
+            missing=": run `allocation topology`",
             consuming=metrics.consuming.set,
             alive=lambda: health.beat(dependencies.settings, NAME),
         )
