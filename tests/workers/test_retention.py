@@ -49,8 +49,8 @@ def fill(engine: Engine) -> None:
 def noted(engine: Engine) -> list[tuple[str, int]]:
     columns = tables.received.c
     with engine.connect() as connection:
-        rows = connection.execute(select(columns.sku, columns.sequence)).all()
-    return sorted((row.sku, row.sequence) for row in rows)
+        rows = connection.execute(select(columns.subject, columns.sequence)).all()
+    return sorted((subject, sequence) for subject, sequence in rows)
 
 
 def test_old_notes_are_dropped_but_what_waits_and_the_last_of_each_sku(engine: Engine) -> None:
