@@ -20,7 +20,8 @@ def _old_notes(metadata: MetaData, limit: datetime) -> Past:
     received = metadata.tables["received"]
     progress = metadata.tables["progress"]
     last = select(literal(1)).where(
-        progress.c.sku == received.c.sku, progress.c.next_sequence - 1 == received.c.sequence
+        progress.c.subject == received.c.subject,
+        progress.c.next_sequence - 1 == received.c.sequence,
     )
     old = and_(received.c.received_at < limit, received.c.held.is_(None), ~last.exists())
     return Past(received.c.event_id, received.c.received_at, old)

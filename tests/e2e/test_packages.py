@@ -110,11 +110,17 @@ def test_they_are_built_without_a_warning_and_say_what_they_are(built: Built) ->
     assert [line for line in told if "warn" in line.lower() or "deprecat" in line.lower()] == []
     needed = [need for need in metadata.requires_dist or [] if need.marker is None]
     assert [need.name for need in needed] == ["kombu"]
-    assert metadata.provides_extra == ["server", "otel", "dev"]
+    assert metadata.provides_extra == ["subscriber", "server", "otel", "dev"]
     assert metadata.license_expression == "MIT"
     assert metadata.description_content_type == "text/markdown"
     assert metadata.description == (ROOT / "README.md").read_text()
     assert all([metadata.summary, metadata.author, metadata.keywords, metadata.classifiers])
+
+
+def test_the_messaging_kit_needs_neither_flask_nor_celery() -> None:
+    program = "import sys; sys.modules.update(flask=None, celery=None)"
+
+    output(sys.executable, "-c", f"{program}; import allocation.messaging.subscriber")
 
 
 OUTSIDE = '''

@@ -23,17 +23,17 @@ from allocation.adapters.sql.tables import outbox
 from allocation.entrypoints import inbound, relay
 from allocation.entrypoints.api.app import create_app
 from allocation.entrypoints.worker.app import app
+from allocation.messaging.resequencer import Resequencer
 from allocation.messaging.telemetry import trace_context, tracing
 from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
 from tests.waiting import eventually
-from workers.inbox import Inbox
 from workers.settings import Settings
-from workers.subscriber import Subscriber
 from workers.warehouse import dispatching, pick_list
 from workers.warehouse.messages import parse
 from workers.warehouse.relay import Relay
 from workers.warehouse.running import QUEUE, open_database
 from workers.warehouse.tables import metadata
+from workers.wiring import subscriber
 
 
 class InProcess(TaskPool):
@@ -50,12 +50,12 @@ def main(traceparent: str) -> None:
     settings, of_workers = bootstrap.settings(), Settings()
     tracing.start("all", settings.broker_transport, spans)
     warehouse = open_database(of_workers)
-    inbox = Inbox(warehouse, metadata, pick_list.apply, timedelta(seconds=60))
+    resequencer = Resequencer(warehouse, metadata, pick_list.apply, timedelta(seconds=60))
     figures, stop = SubscriberMetrics("warehouse"), threading.Event()
     lasting = [
         partial(relay.run, bootstrap.build(), metrics.RelayMetrics(), stop),
-        partial(inbound.run, stop),
-        partial(Subscriber(of_workers, QUEUE, parse, inbox, figures).run, stop),
+        partial(inbound.run, bootstrap.build(), metrics.InboundMetrics(), stop),
+        partial(subscriber(of_workers, QUEUE, parse, resequencer, figures).run, stop),
         partial(Relay(warehouse, of_workers, figures.registry).run, stop),
     ]
     threads = [threading.Thread(target=each) for each in lasting]

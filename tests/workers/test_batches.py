@@ -15,12 +15,10 @@ from sqlalchemy import event as listening
 
 from allocation.messaging import database
 from allocation.messaging.cloudevents import Envelope
+from allocation.messaging.resequencer import WINDOW, Due, ReceivedEvents, Resequencer
 from tests.waiting import eventually
 from tests.workers.conftest import envelope
-from tests.workers.test_inbox import lived, noting, picks_after, picks_of, stream
-from workers.inbox import Inbox
-from workers.notes import WINDOW, Notes
-from workers.turns import Due
+from tests.workers.test_resequencer import lived, noting, picks_after, picks_of, stream
 from workers.warehouse import pick_list, tables
 from workers.warehouse.running import MIGRATIONS
 
@@ -34,8 +32,8 @@ def engine(worker_engine: Engine) -> Engine:
     return worker_engine
 
 
-def warehouse(engine: Engine) -> Inbox:
-    return Inbox(engine, tables.metadata, pick_list.apply, timedelta(seconds=60))
+def warehouse(engine: Engine) -> Resequencer:
+    return Resequencer(engine, tables.metadata, pick_list.apply, timedelta(seconds=60))
 
 
 def received(engine: Engine) -> int | None:
@@ -49,7 +47,7 @@ def test_a_batch_is_one_transaction(engine: Engine) -> None:
     _, one_by_one = picks_after(engine, events)
     _, nothing = picks_after(engine, [])
     with engine.begin() as connection:
-        Notes(connection, tables.metadata).begin({event.subject for event in events})
+        ReceivedEvents(connection, tables.metadata).start({event.subject for event in events})
     commits: list[object] = []
     listening.listen(engine, "commit", commits.append)
 
@@ -130,7 +128,7 @@ def test_of_a_batch_that_fails_nothing_is_done(engine: Engine) -> None:
         pick_list.apply(connection, due)
         raise RuntimeError("no luck")
 
-    inbox = Inbox(engine, tables.metadata, fail_after_the_effects, timedelta(seconds=60))
+    inbox = Resequencer(engine, tables.metadata, fail_after_the_effects, timedelta(seconds=60))
 
     with pytest.raises(RuntimeError):
         inbox.take(lived())
@@ -205,7 +203,7 @@ def test_skus_that_are_new_to_two_processes_at_once_are_noted_in_one_order(
 
     with ThreadPoolExecutor(2) as pool:
         with engine.connect() as third:
-            third.execute(insert(tables.progress).values(sku="SKU-30", next_sequence=1))
+            third.execute(insert(tables.progress).values(subject="SKU-30", next_sequence=1))
             consumers = [
                 pool.submit(warehouse(engine).take, mine) for mine in (events, events[::-1])
             ]

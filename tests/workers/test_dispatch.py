@@ -14,10 +14,10 @@ from structlog.testing import capture_logs
 
 from allocation.messaging import database
 from allocation.messaging.cloudevents import Envelope
+from allocation.messaging.resequencer import Resequencer
 from tests.faults.gates import Gate
 from tests.waiting import eventually
 from tests.workers.conftest import envelope
-from workers.inbox import Inbox
 from workers.warehouse import pick_list, tables
 from workers.warehouse.dispatching import NothingToDispatch, dispatch
 from workers.warehouse.running import MIGRATIONS
@@ -36,7 +36,7 @@ def engine(worker_engine: Engine) -> Engine:
 
 def take(engine: Engine, *events: Envelope) -> None:
     """Each by a batch of its own."""
-    inbox = Inbox(engine, tables.metadata, pick_list.apply, timedelta(seconds=60))
+    inbox = Resequencer(engine, tables.metadata, pick_list.apply, timedelta(seconds=60))
     for event in events:
         inbox.take([event])
 
@@ -182,7 +182,7 @@ def test_a_dispatched_pick_is_not_cancelled_by_news_that_crossed_it(engine: Engi
 def test_news_of_before_the_dispatch_that_come_late_are_no_warning(engine: Engine) -> None:
     """They crossed nothing."""
     ticks = iter(range(100))
-    impatient = Inbox(
+    impatient = Resequencer(
         engine,
         tables.metadata,
         pick_list.apply,
@@ -313,7 +313,7 @@ def test_a_warehouse_that_was_rebuilt_hears_what_had_left(engine: Engine) -> Non
 
 def test_what_left_is_not_picked_when_its_promise_comes_late(engine: Engine) -> None:
     """The goods are known before the reason to pick them."""
-    impatient = Inbox(engine, tables.metadata, pick_list.apply, timedelta(0))
+    impatient = Resequencer(engine, tables.metadata, pick_list.apply, timedelta(0))
     impatient.take([gone(2)])
     impatient.give_up_waiting()
     impatient.take([promised(1)])

@@ -24,11 +24,11 @@ from sqlalchemy import Engine, select, update
 from allocation.adapters.rabbitmq import topology
 from allocation.messaging import database
 from allocation.messaging.cloudevents import Envelope
+from allocation.messaging.resequencer import Resequencer
 from tests.servers.ports import free_ports
 from tests.servers.processes import Process
 from tests.waiting import eventually
 from tests.workers.conftest import envelope, event, publish
-from workers.inbox import Inbox
 from workers.notification import mailing, tables
 from workers.notification.postbox import MailFolder, SmtpServer
 from workers.notification.running import MIGRATIONS
@@ -158,9 +158,9 @@ def engine(worker_engine: Engine) -> Engine:
 
 
 @pytest.fixture
-def inbox(engine: Engine) -> Inbox:
+def inbox(engine: Engine) -> Resequencer:
     """Notes mails from events."""
-    return Inbox(engine, tables.metadata, mailing.apply, timedelta(seconds=60))
+    return Resequencer(engine, tables.metadata, mailing.apply, timedelta(seconds=60))
 
 
 def send_all(engine: Engine, smtp: Smtp) -> None:
@@ -169,7 +169,7 @@ def send_all(engine: Engine, smtp: Smtp) -> None:
         pass
 
 
-def moved(inbox: Inbox, cause: str = "change_batch_quantity") -> None:
+def moved(inbox: Resequencer, cause: str = "change_batch_quantity") -> None:
     """A line that leaves one batch and gets another."""
     inbox.take([envelope("allocated", 1, orderid="o1", batchref="b1")])
     inbox.take([envelope("deallocated", 2, cause, orderid="o1", batchref="b1")])
@@ -177,7 +177,7 @@ def moved(inbox: Inbox, cause: str = "change_batch_quantity") -> None:
 
 
 def test_the_right_team_is_mailed_once_however_often_an_event_comes(
-    engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
+    engine: Engine, inbox: Resequencer, smtp: Smtp, letterbox: Letterbox
 ) -> None:
     """The stock team of a line that waits, the orders team of one that moved."""
     for _ in range(2):
@@ -193,7 +193,7 @@ def test_the_right_team_is_mailed_once_however_often_an_event_comes(
 
 
 def test_a_batch_leads_to_the_same_mails_as_its_events_one_by_one(
-    engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
+    engine: Engine, inbox: Resequencer, smtp: Smtp, letterbox: Letterbox
 ) -> None:
     """Lines move within it and over its ends, back and forth and to nowhere."""
 
@@ -229,7 +229,7 @@ def test_a_batch_leads_to_the_same_mails_as_its_events_one_by_one(
 
 
 def test_a_line_that_was_given_up_and_ordered_again_did_not_move(
-    engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
+    engine: Engine, inbox: Resequencer, smtp: Smtp, letterbox: Letterbox
 ) -> None:
     """Its caller knows."""
     moved(inbox, cause="deallocate")
@@ -240,7 +240,7 @@ def test_a_line_that_was_given_up_and_ordered_again_did_not_move(
 
 
 def test_a_move_over_a_wait_is_still_a_move(
-    engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
+    engine: Engine, inbox: Resequencer, smtp: Smtp, letterbox: Letterbox
 ) -> None:
     """The line found no stock at first."""
     inbox.take([envelope("deallocated", 1, "change_batch_quantity", orderid="o1", batchref="b1")])
@@ -278,10 +278,10 @@ def test_a_move_whose_first_half_comes_late_is_not_mailed(
     assert letterbox.mails == []
 
 
-def impatient_about_a_missing(engine: Engine, sequence: int) -> Inbox:
+def impatient_about_a_missing(engine: Engine, sequence: int) -> Resequencer:
     """A line moves, and the event of this number comes when it was given up."""
     ticks = counting()
-    inbox = Inbox(
+    inbox = Resequencer(
         engine,
         tables.metadata,
         mailing.apply,
@@ -301,7 +301,7 @@ def impatient_about_a_missing(engine: Engine, sequence: int) -> Inbox:
 
 
 def test_a_mail_has_the_same_message_id_each_time(
-    engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
+    engine: Engine, inbox: Resequencer, smtp: Smtp, letterbox: Letterbox
 ) -> None:
     """Should it be sent twice, mail programs know it as one."""
     inbox.take([envelope("out_of_stock", 1)])
@@ -320,7 +320,7 @@ def test_a_mail_has_the_same_message_id_each_time(
 
 
 def test_a_server_that_is_down_gets_the_mail_when_it_is_up_again(
-    engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
+    engine: Engine, inbox: Resequencer, smtp: Smtp, letterbox: Letterbox
 ) -> None:
     """With growing pauses, and the reason in the row."""
     smtp.stop()
@@ -341,7 +341,7 @@ def test_a_server_that_is_down_gets_the_mail_when_it_is_up_again(
 
 
 def test_a_refused_recipient_is_recorded_and_not_tried_again(
-    engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
+    engine: Engine, inbox: Resequencer, smtp: Smtp, letterbox: Letterbox
 ) -> None:
     """Somebody has to mend the address."""
     letterbox.refuse = True
@@ -354,7 +354,7 @@ def test_a_refused_recipient_is_recorded_and_not_tried_again(
 
 
 def test_a_name_with_a_line_break_stops_no_mail(
-    engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
+    engine: Engine, inbox: Resequencer, smtp: Smtp, letterbox: Letterbox
 ) -> None:
     """Unicode has some that are no control characters; a subject is one line."""
     inbox.take([envelope("out_of_stock", 1, orderid="o\u20281", qty=2)])
@@ -365,7 +365,7 @@ def test_a_name_with_a_line_break_stops_no_mail(
 
 
 def test_two_senders_send_each_mail_once(
-    engine: Engine, inbox: Inbox, smtp: Smtp, letterbox: Letterbox
+    engine: Engine, inbox: Resequencer, smtp: Smtp, letterbox: Letterbox
 ) -> None:
     """A mail in hand is not another's."""
     for sequence in range(1, 31):

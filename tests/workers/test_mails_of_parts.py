@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import Engine, insert, select
 
 from allocation.messaging.cloudevents import Envelope
+from allocation.messaging.resequencer import Resequencer
 from tests.workers.conftest import envelope
-from workers.inbox import Inbox
 from workers.notification import mailing, tables
 from workers.notification.running import MIGRATIONS
 
@@ -426,16 +426,16 @@ def engine(worker_engine: Engine) -> Engine:
 
 
 @pytest.fixture
-def inbox(engine: Engine) -> Inbox:
+def inbox(engine: Engine) -> Resequencer:
     """Notes mails from events."""
-    return Inbox(engine, tables.metadata, mailing.apply, timedelta(seconds=60))
+    return Resequencer(engine, tables.metadata, mailing.apply, timedelta(seconds=60))
 
 
 @pytest.fixture
-def impatient(engine: Engine) -> Inbox:
+def impatient(engine: Engine) -> Resequencer:
     """Goes on without missing events at once when it is asked to."""
     ticks = count()
-    return Inbox(
+    return Resequencer(
         engine,
         tables.metadata,
         mailing.apply,
@@ -475,7 +475,7 @@ def deliveries(events: list[Envelope]) -> Iterator[list[list[Envelope]]]:
 @pytest.mark.parametrize("worker_engine", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(("steps", "expected"), HISTORIES.values(), ids=HISTORIES.keys())
 def test_a_history_leads_to_these_mails_however_its_events_come(
-    engine: Engine, inbox: Inbox, steps: list[Step], expected: list[Mail]
+    engine: Engine, inbox: Resequencer, steps: list[Step], expected: list[Mail]
 ) -> None:
     for way in range(len(steps) + 2):
         sku = f"LAMP-{way}"
@@ -487,7 +487,7 @@ def test_a_history_leads_to_these_mails_however_its_events_come(
         assert mails(engine, sku) == expected, f"delivered as {[len(batch) for batch in batches]}"
 
 
-def test_the_histories_of_many_products_are_kept_apart(engine: Engine, inbox: Inbox) -> None:
+def test_the_histories_of_many_products_are_kept_apart(engine: Engine, inbox: Resequencer) -> None:
     skus = {f"LAMP-{number}": history for number, history in enumerate(HISTORIES.values())}
     told = {sku: events(steps, sku) for sku, (steps, _) in skus.items()}
 
@@ -510,7 +510,7 @@ def test_the_histories_of_many_products_are_kept_apart(engine: Engine, inbox: In
     ids=lambda step: step.kind,
 )
 def test_nothing_is_kept_of_a_line_that_waits_no_more(
-    engine: Engine, inbox: Inbox, last: Step
+    engine: Engine, inbox: Resequencer, last: Step
 ) -> None:
     inbox.take(events([left(0, "b1", 3), waits(4), last]))
 
@@ -518,7 +518,9 @@ def test_nothing_is_kept_of_a_line_that_waits_no_more(
         assert connection.execute(select(tables.moving)).all() == []
 
 
-def test_two_mails_about_one_event_are_two_to_mail_programs(engine: Engine, inbox: Inbox) -> None:
+def test_two_mails_about_one_event_are_two_to_mail_programs(
+    engine: Engine, inbox: Resequencer
+) -> None:
     steps, _ = HISTORIES["some of what moves is told to wait longer"]
 
     inbox.take(events(steps))
@@ -532,7 +534,7 @@ def test_two_mails_about_one_event_are_two_to_mail_programs(engine: Engine, inbo
 
 
 def test_a_promise_that_comes_late_does_not_say_what_waited_then(
-    engine: Engine, impatient: Inbox
+    engine: Engine, impatient: Resequencer
 ) -> None:
     steps = [
         *(left(0, "b1", 5), waits(5), served(1, "b2", 2, waiting=3)),
@@ -557,7 +559,7 @@ def test_a_promise_that_comes_late_does_not_say_what_waited_then(
 
 
 def test_a_part_whose_loss_comes_late_is_not_mailed_as_moved_and_another_one_is(
-    engine: Engine, impatient: Inbox
+    engine: Engine, impatient: Resequencer
 ) -> None:
     steps = [left(1, "b1", 2), left(0, "b2", 3), served(1, "b3", 2, waiting=3), served(0, "b4", 3)]
     late, *others = events(steps)
@@ -571,7 +573,7 @@ def test_a_part_whose_loss_comes_late_is_not_mailed_as_moved_and_another_one_is(
 
 
 def test_a_row_of_the_release_before_stands_for_all_pieces_of_its_line(
-    engine: Engine, inbox: Inbox
+    engine: Engine, inbox: Resequencer
 ) -> None:
     with engine.begin() as connection:
         for orderid in ("o1", "o2"):

@@ -17,7 +17,7 @@ from allocation.domain.commands import AllocateWaiting, ReviewPromises
 from allocation.domain.product import Product
 from allocation.messaging import database
 from allocation.messaging.cloudevents import Envelope, from_json
-from workers.inbox import Inbox
+from allocation.messaging.resequencer import Resequencer
 from workers.notification import mailing, tables
 from workers.notification.running import MIGRATIONS
 
@@ -125,7 +125,7 @@ def known_as_waiting(engine: Engine, sku: str) -> Counter[str]:
 
 
 def test_the_pieces_without_a_batch_are_those_that_wait(engine: Engine) -> None:
-    inbox = Inbox(engine, tables.metadata, mailing.apply, timedelta(seconds=60))
+    inbox = Resequencer(engine, tables.metadata, mailing.apply, timedelta(seconds=60))
     for seed in range(20):
         shop = Shop(seed)
         for _ in range(40):

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from allocation.messaging.cloudevents import Envelope
+from allocation.messaging.resequencer import Resequencer
 from tests.workers.conftest import envelope
-from workers.inbox import Inbox
 from workers.settings import Settings
 from workers.warehouse import pick_list, tables
 from workers.warehouse.__main__ import app
@@ -27,7 +27,7 @@ def state_folder(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def take(*events: Envelope) -> None:
     engine = open_database(Settings())
-    inbox = Inbox(engine, tables.metadata, pick_list.apply, timedelta(seconds=60))
+    inbox = Resequencer(engine, tables.metadata, pick_list.apply, timedelta(seconds=60))
     for event in events:
         inbox.take([event])
     engine.dispose()

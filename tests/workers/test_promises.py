@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import Engine, select, update
 
 from allocation.messaging.cloudevents import Envelope
+from allocation.messaging.resequencer import Resequencer
 from tests.workers.conftest import envelope
-from workers.inbox import Inbox
 from workers.notification import mailing, tables
 from workers.notification.running import MIGRATIONS
 
@@ -40,16 +40,16 @@ def engine(worker_engine: Engine) -> Engine:
 
 
 @pytest.fixture
-def inbox(engine: Engine) -> Inbox:
+def inbox(engine: Engine) -> Resequencer:
     """Notes mails from events."""
-    return Inbox(engine, tables.metadata, mailing.apply, timedelta(seconds=60))
+    return Resequencer(engine, tables.metadata, mailing.apply, timedelta(seconds=60))
 
 
 @pytest.fixture
-def impatient(engine: Engine) -> Inbox:
+def impatient(engine: Engine) -> Resequencer:
     """Gives up what is missing when it is asked to, at once."""
     ticks = count()
-    return Inbox(
+    return Resequencer(
         engine,
         tables.metadata,
         mailing.apply,
@@ -112,14 +112,16 @@ def splits(events: Sequence[Envelope]) -> list[list[Sequence[Envelope]]]:
     ]
 
 
-def test_another_day_is_mailed_with_the_old_one_and_the_batch(engine: Engine, inbox: Inbox) -> None:
+def test_another_day_is_mailed_with_the_old_one_and_the_batch(
+    engine: Engine, inbox: Resequencer
+) -> None:
     """To the orders team."""
     inbox.take([changed(1, SOON, LATER, "b2")])
 
     assert mails(engine) == [LATER_FROM_B2]
 
 
-def test_stock_without_a_day_is_on_the_shelf(engine: Engine, inbox: Inbox) -> None:
+def test_stock_without_a_day_is_on_the_shelf(engine: Engine, inbox: Resequencer) -> None:
     """It came, or it turned out to be still at sea."""
     inbox.take([changed(1, SOON, None), changed(3, None, LATER, orderid="o2")])
     inbox.take([envelope("batch_created", 2)])
@@ -150,7 +152,7 @@ def test_stock_without_a_day_is_on_the_shelf(engine: Engine, inbox: Inbox) -> No
     ids=["a day", "the shelf", "not told"],
 )
 def test_the_mail_about_a_move_names_the_day_where_the_event_does(
-    engine: Engine, inbox: Inbox, told: dict[str, object], line: str
+    engine: Engine, inbox: Resequencer, told: dict[str, object], line: str
 ) -> None:
     """Events of the first release had none."""
     gets_another = promised(2, None, "allocate_waiting")
@@ -171,7 +173,7 @@ def test_the_mail_about_a_move_names_the_day_where_the_event_does(
 @pytest.mark.parametrize("batches", splits(moves_and_comes_later()), ids=lambda s: str(len(s)))
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_move_to_another_day_is_one_mail_however_its_events_come(
-    engine: Engine, inbox: Inbox, batches: list[Sequence[Envelope]], times: int
+    engine: Engine, inbox: Resequencer, batches: list[Sequence[Envelope]], times: int
 ) -> None:
     """Together or one by one, once or again."""
     for batch in batches * times:
@@ -182,7 +184,7 @@ def test_a_move_to_another_day_is_one_mail_however_its_events_come(
 
 @pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
 def test_a_move_to_another_day_is_one_mail_in_whatever_order_its_events_come(
-    engine: Engine, inbox: Inbox, order: tuple[int, ...]
+    engine: Engine, inbox: Resequencer, order: tuple[int, ...]
 ) -> None:
     """They wait for each other."""
     for index in order:
@@ -193,7 +195,7 @@ def test_a_move_to_another_day_is_one_mail_in_whatever_order_its_events_come(
 
 @pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
 def test_a_move_to_another_day_is_one_mail_though_some_of_its_events_come_too_late(
-    engine: Engine, impatient: Inbox, order: tuple[int, ...]
+    engine: Engine, impatient: Resequencer, order: tuple[int, ...]
 ) -> None:
     """It names the old batch when the event that tells it came in time."""
     for index in order:
@@ -205,7 +207,7 @@ def test_a_move_to_another_day_is_one_mail_though_some_of_its_events_come_too_la
 
 @pytest.mark.parametrize("cause", REVIEWS)
 def test_a_move_to_a_batch_of_the_same_day_is_mailed(
-    engine: Engine, inbox: Inbox, cause: str
+    engine: Engine, inbox: Resequencer, cause: str
 ) -> None:
     """No other event tells it."""
     inbox.take([taken(1, cause), promised(2, SOON, cause), envelope("batch_created", 3)])
@@ -220,7 +222,9 @@ def test_a_move_to_a_batch_of_the_same_day_is_mailed(
     ]
 
 
-def test_a_mail_that_somebody_began_to_send_stays_as_it_is(engine: Engine, inbox: Inbox) -> None:
+def test_a_mail_that_somebody_began_to_send_stays_as_it_is(
+    engine: Engine, inbox: Resequencer
+) -> None:
     """And the other half of its news is no mail of its own: the new day is told."""
     left, moved, day = moves_and_comes_later()
     inbox.take([left, moved])
@@ -233,7 +237,9 @@ def test_a_mail_that_somebody_began_to_send_stays_as_it_is(engine: Engine, inbox
     assert mails(engine) == [(subject, text.replace("Before: arrives 2030-01-31\n", ""))]
 
 
-def test_each_further_change_of_the_day_is_a_mail_of_its_own(engine: Engine, inbox: Inbox) -> None:
+def test_each_further_change_of_the_day_is_a_mail_of_its_own(
+    engine: Engine, inbox: Resequencer
+) -> None:
     """Behind a move too."""
     inbox.take(moves_and_comes_later())
     inbox.take([envelope("batch_created", 4), changed(5, LATER, MUCH_LATER, "b2")])
@@ -245,7 +251,7 @@ def test_each_further_change_of_the_day_is_a_mail_of_its_own(engine: Engine, inb
 
 
 def test_another_line_that_moved_just_before_does_not_swallow_the_mail(
-    engine: Engine, inbox: Inbox
+    engine: Engine, inbox: Resequencer
 ) -> None:
     """Each line has its own."""
     inbox.take([taken(1), promised(2, LATER), changed(3, SOON, MUCH_LATER, orderid="o2")])
@@ -256,7 +262,9 @@ def test_another_line_that_moved_just_before_does_not_swallow_the_mail(
     ]
 
 
-def test_another_day_is_mailed_though_it_is_told_late(engine: Engine, impatient: Inbox) -> None:
+def test_another_day_is_mailed_though_it_is_told_late(
+    engine: Engine, impatient: Resequencer
+) -> None:
     """Nothing newer is known of the line."""
     impatient.take([envelope("batch_created", 2)])
     impatient.give_up_waiting()
@@ -275,7 +283,7 @@ def test_another_day_is_mailed_though_it_is_told_late(engine: Engine, impatient:
     ids=["another day", "on the move"],
 )
 def test_another_day_that_is_told_late_is_not_mailed_after_newer_things(
-    engine: Engine, impatient: Inbox, newer: Envelope, mailed: list[str]
+    engine: Engine, impatient: Resequencer, newer: Envelope, mailed: list[str]
 ) -> None:
     """It would only confuse."""
     impatient.take([newer])

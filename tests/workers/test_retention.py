@@ -10,9 +10,9 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from allocation.messaging import database
+from allocation.messaging.resequencer import Resequencer
 from allocation.messaging.retention import count, delete_in_steps
 from tests.workers.conftest import envelope
-from workers.inbox import Inbox
 from workers.notification.__main__ import app as notification
 from workers.retention import RECEIVED
 from workers.warehouse import pick_list, tables
@@ -32,8 +32,10 @@ def engine(worker_engine: Engine) -> Engine:
     return worker_engine
 
 
-def inbox_at(engine: Engine, time: datetime) -> Inbox:
-    return Inbox(engine, tables.metadata, pick_list.apply, timedelta(seconds=60), lambda: time)
+def inbox_at(engine: Engine, time: datetime) -> Resequencer:
+    return Resequencer(
+        engine, tables.metadata, pick_list.apply, timedelta(seconds=60), lambda: time
+    )
 
 
 def fill(engine: Engine) -> None:
@@ -50,8 +52,8 @@ def fill(engine: Engine) -> None:
 def noted(engine: Engine) -> list[tuple[str, int]]:
     columns = tables.received.c
     with engine.connect() as connection:
-        rows = connection.execute(select(columns.sku, columns.sequence)).all()
-    return sorted((row.sku, row.sequence) for row in rows)
+        rows = connection.execute(select(columns.subject, columns.sequence)).all()
+    return sorted((subject, sequence) for subject, sequence in rows)
 
 
 def test_old_notes_are_dropped_but_what_waits_and_the_last_of_each_sku(engine: Engine) -> None:

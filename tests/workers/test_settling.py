@@ -1,21 +1,28 @@
 """Batches over a real broker: what is acknowledged, what comes again, and what stands alone."""
 
 import json
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from kombu import Connection, Consumer, Message, Queue
+from kombu import Connection, Consumer, Queue
 from kombu.transport.base import StdChannel
 
 from allocation.adapters.rabbitmq import topology
 from allocation.messaging.connection import connect
+from allocation.messaging.subscriber import (
+    Delivery,
+    InvalidMessage,
+    acknowledge,
+    read_delivery,
+    take_batch,
+)
 from tests.faults.gates import Gate
 from tests.waiting import eventually
 from tests.workers.conftest import QUEUE, Warehouse, as_bytes, event, expected, life
-from workers.deliveries import Delivery, Hand, Spoilt, acknowledge
 from workers.settings import SPOOL_TRANSPORT
 from workers.warehouse.messages import parse
 from workers.warehouse.running import MIGRATIONS
@@ -47,22 +54,19 @@ def tell(connection: Connection, *bodies: Any, **headers: object) -> None:
 
 
 def receive(
-    connection: Connection, channel: StdChannel, count: int, came: list[Message] | None = None
-) -> Hand:
-    """A hand that holds so many messages of the queue, which are put into `came` as well."""
-    came = [] if came is None else came
-    hand = Hand(parse)
-
-    def on_message(message: Message) -> None:
-        came.append(message)
-        hand.receive(message)
-
+    connection: Connection, channel: StdChannel, count: int
+) -> deque[Delivery | InvalidMessage]:
+    """The first messages of the queue."""
+    pending: deque[Delivery | InvalidMessage] = deque()
     with Consumer(
-        channel, [Queue(QUEUE, no_declare=True)], on_message=on_message, auto_declare=False
+        channel,
+        [Queue(QUEUE, no_declare=True)],
+        on_message=lambda message: pending.append(read_delivery(message, parse)),
+        auto_declare=False,
     ):
-        while len(came) < count:
+        while len(pending) < count:
             connection.drain_events(timeout=10)
-    return hand
+    return pending
 
 
 def left(connection: Connection) -> list[int]:
@@ -74,9 +78,8 @@ def left(connection: Connection) -> list[int]:
     return found
 
 
-def sequences(taken: object) -> list[int]:
-    assert isinstance(taken, list)
-    return [delivery.event.sequence for delivery in taken if isinstance(delivery, Delivery)]
+def sequences(batch: Sequence[Delivery]) -> list[int]:
+    return [delivery.event.sequence for delivery in batch]
 
 
 def test_a_batch_is_acknowledged_and_nothing_behind_it(connection: Connection) -> None:
@@ -88,34 +91,18 @@ def test_a_batch_is_acknowledged_and_nothing_behind_it(connection: Connection) -
         *[event("allocated", sequence) for sequence in (4, 5)],
     )
     channel = connection.channel()
-    hand = receive(connection, channel, 6)
+    pending = receive(connection, channel, 6)
 
-    batch = hand.take()
-    assert not isinstance(batch, Spoilt)
+    batch = take_batch(pending)
+    assert not isinstance(batch, InvalidMessage)
     acknowledge(batch)
-    spoilt = hand.take()
-    assert isinstance(spoilt, Spoilt)
-    spoilt.message.reject()
+    invalid = take_batch(pending)
+    assert isinstance(invalid, InvalidMessage)
+    invalid.message.reject()
     channel.close()
 
     assert sequences(batch) == [1, 2, 3]
     assert eventually(lambda: left(connection), what="the events that were not taken") == [4, 5]
-
-
-def test_a_batch_that_failed_is_taken_in_halves_before_what_came_later(
-    connection: Connection,
-) -> None:
-    """So the guilty one stands alone in the end, and the order of settling is that of arrival."""
-    tell(connection, *[event("allocated", sequence) for sequence in (1, 2, 3)], b"{")
-    hand = receive(connection, connection.channel(), 4)
-
-    batch = hand.take()
-    assert not isinstance(batch, Spoilt)
-    hand.put_back_in_halves(batch)
-    first, second = hand.take(), hand.take()
-
-    assert (sequences(first), sequences(second)) == ([1], [2, 3])
-    assert isinstance(hand.take(), Spoilt)
 
 
 def test_events_that_came_back_again_and_again_are_taken_alone(connection: Connection) -> None:
@@ -125,26 +112,16 @@ def test_events_that_came_back_again_and_again_are_taken_alone(connection: Conne
 
     for _ in range(3):
         channel = connection.channel()
-        came: list[Message] = []
-        taken.append(sequences(receive(connection, channel, 3, came).take()))
+        pending = receive(connection, channel, 3)
+        came = [delivery.message for delivery in pending]
+        batch = take_batch(pending)
+        assert not isinstance(batch, InvalidMessage)
+        taken.append(sequences(batch))
         for message in came:
             message.requeue()
         channel.close()
 
     assert taken == [[1, 2, 3], [1, 2, 3], [1]]
-
-
-def test_events_that_came_back_hold_up_no_batch_before_or_behind_them(
-    connection: Connection,
-) -> None:
-    """They stand alone between the others."""
-    tell(connection, event("allocated", 1), event("allocated", 2))
-    tell(connection, event("allocated", 3), **{"x-delivery-count": 2})
-    tell(connection, event("allocated", 4), event("allocated", 5))
-
-    hand = receive(connection, connection.channel(), 5)
-
-    assert [sequences(hand.take()) for _ in range(3)] == [[1, 2], [3], [4, 5]]
 
 
 @pytest.fixture

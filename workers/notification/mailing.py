@@ -1,11 +1,12 @@
-"""Which mails events lead to: rows of the events' own transaction, sent after it."""
+"""Writes the mails about events as rows, in the transaction of the events; sent after it."""
 
 from collections.abc import Sequence
 
 import structlog
 from sqlalchemy import Connection
 
-from workers import logs
+from allocation.messaging.resequencer import Due
+from allocation.messaging.telemetry import event_fields
 from workers.notification import moves, rules
 from workers.notification.drafts import Drafts
 from workers.notification.ledger import Entry, Ledger
@@ -21,13 +22,12 @@ from workers.notification.messages import (
     parse,
 )
 from workers.notification.moves import Line
-from workers.turns import Due
 
 log = structlog.get_logger(__name__)
 
 
 def apply(connection: Connection, due: Sequence[Due]) -> None:
-    """Note the mails that the events lead to, and which pieces have no batch."""
+    """Write the mails about the events, and which pieces have no batch."""
     asked = [(each, message) for each in due if (message := parse(each.event)) is not None]
     if not asked:
         return
@@ -80,7 +80,8 @@ def _left(ledger: Ledger, each: Due, message: Deallocated | Released) -> None:
         # Later events have been processed already; a mail about an old move would only confuse.
         ledger.forget(sequence, message.part)
         log.warning(
-            "a deallocation came too late: no move is mailed for it", **logs.names(each.event)
+            "a deallocation came too late: no move is mailed for it",
+            **event_fields.names(each.event),
         )
     else:
         ledger.leave(Entry(message.part, batchref, message.qty, sequence))
@@ -112,7 +113,8 @@ def _changed_promise(
         return []
     if ledger.left_since(part, sequence) or drafts.has_newer(line, sequence):
         log.warning(
-            "another day was told too late: newer things were mailed", **logs.names(each.event)
+            "another day was told too late: newer things were mailed",
+            **event_fields.names(each.event),
         )
         return []
     left = {

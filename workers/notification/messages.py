@@ -1,4 +1,4 @@
-"""What the notification service understands of the events, and nothing more."""
+"""The events that the notification service uses, with the fields that it uses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from workers.allocation_events import version_one
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """When stock is there; no `eta`: it is on the shelf."""
+    """When stock is there; `eta` is None if it is on the shelf."""
 
     eta: date | None
 
@@ -116,7 +116,7 @@ REPEATING = ("allocation.confirm", "allocation.extend")
 
 
 def parse(event: Envelope) -> Message | None:
-    """The event in this service's words; None when it does not concern it. Raises Unreadable."""
+    """The event as a message; None if the service doesn't use its type. Raises Unreadable."""
     kind = version_one(event, WANTED)
     if kind is None:
         return None

@@ -1,4 +1,4 @@
-"""What the commands of the notification service do."""
+"""The work of the notification service's commands."""
 
 import threading
 from datetime import timedelta
@@ -9,17 +9,17 @@ from sqlalchemy import Engine
 from allocation.messaging import database
 from allocation.messaging.lifecycle import stop_signal
 from allocation.messaging.migrations import Migrations
+from allocation.messaging.resequencer import Resequencer
 from allocation.messaging.telemetry import logs, metrics_server, tracing
 from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
 from workers import retention
-from workers.inbox import Inbox
 from workers.notification import mailing
 from workers.notification.messages import parse
 from workers.notification.postbox import postbox
 from workers.notification.sender import Sender
 from workers.notification.tables import VERSION_TABLE, metadata
 from workers.settings import Settings
-from workers.subscriber import Subscriber
+from workers.wiring import subscriber
 
 QUEUE = "notification.events"
 LINGER = 0.1
@@ -28,20 +28,20 @@ MIGRATIONS = Migrations(Path(__file__).with_name("migrations"), metadata, VERSIO
 
 
 def consume() -> None:
-    """Note mails from the events and send them, until stopped."""
+    """Write mails about the events, and send them, until stopped."""
     stop = stop_signal()
     settings = Settings()
     logs.configure(settings.allocation_log_format)
-    figures = SubscriberMetrics("notification")
+    metrics = SubscriberMetrics("notification")
     metrics_server.serve(
-        figures.registry,
+        metrics.registry,
         settings.allocation_metrics_host,
         settings.notification_metrics_port,
         "notification",
     )
     engine = database.engine(settings.notification_database_url)
     patience = timedelta(seconds=settings.subscriber_patience)
-    inbox = Inbox(engine, metadata, mailing.apply, patience)
+    resequencer = Resequencer(engine, metadata, mailing.apply, patience)
     sender = Sender(
         engine,
         postbox(settings.notification_smtp_url, settings.allocation_state_dir / "mails"),
@@ -50,7 +50,7 @@ def consume() -> None:
             "stock": settings.notification_stock_team,
             "orders": settings.notification_orders_team,
         },
-        figures.registry,
+        metrics.registry,
     )
 
     MIGRATIONS.upgrade_when_reachable(engine, stop)
@@ -58,7 +58,7 @@ def consume() -> None:
     sending = threading.Thread(target=sender.run, args=(stop,), name="sender")
     sending.start()
     try:
-        Subscriber(settings, QUEUE, parse, inbox, figures, LINGER).run(stop)
+        subscriber(settings, QUEUE, parse, resequencer, metrics, LINGER).run(stop)
     finally:
         stop.set()
         sending.join()
@@ -66,7 +66,7 @@ def consume() -> None:
 
 
 def prune(*, dry_run: bool, as_json: bool) -> None:
-    """Forget events that came more than SUBSCRIBER_KEEP days ago; the mails stay."""
+    """Delete the ids of events that are more than SUBSCRIBER_KEEP days old; mails stay."""
     settings = Settings()
 
     def open_database() -> Engine:

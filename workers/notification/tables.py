@@ -17,13 +17,13 @@ from sqlalchemy import (
     false,
 )
 
-from workers import notes
+from allocation.messaging import resequencer
 
 VERSION_TABLE = "notification_version"
 
 metadata = MetaData()
 
-received, progress = notes.tables(metadata)
+received, progress = resequencer.tables(metadata, subject_column="sku")
 
 # Pieces of order lines that have no batch; each row is what one event left without one. Processes
 # of a release that did not know parts write rows without part, qty and told.

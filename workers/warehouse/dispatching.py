@@ -1,4 +1,4 @@
-"""Goods that leave: their picks are done, and the event that tells it is in the outbox."""
+"""Dispatches an order: its picks are closed, and an event about each goes into the outbox."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Engine, bindparam, select, update
 
-from workers.notes import Notes
+from allocation.messaging.resequencer import ReceivedEvents
 from workers.warehouse import outbox
 from workers.warehouse.outbox import Event
 from workers.warehouse.pick_list import as_pick
@@ -17,23 +17,23 @@ DISPATCHED = "warehouse.dispatched.v1"
 
 
 class NothingToDispatch(Exception):
-    """No pick that was asked for is open; each argument says what became of one."""
+    """None of the order's picks is open; each argument says what happened to one of them."""
 
 
 def dispatch(
     engine: Engine, orderid: str, sku: str | None, now: datetime, traceparent: str | None = None
 ) -> Sequence[Pick]:
-    """Mark the order's open picks as dispatched, of one sku or all, and have that told.
+    """Mark the order's open picks as dispatched, of one sku or all, and add their events.
 
-    One transaction. Returns the picks; raises NothingToDispatch where none is open.
+    One transaction. Returns the picks; raises NothingToDispatch if none is open.
     """
     asked = picks.c.orderid == orderid
     if sku is not None:
         asked &= picks.c.sku == sku
     with engine.begin() as connection:
         skus = connection.scalars(select(picks.c.sku).where(asked).distinct()).all()
-        # The events of these skus wait: none of them closes a pick meanwhile.
-        Notes(connection, metadata).lock(skus)
+        # Events of these skus wait until the commit, so none of them closes a pick meanwhile.
+        ReceivedEvents(connection, metadata).lock(skus)
         query = select(picks).where(asked).order_by(picks.c.sku, picks.c.opened_sequence)
         known = [as_pick(row) for row in connection.execute(query)]
         leaving = [pick for pick in known if pick.is_open]

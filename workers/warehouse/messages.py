@@ -1,4 +1,4 @@
-"""What the warehouse understands of the events, and nothing more."""
+"""The events that the warehouse uses, with the fields that it uses."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class Allocated:
 
 @dataclass(frozen=True, slots=True)
 class Deallocated:
-    """Don't pick for this order any more; no `batchref`: nothing was promised."""
+    """Don't pick for this order any more; `batchref` is None if nothing was promised."""
 
     orderid: str
     sku: str
@@ -30,7 +30,7 @@ class Deallocated:
 
 @dataclass(frozen=True, slots=True)
 class Dispatched:
-    """Allocation has taken the goods off its books, as the warehouse told it."""
+    """Allocation has taken the goods off its books, after the warehouse dispatched them."""
 
     orderid: str
     sku: str
@@ -45,7 +45,7 @@ WANTED = ("allocation.allocated", "allocation.deallocated", "allocation.dispatch
 
 
 def parse(event: Envelope) -> Message | None:
-    """The event in the warehouse's words; None when it does not concern it. Raises Unreadable."""
+    """The event as a message; None if the warehouse doesn't use its type. Raises Unreadable."""
     data = event.data
     part = number(data, "part") if data.get("part") else 0
     match version_one(event, WANTED):

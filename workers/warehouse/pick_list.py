@@ -10,8 +10,8 @@ import structlog
 from sqlalchemy import Connection, Engine, Row, Select, bindparam, insert, select, update
 
 from allocation.messaging.database import among
-from workers import logs
-from workers.turns import Due
+from allocation.messaging.resequencer import Due
+from allocation.messaging.telemetry import event_fields
 from workers.warehouse.messages import Allocated, Deallocated, Dispatched, Message, parse
 from workers.warehouse.rules import (
     Pick,
@@ -28,7 +28,7 @@ _ADD = insert(picks)
 
 
 def apply(connection: Connection, due: Sequence[Due]) -> None:
-    """Do to the pick list what the events ask for, in the caller's transaction."""
+    """Open, cancel and dispatch picks as the events say, in the caller's transaction."""
     asked = [(each, message) for each in due if (message := parse(each.event)) is not None]
     if not asked:
         return
@@ -55,7 +55,7 @@ def apply(connection: Connection, due: Sequence[Due]) -> None:
             batchref=message.batchref,
             opened=pick is not None and pick.is_open,
             late=each.late,
-            **logs.names(each.event),
+            **event_fields.names(each.event),
         )
     now = datetime.now(UTC)
     _close(connection, [pick for pick in open_before if not pick.is_open], now)
@@ -63,7 +63,7 @@ def apply(connection: Connection, due: Sequence[Due]) -> None:
 
 
 def _warn(each: Due, message: Allocated | Deallocated, gone: Pick) -> None:
-    """Say that an event crossed the goods on their way; one that was told before them did not."""
+    """Warn if the event was published after the goods were dispatched."""
     if each.event.sequence < gone.opened:
         return
     log.warning(
@@ -72,14 +72,14 @@ def _warn(each: Due, message: Allocated | Deallocated, gone: Pick) -> None:
         else "a line was taken back after its goods were dispatched: the pick stays dispatched",
         batchref=message.batchref,
         dispatched_batchref=gone.batchref,
-        **logs.names(each.event),
+        **event_fields.names(each.event),
     )
 
 
 def _lines(
     connection: Connection, messages: Sequence[Message]
 ) -> dict[tuple[str, str, int], list[Pick]]:
-    """The picks that are known, of at least the parts of lines that the messages are about."""
+    """The stored picks of at least the order lines that the messages are about."""
     lines: defaultdict[tuple[str, str, int], list[Pick]] = defaultdict(list)
     for row in connection.execute(
         _asked(connection.dialect.name),
@@ -93,7 +93,7 @@ def _lines(
 
 
 def as_pick(row: Row[Any]) -> Pick:
-    """A row of the table."""
+    """The pick in a row of the table."""
     return Pick(
         row.orderid,
         row.sku,
@@ -152,7 +152,7 @@ def _add(connection: Connection, added: Sequence[Pick], now: datetime) -> None:
 
 
 def listed(engine: Engine, orderid: str | None = None) -> Sequence[dict[str, Any]]:
-    """The picks, of one order or all, in the order in which they were opened."""
+    """The picks of one order, or all, in the order in which they were opened."""
     query = select(picks).order_by(picks.c.opened_at, picks.c.sku, picks.c.opened_sequence)
     if orderid is not None:
         query = query.where(picks.c.orderid == orderid)

@@ -53,9 +53,7 @@ class Relay:
         relay_through_outages(stop, self._connect, relay, _log_outage)
 
     def _connect(self) -> Connection:
-        return connect(
-            self._settings.allocation_broker_url, self._settings.broker_transport, confirm=True
-        )
+        return connect(self._settings.allocation_broker_url, self._settings.broker_transport)
 
     def _send_one(self, sender: Publisher) -> bool:
         """Send the oldest row; False if there is none."""

@@ -10,7 +10,7 @@ from workers.warehouse.messages import Allocated, Deallocated, Dispatched
 class Pick:
     """One walk to the shelf: `opened` and `closed` are the sequences of the events that did it.
 
-    One that was dispatched is no longer open, and no event closes it.
+    A dispatched pick is no longer open, and no event closes it.
     """
 
     orderid: str

@@ -1,4 +1,4 @@
-"""What the commands of the warehouse do."""
+"""The work of the warehouse's commands."""
 
 import json
 import os
@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import typer
-from opentelemetry.trace import SpanKind
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -18,17 +17,17 @@ from sqlalchemy.exc import DBAPIError
 from allocation.messaging import database
 from allocation.messaging.lifecycle import stop_signal
 from allocation.messaging.migrations import Migrations
+from allocation.messaging.resequencer import Resequencer
 from allocation.messaging.telemetry import logs, metrics_server, trace_context, tracing
 from allocation.messaging.telemetry.escaping import escaped
 from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
 from workers import retention
-from workers.inbox import Inbox
 from workers.settings import Settings
-from workers.subscriber import Subscriber
 from workers.warehouse import dispatching, outbox, pick_list
 from workers.warehouse.messages import parse
 from workers.warehouse.relay import Relay
 from workers.warehouse.tables import VERSION_TABLE, metadata
+from workers.wiring import subscriber
 
 QUEUE = "warehouse.events"
 MIGRATIONS = Migrations(Path(__file__).with_name("migrations"), metadata, VERSION_TABLE)
@@ -43,13 +42,13 @@ def open_database(settings: Settings) -> Engine:
 
 
 def consume() -> None:
-    """Keep the pick list from the events, and tell what was dispatched, until stopped."""
+    """Keep the pick list from the events, and publish what was dispatched, until stopped."""
     stop = stop_signal()
     settings = Settings()
     logs.configure(settings.allocation_log_format)
-    figures = SubscriberMetrics("warehouse")
+    metrics = SubscriberMetrics("warehouse")
     metrics_server.serve(
-        figures.registry,
+        metrics.registry,
         settings.allocation_metrics_host,
         settings.warehouse_metrics_port,
         "warehouse",
@@ -57,28 +56,28 @@ def consume() -> None:
     engine = database.engine(settings.warehouse_database_url)
     MIGRATIONS.upgrade_when_reachable(engine, stop)
     patience = timedelta(seconds=settings.subscriber_patience)
-    inbox = Inbox(engine, metadata, pick_list.apply, patience)
-    relay = Relay(engine, settings, figures.registry)
+    resequencer = Resequencer(engine, metadata, pick_list.apply, patience)
+    relay = Relay(engine, settings, metrics.registry)
     tracing.start("warehouse", settings.broker_transport)
-    telling = threading.Thread(target=relay.run, args=(stop,), name="relay")
-    telling.start()
+    relaying = threading.Thread(target=relay.run, args=(stop,), name="relay")
+    relaying.start()
     try:
-        Subscriber(settings, QUEUE, parse, inbox, figures).run(stop)
+        subscriber(settings, QUEUE, parse, resequencer, metrics).run(stop)
     finally:
         stop.set()
-        telling.join()
+        relaying.join()
         tracing.stop()
 
 
 def dispatch(orderid: str, sku: str | None, *, as_json: bool) -> None:
-    """Mark the order's open picks as dispatched, as a part of the trace in TRACEPARENT, if any."""
+    """Mark the order's open picks as dispatched, within the trace of TRACEPARENT, if it is set."""
     traceparent = trace_context.accepted(os.environ.get("TRACEPARENT"))
     settings = Settings()
     try:
         engine = open_database(settings)
         with tracing.making("warehouse", settings.broker_transport):
             about = {"orderid": orderid}
-            span = tracing.begin("dispatch", SpanKind.INTERNAL, traceparent, about)
+            span = tracing.begin("dispatch", tracing.SpanKind.INTERNAL, traceparent, about)
             with tracing.ending([span]):
                 leaving = dispatching.dispatch(
                     engine, orderid, sku, datetime.now(UTC), span.traceparent
@@ -126,7 +125,7 @@ def picks(orderid: str | None, *, as_json: bool) -> None:
 
 
 def prune(*, dry_run: bool, as_json: bool) -> None:
-    """Forget events that came, or were told, more than SUBSCRIBER_KEEP days ago; picks stay."""
+    """Delete the ids of events that are more than SUBSCRIBER_KEEP days old; picks stay."""
     settings = Settings()
     retention.prune(
         lambda: open_database(settings),

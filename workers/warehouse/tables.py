@@ -15,13 +15,13 @@ from sqlalchemy import (
     Uuid,
 )
 
-from workers import notes
+from allocation.messaging import resequencer
 
 VERSION_TABLE = "warehouse_version"
 
 metadata = MetaData()
 
-received, progress = notes.tables(metadata)
+received, progress = resequencer.tables(metadata, subject_column="sku")
 
 picks = Table(
     "picks",
@@ -44,7 +44,7 @@ picks = Table(
 )
 Index("ix_picks_line", picks.c.orderid, picks.c.sku)
 
-# What the warehouse tells; committed with what it tells of, and kept for a while when it is sent.
+# Events of the warehouse: committed with the dispatch, and kept for a while after publishing.
 outbox = Table(
     "outgoing",
     metadata,

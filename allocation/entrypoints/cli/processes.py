@@ -68,7 +68,8 @@ def run_relay() -> None:
 
 def run_inbound() -> None:
     """Accept the events of other systems, until stopped."""
-    settings = bootstrap.settings()
+    dependencies = bootstrap.build()
+    settings = dependencies.settings
     logs.configure(settings.log_format, settings.log_level)
     with tracing.making("allocation-inbound", settings.broker_transport):
-        inbound.run(lifecycle.stop_signal())
+        inbound.run(dependencies, metrics.InboundMetrics(), lifecycle.stop_signal())

@@ -2,7 +2,6 @@
 
 import structlog
 from flask import Flask, Response, g, request
-from opentelemetry.trace import SpanKind
 
 from allocation.messaging.telemetry import trace_context, tracing
 
@@ -28,7 +27,7 @@ def register(app: Flask) -> None:
         if route is not None:
             about["http.route"] = route
         name = f"{request.method} {route}" if route else request.method
-        g.span = tracing.begin(name, SpanKind.SERVER, g.traceparent, about)
+        g.span = tracing.begin(name, tracing.SpanKind.SERVER, g.traceparent, about)
         g.traceparent = g.span.traceparent
 
     @app.after_request

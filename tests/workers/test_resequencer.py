@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, Table, delete, func, select
 
 from allocation.messaging.cloudevents import Envelope
+from allocation.messaging.resequencer import Due, HeldFailed, Resequencer
 from tests.workers.conftest import envelope
-from workers.inbox import HeldFailed, Inbox
-from workers.turns import Due
 from workers.warehouse import pick_list, tables
 from workers.warehouse.running import MIGRATIONS
 
@@ -39,16 +38,16 @@ class Clock:
         return self.time
 
 
-def noting(engine: Engine, seen: Seen, clock: Clock | None = None) -> Inbox:
+def noting(engine: Engine, seen: Seen, clock: Clock | None = None) -> Resequencer:
     """An inbox that notes (sku, sequence, late) of what it applies."""
 
     def apply(_connection: Connection, due: Sequence[Due]) -> None:
         seen.extend((each.event.subject, each.event.sequence, each.late) for each in due)
 
-    return Inbox(engine, tables.metadata, apply, timedelta(seconds=60), clock or Clock())
+    return Resequencer(engine, tables.metadata, apply, timedelta(seconds=60), clock or Clock())
 
 
-def take_oldest(inbox: Inbox, event: Envelope) -> None:
+def take_oldest(inbox: Resequencer, event: Envelope) -> None:
     """Take an event before which nothing of its sku will be told any more."""
     inbox.take([event], oldest={event.id})
 
@@ -116,7 +115,7 @@ def test_a_gap_that_does_not_fill_is_given_up(engine: Engine) -> None:
 def test_an_event_that_is_late_changes_no_pick_that_is_newer(engine: Engine) -> None:
     """Order 1 moved from batch a to b; order 2 gave batch a up, and nobody heard of it."""
     clock = Clock()
-    inbox = Inbox(engine, tables.metadata, pick_list.apply, timedelta(seconds=60), clock)
+    inbox = Resequencer(engine, tables.metadata, pick_list.apply, timedelta(seconds=60), clock)
     inbox.take([envelope("allocated", 1, orderid="o1", batchref="a")])
     inbox.take([envelope("allocated", 2, orderid="o2", batchref="a")])
     inbox.take([envelope("allocated", 5, orderid="o1", batchref="b")])
@@ -142,7 +141,7 @@ def test_an_effect_that_fails_leaves_the_event_to_be_taken_again(engine: Engine)
         if len(tries) == 1:
             raise RuntimeError("no luck")
 
-    inbox = Inbox(engine, tables.metadata, fail_once, timedelta(seconds=60))
+    inbox = Resequencer(engine, tables.metadata, fail_once, timedelta(seconds=60))
     with pytest.raises(RuntimeError):
         inbox.take([envelope("allocated", 1)])
 
@@ -158,7 +157,7 @@ def test_an_event_that_failed_is_not_noted_and_its_effect_is_undone(engine: Engi
         pick_list.apply(connection, due)
         raise RuntimeError("no luck")
 
-    inbox = Inbox(engine, tables.metadata, fail_after_the_effect, timedelta(seconds=60))
+    inbox = Resequencer(engine, tables.metadata, fail_after_the_effect, timedelta(seconds=60))
 
     with pytest.raises(RuntimeError):
         inbox.take([envelope("allocated", 1)])
@@ -235,12 +234,12 @@ def test_an_event_that_waited_and_fails_is_named_and_can_be_dropped(engine: Engi
             raise RuntimeError("no luck")
         seen.extend(each.event.sequence for each in due)
 
-    inbox = Inbox(engine, tables.metadata, apply, timedelta(seconds=60))
+    inbox = Resequencer(engine, tables.metadata, apply, timedelta(seconds=60))
     inbox.take([envelope("allocated", 2)])
     with pytest.raises(HeldFailed) as failure:
         inbox.take([envelope("allocated", 1)])
 
-    inbox.forget(failure.value.event)
+    inbox.drop_held(failure.value.event)
     seen.clear()
     inbox.take([envelope("allocated", 1)])
     broken.clear()
@@ -303,7 +302,7 @@ def picks_after(
         seen.extend((each.event.subject, each.event.sequence, each.late) for each in due)
         pick_list.apply(connection, due)
 
-    inbox = Inbox(engine, tables.metadata, apply, timedelta(seconds=60))
+    inbox = Resequencer(engine, tables.metadata, apply, timedelta(seconds=60))
     for start in range(0, len(events), together):
         inbox.take(events[start : start + together])
     return sorted(seen, key=lambda applied: applied[0]), picks_of(engine)
@@ -344,7 +343,7 @@ def test_however_late_events_come_the_same_picks_are_open_in_the_end(
         for table in tables.metadata.sorted_tables:
             connection.execute(delete(table))
     clock = Clock()
-    impatient = Inbox(sqlite_engine, tables.metadata, pick_list.apply, timedelta(0), clock)
+    impatient = Resequencer(sqlite_engine, tables.metadata, pick_list.apply, timedelta(0), clock)
 
     for each in shuffled:
         impatient.take([each])
@@ -367,7 +366,7 @@ def test_two_consumers_side_by_side_apply_each_event_once_and_in_order(engine: E
             connection.execute(delete(table))
 
     def consume(seed: int) -> None:
-        inbox = Inbox(engine, tables.metadata, pick_list.apply, timedelta(seconds=60))
+        inbox = Resequencer(engine, tables.metadata, pick_list.apply, timedelta(seconds=60))
         mine = list(events)
         random.Random(seed).shuffle(mine)
         for each in mine:

@@ -1,0 +1,443 @@
+"""Resequencer: applies each event once, and the events of a subject in the order of their sequence.
+
+It holds back an event that comes early until its predecessors have come, or until they have been
+missing for too long. The ids of received events and the effects commit in one transaction.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from itertools import chain
+from typing import Any
+from uuid import UUID
+
+import structlog
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    CompoundSelect,
+    Connection,
+    DateTime,
+    Engine,
+    Index,
+    MetaData,
+    Select,
+    String,
+    Table,
+    Uuid,
+    delete,
+    func,
+    null,
+    select,
+    update,
+)
+
+from allocation.messaging.cloudevents import Envelope, from_json
+from allocation.messaging.database import Insert, among, insert_into, is_outage
+
+log = structlog.get_logger(__name__)
+
+WINDOW = 50
+"""Held events of a subject that are read in one step, as many may wait behind the next gap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """An event to be applied now; `late`: later events of its subject were applied before."""
+
+    event: Envelope
+    late: bool
+
+
+Apply = Callable[[Connection, Sequence[Due]], None]
+"""Makes the effects of events; the events of one subject are in the order of their sequence."""
+
+
+@dataclass(slots=True)
+class ReorderBuffer:
+    """The events of one subject that have come and are not applied yet."""
+
+    next_sequence: int
+    _events: dict[UUID, Envelope] = field(default_factory=dict)
+
+    def add(self, event: Envelope) -> None:
+        """Add an event; a repeated one changes nothing."""
+        self._events.setdefault(event.id, event)
+
+    def release(self) -> list[Due]:
+        """Take out the events that are due, in the order of their sequence, up to the next gap."""
+        due = []
+        for event in sorted(self._events.values(), key=lambda event: event.sequence):
+            if event.sequence > self.next_sequence:
+                break
+            due.append(Due(event, late=event.sequence < self.next_sequence))
+            self.next_sequence = max(self.next_sequence, event.sequence + 1)
+        for each in due:
+            del self._events[each.event.id]
+        return due
+
+
+def _release(buffers: Iterable[ReorderBuffer]) -> list[Due]:
+    return [due for buffer in buffers for due in buffer.release()]
+
+
+class HeldFailed(Exception):
+    """The effect of an event that was held back fails; `__cause__` is the effect's exception."""
+
+    def __init__(self, event: Envelope) -> None:
+        super().__init__(f"{event.type} {event.id}")
+        self.event = event
+
+
+class Resequencer:
+    """Applies each event once and in order; any number of processes may share the tables."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        metadata: MetaData,
+        apply: Apply,
+        patience: timedelta = timedelta(seconds=60),
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        *,
+        ordered: bool = True,
+    ) -> None:
+        """`metadata` has the tables that `tables` adds; `patience` limits the wait for an event.
+
+        Unless `ordered`, events are deduplicated only, and applied in the order of their arrival.
+        """
+        self._engine = engine
+        self._metadata = metadata
+        self._apply = apply
+        self._patience = patience
+        self._now = now
+        self._ordered = ordered
+        self._since = now()
+
+    def resume(self) -> None:
+        """Start to consume: an event that could not come until now is not missing yet.
+
+        Raises an exception that `is_outage` accepts while the database is down.
+        """
+        self._engine.connect().close()
+        self._since = self._now()
+
+    def still_catching_up(self) -> None:
+        """Wait for missing events from now on, as they may still be in the queue."""
+        self._since = self._now()
+
+    def take(self, events: Sequence[Envelope], oldest: Collection[UUID] = ()) -> set[UUID]:
+        """Apply the events and all held ones that became due; hold back the early ones.
+
+        Returns the ids of the events that were not received before.
+
+        `oldest` has the ids of events that are the first of their subject that will ever come: a
+        subject without any applied event starts there. If an effect fails, nothing is changed; if
+        the effect of a held event fails and `events` is a single one, that raises HeldFailed.
+        """
+        if not self._ordered:
+            return self._take_as_they_came(events)
+        try:
+            return self._take(events, oldest)
+        except NewSubjects as new:
+            with self._engine.begin() as connection:
+                ReceivedEvents(connection, self._metadata).start(new.subjects)
+            return self._take(events, oldest)
+
+    def _take_as_they_came(self, events: Sequence[Envelope]) -> set[UUID]:
+        with self._engine.begin() as connection:
+            received = ReceivedEvents(connection, self._metadata)
+            fresh, _ = received.fresh(events, ())
+            if fresh:
+                self._apply(connection, [Due(event, late=False) for event in fresh.values()])
+                received.add(fresh.values(), (), self._now())
+        return set(fresh)
+
+    def _take(self, events: Sequence[Envelope], oldest: Collection[UUID]) -> set[UUID]:
+        with self._engine.begin() as connection:
+            received = ReceivedEvents(connection, self._metadata)
+            sequences = received.lock({event.subject for event in events})
+            fresh, holding = received.fresh(events, sequences)
+            buffers = {subject: ReorderBuffer(next_) for subject, next_ in sequences.items()}
+            for event in events:
+                buffer = buffers[event.subject]
+                if event.id in oldest and buffer.next_sequence == 1:
+                    buffer.next_sequence = event.sequence
+                if event.id in fresh:
+                    buffer.add(event)
+
+            due = _release(buffers.values())
+            moved = {
+                subject: buffer
+                for subject, buffer in buffers.items()
+                if buffer.next_sequence != sequences[subject]
+            }
+            early = set(fresh)
+            for step in chain([due] if due else [], self._release_held(received, moved, holding)):
+                early -= {each.event.id for each in step}
+                if len(events) > 1:
+                    self._apply(connection, step)
+                else:
+                    self._apply_alone(connection, step, held=step is not due)
+            if fresh:
+                received.add(fresh.values(), early, self._now())
+        return set(fresh)
+
+    def give_up_waiting(self) -> None:
+        """Go on without events that have been missing for longer than the patience.
+
+        Raises HeldFailed if the effect of a held event fails; call it again for the others.
+        """
+        limit = self._now() - self._patience
+        if self._since > limit:
+            return
+        with self._engine.begin() as connection:
+            subjects = ReceivedEvents(connection, self._metadata).overdue(limit)
+        for subject in subjects:
+            with self._engine.begin() as connection:
+                received = ReceivedEvents(connection, self._metadata)
+                missing = received.lock([subject])[subject]
+                first = received.first_held(subject, limit)
+                if first is None:
+                    continue  # the missing event has come in the meantime
+                skipped = {subject: ReorderBuffer(first)}
+                for step in self._release_held(received, skipped, {subject}):
+                    self._apply_alone(connection, step, held=True)
+                log.warning(
+                    "events are missing; going on without them",
+                    **{received.subject_column: subject},
+                    first_missing=missing,
+                    last_missing=first - 1,
+                )
+
+    def drop_held(self, event: Envelope) -> None:
+        """Drop an event that is held back; if it comes again, it is a new one."""
+        with self._engine.begin() as connection:
+            ReceivedEvents(connection, self._metadata).drop_held(event.id)
+
+    def _release_held(
+        self,
+        received: "ReceivedEvents",
+        moved: dict[str, ReorderBuffer],
+        holding: Collection[str],
+    ) -> Iterator[list[Due]]:
+        """Save the next sequences in `moved`; yield, step by step, the held events that follow.
+
+        `holding` are the subjects with held events.
+        """
+        while moved:
+            received.move({subject: buffer.next_sequence for subject, buffer in moved.items()})
+            moved = {subject: buffer for subject, buffer in moved.items() if subject in holding}
+            for event in received.held(moved) if moved else ():
+                moved[event.subject].add(event)
+            if due := _release(moved.values()):
+                received.release([each.event.id for each in due])
+                yield due
+            subjects = {each.event.subject for each in due}
+            moved = {subject: buffer for subject, buffer in moved.items() if subject in subjects}
+
+    def _apply_alone(self, connection: Connection, due: Iterable[Due], held: bool) -> None:
+        """Apply events one by one, so that a failure can be attributed to one event."""
+        for each in due:
+            try:
+                self._apply(connection, [each])
+            except Exception as error:
+                if not held or is_outage(error):
+                    raise
+                raise HeldFailed(each.event) from error
+
+
+def tables(metadata: MetaData, subject_column: str = "subject") -> tuple[Table, Table]:
+    """Add the resequencer's two tables to a subscriber's own; log lines name the subject alike."""
+    received = Table(
+        "received",
+        metadata,
+        Column("event_id", Uuid, primary_key=True),
+        Column(subject_column, String(255), key="subject", nullable=False),
+        Column("sequence", BigInteger, nullable=False),
+        Column("held", JSON(none_as_null=True)),
+        Column("received_at", DateTime(timezone=True), nullable=False),
+    )
+    held = received.c.held.is_not(None)
+    Index(
+        "ix_received_held",
+        received.c.subject,
+        received.c.sequence,
+        postgresql_where=held,
+        sqlite_where=held,
+    )
+    Index("ix_received_received_at", received.c.received_at)
+    progress = Table(
+        "progress",
+        metadata,
+        Column(subject_column, String(255), key="subject", primary_key=True),
+        Column("next_sequence", BigInteger, nullable=False),
+    )
+    return received, progress
+
+
+class NewSubjects(Exception):
+    """No event of these subjects came before: `start` them in a transaction of their own."""
+
+    def __init__(self, subjects: Collection[str]) -> None:
+        super().__init__(", ".join(subjects))
+        self.subjects = subjects
+
+
+class ReceivedEvents:
+    """Both tables, within one transaction."""
+
+    def __init__(self, connection: Connection, metadata: MetaData) -> None:
+        self._connection = connection
+        self._dialect = connection.dialect.name
+        self._received = metadata.tables["received"]
+        self._progress = metadata.tables["progress"]
+        self._held = self._received.c.held.is_not(None)
+
+    @property
+    def subject_column(self) -> str:
+        """The name that the subscriber gave to the column of the subject."""
+        return self._received.c.subject.name
+
+    def start(self, subjects: Iterable[str]) -> None:
+        """Insert subjects; their next sequence is 1."""
+        self._connection.execute(
+            insert_into(self._progress, self._dialect).on_conflict_do_nothing(
+                index_elements=[self._progress.c.subject]
+            ),
+            [{"subject": subject, "next_sequence": 1} for subject in sorted(subjects)],
+        )
+
+    def lock(self, subjects: Collection[str]) -> dict[str, int]:
+        """Lock the subjects until the commit; returns the next sequence of each.
+
+        Raises NewSubjects: an insert here would block other processes, and could deadlock.
+        """
+        # One statement takes all locks, in the same order in each process: no deadlock.
+        rows = self._connection.execute(
+            _next_sequences(self._progress, self._dialect), {"subjects": list(subjects)}
+        )
+        sequences = dict(rows.all())
+        if new := set(subjects) - sequences.keys():
+            raise NewSubjects(new)
+        return sequences
+
+    def move(self, sequences: Mapping[str, int]) -> None:
+        """Save the next sequence of subjects that are locked."""
+        self._connection.execute(
+            _moved(self._progress, self._dialect),
+            [{"subject": subject, "next_sequence": next_} for subject, next_ in sequences.items()],
+        )
+
+    def fresh(
+        self, events: Sequence[Envelope], subjects: Collection[str]
+    ) -> tuple[dict[UUID, Envelope], set[str]]:
+        """The events that were not received before, by id; and the subjects with held events."""
+        rows = self._connection.execute(
+            _known(self._received, self._dialect),
+            {"ids": [event.id for event in events], "subjects": list(subjects)},
+        ).all()
+        known = {event_id for event_id, _ in rows if event_id is not None}
+        fresh: dict[UUID, Envelope] = {}
+        for event in events:
+            if event.id not in known:
+                fresh.setdefault(event.id, event)
+        return fresh, {subject for _, subject in rows if subject is not None}
+
+    def add(self, events: Iterable[Envelope], early: Collection[UUID], now: datetime) -> None:
+        """Insert received events; those in `early` are held back, with their bodies."""
+        self._connection.execute(
+            _added(self._received, self._dialect),
+            [
+                {
+                    "event_id": event.id,
+                    "subject": event.subject,
+                    "sequence": event.sequence,
+                    "held": dict(event.body) if event.id in early else None,
+                    "received_at": now,
+                }
+                for event in events
+            ],
+        )
+
+    def held(self, subjects: Collection[str]) -> list[Envelope]:
+        """The held events within WINDOW of the next sequence."""
+        columns = self._received.c
+        bodies = self._connection.scalars(
+            select(columns.held)
+            .join(self._progress, self._progress.c.subject == columns.subject)
+            .where(
+                columns.subject.in_(subjects),
+                self._held,
+                columns.sequence < self._progress.c.next_sequence + WINDOW,
+            )
+        )
+        return [from_json(body) for body in bodies]
+
+    def release(self, ids: Collection[UUID]) -> None:
+        """Mark held events as applied."""
+        column = self._received.c.event_id
+        self._connection.execute(
+            update(self._received).where(column.in_(ids), self._held).values(held=None)
+        )
+
+    def drop_held(self, event_id: UUID) -> None:
+        """Delete an event that is held back."""
+        column = self._received.c.event_id
+        self._connection.execute(delete(self._received).where(column == event_id, self._held))
+
+    def overdue(self, limit: datetime) -> list[str]:
+        """The subjects with an event that has been held back since before `limit`."""
+        columns = self._received.c
+        query = select(columns.subject).where(self._held, columns.received_at < limit)
+        return list(self._connection.scalars(query.distinct()))
+
+    def first_held(self, subject: str, limit: datetime) -> int | None:
+        """The lowest held sequence; None if no event has been held back since before `limit`."""
+        columns = self._received.c
+        lowest, overdue = self._connection.execute(
+            select(
+                func.min(columns.sequence), func.count().filter(columns.received_at < limit)
+            ).where(columns.subject == subject, self._held)
+        ).one()
+        return lowest if overdue else None
+
+
+# Statements are built once, as building one takes longer than sending it.
+
+
+@cache
+def _next_sequences(progress: Table, dialect: str) -> Select[str, int]:
+    columns = progress.c
+    return (
+        select(columns.subject, columns.next_sequence)
+        .where(among(columns.subject, "subjects", dialect))
+        .order_by(columns.subject)
+        .with_for_update()
+    )
+
+
+@cache
+def _moved(progress: Table, dialect: str) -> Insert:
+    change = insert_into(progress, dialect)
+    return change.on_conflict_do_update(
+        index_elements=[progress.c.subject],
+        set_={"next_sequence": change.excluded.next_sequence},
+    )
+
+
+@cache
+def _known(received: Table, dialect: str) -> CompoundSelect[Any]:
+    columns = received.c
+    came = select(columns.event_id, null().cast(String).label("subject"))
+    holding = select(null().cast(Uuid), columns.subject).distinct()
+    return came.where(among(columns.event_id, "ids", dialect)).union_all(
+        holding.where(columns.held.is_not(None), among(columns.subject, "subjects", dialect))
+    )
+
+
+@cache
+def _added(received: Table, dialect: str) -> Insert:
+    return insert_into(received, dialect)
