@@ -123,7 +123,7 @@ def test_commands_of_a_sku_keep_their_order_whatever_they_name(
         ]
     ids = send(client, commands)
 
-    worker(service, ALLOCATION_BATCH_SIZE="7")  # so that both processes always have a job
+    worker(service, ALLOCATION_BATCH_SIZE="7")  # so that both processes always have a batch
     found = outcomes(service, ids)
 
     statuses = [outcome.get("status") for _, outcome in found]
@@ -146,7 +146,7 @@ def test_commands_of_an_order_keep_their_order_whatever_skus_it_has(
         ]
     ids = send(client, commands)
 
-    worker(service, ALLOCATION_BATCH_SIZE="7")  # so that both processes always have a job
+    worker(service, ALLOCATION_BATCH_SIZE="7")  # so that both processes always have a batch
     found = outcomes(service, ids)
 
     statuses = [outcome.get("status") for _, outcome in found[2:]]
@@ -202,7 +202,6 @@ def test_a_command_that_breaks_its_transaction_stands_alone(
 
 
 def test_a_command_with_limits_of_its_own_goes_alone(service: Service, client: BareClient) -> None:
-    """Its sender's time limits can't be those of a whole job."""
     ids = send(client, [on_shelf("LAMP", 100), *allocates(20)])
     limited = str(uuid4())
     body = json.dumps([[], {"orderid": "limited", "sku": "LAMP", "qty": 1}, {}]).encode()
@@ -215,7 +214,7 @@ def test_a_command_with_limits_of_its_own_goes_alone(service: Service, client: B
     assert [status for status, _ in found] == ["succeeded"] * 22
 
 
-def test_ending_one_command_by_force_harms_no_other_of_its_job(
+def test_ending_one_command_by_force_harms_no_other_of_its_batch(
     service: Service, client: BareClient
 ) -> None:
     """Its process dies, and the others are delivered again."""
@@ -230,7 +229,7 @@ def test_ending_one_command_by_force_harms_no_other_of_its_job(
             with service.engine.connect() as connection:
                 return bool(connection.scalar(query))
 
-        eventually(waiting, what="the job to wait for the lock")
+        eventually(waiting, what="the batch to wait for the lock")
         with client.celery() as celery:
             celery.control.revoke(ids[0], terminate=True, signal="SIGKILL")
             letters = eventually(service.dead_letters, what="the revoked command's dead letter")
