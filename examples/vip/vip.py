@@ -11,13 +11,12 @@ import structlog
 from amqp.exceptions import MessageNacked
 from kombu import Connection, Exchange
 
-from allocation.messaging.cloudevents import Envelope, text
+from allocation.messaging.cloudevents import Envelope, build, text
 from allocation.messaging.connection import connect
 from allocation.messaging.database import engine, insert_into
 from allocation.messaging.lifecycle import stop_signal
 from allocation.messaging.resequencer import Due, Resequencer, tables
 from allocation.messaging.subscriber import Subscriber, declare_queue
-from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
 
 ENOUGH = 3
 QUEUE = "vip.orders"
@@ -61,15 +60,14 @@ def apply(transaction: sa.Connection, due: Sequence[Due]) -> None:
 
 def promotion(customer: str) -> dict[str, object]:
     """The event; its id follows from the customer, so that a repeat can be recognized."""
-    return {
-        "specversion": "1.0",
-        "id": str(uuid5(NAMESPACE_URL, f"urn:vip:customer.promoted.v1:{customer}")),
-        "source": "vip",
-        "type": "customer.promoted.v1",
-        "subject": customer,
-        "time": datetime.now(UTC).isoformat(),
-        "data": {"customer": customer, "orders": ENOUGH},
-    }
+    return build(
+        id=uuid5(NAMESPACE_URL, f"urn:vip:customer.promoted.v1:{customer}"),
+        source="vip",
+        type="customer.promoted.v1",
+        subject=customer,
+        time=datetime.now(UTC).isoformat(),
+        data={"customer": customer, "orders": ENOUGH},
+    )
 
 
 def publish(connection: Connection) -> None:
@@ -101,7 +99,6 @@ if __name__ == "__main__":
     metadata.create_all(database)
     url = os.environ.get("VIP_BROKER_URL", "amqp://guest:guest@127.0.0.1:5672//")
     resequencer = Resequencer(database, metadata, apply, ordered=False)
-    metrics = SubscriberMetrics("vip")
     subscriber = Subscriber(
         QUEUE,
         lambda: connect(url, confirm=True),
