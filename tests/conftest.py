@@ -1,10 +1,12 @@
-"""Fixtures for every test: servers of its own, databases and virtual hosts, processes, nodes."""
+"""Fixtures for every test: servers, a database and a virtual host of its own, processes, nodes."""
 
 import os
 import random
 import signal
 import subprocess
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,14 @@ from tests.servers.postgres import PrivatePostgres
 from tests.servers.processes import Process
 from tests.servers.programs import find_promtool
 from tests.servers.rabbitmq import PrivateRabbitMQ
+from tests.servers.shared import Run, run
 from tests.servers.shared_vhost import SharedVhost
 from tests.servers.vhosts import Vhosts
 
 _PROCESSES: pytest.StashKey[list[Process]] = pytest.StashKey()
+_RUN: pytest.StashKey[Run] = pytest.StashKey()
+_RUN_FOLDER = "run_folder"
+_TEMPLATE = "template-"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,6 +44,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fault-seed", type=int, default=random.randrange(10**6), help="of tests/faults"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The processes of a run share its servers, which end with the main process."""
+    if given := getattr(config, "workerinput", {}).get(_RUN_FOLDER):
+        config.stash[_RUN] = Run(Path(given))
+        return
+    opened = ExitStack()
+    config.stash[_RUN] = opened.enter_context(run())
+    config.add_cleanup(opened.close)
+    opened.callback(_drop_given_templates, config.stash[_RUN])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a process of pytest-xdist which run it belongs to."""
+    node.workerinput[_RUN_FOLDER] = str(node.config.stash[_RUN].folder)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -60,9 +83,25 @@ def pytest_sessionfinish() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long files first: so no process works alone on one at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Put tests that must share a process in one group, and begin with the groups and long tests.
+
+    All tests that stop a server run in the one process that starts a private server for them.
+    """
+    for item in items:
+        for server in ("private_rabbitmq", "private_postgres"):
+            if isinstance(item, pytest.Function) and server in item.fixturenames:
+                item.add_marker(pytest.mark.xdist_group(server))
+                break
+
+    def turn(item: pytest.Item) -> tuple[bool, bool]:
+        return (
+            item.get_closest_marker("xdist_group") is None,
+            item.get_closest_marker("long") is None,
+        )
+
+    items.sort(key=turn)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -107,7 +146,13 @@ def promtool(say: Callable[[str], None]) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def _postgres_of_the_session() -> Iterator[PrivatePostgres]:
+def shared_run(request: pytest.FixtureRequest) -> Run:
+    """What the processes of this run share."""
+    return request.config.stash[_RUN]
+
+
+@pytest.fixture(scope="session")
+def _postgres_of_the_process() -> Iterator[PrivatePostgres]:
     server = PrivatePostgres()
     try:
         server.start()
@@ -117,7 +162,7 @@ def _postgres_of_the_session() -> Iterator[PrivatePostgres]:
 
 
 @pytest.fixture(scope="session")
-def _rabbitmq_of_the_session(say: Callable[[str], None]) -> Iterator[PrivateRabbitMQ]:
+def _rabbitmq_of_the_process(say: Callable[[str], None]) -> Iterator[PrivateRabbitMQ]:
     server = PrivateRabbitMQ(say)
     try:
         server.start()
@@ -127,19 +172,19 @@ def _rabbitmq_of_the_session(say: Callable[[str], None]) -> Iterator[PrivateRabb
 
 
 @pytest.fixture
-def private_postgres(_postgres_of_the_session: PrivatePostgres) -> Iterator[PrivatePostgres]:
+def private_postgres(_postgres_of_the_process: PrivatePostgres) -> Iterator[PrivatePostgres]:
     """A server that the test may stop, kill and start; it runs again for the next test."""
-    yield _postgres_of_the_session
-    if not _postgres_of_the_session.running:
-        _postgres_of_the_session.start()
+    yield _postgres_of_the_process
+    if not _postgres_of_the_process.running:
+        _postgres_of_the_process.start()
 
 
 @pytest.fixture
-def private_rabbitmq(_rabbitmq_of_the_session: PrivateRabbitMQ) -> Iterator[PrivateRabbitMQ]:
+def private_rabbitmq(_rabbitmq_of_the_process: PrivateRabbitMQ) -> Iterator[PrivateRabbitMQ]:
     """A node that the test may stop, kill and start; it runs again for the next test."""
-    yield _rabbitmq_of_the_session
-    if not _rabbitmq_of_the_session.running:
-        _rabbitmq_of_the_session.start()
+    yield _rabbitmq_of_the_process
+    if not _rabbitmq_of_the_process.running:
+        _rabbitmq_of_the_process.start()
 
 
 @pytest.fixture(scope="session")
@@ -168,45 +213,49 @@ def _given_rabbitmq(say: Callable[[str], None]) -> Vhosts | None:
 
 @pytest.fixture
 def postgres(request: pytest.FixtureRequest) -> Databases:
-    """The server at TEST_DATABASE_URL; a private one if none is given or the test breaks it."""
-    url = os.environ.get("TEST_DATABASE_URL")
-    if url and "private_postgres" not in request.fixturenames:
+    """The server at TEST_DATABASE_URL, or the run's; a private one if the test breaks it."""
+    if "private_postgres" in request.fixturenames:
+        private: PrivatePostgres = request.getfixturevalue("_postgres_of_the_process")
+        return private
+    if url := os.environ.get("TEST_DATABASE_URL"):
         return Databases(url)
-    server: PrivatePostgres = request.getfixturevalue("_postgres_of_the_session")
-    return server
+    run: Run = request.getfixturevalue("shared_run")
+    return run.postgres()
 
 
 @pytest.fixture
-def rabbitmq(request: pytest.FixtureRequest, _given_rabbitmq: Vhosts | None) -> Vhosts:
-    """The broker at TEST_BROKER_URL; a private one if none is given or the test breaks it."""
-    if _given_rabbitmq and "private_rabbitmq" not in request.fixturenames:
+def rabbitmq(
+    request: pytest.FixtureRequest, _given_rabbitmq: Vhosts | None, say: Callable[[str], None]
+) -> Vhosts:
+    """The broker at TEST_BROKER_URL, or the run's; a private one if the test breaks it."""
+    if "private_rabbitmq" in request.fixturenames:
+        private: PrivateRabbitMQ = request.getfixturevalue("_rabbitmq_of_the_process")
+        return private
+    if _given_rabbitmq:
         return _given_rabbitmq
-    server: PrivateRabbitMQ = request.getfixturevalue("_rabbitmq_of_the_session")
-    return server
-
-
-@pytest.fixture(scope="session")
-def _templates() -> Iterator[dict[str, str]]:
-    """By the server's URL: the URL of its database with the newest schema."""
-    made: dict[str, str] = {}
-    yield made
-    if given := os.environ.get("TEST_DATABASE_URL"):
-        server = Databases(given)
-        for url in made.values():
-            server.drop_database(url)
+    run: Run = request.getfixturevalue("shared_run")
+    return run.rabbitmq(say)
 
 
 @pytest.fixture
-def migrated_template(postgres: Databases, _templates: dict[str, str]) -> str:
+def migrated_template(postgres: Databases, shared_run: Run) -> str:
     """The URL of a database with the newest schema, which nobody may connect to."""
     # Only tests that need a database need the migrations to work.
     from allocation.adapters.sql.migrations import upgrade
 
-    if postgres.url not in _templates:
+    def make() -> str:
         url = postgres.create_database()
         upgrade(url)
-        _templates[postgres.url] = url
-    return _templates[postgres.url]
+        return url
+
+    return shared_run.once(f"{_TEMPLATE}{zlib.crc32(postgres.url.encode()):x}", make)
+
+
+def _drop_given_templates(run: Run) -> None:
+    """The run's own servers go as a whole; a given one stays."""
+    if given := os.environ.get("TEST_DATABASE_URL"):
+        for url in run.made(f"{_TEMPLATE}*"):
+            Databases(given).drop_database(url)
 
 
 @pytest.fixture
