@@ -90,9 +90,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     All tests that stop a server run in the one process that starts a private server for them.
     """
     for item in items:
-        for server in ("private_rabbitmq", "private_postgres"):
-            if isinstance(item, pytest.Function) and server in item.fixturenames:
-                item.add_marker(pytest.mark.xdist_group(server))
+        names = item.fixturenames if isinstance(item, pytest.Function) else []
+        if "postgresql" in item.name or {"postgres", "rabbitmq"}.intersection(names):
+            item.add_marker(pytest.mark.server)
+        for private in ("private_rabbitmq", "private_postgres"):
+            if private in names:
+                item.add_marker(pytest.mark.xdist_group(private))
                 break
 
     def turn(item: pytest.Item) -> tuple[bool, bool]:
@@ -256,6 +259,17 @@ def _drop_given_templates(run: Run) -> None:
     if given := os.environ.get("TEST_DATABASE_URL"):
         for url in run.made(f"{_TEMPLATE}*"):
             Databases(given).drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database with the schema and nothing in it, to be copied."""
+    # Only tests that need a database need the migrations to work.
+    from allocation.adapters.sql.migrations import upgrade
+
+    file = tmp_path_factory.mktemp("migrated") / "allocation.db"
+    upgrade(f"sqlite:///{file}")
+    return file
 
 
 @pytest.fixture

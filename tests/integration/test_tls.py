@@ -39,7 +39,7 @@ from workers import broker as workers_broker
 from workers import database as workers_database
 from workers.notification.postbox import SmtpServer
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("tls")]
 
 CONNECTS = [broker.connect, workers_broker.connect]
 ENGINES = [database.engine, workers_database.engine]
