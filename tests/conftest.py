@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import subprocess
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,17 +25,16 @@ from allocation.adapters.rabbitmq import topology
 from tests.nodes import BrokerServer, WorkerProcess
 from tests.servers.databases import Databases
 from tests.servers.postgres import PrivatePostgres
-from tests.servers.processes import Process
+from tests.servers.processes import Process, Processes
 from tests.servers.programs import find_promtool
 from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.servers.shared import Run, run
 from tests.servers.shared_vhost import SharedVhost
 from tests.servers.vhosts import Vhosts
 
-_PROCESSES: pytest.StashKey[list[Process]] = pytest.StashKey()
+PROCESSES: pytest.StashKey[list[Process]] = pytest.StashKey()
 _RUN: pytest.StashKey[Run] = pytest.StashKey()
 _RUN_FOLDER = "run_folder"
-_TEMPLATE = "template-"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,7 +52,8 @@ def pytest_configure(config: pytest.Config) -> None:
     opened = ExitStack()
     config.stash[_RUN] = opened.enter_context(run())
     config.add_cleanup(opened.close)
-    opened.callback(_drop_given_templates, config.stash[_RUN])
+    if given := os.environ.get("TEST_DATABASE_URL"):
+        opened.callback(config.stash[_RUN].drop_templates, Databases(given))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -112,7 +111,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
     """A failed test shows how the logs of its processes end."""
     report = yield
     if report.failed:
-        for process in item.stash.get(_PROCESSES, []):
+        for process in item.stash.get(PROCESSES, []):
             report.sections.append((f"log of {process.name}", process.log_tail()))
     return report
 
@@ -214,51 +213,45 @@ def _given_rabbitmq(say: Callable[[str], None]) -> Vhosts | None:
     return broker
 
 
+@pytest.fixture(scope="session")
+def shared_postgres(shared_run: Run) -> Databases:
+    """The server at TEST_DATABASE_URL, or the run's."""
+    url = os.environ.get("TEST_DATABASE_URL")
+    return Databases(url) if url else shared_run.postgres()
+
+
+@pytest.fixture(scope="session")
+def shared_rabbitmq(
+    _given_rabbitmq: Vhosts | None, shared_run: Run, say: Callable[[str], None]
+) -> Vhosts:
+    """The broker at TEST_BROKER_URL, or the run's."""
+    return _given_rabbitmq or shared_run.rabbitmq(say)
+
+
 @pytest.fixture
 def postgres(request: pytest.FixtureRequest) -> Databases:
-    """The server at TEST_DATABASE_URL, or the run's; a private one if the test breaks it."""
-    if "private_postgres" in request.fixturenames:
-        private: PrivatePostgres = request.getfixturevalue("_postgres_of_the_process")
-        return private
-    if url := os.environ.get("TEST_DATABASE_URL"):
-        return Databases(url)
-    run: Run = request.getfixturevalue("shared_run")
-    return run.postgres()
+    """The shared server; a private one if the test breaks it."""
+    is_private = "private_postgres" in request.fixturenames
+    server: Databases = request.getfixturevalue(
+        "_postgres_of_the_process" if is_private else "shared_postgres"
+    )
+    return server
 
 
 @pytest.fixture
-def rabbitmq(
-    request: pytest.FixtureRequest, _given_rabbitmq: Vhosts | None, say: Callable[[str], None]
-) -> Vhosts:
-    """The broker at TEST_BROKER_URL, or the run's; a private one if the test breaks it."""
-    if "private_rabbitmq" in request.fixturenames:
-        private: PrivateRabbitMQ = request.getfixturevalue("_rabbitmq_of_the_process")
-        return private
-    if _given_rabbitmq:
-        return _given_rabbitmq
-    run: Run = request.getfixturevalue("shared_run")
-    return run.rabbitmq(say)
+def rabbitmq(request: pytest.FixtureRequest) -> Vhosts:
+    """The shared broker; a private one if the test breaks it."""
+    is_private = "private_rabbitmq" in request.fixturenames
+    server: Vhosts = request.getfixturevalue(
+        "_rabbitmq_of_the_process" if is_private else "shared_rabbitmq"
+    )
+    return server
 
 
 @pytest.fixture
 def migrated_template(postgres: Databases, shared_run: Run) -> str:
     """The URL of a database with the newest schema, which nobody may connect to."""
-    # Only tests that need a database need the migrations to work.
-    from allocation.adapters.sql.migrations import upgrade
-
-    def make() -> str:
-        url = postgres.create_database()
-        upgrade(url)
-        return url
-
-    return shared_run.once(f"{_TEMPLATE}{zlib.crc32(postgres.url.encode()):x}", make)
-
-
-def _drop_given_templates(run: Run) -> None:
-    """The run's own servers go as a whole; a given one stays."""
-    if given := os.environ.get("TEST_DATABASE_URL"):
-        for url in run.made(f"{_TEMPLATE}*"):
-            Databases(given).drop_database(url)
+    return shared_run.template(postgres)
 
 
 @pytest.fixture(scope="session")
@@ -307,23 +300,10 @@ def state_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 def processes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Process]]:
     """Starts commands, each logging to a file of its name; stops them at the end, latest first."""
-    started: list[Process] = []
-    request.node.stash[_PROCESSES] = started
-
-    def start(command: list[str | Path], *, name: str, **options: Any) -> Process:
-        """`options` as for Process; two of one name get numbers."""
-        number = sum(process.name.split("#")[0] == name for process in started)
-        log = tmp_path / (f"{name}#{number + 1}.log" if number else f"{name}.log")
-        process = Process(command, log=log, **options).start()
-        started.append(process)
-        return process
-
-    yield start
-    running = [process for process in reversed(started) if process.running]
-    for process in running:
-        process.send(signal.SIGTERM)  # all at once, then they end side by side
-    for process in running:
-        process.stop()
+    made = Processes(tmp_path)
+    request.node.stash[PROCESSES] = made.started
+    yield made.start
+    made.stop()
 
 
 @pytest.fixture

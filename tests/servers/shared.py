@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ from tests.servers.programs import find_rabbitmq
 from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.servers.vhosts import Vhosts
 from tests.waiting import eventually
+
+_TEMPLATE = "template-"
 
 
 class Run:
@@ -46,14 +49,27 @@ class Run:
     def once(self, name: str, make: Callable[[], str]) -> str:
         """What `make` returns in the first process that asks for `name`; the others wait for it."""
         made = self.folder / name
-        with _locked(self.folder / f"{name}.lock", fcntl.LOCK_EX):
+        with _locked(self.folder / f"lock-of-{name}", fcntl.LOCK_EX):
             if not made.exists():
                 made.write_text(make())
             return made.read_text()
 
-    def made(self, pattern: str) -> list[str]:
-        """What `once` made under the names that match `pattern`."""
-        return [path.read_text() for path in self.folder.glob(pattern) if path.suffix != ".lock"]
+    def template(self, server: Databases) -> str:
+        """The URL of a database with the newest schema on `server`; nobody may connect to it."""
+        # Only tests that need a database need the migrations to work.
+        from allocation.adapters.sql.migrations import upgrade
+
+        def make() -> str:
+            url = server.create_database()
+            upgrade(url)
+            return url
+
+        return self.once(f"{_TEMPLATE}{zlib.crc32(server.url.encode()):x}", make)
+
+    def drop_templates(self, server: Databases) -> None:
+        """For a server that outlives the run."""
+        for made in self.folder.glob(f"{_TEMPLATE}*"):
+            server.drop_database(made.read_text())
 
     def _server(self, name: str) -> list[str]:
         addresses: list[str] = json.loads(self.once(name, lambda: self._keep(name)))
