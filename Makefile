@@ -1,10 +1,12 @@
 # What people and CI run. Everything is installed into .venv; nothing else of the machine changes,
-# but for a missing RabbitMQ or promtool that `make test` installs on Debian as root.
+# but for programs that `make test` installs on Debian as root if they are missing: RabbitMQ,
+# promtool, Chromium, curl and Node.js.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo up env test compose-test faults bench lint docs screenshots clean
+.PHONY: help demo up env check test compose-test faults bench lint style types layers quick docs
+.PHONY: screenshots clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -18,8 +20,14 @@ up: .venv/run ## the same service, staying up, with its page on http://127.0.0.1
 env: ## write .env for compose, with a random value for each secret
 	@$(PYTHON) tools/env.py
 
+check: .venv/dev ## for every save: lint, and the tests that need no server, in less than a minute
+	@$(MAKE) --no-print-directory --jobs 2 types quick style layers
+
+quick: .venv/dev
+	$(BIN)/pytest -m 'not server and not matrix' --numprocesses 2 tests/unit tests/contract tests/storage
+
 test: lint ## every test, against real PostgreSQL and RabbitMQ that it starts by itself
-	$(BIN)/pytest --numprocesses 3 --dist loadfile
+	$(BIN)/pytest --numprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 compose-test: .venv/dev ## the deployed system on a container engine: the story, kills, restarts
 	$(BIN)/pytest --override-ini norecursedirs=.* --durations=0 tests/compose
@@ -31,9 +39,16 @@ bench: .venv/dev ## the figures, each beside its limit measured in the same run
 	$(BIN)/python -m tests.bench
 
 lint: .venv/dev ## style, types, and the rules of the architecture
+	@$(MAKE) --no-print-directory --jobs 2 types style layers
+
+style: .venv/dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+types: .venv/dev
 	$(BIN)/mypy
+
+layers: .venv/dev
 	$(BIN)/lint-imports
 
 docs: .venv/dev ## write what is made from the code and the contract anew, and build the site of all pages in site/

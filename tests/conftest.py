@@ -1,10 +1,11 @@
-"""Fixtures for every test: servers of its own, databases and virtual hosts, processes, nodes."""
+"""Fixtures for every test: servers, a database and a virtual host of its own, processes, nodes."""
 
 import os
 import random
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,16 @@ from allocation.adapters.rabbitmq import topology
 from tests.nodes import BrokerServer, WorkerProcess
 from tests.servers.databases import Databases
 from tests.servers.postgres import PrivatePostgres
-from tests.servers.processes import Process
+from tests.servers.processes import Process, Processes
 from tests.servers.programs import find_promtool
 from tests.servers.rabbitmq import PrivateRabbitMQ
+from tests.servers.shared import Run, run
 from tests.servers.shared_vhost import SharedVhost
 from tests.servers.vhosts import Vhosts
 
-_PROCESSES: pytest.StashKey[list[Process]] = pytest.StashKey()
+PROCESSES: pytest.StashKey[list[Process]] = pytest.StashKey()
+_RUN: pytest.StashKey[Run] = pytest.StashKey()
+_RUN_FOLDER = "run_folder"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,6 +42,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fault-seed", type=int, default=random.randrange(10**6), help="of tests/faults"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The processes of a run share its servers, which end with the main process."""
+    if given := getattr(config, "workerinput", {}).get(_RUN_FOLDER):
+        config.stash[_RUN] = Run(Path(given))
+        return
+    opened = ExitStack()
+    config.stash[_RUN] = opened.enter_context(run())
+    config.add_cleanup(opened.close)
+    if given := os.environ.get("TEST_DATABASE_URL"):
+        opened.callback(config.stash[_RUN].drop_templates, Databases(given))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a process of pytest-xdist which run it belongs to."""
+    node.workerinput[_RUN_FOLDER] = str(node.config.stash[_RUN].folder)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -60,9 +82,28 @@ def pytest_sessionfinish() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long files first: so no process works alone on one at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Put tests that must share a process in one group, and begin with the groups and long tests.
+
+    All tests that stop a server run in the one process that starts a private server for them.
+    """
+    for item in items:
+        names = item.fixturenames if isinstance(item, pytest.Function) else []
+        if "postgresql" in item.name or {"postgres", "rabbitmq"}.intersection(names):
+            item.add_marker(pytest.mark.server)
+        for private in ("private_rabbitmq", "private_postgres"):
+            if private in names:
+                item.add_marker(pytest.mark.xdist_group(private))
+                break
+
+    def turn(item: pytest.Item) -> tuple[bool, bool]:
+        return (
+            item.get_closest_marker("xdist_group") is None,
+            item.get_closest_marker("long") is None,
+        )
+
+    items.sort(key=turn)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -70,7 +111,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
     """A failed test shows how the logs of its processes end."""
     report = yield
     if report.failed:
-        for process in item.stash.get(_PROCESSES, []):
+        for process in item.stash.get(PROCESSES, []):
             report.sections.append((f"log of {process.name}", process.log_tail()))
     return report
 
@@ -107,7 +148,13 @@ def promtool(say: Callable[[str], None]) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def _postgres_of_the_session() -> Iterator[PrivatePostgres]:
+def shared_run(request: pytest.FixtureRequest) -> Run:
+    """What the processes of this run share."""
+    return request.config.stash[_RUN]
+
+
+@pytest.fixture(scope="session")
+def _postgres_of_the_process() -> Iterator[PrivatePostgres]:
     server = PrivatePostgres()
     try:
         server.start()
@@ -117,7 +164,7 @@ def _postgres_of_the_session() -> Iterator[PrivatePostgres]:
 
 
 @pytest.fixture(scope="session")
-def _rabbitmq_of_the_session(say: Callable[[str], None]) -> Iterator[PrivateRabbitMQ]:
+def _rabbitmq_of_the_process(say: Callable[[str], None]) -> Iterator[PrivateRabbitMQ]:
     server = PrivateRabbitMQ(say)
     try:
         server.start()
@@ -127,19 +174,19 @@ def _rabbitmq_of_the_session(say: Callable[[str], None]) -> Iterator[PrivateRabb
 
 
 @pytest.fixture
-def private_postgres(_postgres_of_the_session: PrivatePostgres) -> Iterator[PrivatePostgres]:
+def private_postgres(_postgres_of_the_process: PrivatePostgres) -> Iterator[PrivatePostgres]:
     """A server that the test may stop, kill and start; it runs again for the next test."""
-    yield _postgres_of_the_session
-    if not _postgres_of_the_session.running:
-        _postgres_of_the_session.start()
+    yield _postgres_of_the_process
+    if not _postgres_of_the_process.running:
+        _postgres_of_the_process.start()
 
 
 @pytest.fixture
-def private_rabbitmq(_rabbitmq_of_the_session: PrivateRabbitMQ) -> Iterator[PrivateRabbitMQ]:
+def private_rabbitmq(_rabbitmq_of_the_process: PrivateRabbitMQ) -> Iterator[PrivateRabbitMQ]:
     """A node that the test may stop, kill and start; it runs again for the next test."""
-    yield _rabbitmq_of_the_session
-    if not _rabbitmq_of_the_session.running:
-        _rabbitmq_of_the_session.start()
+    yield _rabbitmq_of_the_process
+    if not _rabbitmq_of_the_process.running:
+        _rabbitmq_of_the_process.start()
 
 
 @pytest.fixture(scope="session")
@@ -166,47 +213,56 @@ def _given_rabbitmq(say: Callable[[str], None]) -> Vhosts | None:
     return broker
 
 
-@pytest.fixture
-def postgres(request: pytest.FixtureRequest) -> Databases:
-    """The server at TEST_DATABASE_URL; a private one if none is given or the test breaks it."""
+@pytest.fixture(scope="session")
+def shared_postgres(shared_run: Run) -> Databases:
+    """The server at TEST_DATABASE_URL, or the run's."""
     url = os.environ.get("TEST_DATABASE_URL")
-    if url and "private_postgres" not in request.fixturenames:
-        return Databases(url)
-    server: PrivatePostgres = request.getfixturevalue("_postgres_of_the_session")
-    return server
-
-
-@pytest.fixture
-def rabbitmq(request: pytest.FixtureRequest, _given_rabbitmq: Vhosts | None) -> Vhosts:
-    """The broker at TEST_BROKER_URL; a private one if none is given or the test breaks it."""
-    if _given_rabbitmq and "private_rabbitmq" not in request.fixturenames:
-        return _given_rabbitmq
-    server: PrivateRabbitMQ = request.getfixturevalue("_rabbitmq_of_the_session")
-    return server
+    return Databases(url) if url else shared_run.postgres()
 
 
 @pytest.fixture(scope="session")
-def _templates() -> Iterator[dict[str, str]]:
-    """By the server's URL: the URL of its database with the newest schema."""
-    made: dict[str, str] = {}
-    yield made
-    if given := os.environ.get("TEST_DATABASE_URL"):
-        server = Databases(given)
-        for url in made.values():
-            server.drop_database(url)
+def shared_rabbitmq(
+    _given_rabbitmq: Vhosts | None, shared_run: Run, say: Callable[[str], None]
+) -> Vhosts:
+    """The broker at TEST_BROKER_URL, or the run's."""
+    return _given_rabbitmq or shared_run.rabbitmq(say)
 
 
 @pytest.fixture
-def migrated_template(postgres: Databases, _templates: dict[str, str]) -> str:
+def postgres(request: pytest.FixtureRequest) -> Databases:
+    """The shared server; a private one if the test breaks it."""
+    is_private = "private_postgres" in request.fixturenames
+    server: Databases = request.getfixturevalue(
+        "_postgres_of_the_process" if is_private else "shared_postgres"
+    )
+    return server
+
+
+@pytest.fixture
+def rabbitmq(request: pytest.FixtureRequest) -> Vhosts:
+    """The shared broker; a private one if the test breaks it."""
+    is_private = "private_rabbitmq" in request.fixturenames
+    server: Vhosts = request.getfixturevalue(
+        "_rabbitmq_of_the_process" if is_private else "shared_rabbitmq"
+    )
+    return server
+
+
+@pytest.fixture
+def migrated_template(postgres: Databases, shared_run: Run) -> str:
     """The URL of a database with the newest schema, which nobody may connect to."""
+    return shared_run.template(postgres)
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database with the schema and nothing in it, to be copied."""
     # Only tests that need a database need the migrations to work.
     from allocation.adapters.sql.migrations import upgrade
 
-    if postgres.url not in _templates:
-        url = postgres.create_database()
-        upgrade(url)
-        _templates[postgres.url] = url
-    return _templates[postgres.url]
+    file = tmp_path_factory.mktemp("migrated") / "allocation.db"
+    upgrade(f"sqlite:///{file}")
+    return file
 
 
 @pytest.fixture
@@ -244,23 +300,10 @@ def state_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 def processes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Process]]:
     """Starts commands, each logging to a file of its name; stops them at the end, latest first."""
-    started: list[Process] = []
-    request.node.stash[_PROCESSES] = started
-
-    def start(command: list[str | Path], *, name: str, **options: Any) -> Process:
-        """`options` as for Process; two of one name get numbers."""
-        number = sum(process.name.split("#")[0] == name for process in started)
-        log = tmp_path / (f"{name}#{number + 1}.log" if number else f"{name}.log")
-        process = Process(command, log=log, **options).start()
-        started.append(process)
-        return process
-
-    yield start
-    running = [process for process in reversed(started) if process.running]
-    for process in running:
-        process.send(signal.SIGTERM)  # all at once, then they end side by side
-    for process in running:
-        process.stop()
+    made = Processes(tmp_path)
+    request.node.stash[PROCESSES] = made.started
+    yield made.start
+    made.stop()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from uuid import NAMESPACE_URL, uuid5
 
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ from allocation.messaging.database import engine, insert_into
 from allocation.messaging.lifecycle import stop_signal
 from allocation.messaging.resequencer import Due, Resequencer, tables
 from allocation.messaging.subscriber import Subscriber, declare_queue
+from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
 
 ENOUGH = 3
 QUEUE = "vip.orders"
@@ -98,14 +100,13 @@ def declare(connection: Connection) -> None:
 if __name__ == "__main__":
     metadata.create_all(database)
     url = os.environ.get("VIP_BROKER_URL", "amqp://guest:guest@127.0.0.1:5672//")
-    resequencer = Resequencer(database, metadata, apply, ordered=False)
-    subscriber = Subscriber(
+    vip = Subscriber(
         QUEUE,
-        lambda: connect(url, confirm=True),
+        partial(connect, url, confirm=True),
         parse,
-        resequencer,
-        metrics,
+        Resequencer(database, metadata, apply, ordered=False),
+        SubscriberMetrics("vip"),
         declare=declare,
         publish=publish,
     )
-    subscriber.run(stop_signal())
+    vip.run(stop_signal())

@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, Row, Select, select
 
 from allocation import bootstrap
-from allocation.adapters.sql import database, migrations, tables
+from allocation.adapters.sql import database, tables
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.contract import codec
 from allocation.entrypoints.api import state
@@ -20,14 +20,6 @@ from allocation.service_layer.unit_of_work import Message
 from tests.api.conforming import ConformingClient
 
 Serve = Callable[..., FlaskClient]
-
-
-@pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite database with the schema and nothing in it, to be copied."""
-    file = tmp_path_factory.mktemp("migrated") / "allocation.db"
-    migrations.upgrade(f"sqlite:///{file}")
-    return file
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from tests.servers.ports import free_ports
 from tests.servers.processes import Process
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.xdist_group("server")
+
 StartProcess = Callable[..., Process]
 COMMAND = [sys.executable, "-m", "allocation", "api"]
 LINE = {"orderid": "order-1", "sku": "LAMP", "qty": 3}

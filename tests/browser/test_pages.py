@@ -1,4 +1,4 @@
-"""What people do on the pages, in a browser, on every process of the service."""
+"""What people do on the pages, in a browser, on the running service."""
 
 import re
 import uuid
@@ -15,7 +15,7 @@ from tests.browser.conftest import Visits
 from tests.e2e.conftest import House
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("browser")]
 
 LIVE = "Live: what changes shows by itself."
 

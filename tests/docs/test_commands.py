@@ -14,7 +14,7 @@ from tests.docs.reader import Reader
 from tests.servers.processes import ROOT, Process
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("commands")]
 
 PAGE = "docs/http-by-curl.md"
 README = ROOT / "README.md"

@@ -4,7 +4,7 @@ import json
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,54 @@ class House:
     start: Callable[..., Process]
 
 
+_PYTHON = sys.executable
+
+PROGRAMS = {
+    "api": ([_PYTHON, "-m", "allocation", "api"], "ready at"),
+    "worker": (
+        [_PYTHON, "-m", "celery", "-A", "allocation", "worker", "-c2", "--without-mingle"],
+        "ready",
+    ),
+    "relay": ([_PYTHON, "-m", "allocation", "relay"], "ready: relaying"),
+    "inbound": ([_PYTHON, "-m", "allocation", "inbound"], "ready: consuming"),
+    "warehouse": ([_PYTHON, "-m", "workers.warehouse"], "ready: consuming"),
+    "notification": ([_PYTHON, "-m", "workers.notification"], "ready: consuming"),
+}
+"""By name: the command of each process, and what it logs once it works."""
+
+
+def open_house(
+    start: Callable[..., Process],
+    names: Iterable[str],
+    broker_url: str,
+    database_url: str,
+    state_dir: Path,
+    warehouse_url: str = "",
+    **variables: str,
+) -> House:
+    """Start the processes of these names by `start`, and wait until all are ready."""
+    [port] = free_ports(1)
+    environment = {
+        "ALLOCATION_BROKER_URL": broker_url,
+        "ALLOCATION_DATABASE_URL": database_url,
+        "ALLOCATION_STATE_DIR": str(state_dir),
+        "ALLOCATION_PORT": str(port),
+        "ALLOCATION_API_WORKERS": "1",
+        "WAREHOUSE_DATABASE_URL": warehouse_url,
+        "NOTIFICATION_DATABASE_URL": f"sqlite:///{state_dir}/notification.db",
+        **variables,
+    }
+    with Connection(broker_url) as connection:
+        topology.declare(connection)
+    started = {name: start(PROGRAMS[name][0], name=name, env=environment) for name in names}
+    for name, process in started.items():
+        process.wait_for_log(PROGRAMS[name][1], within=40)
+    engine = database.engine(database_url)
+    made = House(broker_url, engine, environment, port, started, start)
+    eventually(lambda: made.ask("GET", "/readyz")[0] == 200, what="the API ready")
+    return made
+
+
 @pytest.fixture
 def process_environment() -> dict[str, str]:
     """Variables that every process of the house gets besides; a module may override it."""
@@ -81,39 +129,14 @@ def house(
     state_dir: Path,
 ) -> Iterator[House]:
     """All of it, ready."""
-    [port] = free_ports(1)
-    environment = {
-        "ALLOCATION_BROKER_URL": broker_url,
-        "ALLOCATION_DATABASE_URL": database_url,
-        "ALLOCATION_STATE_DIR": str(state_dir),
-        "ALLOCATION_PORT": str(port),
-        "ALLOCATION_API_WORKERS": "1",
-        "WAREHOUSE_DATABASE_URL": empty_database_url,
-        "NOTIFICATION_DATABASE_URL": f"sqlite:///{state_dir}/notification.db",
+    made = open_house(
+        processes,
+        PROGRAMS,
+        broker_url,
+        database_url,
+        state_dir,
+        warehouse_url=empty_database_url,
         **process_environment,
-    }
-    with Connection(broker_url) as connection:
-        topology.declare(connection)
-    python = sys.executable
-    commands = {
-        "api": ([python, "-m", "allocation", "api"], "ready at"),
-        "worker": (
-            [python, "-m", "celery", "-A", "allocation", "worker", "-c2", "--without-mingle"],
-            "ready",
-        ),
-        "relay": ([python, "-m", "allocation", "relay"], "ready: relaying"),
-        "inbound": ([python, "-m", "allocation", "inbound"], "ready: consuming"),
-        "warehouse": ([python, "-m", "workers.warehouse"], "ready: consuming"),
-        "notification": ([python, "-m", "workers.notification"], "ready: consuming"),
-    }
-    started = {
-        name: processes(command, name=name, env=environment)
-        for name, (command, _) in commands.items()
-    }
-    for name, (_, ready) in commands.items():
-        started[name].wait_for_log(ready, within=40)
-    engine = database.engine(database_url)
-    made = House(broker_url, engine, environment, port, started, processes)
-    eventually(lambda: made.ask("GET", "/readyz")[0] == 200, what="the API ready")
+    )
     yield made
-    engine.dispose()
+    made.engine.dispose()

@@ -13,30 +13,26 @@ from allocation.adapters.rabbitmq import topology
 from tests.docs.blocks import Block, blocks, says
 from tests.e2e.conftest import House
 from tests.servers.processes import ROOT, Process
+from tests.servers.programs import find_npm
 from tests.waiting import eventually
 
 EXAMPLE = ROOT / "examples" / "javascript"
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.skipif(
-        shutil.which("node") is None or shutil.which("npm") is None,
-        reason="node or npm is not there, which run the examples in JavaScript",
-    ),
-]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("javascript")]
 
 Node = Callable[..., Process]
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]) -> Path:
     """The example, in a folder of its own, with what its lock file names."""
+    npm = find_npm(say)
     folder = tmp_path_factory.mktemp("javascript")
     for path in EXAMPLE.iterdir():
         if path.is_file():
             shutil.copy(path, folder)
-    npm = ["npm", "ci", "--no-audit", "--no-fund", "--prefer-offline"]
-    done = subprocess.run(npm, cwd=folder, capture_output=True, text=True, check=False)
+    install = [str(npm), "ci", "--no-audit", "--no-fund", "--prefer-offline"]
+    done = subprocess.run(install, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder
 

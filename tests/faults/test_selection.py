@@ -25,7 +25,7 @@ def test_a_few_faults_in_a_row(
     with run.load.running(scale.RATE / 2):
         chaos.inject(run, known, chance, count=4)
 
-    # Three test processes share the machine in `make test`; `make faults` has it for itself.
+    # Four test processes share the machine in `make test`; `make faults` has it for itself.
     run.prove(back_within=3 * scale.BACK_AT_WORK)
 
 

@@ -31,7 +31,6 @@ from tests.servers.ports import free_ports
 from tests.servers.postgres import PrivatePostgres
 from tests.servers.processes import Process, clean_environment
 from tests.servers.rabbitmq import PrivateRabbitMQ
-from tests.servers.vhosts import Vhosts
 from tests.storage.conftest import message
 from tests.waiting import eventually
 
@@ -92,19 +91,19 @@ def run(environment: dict[str, str], *command: str) -> "subprocess.CompletedProc
 
 
 @pytest.fixture
-def users(rabbitmq: Vhosts, broker_url: str, state_dir: Path) -> Iterator[Users]:
-    """With the topology and every role's user made."""
+def users(private_rabbitmq: PrivateRabbitMQ, broker_url: str, state_dir: Path) -> Iterator[Users]:
+    """With the topology and every role's user made; users belong to the whole broker."""
     made = Users(
         broker_url,
         {role: token_hex(8) for role in permissions.ROLES},
-        rabbitmq.management,
+        private_rabbitmq.management,
         state_dir,
     )
     ended = made.make()
     assert ended.returncode == 0, ended.stderr
     yield made
     for role in permissions.ROLES:
-        rabbitmq.api("DELETE", f"/api/users/{role}")
+        private_rabbitmq.api("DELETE", f"/api/users/{role}")
 
 
 def test_each_process_does_its_whole_work_with_the_rights_of_its_role(

@@ -38,7 +38,7 @@ from tests.storage.conftest import message
 from tests.waiting import eventually
 from workers.notification.postbox import SmtpServer
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("tls")]
 
 ENGINES = [database.engine, workers_database.engine]
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from tests.waiting import eventually
 
@@ -162,6 +162,30 @@ class Process:
         if self._popen is None:
             raise RuntimeError(f"{self.name} was never started")
         return self._popen
+
+
+class Processes:
+    """Starts processes that are stopped together; each logs to a file of its name in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.started: list[Process] = []
+
+    def start(self, command: list[str | Path], *, name: str, **options: Any) -> Process:
+        """`options` as for Process; two of one name get numbers."""
+        number = sum(process.name.split("#")[0] == name for process in self.started)
+        log = self._folder / (f"{name}#{number + 1}.log" if number else f"{name}.log")
+        process = Process(command, log=log, **options).start()
+        self.started.append(process)
+        return process
+
+    def stop(self) -> None:
+        """Stop those that run, latest first."""
+        running = [process for process in reversed(self.started) if process.running]
+        for process in running:
+            process.send(signal.SIGTERM)  # all at once, then they end side by side
+        for process in running:
+            process.stop()
 
 
 def clean_environment() -> dict[str, str]:

@@ -5,45 +5,60 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # Debian's programs on the PATH change the user and hide the server's pid; these don't.
 _RABBITMQ = Path("/usr/lib/rabbitmq/bin")
-_PROMTOOL = Path("/usr/bin/promtool")
-_CHROMIUM = Path("/usr/bin/chromium")
+_HOMEBREW = {"rabbitmq-server": "rabbitmq", "nodejs": "node", "npm": "node"}
 
 
 def find_rabbitmq(say: Callable[[str], None]) -> Path:
     """The folder of `rabbitmq-server` and `rabbitmqctl`; root on Debian gets them installed."""
     if _RABBITMQ.exists() and not _installing("rabbitmq-server").exists():
         return _RABBITMQ
-    if (found := shutil.which("rabbitmq-server")) is not None:
-        return Path(found).resolve().parent
-    if _may_install():
-        return _installed("rabbitmq-server", _RABBITMQ, say)
-    hint = "`brew install rabbitmq`" if sys.platform == "darwin" else "the package rabbitmq-server"
-    raise RuntimeError(f"The tests need RabbitMQ: install {hint}, or set TEST_BROKER_URL.")
+    needs = "RabbitMQ (by TEST_BROKER_URL, or as a program)"
+    found = _find(["rabbitmq-server"], "rabbitmq-server", needs, say)
+    return _RABBITMQ if _RABBITMQ.exists() else found.resolve().parent
 
 
 def find_promtool(say: Callable[[str], None]) -> Path:
     """Prometheus's own checker of metrics, rules and settings; root on Debian gets it installed."""
-    if not _installing("prometheus").exists() and (found := shutil.which("promtool")) is not None:
-        return Path(found)
-    if _may_install():
-        return _installed("prometheus", _PROMTOOL, say)
-    raise RuntimeError("The tests need promtool on the PATH: install the package prometheus.")
+    return _find(["promtool"], "prometheus", "promtool", say)
 
 
 def find_chromium(say: Callable[[str], None]) -> Path:
     """The browser; root on Debian gets it installed."""
-    if not _installing("chromium").exists():
-        for name in ("chromium", "chromium-browser", "google-chrome"):
-            if (found := shutil.which(name)) is not None:
-                return Path(found)
+    names = ["chromium", "chromium-browser", "google-chrome"]
+    return _find(names, "chromium", "Chromium", say)
+
+
+def find_curl(say: Callable[[str], None]) -> Path:
+    """What the pages' examples call; root on Debian gets it installed."""
+    return _find(["curl"], "curl", "curl", say)
+
+
+def find_npm(say: Callable[[str], None]) -> Path:
+    """The installer that comes with Node.js; root on Debian gets both installed."""
+    _find(["node"], "nodejs", "Node.js", say)
+    return _find(["npm"], "npm", "npm", say)
+
+
+def _find(names: Sequence[str], package: str, needs: str, say: Callable[[str], None]) -> Path:
+    """The first of these programs that is on the PATH, after an installation if none is."""
+    if not _installing(package).exists() and (found := _on_path(names)) is not None:
+        return found
     if _may_install():
-        return _installed("chromium", _CHROMIUM, say)
-    raise RuntimeError("The tests need Chromium on the PATH: install the package chromium.")
+        _install_if_missing(names, package, say)
+        if (found := _on_path(names)) is not None:
+            return found
+    if sys.platform == "darwin":
+        package = _HOMEBREW.get(package, package)
+    raise RuntimeError(f"The tests need {needs} on the PATH: install the package {package}.")
+
+
+def _on_path(names: Sequence[str]) -> Path | None:
+    return next((Path(found) for name in names if (found := shutil.which(name))), None)
 
 
 def _may_install() -> bool:
@@ -55,17 +70,15 @@ def _installing(package: str) -> Path:
     return Path(f"/run/allocation-tests-install-{package}.lock")
 
 
-def _installed(package: str, brings: Path, say: Callable[[str], None]) -> Path:
-    """`brings`, which Debian's package has; installed where it is missing."""
+def _install_if_missing(names: Sequence[str], package: str, say: Callable[[str], None]) -> None:
     # Two runs side by side may both find it missing: one installs, the other waits.
     with _installing(package).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not brings.exists():
+        if _on_path(names) is None:
             install = f"apt-get install --no-install-recommends -y {package}"
-            say(f"{brings.name} is missing: installing it by `{install}`")
+            say(f"{names[0]} is missing: installing it by `{install}`")
             _install(install)
         _installing(package).unlink(missing_ok=True)
-    return brings
 
 
 def _install(command: str) -> None:

@@ -94,13 +94,13 @@ class PrivateRabbitMQ(Vhosts):
         if not self._epmd.running:
             self._epmd.start()
         self._young.clear()
-        self._started = time.monotonic()
         self._node.start()
         try:
             eventually(ready, within=60, what="RabbitMQ to take connections")
         except AssertionError as failure:
             failure.add_note(self._node.log_tail())
             raise
+        self._started = time.monotonic()
 
     def stop(self) -> None:
         """End it in order: clients are told, everything is written. Up to 10 s."""

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection, Engine, select
 
 from allocation.adapters.memory import MemoryStore, MemoryUnitOfWork
-from allocation.adapters.sql import database, migrations, tables
+from allocation.adapters.sql import database, tables
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.contract import codec
 from allocation.service_layer.unit_of_work import Message, UnitOfWork
@@ -61,11 +61,10 @@ def sql_storage(
 
 
 @pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    """A migrated SQLite database."""
-    url = f"sqlite:///{tmp_path}/allocation.db"
-    migrations.upgrade(url)
-    return url
+def sqlite_url(migrated_file: Path, tmp_path: Path) -> str:
+    """A fresh migrated SQLite database."""
+    (tmp_path / "allocation.db").write_bytes(migrated_file.read_bytes())
+    return f"sqlite:///{tmp_path}/allocation.db"
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])
