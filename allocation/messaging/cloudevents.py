@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -45,18 +45,18 @@ def build(
     source: str,
     type: str,
     subject: str,
-    time: str,
     data: Mapping[str, object],
+    time: str | None = None,
     **extensions: object,
 ) -> Json:
-    """An event; `time` in the format of RFC 3339."""
+    """An event; `time`, without which it is now, has the format of RFC 3339."""
     return {
         "specversion": "1.0",
         "id": str(id),
         "source": source,
         "type": type,
         "subject": subject,
-        "time": time,
+        "time": time or datetime.now(UTC).isoformat(),
         "datacontenttype": "application/json",
         **extensions,
         "data": data,

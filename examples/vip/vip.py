@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from functools import partial
 from uuid import NAMESPACE_URL, uuid5
 
@@ -67,7 +66,6 @@ def promotion(customer: str) -> dict[str, object]:
         source="vip",
         type="customer.promoted.v1",
         subject=customer,
-        time=datetime.now(UTC).isoformat(),
         data={"customer": customer, "orders": ENOUGH},
     )
 

@@ -236,4 +236,4 @@ def test_a_repeated_line_is_answered_as_it_stands_and_not_as_it_was_asked_again(
 
 
 def test_each_command_of_the_contract_has_a_handler() -> None:
-    assert HANDLERS.keys() == {*registry.COMMANDS.values(), Malformed}
+    assert HANDLERS.keys() == {*(each.kind for each in registry.COMMANDS.values()), Malformed}
