@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from allocation.messaging import connection
 
-SPOOL_TRANSPORT = "allocation.adapters.spool.transport:Transport"
+SPOOL_TRANSPORT = "allocation.adapters.spool:Transport"
 """kombu loads the embedded broker by this name; nothing of it is imported here."""
 
 

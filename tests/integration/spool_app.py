@@ -6,7 +6,7 @@ from pathlib import Path
 from celery import Celery
 
 app = Celery("spool_app", broker=f"spool://{os.environ['SPOOL_FOLDER']}")
-app.conf.broker_transport = "allocation.adapters.spool.transport:Transport"
+app.conf.broker_transport = "allocation.adapters.spool:Transport"
 app.conf.task_acks_late = True
 app.conf.task_reject_on_worker_lost = True
 app.conf.worker_prefetch_multiplier = 1

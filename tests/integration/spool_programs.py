@@ -11,7 +11,7 @@ from pathlib import Path
 from kombu import Connection, Consumer, Exchange, Queue
 from kombu.message import Message
 
-TRANSPORT = "allocation.adapters.spool.transport:Transport"
+TRANSPORT = "allocation.adapters.spool:Transport"
 
 
 def connect(folder: str) -> Connection:

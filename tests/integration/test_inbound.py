@@ -37,7 +37,7 @@ pytestmark = pytest.mark.long
 
 QUEUE = "allocation.inbound"
 DEAD = "allocation.inbound.dead"
-SPOOL = "allocation.adapters.spool.transport:Transport"
+SPOOL = "allocation.adapters.spool:Transport"
 
 
 def counted(number: int, batchref: str = "b1", qty: int | None = None) -> dict[str, Any]:
