@@ -50,8 +50,6 @@ def test_every_message_of_the_contract_is_described_and_no_other() -> None:
 
 
 def test_every_reference_leads_somewhere() -> None:
-    """Within the document itself."""
-
     def references(part: Any) -> list[str]:
         if isinstance(part, dict):
             own = [part["$ref"]] if "$ref" in part else []

@@ -146,7 +146,6 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str, str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_event_of_the_contract_is_refused_with_the_reason(name: str) -> None:
-    """Whatever it is, it raises nothing else."""
     body, properties, reason, error = REFUSED[name]
 
     with pytest.raises(Inadmissible) as refused:
@@ -158,7 +157,6 @@ def test_what_is_no_event_of_the_contract_is_refused_with_the_reason(name: str) 
 
 @pytest.mark.parametrize("kind", inbound_events.TYPES)
 def test_each_types_example_is_a_command(kind: str) -> None:
-    """And each command is one of the contract's."""
     assert read(delivered(event(kind))).command == COMMANDS[kind]
 
 

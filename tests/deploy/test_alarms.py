@@ -35,7 +35,6 @@ def test_promtool_accepts_rules_and_settings(promtool: Callable[..., str], tmp_p
 
 
 def test_the_alerts_fire_when_they_should_and_only_then(promtool: Callable[..., str]) -> None:
-    """By their own unit tests."""
     assert promtool("test", "rules", *TESTS).count("SUCCESS") == len(TESTS)
 
 
@@ -65,7 +64,6 @@ def test_each_alert_has_a_page_and_each_page_an_alert() -> None:
 
 
 def test_the_page_on_monitoring_lists_every_alert_with_its_severity() -> None:
-    """Whoever looks for one finds its page from there."""
     text = (ROOT / "docs" / "monitoring.md").read_text()
 
     listed = re.findall(r"^\| \[(\w+)\]\(alarms/(\w+)\.md\) \| (\w+) \|", text, re.MULTILINE)
@@ -84,7 +82,6 @@ def test_each_alert_says_how_grave_it_is_and_where_to_read_on(rule: dict[str, An
 
 
 def test_every_figure_that_a_rule_or_a_page_names_is_exported() -> None:
-    """A misspelt one would never fire, and nobody would know."""
     known = set().union(*exported().values())
     exact = {rule["alert"]: rule["expr"] for rule in RULES}
     exact |= {file.name: file.read_text() for file in TESTS}

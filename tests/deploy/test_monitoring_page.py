@@ -12,7 +12,6 @@ ROW = re.compile(r"^\| `([a-z_]+)` \| (\w+) \| (.*?) \| (.*?) \|$", re.MULTILINE
 
 
 def test_the_tables_have_every_figure_of_each_process_as_the_code_describes_it() -> None:
-    """Name, type, labels and meaning."""
     told = {
         section.partition("\n")[0]: {
             name: (kind, set(re.findall(r"`(\w+)`", labels)), meaning)

@@ -76,7 +76,6 @@ def test_each_http_request_is_answered_as_its_page_says(serving: Reader) -> None
 
 
 def test_the_page_leaves_no_operation_out() -> None:
-    """Each of the API's description is there once at least."""
     described = document()["paths"]
     wanted = {
         (method.upper(), path)

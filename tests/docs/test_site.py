@@ -66,7 +66,6 @@ def test_faults_are_found(
 
 
 def test_the_site_is_read_and_searched_without_a_network(tmp_path: Path, page: Page) -> None:
-    """Opened as files, in a real browser: it asks nobody."""
     front = site.build(site.ROOT, tmp_path) / "index.html"
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -94,7 +93,6 @@ def test_the_reference_has_no_page_that_nothing_makes() -> None:
 
 
 def test_the_list_of_decisions_has_each() -> None:
-    """By its number and its file."""
     folder = site.ROOT / "docs" / "decisions"
 
     listed = re.findall(r"^\| (\d+) \| \[.*?\]\((.*?)\)", (folder / "README.md").read_text(), re.M)

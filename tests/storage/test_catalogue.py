@@ -73,7 +73,6 @@ def test_products_are_listed_with_their_figures_those_in_trouble_first(stocked: 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_pages_follow_each_other_without_a_gap_or_a_repeat(stocked: Storage, size: int) -> None:
-    """Whatever their size is, over the border between trouble and none."""
     found: list[str] = []
     after = catalogue.START
     while page := listed(stocked, after=after, limit=size):
@@ -99,7 +98,6 @@ def test_the_list_is_filtered(stocked: Storage, asked: dict[str, Any], found: li
 
 
 def test_everything_is_listed_in_the_order_of_the_pages(stocked: Storage) -> None:
-    """For a spreadsheet."""
     assert stocked.engine is not None
     with snapshot(stocked.engine) as connection:
         everything = list(catalogue.everything(connection, TODAY))
@@ -108,7 +106,6 @@ def test_everything_is_listed_in_the_order_of_the_pages(stocked: Storage) -> Non
 
 
 def test_the_totals_are_those_of_all_products(stocked: Storage) -> None:
-    """Of the waiting lines as of their pieces."""
     assert stocked.engine is not None
     with snapshot(stocked.engine) as connection:
         assert catalogue.totals(connection) == Totals(4, 2, 3, 18)
@@ -140,7 +137,6 @@ def test_waiting_lines_are_listed_by_age(stocked: Storage) -> None:
 
 
 def test_moves_are_told_newest_first_page_by_page(stocked: Storage) -> None:
-    """Of a product by its sequence."""
     assert stocked.engine is not None
 
     with snapshot(stocked.engine) as connection:
@@ -159,7 +155,6 @@ def test_moves_are_told_newest_first_page_by_page(stocked: Storage) -> None:
 
 
 def test_moves_of_an_order_are_those_of_all_its_lines(stocked: Storage) -> None:
-    """The newest first."""
     do(stocked, [Allocate("order-1", "APRON", 1), Allocate("order-1", "DESK", 9)], 50)
     assert stocked.engine is not None
 

@@ -51,7 +51,6 @@ def broken(sql: Storage) -> dict[str, tuple[str, ...]]:
 
 
 def test_honest_books_hold(sql: Storage) -> None:
-    """Every proof, on something to examine."""
     prepare(sql)
 
     assert sql.engine is not None
@@ -186,7 +185,6 @@ def test_books_with_a_whole_life_hold(sql: Storage) -> None:
 def test_cooked_books_are_found_out(
     sql: Storage, statement: str, promise: str, breach: str
 ) -> None:
-    """The proof names what breaks the promise."""
     prepare(sql)
     cook(sql, "INSERT INTO products (sku, version, sequence) VALUES ('CHAIR', 0, 0)")
 
@@ -211,7 +209,6 @@ def test_a_line_that_was_given_up_and_holds_stock_is_found(sql: Storage) -> None
 
 
 def test_an_accepted_command_that_vanished_is_found(sql: Storage) -> None:
-    """Its request went out, and nobody could tell its outcome."""
     prepare(sql)
     accept(message(Allocate("o3", "LAMP", 1), 9), sql.unit_of_work())
 
@@ -222,7 +219,6 @@ def test_an_accepted_command_that_vanished_is_found(sql: Storage) -> None:
 
 
 def test_a_failed_command_is_found(sql: Storage) -> None:
-    """Somebody has to look at its dead letter."""
     prepare(sql)
 
     cook(sql, "UPDATE commands SET status = 'failed' WHERE name = 'allocation.create_batch'")

@@ -45,7 +45,6 @@ def figures(sql: Storage) -> Figures:
 
 
 def test_the_figures_of_an_empty_database_are_all_zero(sql: Storage) -> None:
-    """Not missing."""
     assert figures(sql) == Figures(Backlog(0, 0.0, 0, 0.0, 0, 0, 0), Decided())
 
 

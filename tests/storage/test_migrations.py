@@ -17,7 +17,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_upgrading_gives_the_schema_that_the_code_was_written_for(url: str) -> None:
-    """No drift between the steps and the tables."""
     migrations.upgrade(url)
 
     engine = database.engine(url)
@@ -28,7 +27,6 @@ def test_upgrading_gives_the_schema_that_the_code_was_written_for(url: str) -> N
 
 
 def test_upgrading_twice_is_harmless(url: str) -> None:
-    """Every process may try."""
     migrations.upgrade(url)
 
     migrations.upgrade(url)
@@ -52,7 +50,6 @@ def test_downgrading_leaves_nothing_behind(url: str) -> None:
 
 
 def test_an_empty_database_is_behind(url: str) -> None:
-    """Readiness can tell."""
     engine = database.engine(url)
 
     with engine.connect() as connection:

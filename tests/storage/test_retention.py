@@ -110,7 +110,6 @@ def test_old_events_are_dropped_but_the_newest_of_each_product(
 
 
 def test_events_that_were_not_sent_or_not_long_ago_stay(sql: Storage, engine: Engine) -> None:
-    """However old they are."""
     run(sql, CreateBatch("b1", "LAMP", 10), Allocate("o1", "LAMP", 1))
     age(engine, 31)
     run(sql, CreateBatch("b2", "SOFA", 10), Allocate("o1", "SOFA", 1), first=3)
@@ -181,7 +180,6 @@ def test_the_proofs_hold_after_each_step_and_it_may_be_broken_off(
 
 
 def test_what_would_be_dropped_is_counted_as_it_is_dropped(sql: Storage, engine: Engine) -> None:
-    """The dry run and the real one agree."""
     run(sql, CreateBatch("b1", "LAMP", 10), Allocate("o1", "LAMP", 1), Deallocate("o1", "LAMP"))
     relay(engine)
     age(engine, 31)

@@ -33,7 +33,6 @@ from tests.storage.conftest import Storage, message
 
 
 def test_stock_outcome_events_and_follow_up_are_saved_together(storage: Storage) -> None:
-    """One commit."""
     execute(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
     execute(message(Allocate("o1", "LAMP", 12), 2), storage.unit_of_work())
     before = len(storage.outbox())
@@ -80,7 +79,6 @@ def test_a_waiting_line_that_was_not_told_so_is_followed_up(storage: Storage) ->
 
 
 def test_leaving_without_a_commit_saves_nothing(storage: Storage) -> None:
-    """Whatever was done inside."""
     with storage.unit_of_work() as uow:
         uow.inbox.claim([message(CreateBatch("b1", "LAMP", 10), 1)])
         uow.products.add("LAMP").create_batch("b1", 10)
@@ -94,7 +92,6 @@ def test_leaving_without_a_commit_saves_nothing(storage: Storage) -> None:
 def test_a_repeated_command_gets_the_recorded_outcome_and_tells_nothing_new(
     storage: Storage,
 ) -> None:
-    """Once is once, also when the world has changed since."""
     execute(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
     first = execute(message(Allocate("o1", "LAMP", 4), 2), storage.unit_of_work())
     execute(message(Deallocate("o1", "LAMP"), 3), storage.unit_of_work())
@@ -117,7 +114,6 @@ def test_a_refusal_is_recorded_and_final(storage: Storage) -> None:
 
 
 def test_the_same_id_with_another_body_is_a_conflict(storage: Storage) -> None:
-    """The first meaning stays."""
     execute(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
 
     with pytest.raises(CommandConflict, match="another body"):
@@ -125,7 +121,6 @@ def test_the_same_id_with_another_body_is_a_conflict(storage: Storage) -> None:
 
 
 def test_a_refusal_among_commands_decided_together_touches_no_other(storage: Storage) -> None:
-    """Each has its own outcome, in the order in which they came."""
     outcomes = execute_batch(
         [
             message(Allocate("o1", "LAMP", 4), 1),
@@ -178,7 +173,6 @@ def test_a_conflict_among_commands_decided_together_leaves_all_of_them_undecided
 
 
 def test_an_accepted_command_goes_to_the_outbox_once(storage: Storage) -> None:
-    """However often it is accepted; then it is decided as any other."""
     allocate = message(Allocate("o1", "LAMP", 4), 1)
 
     accept(allocate, storage.unit_of_work())
@@ -226,7 +220,6 @@ def test_a_failed_command_can_still_be_decided(storage: Storage) -> None:
 
 
 def test_a_failure_does_not_undo_an_outcome(storage: Storage) -> None:
-    """A copy that came too late does no harm."""
     create = message(CreateBatch("b1", "LAMP", 10), 1)
     execute(create, storage.unit_of_work())
 
@@ -257,7 +250,6 @@ def test_only_a_command_without_an_outcome_can_be_dropped(storage: Storage) -> N
 
 
 def test_a_malformed_command_is_refused_and_recorded(storage: Storage) -> None:
-    """Whatever characters it brought."""
     malformed = Malformed("allocation.allocate", "qty", "is missing", '{"sku": "\\u0000"}')
 
     outcome = execute(message(malformed, 1), storage.unit_of_work())
@@ -267,7 +259,6 @@ def test_a_malformed_command_is_refused_and_recorded(storage: Storage) -> None:
 
 
 def test_a_taken_batchref_is_refused_for_any_product(storage: Storage) -> None:
-    """References are unique over all products."""
     execute(message(CreateBatch("b1", "LAMP", 10), 1), storage.unit_of_work())
 
     outcome = execute(message(CreateBatch("b1", "CHAIR", 10), 2), storage.unit_of_work())
@@ -276,7 +267,6 @@ def test_a_taken_batchref_is_refused_for_any_product(storage: Storage) -> None:
 
 
 def test_an_unknown_batchref_is_refused(storage: Storage) -> None:
-    """Nothing can be set that is not there."""
     outcome = execute(message(ChangeBatchQuantity("b1", 5), 1), storage.unit_of_work())
 
     assert outcome == Refused("unknown batchref", field="batchref", batchref="b1")
@@ -311,7 +301,6 @@ def test_a_batch_keeps_its_eta(storage: Storage) -> None:
 
 
 def test_a_connection_plans_each_statement_once(database_url: str) -> None:
-    """However often it is carried out."""
     engine = database.engine(database_url, pool_size=1)
     planned: list[str] = []
 

@@ -42,7 +42,6 @@ def received(engine: Engine) -> int | None:
 
 
 def test_a_batch_is_one_transaction(engine: Engine) -> None:
-    """Of many skus that were heard of, with all their effects."""
     events = lived()
     _, one_by_one = picks_after(engine, events)
     _, nothing = picks_after(engine, [])
@@ -58,7 +57,6 @@ def test_a_batch_is_one_transaction(engine: Engine) -> None:
 
 
 def test_a_repeat_inside_of_a_batch_has_no_effect(engine: Engine) -> None:
-    """Be it in turn, early or late."""
     seen: Seen = []
     inbox = noting(engine, seen)
     once = [envelope("allocated", sequence) for sequence in (1, 2, 4)]
@@ -70,7 +68,6 @@ def test_a_repeat_inside_of_a_batch_has_no_effect(engine: Engine) -> None:
 
 
 def test_events_of_a_batch_are_applied_in_the_order_of_their_sequence(engine: Engine) -> None:
-    """Whatever the order in which they came."""
     seen: Seen = []
 
     noting(engine, seen).take([envelope("allocated", sequence) for sequence in (3, 5, 1, 4, 2)])
@@ -79,7 +76,6 @@ def test_events_of_a_batch_are_applied_in_the_order_of_their_sequence(engine: En
 
 
 def test_a_gap_inside_of_a_batch_holds_back_what_is_behind_it(engine: Engine) -> None:
-    """Until the missing one comes, in another batch."""
     seen: Seen = []
     inbox = noting(engine, seen)
 
@@ -122,8 +118,6 @@ def test_whoever_knows_nothing_of_a_sku_begins_with_the_oldest_of_a_batch(engine
 
 
 def test_of_a_batch_that_fails_nothing_is_done(engine: Engine) -> None:
-    """Neither an effect nor a note, so that it may be taken again."""
-
     def fail_after_the_effects(connection: Connection, due: Sequence[Due]) -> None:
         pick_list.apply(connection, due)
         raise RuntimeError("no luck")

@@ -108,7 +108,6 @@ def test_every_open_pick_of_the_order_leaves_and_no_other(engine: Engine) -> Non
 
 
 def test_one_sku_may_leave_alone(engine: Engine) -> None:
-    """And the rest of the order later."""
     take(engine, promised(1), promised(1, sku="CHAIR"))
 
     dispatch(engine, "o1", "LAMP", NOW)
@@ -120,7 +119,6 @@ def test_one_sku_may_leave_alone(engine: Engine) -> None:
 
 
 def test_nothing_leaves_twice(engine: Engine) -> None:
-    """The second time is told so, and told to nobody else."""
     take(engine, promised(1))
     dispatch(engine, "o1", None, NOW)
     before = told(engine)
@@ -132,7 +130,6 @@ def test_nothing_leaves_twice(engine: Engine) -> None:
 
 
 def test_what_was_cancelled_does_not_leave(engine: Engine) -> None:
-    """Its goods are another's."""
     take(engine, promised(1), taken(2))
 
     with pytest.raises(NothingToDispatch, match="was cancelled"):

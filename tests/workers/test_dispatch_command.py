@@ -31,7 +31,6 @@ def run(*arguments: str) -> Result:
 
 
 def test_the_command_says_what_leaves(embedded: Engine) -> None:
-    """A line each; the pick list shows it."""
     take(embedded, promised(1), promised(1, sku="CHAIR"))
 
     ended = run("dispatch", "o1")
@@ -62,7 +61,6 @@ def test_programs_are_told_what_leaves(embedded: Engine) -> None:
 
 
 def test_the_command_says_what_it_can_not_dispatch_and_fails(embedded: Engine) -> None:
-    """Whatever the reason is; nothing changes."""
     take(embedded, promised(1), taken(2), promised(1, sku="CHAIR"))
     run("dispatch", "o1", "--sku", "CHAIR")
     before = (pick_list.listed(embedded), told(embedded))
@@ -91,7 +89,6 @@ def test_the_command_says_what_it_can_not_dispatch_and_fails(embedded: Engine) -
 def test_a_database_that_is_away_is_one_sentence(
     embedded: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And nothing was dispatched."""
     monkeypatch.setenv("WAREHOUSE_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
 
     ended = run("dispatch", "o1")

@@ -64,7 +64,6 @@ def test_every_example_of_the_contract_is_understood(name: str) -> None:
 
 @pytest.mark.parametrize("name", EVENTS)
 def test_fields_that_nobody_knows_are_ignored(name: str) -> None:
-    """A newer publisher harms no older reader."""
     body = registry.example(name) | {"colour": "red"}
     body["data"] = body["data"] | {"colour": "red"}
 
@@ -89,7 +88,6 @@ def test_a_promise_that_is_told_again_of_a_held_line_is_no_new_one(kind: str, ca
 @pytest.mark.parametrize("value", [-1, "1", 1.5, True, 2**31])
 @pytest.mark.parametrize("field", ["part", "waiting"])
 def test_a_number_of_another_shape_is_unreadable_and_named(field: str, value: object) -> None:
-    """Be it optional or not."""
     with pytest.raises(Unreadable, match=f"data.{field}"):
         notification.parse(envelope("allocated", 1, "allocate", **{field: value}))
 
@@ -129,7 +127,6 @@ def test_a_line_that_was_still_waiting_names_no_batch() -> None:
 def test_a_needed_field_of_another_shape_is_unreadable_and_named(
     parse: Any, field: str, value: object
 ) -> None:
-    """Nothing is guessed."""
     body = event("allocated", 1)
     body["data"][field] = value
 
@@ -139,7 +136,6 @@ def test_a_needed_field_of_another_shape_is_unreadable_and_named(
 
 @pytest.mark.parametrize("value", ["", "20300131", "2030-02-30", "2030-1-31", 5, False, []])
 def test_a_day_of_another_shape_is_unreadable_and_named(value: object) -> None:
-    """Be it optional or not."""
     for kind, field in [("allocated", "eta"), ("promise_changed", "old_eta")]:
         body = event(kind, 1)
         body["data"][field] = value
@@ -185,7 +181,6 @@ NEEDED: list[tuple[Any, str, tuple[str, ...]]] = [
     [(parse, kind, field) for parse, kind, fields in NEEDED for field in fields],
 )
 def test_a_needed_field_that_is_missing_is_named(parse: Any, kind: str, field: str) -> None:
-    """Of every event that a subscriber follows."""
     body = event(kind, 1)
     del body["data"][field]
 

@@ -109,7 +109,6 @@ def test_the_warehouse_says_that_it_does_not_consume(warehouse: Warehouse, port:
 
 
 def test_the_warehouse_counts_what_it_told(warehouse: Warehouse, port: int) -> None:
-    """Once the broker has it."""
     warehouse.environment["WAREHOUSE_METRICS_PORT"] = str(port)
     warehouse.start()
     warehouse.tell(event("allocated", 1, orderid="o1", batchref="b1"))

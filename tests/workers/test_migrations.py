@@ -17,7 +17,6 @@ BOTH = pytest.mark.parametrize(
 def test_upgrading_gives_the_tables_of_the_code_and_may_be_repeated(
     worker_engine: Engine, migrations: Migrations
 ) -> None:
-    """No drift."""
     migrations.upgrade(worker_engine)
     migrations.upgrade(worker_engine)
 

@@ -115,7 +115,6 @@ def splits(events: Sequence[Envelope]) -> list[list[Sequence[Envelope]]]:
 def test_another_day_is_mailed_with_the_old_one_and_the_batch(
     engine: Engine, inbox: Resequencer
 ) -> None:
-    """To the orders team."""
     inbox.take([changed(1, SOON, LATER, "b2")])
 
     assert mails(engine) == [LATER_FROM_B2]
@@ -175,7 +174,6 @@ def test_the_mail_about_a_move_names_the_day_where_the_event_does(
 def test_a_move_to_another_day_is_one_mail_however_its_events_come(
     engine: Engine, inbox: Resequencer, batches: list[Sequence[Envelope]], times: int
 ) -> None:
-    """Together or one by one, once or again."""
     for batch in batches * times:
         inbox.take(batch)
 
@@ -186,7 +184,6 @@ def test_a_move_to_another_day_is_one_mail_however_its_events_come(
 def test_a_move_to_another_day_is_one_mail_in_whatever_order_its_events_come(
     engine: Engine, inbox: Resequencer, order: tuple[int, ...]
 ) -> None:
-    """They wait for each other."""
     for index in order:
         inbox.take([moves_and_comes_later()[index]])
 
@@ -209,7 +206,6 @@ def test_a_move_to_another_day_is_one_mail_though_some_of_its_events_come_too_la
 def test_a_move_to_a_batch_of_the_same_day_is_mailed(
     engine: Engine, inbox: Resequencer, cause: str
 ) -> None:
-    """No other event tells it."""
     inbox.take([taken(1, cause), promised(2, SOON, cause), envelope("batch_created", 3)])
 
     assert mails(engine) == [
@@ -240,7 +236,6 @@ def test_a_mail_that_somebody_began_to_send_stays_as_it_is(
 def test_each_further_change_of_the_day_is_a_mail_of_its_own(
     engine: Engine, inbox: Resequencer
 ) -> None:
-    """Behind a move too."""
     inbox.take(moves_and_comes_later())
     inbox.take([envelope("batch_created", 4), changed(5, LATER, MUCH_LATER, "b2")])
 
@@ -253,7 +248,6 @@ def test_each_further_change_of_the_day_is_a_mail_of_its_own(
 def test_another_line_that_moved_just_before_does_not_swallow_the_mail(
     engine: Engine, inbox: Resequencer
 ) -> None:
-    """Each line has its own."""
     inbox.take([taken(1), promised(2, LATER), changed(3, SOON, MUCH_LATER, orderid="o2")])
 
     assert [subject for subject, _ in mails(engine)] == [
@@ -265,7 +259,6 @@ def test_another_line_that_moved_just_before_does_not_swallow_the_mail(
 def test_another_day_is_mailed_though_it_is_told_late(
     engine: Engine, impatient: Resequencer
 ) -> None:
-    """Nothing newer is known of the line."""
     impatient.take([envelope("batch_created", 2)])
     impatient.give_up_waiting()
 
@@ -285,7 +278,6 @@ def test_another_day_is_mailed_though_it_is_told_late(
 def test_another_day_that_is_told_late_is_not_mailed_after_newer_things(
     engine: Engine, impatient: Resequencer, newer: Envelope, mailed: list[str]
 ) -> None:
-    """It would only confuse."""
     impatient.take([newer])
     impatient.give_up_waiting()
 

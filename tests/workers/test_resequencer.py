@@ -64,7 +64,6 @@ def test_events_ahead_of_their_turn_wait_for_the_others(engine: Engine) -> None:
 
 
 def test_a_repeat_has_no_effect(engine: Engine) -> None:
-    """Whether its turn has come or not."""
     seen: Seen = []
     inbox = noting(engine, seen)
 
@@ -75,7 +74,6 @@ def test_a_repeat_has_no_effect(engine: Engine) -> None:
 
 
 def test_skus_do_not_wait_for_each_other(engine: Engine) -> None:
-    """A gap holds up its own sku alone."""
     seen: Seen = []
     inbox = noting(engine, seen)
 
@@ -86,7 +84,6 @@ def test_skus_do_not_wait_for_each_other(engine: Engine) -> None:
 
 
 def test_a_gap_that_does_not_fill_is_given_up(engine: Engine) -> None:
-    """And what was missing is late when it comes after all."""
     seen: Seen = []
     clock = Clock()
     inbox = noting(engine, seen, clock)
@@ -318,7 +315,6 @@ steps = st.tuples(st.sampled_from(["LAMP", "CHAIR"]), st.integers(0, 2), st.inte
 def test_any_shuffle_with_repeats_gives_the_same_pick_list(
     sqlite_engine: Engine, data: st.DataObject, life: list[Envelope]
 ) -> None:
-    """Effects are as if each came once and in order."""
     in_order = picks_after(sqlite_engine, life)
     repeats = data.draw(st.lists(st.sampled_from(life), max_size=5), label="repeats")
     shuffled = data.draw(st.permutations(life + repeats), label="shuffled")

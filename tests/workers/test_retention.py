@@ -107,7 +107,6 @@ def test_each_subscriber_has_the_command(
 def test_the_command_drops_what_the_setting_says(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Days since the event came."""
     monkeypatch.setenv("ALLOCATION_STATE_DIR", str(state_dir))
     made = database.engine(f"sqlite:///{state_dir}/warehouse.db")
     MIGRATIONS.upgrade(made)
@@ -133,7 +132,6 @@ def sent_at(engine: Engine, orderid: str, time: datetime | None) -> None:
 def test_what_the_warehouse_told_long_ago_is_forgotten_and_what_it_has_to_tell_is_kept(
     engine: Engine,
 ) -> None:
-    """However long it has been waiting."""
     fill(engine)
     for orderid, time in {
         "o1": LONG_AGO,
@@ -156,7 +154,6 @@ def test_what_the_warehouse_told_long_ago_is_forgotten_and_what_it_has_to_tell_i
 def test_the_warehouse_s_command_drops_both(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A line each."""
     monkeypatch.setenv("ALLOCATION_STATE_DIR", str(state_dir))
     made = database.engine(f"sqlite:///{state_dir}/warehouse.db")
     MIGRATIONS.upgrade(made)

@@ -10,12 +10,10 @@ ALLOCATED = Allocated("o1", "LAMP", 3, "b1")
 
 
 def test_a_pick_opens_on_allocated() -> None:
-    """With all that the picker needs."""
     assert open_pick([], ALLOCATED, 4) == Pick("o1", "LAMP", 3, "b1", opened=4)
 
 
 def test_a_pick_is_cancelled_on_deallocated() -> None:
-    """By the event that took it back."""
     pick = Pick("o1", "LAMP", 3, "b1", opened=4)
 
     cancel_pick([pick], Deallocated("o1", "LAMP", 3, "b1"), 5)
@@ -24,7 +22,6 @@ def test_a_pick_is_cancelled_on_deallocated() -> None:
 
 
 def test_a_cancelled_pick_stays_as_it_is() -> None:
-    """A second cancellation is no news."""
     pick = Pick("o1", "LAMP", 3, "b1", opened=4, closed=5)
 
     cancel_pick([pick], Deallocated("o1", "LAMP", 3, "b1"), 9)
@@ -33,7 +30,6 @@ def test_a_cancelled_pick_stays_as_it_is() -> None:
 
 
 def test_a_cancellation_of_another_batch_leaves_the_pick_open() -> None:
-    """It is about a promise that is not this one."""
     pick = Pick("o1", "LAMP", 3, "b1", opened=4)
 
     cancel_pick([pick], Deallocated("o1", "LAMP", 3, "b2"), 5)
@@ -51,7 +47,6 @@ def test_a_pick_that_was_never_heard_of_is_noted_as_cancelled() -> None:
 
 
 def test_a_line_that_was_still_waiting_has_nothing_to_cancel() -> None:
-    """Nothing was promised."""
     assert cancel_pick([], Deallocated("o1", "LAMP", 3, None), 5) is None
 
 
@@ -73,7 +68,6 @@ def test_an_allocation_that_comes_too_late_opens_nothing() -> None:
 
 
 def test_a_cancellation_that_comes_too_late_leaves_the_newer_pick_alone() -> None:
-    """Even of the same batch."""
     newer = Pick("o1", "LAMP", 3, "b1", opened=8)
 
     cancel_pick([newer], Deallocated("o1", "LAMP", 3, "b1"), 5)
@@ -82,14 +76,12 @@ def test_a_cancellation_that_comes_too_late_leaves_the_newer_pick_alone() -> Non
 
 
 def test_the_stock_team_hears_of_a_line_that_waits() -> None:
-    """With order, sku and quantity."""
     mail = rules.out_of_stock(notification.OutOfStock("o1", "LAMP", 3))
 
     assert (mail.team, mail.subject) == ("stock", "Out of stock: 3 x LAMP for order o1")
 
 
 def test_the_orders_team_hears_of_a_line_that_moved() -> None:
-    """With the old batch and the new one."""
     mail = rules.moved(notification.Allocated("o1", "LAMP", 3, "b2"), {"b1": 3}, waiting=0)
 
     assert (mail.team, mail.subject) == ("orders", "Order o1 moved to batch b2")
@@ -120,7 +112,6 @@ def test_the_stock_team_hears_how_many_pieces_still_wait() -> None:
 
 
 def test_a_first_promise_and_a_return_to_the_same_batch_are_no_moves() -> None:
-    """Nobody needs to act."""
     ledger = Ledger()
 
     first = ledger.serve(part=0, batchref="b1", qty=3, waiting=0, sequence=1)

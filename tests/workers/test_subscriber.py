@@ -20,7 +20,6 @@ pytestmark = pytest.mark.long
 def test_bad_messages_go_to_the_dead_letters_with_the_reason_and_the_good_ones_pass(
     warehouse: Warehouse,
 ) -> None:
-    """The process lives, and loses none."""
     process = warehouse.start()
     good = event("allocated", 1, orderid="o1", batchref="b1")
     bad: list[tuple[Any, dict[str, Any], str]] = [
@@ -78,7 +77,6 @@ def test_a_crowd_of_bad_messages_is_set_aside_as_well(warehouse: Warehouse) -> N
 
 
 def test_events_that_do_not_concern_it_keep_the_count(warehouse: Warehouse) -> None:
-    """Their sequences are no gaps."""
     warehouse.start()
 
     warehouse.tell(
@@ -140,7 +138,6 @@ def test_an_effect_that_keeps_failing_is_dead_lettered_and_harms_no_other(
 def test_a_lost_broker_is_found_again(
     warehouse: Warehouse, private_rabbitmq: PrivateRabbitMQ
 ) -> None:
-    """Without a restart by hand."""
     process = warehouse.start()
 
     private_rabbitmq.kill()
@@ -155,7 +152,6 @@ def test_a_lost_broker_is_found_again(
 def test_a_lost_database_is_found_again_and_no_event_is_given_up(
     warehouse: Warehouse, private_postgres: PrivatePostgres
 ) -> None:
-    """What could not be written waits in the queue."""
     process = warehouse.start()
 
     private_postgres.kill()
@@ -170,7 +166,6 @@ def test_a_lost_database_is_found_again_and_no_event_is_given_up(
 
 
 def test_a_missing_queue_is_waited_for_with_a_word_what_to_do(warehouse: Warehouse) -> None:
-    """Nobody has to start things in order."""
     with Connection(warehouse.broker_url) as connection:
         connection.channel().queue_delete(QUEUE)
 

@@ -35,7 +35,6 @@ def lamp_with(*batches: Batch) -> Product:
 
 
 def test_shelf_stock_is_used_before_a_shipment() -> None:
-    """What is there is promised first."""
     lamp = lamp_with(shipment(10), on_shelf(10))
 
     lamp.allocate(line("order-1", 3))
@@ -44,7 +43,6 @@ def test_shelf_stock_is_used_before_a_shipment() -> None:
 
 
 def test_the_earlier_shipment_is_used_before_the_later() -> None:
-    """Customers wait as little as can be."""
     lamp = lamp_with(shipment(10, LATER, "later"), shipment(10, SOON, "sooner"))
 
     lamp.allocate(line("order-1", 3))
@@ -53,7 +51,6 @@ def test_the_earlier_shipment_is_used_before_the_later() -> None:
 
 
 def test_equal_batches_are_used_by_reference() -> None:
-    """A tie is broken the same way every time."""
     lamp = lamp_with(on_shelf(10, "b"), on_shelf(10, "a"))
 
     lamp.allocate(line("order-1", 3))
@@ -71,7 +68,6 @@ def test_a_line_is_served_whole_from_one_batch() -> None:
 
 
 def test_the_same_line_again_changes_nothing_and_gives_the_same_answer() -> None:
-    """A caller may ask as often as it likes."""
     lamp = lamp_with(on_shelf(10))
     first = lamp.allocate(line("order-1", 3))
     lamp.pull_events()
@@ -82,7 +78,6 @@ def test_the_same_line_again_changes_nothing_and_gives_the_same_answer() -> None
 
 
 def test_the_same_line_with_another_quantity_is_refused() -> None:
-    """One order has one line of a sku."""
     lamp = lamp_with(on_shelf(10))
     lamp.allocate(line("order-1", 3))
 
@@ -92,7 +87,6 @@ def test_the_same_line_with_another_quantity_is_refused() -> None:
 
 
 def test_a_line_that_nothing_can_serve_waits_and_is_told_once() -> None:
-    """It is not dropped."""
     lamp = lamp_with(on_shelf(2))
 
     outcome = lamp.allocate(line("order-1", 3))
@@ -103,7 +97,6 @@ def test_a_line_that_nothing_can_serve_waits_and_is_told_once() -> None:
 
 
 def test_a_new_batch_serves_the_waiting_lines_oldest_first() -> None:
-    """Who came first is served first, as far as stock fits."""
     lamp = lamp_with()
     lamp.allocate(line("first", 4))
     lamp.allocate(line("second", 4))
@@ -137,7 +130,6 @@ def test_a_new_line_never_overtakes_an_older_one_that_the_same_stock_could_serve
 
 
 def test_a_smaller_new_line_may_use_stock_that_no_older_line_fits() -> None:
-    """Nobody is helped by stock that lies idle."""
     lamp = lamp_with(on_shelf(2))
     lamp.allocate(line("older", 4))
 
@@ -147,7 +139,6 @@ def test_a_smaller_new_line_may_use_stock_that_no_older_line_fits() -> None:
 
 
 def test_a_shrunk_batch_takes_stock_from_the_lines_that_were_promised_last() -> None:
-    """The rule is the same every time, and takes no more than it must."""
     lamp = lamp_with(on_shelf(10))
     for orderid in ("first", "second", "third"):
         lamp.allocate(line(orderid, 3))
@@ -175,7 +166,6 @@ def test_a_moved_line_goes_to_the_next_batch() -> None:
 
 
 def test_a_moved_line_that_finds_no_other_stock_waits_and_is_told() -> None:
-    """Each wait is told once."""
     lamp = lamp_with(on_shelf(10))
     lamp.allocate(line("order-1", 8))
     lamp.change_batch_quantity("on-shelf", 5)
@@ -188,7 +178,6 @@ def test_a_moved_line_that_finds_no_other_stock_waits_and_is_told() -> None:
 
 
 def test_a_line_that_waits_a_second_time_is_told_a_second_time() -> None:
-    """Once per wait, not once for ever."""
     lamp = lamp_with()
     lamp.allocate(line("order-1", 3))
     lamp.create_batch("new", 3)
@@ -202,7 +191,6 @@ def test_a_line_that_waits_a_second_time_is_told_a_second_time() -> None:
 
 
 def test_a_moved_line_keeps_its_place_before_younger_ones() -> None:
-    """It lost its stock, not its turn."""
     lamp = lamp_with(on_shelf(10))
     lamp.allocate(line("older", 8))
     lamp.allocate(line("younger", 8))
@@ -216,7 +204,6 @@ def test_a_moved_line_keeps_its_place_before_younger_ones() -> None:
 
 
 def test_a_grown_batch_serves_those_who_wait() -> None:
-    """More was delivered than was bought."""
     lamp = lamp_with(on_shelf(2))
     lamp.allocate(line("order-1", 3))
     lamp.pull_events()
@@ -231,7 +218,6 @@ def test_a_grown_batch_serves_those_who_wait() -> None:
 
 
 def test_a_line_that_is_given_up_frees_its_stock() -> None:
-    """And those who wait are served next."""
     lamp = lamp_with(on_shelf(3))
     lamp.allocate(line("order-1", 3))
     lamp.allocate(line("order-2", 3))
@@ -248,7 +234,6 @@ def test_a_line_that_is_given_up_frees_its_stock() -> None:
 
 
 def test_a_waiting_line_can_be_given_up() -> None:
-    """Then nothing was promised, and no batch is named."""
     lamp = lamp_with()
     lamp.allocate(line("order-1", 3))
     lamp.pull_events()
@@ -259,7 +244,6 @@ def test_a_waiting_line_can_be_given_up() -> None:
 
 
 def test_giving_up_a_line_that_is_not_there_is_refused() -> None:
-    """The caller learns that it was mistaken."""
     lamp = lamp_with()
 
     outcome = lamp.deallocate("order-1")
@@ -268,7 +252,6 @@ def test_giving_up_a_line_that_is_not_there_is_refused() -> None:
 
 
 def test_setting_the_quantity_that_it_has_changes_nothing() -> None:
-    """A repeated count is no news."""
     lamp = lamp_with(on_shelf(3))
 
     outcome = lamp.change_batch_quantity("on-shelf", 3)
@@ -278,7 +261,6 @@ def test_setting_the_quantity_that_it_has_changes_nothing() -> None:
 
 
 def test_events_are_numbered_without_a_gap() -> None:
-    """Each event carries the product's sequence."""
     lamp = lamp_with(on_shelf(3))
     lamp.allocate(line("order-1", 3))
     lamp.allocate(line("order-2", 3))

@@ -44,7 +44,6 @@ def test_a_reservation_holds_stock_as_an_allocation_does() -> None:
 
 
 def test_a_reservation_that_nothing_can_serve_waits() -> None:
-    """It is served like any other line, as a reservation."""
     lamp = lamp_with()
     waiting = lamp.reserve(line("order-1", 3), NOON)
     lamp.create_batch("new", 3)
@@ -59,7 +58,6 @@ def test_a_reservation_that_nothing_can_serve_waits() -> None:
 
 
 def test_the_same_reservation_again_changes_nothing() -> None:
-    """Not even its time."""
     lamp = reserved("order-1")
 
     again = lamp.reserve(line("order-1", 3), LATER)
@@ -82,7 +80,6 @@ def test_a_confirmed_reservation_is_an_allocation() -> None:
 
 
 def test_a_waiting_reservation_that_is_confirmed_waits_for_an_allocation() -> None:
-    """What is told then is the allocation."""
     lamp = lamp_with()
     lamp.reserve(line("order-1", 3), NOON)
     lamp.confirm("order-1")
@@ -95,7 +92,6 @@ def test_a_waiting_reservation_that_is_confirmed_waits_for_an_allocation() -> No
 
 
 def test_a_reservation_that_expires_frees_its_stock() -> None:
-    """For those who wait."""
     lamp = reserved("order-1")
     lamp.allocate(line("waiting", 9))
     lamp.pull_events()
@@ -133,7 +129,6 @@ def test_a_released_reservation_is_gone() -> None:
 
 
 def test_a_held_line_is_not_allocated_behind_its_back() -> None:
-    """Its caller confirms it."""
     lamp = reserved("order-1")
 
     outcome = lamp.allocate(line("order-1", 3))
@@ -142,7 +137,6 @@ def test_a_held_line_is_not_allocated_behind_its_back() -> None:
 
 
 def test_what_is_only_held_gives_way_before_what_is_sold() -> None:
-    """However recently that was confirmed."""
     lamp = reserved("basket", "sold")
     lamp.confirm("sold")
     lamp.pull_events()
@@ -158,7 +152,6 @@ def test_what_is_only_held_gives_way_before_what_is_sold() -> None:
 
 
 def test_who_ordered_travels_with_the_line() -> None:
-    """Nothing is decided by it."""
     lamp = lamp_with(on_shelf(10))
     wanted = line("order-1", 3)
     lamp.reserve(type(wanted)("order-1", "LAMP", 3, "customer-7"), NOON)
@@ -172,7 +165,6 @@ def test_who_ordered_travels_with_the_line() -> None:
 
 
 def test_dispatched_goods_are_off_the_books() -> None:
-    """Of the batch's pieces and its promises; twice is once."""
     lamp = lamp_with(on_shelf(10))
     lamp.allocate(line("order-1", 3))
     lamp.pull_events()
@@ -188,7 +180,6 @@ def test_dispatched_goods_are_off_the_books() -> None:
 
 
 def test_a_dispatched_line_neither_moves_nor_is_given_up() -> None:
-    """Whatever becomes of its batch."""
     lamp = lamp_with(on_shelf(10))
     lamp.allocate(line("order-1", 3))
     lamp.dispatch("order-1", None)
@@ -206,7 +197,6 @@ def test_a_dispatched_line_neither_moves_nor_is_given_up() -> None:
 
 
 def test_only_what_is_allocated_can_be_dispatched_and_from_its_own_batch() -> None:
-    """Anything else is a refusal that says why."""
     lamp = reserved("held")
     lamp.allocate(line("waiting", 50))
     lamp.allocate(line("sold", 3))

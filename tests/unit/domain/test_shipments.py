@@ -56,7 +56,6 @@ def test_a_line_moves_only_where_another_batch_brings_it_earlier() -> None:
 
 
 def test_a_line_that_moves_to_a_batch_of_the_same_day_keeps_its_promise() -> None:
-    """It is told where it goes, and no other day."""
     lamp = lamp_with(shipment(4), shipment(4, SOON, "twin"))
     lamp.allocate(line("order-1", 4))
     lamp.pull_events()
@@ -96,7 +95,6 @@ def test_a_batch_that_arrived_is_on_the_shelf() -> None:
 
 
 def test_the_same_day_again_changes_nothing() -> None:
-    """No event, no version."""
     lamp = lamp_with(shipment(10))
 
     outcome = lamp.change_batch_eta("shipment", SOON)
@@ -152,7 +150,6 @@ def test_many_lines_are_told_step_by_step_each_once(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_most_recently_promised_line_gives_way_to_damage() -> None:
-    """Pieces are taken off what the batch has, and the reason is told."""
     lamp = lamp_with(on_shelf(10))
     lamp.allocate(line("older", 4))
     lamp.allocate(line("younger", 4))
@@ -170,7 +167,6 @@ def test_the_most_recently_promised_line_gives_way_to_damage() -> None:
 
 
 def test_no_more_is_written_off_than_there_is() -> None:
-    """Nothing changes."""
     lamp = lamp_with(on_shelf(3))
 
     outcome = lamp.write_off("on-shelf", 4, "stolen")

@@ -39,7 +39,6 @@ def test_a_line_is_whole_unless_its_caller_says_otherwise() -> None:
 
 
 def test_a_line_that_one_batch_can_serve_is_not_split() -> None:
-    """Though it may be."""
     lamp = stock()
 
     lamp.allocate(split("order-1", 7))
@@ -75,7 +74,6 @@ def test_a_line_that_no_batch_can_serve_whole_is_served_by_several() -> None:
 
 
 def test_what_is_not_there_waits_and_is_served_as_soon_as_anything_is() -> None:
-    """However little."""
     lamp = lamp_with(on_shelf(4))
     waiting = lamp.allocate(split("order-1", 9))
     lamp.create_batch("new", 2)
@@ -95,7 +93,6 @@ def test_what_is_not_there_waits_and_is_served_as_soon_as_anything_is() -> None:
 
 
 def test_the_rest_is_told_that_it_waits() -> None:
-    """With the quantity that is missing."""
     lamp = lamp_with(on_shelf(4))
 
     lamp.allocate(split("order-1", 9))
@@ -118,7 +115,6 @@ def test_the_same_line_again_is_known_by_its_whole_quantity() -> None:
 
 
 def test_a_part_that_loses_its_batch_waits_as_one_with_the_rest() -> None:
-    """And only that part moves."""
     lamp = lamp_with(on_shelf(4), shipment(5))
     lamp.allocate(split("order-1", 10))
     lamp.pull_events()
@@ -136,7 +132,6 @@ def test_a_part_that_loses_its_batch_waits_as_one_with_the_rest() -> None:
 
 
 def test_a_held_line_is_confirmed_and_extended_with_all_its_parts() -> None:
-    """And expires with them."""
     lamp = lamp_with(on_shelf(4), shipment(5))
     lamp.reserve(split("order-1", 9), NOON)
     lamp.reserve(split("order-2", 2), NOON)

@@ -52,7 +52,6 @@ ORDERS = {
 
 
 def test_every_strategy_has_its_table() -> None:
-    """None is left out here."""
     assert ORDERS.keys() == STRATEGIES.keys()
 
 
@@ -86,7 +85,6 @@ def test_a_strategy_puts_batches_in_one_order_however_they_come(strategy: str) -
 def test_the_first_batch_that_is_enough_serves(
     strategy: str, qty: int, batchref: str | None
 ) -> None:
-    """By the order of the strategy."""
     chosen = first_fit(STRATEGIES[strategy].sort(STOCK.values()), qty)
 
     assert (chosen and chosen.batchref) == batchref

@@ -52,7 +52,6 @@ def told_of(storage: Storage, orderid: str = "o1") -> list[tuple[str, str]]:
 
 
 def test_each_line_of_an_order_is_decided_for_itself(storage: Storage) -> None:
-    """One is allocated, one waits, one is refused."""
     [outcome] = decided(storage, order(("LAMP", 5), ("CHAIR", 6), ("SOFA", 1)))
 
     assert outcome == Succeeded(
@@ -67,7 +66,6 @@ def test_each_line_of_an_order_is_decided_for_itself(storage: Storage) -> None:
 
 
 def test_all_or_nothing_takes_all(storage: Storage) -> None:
-    """Every line is allocated."""
     [outcome] = decided(storage, order(("LAMP", 5), ("CHAIR", 5), all_or_nothing=True))
 
     assert isinstance(outcome, Succeeded)
@@ -84,7 +82,6 @@ def test_all_or_nothing_takes_all(storage: Storage) -> None:
 def test_all_or_nothing_takes_nothing(
     storage: Storage, lines: tuple[tuple[str, int], ...], reason: str, sku: str
 ) -> None:
-    """And says which line was missing."""
     [outcome] = decided(storage, order(*lines, all_or_nothing=True))
 
     assert isinstance(outcome, Refused)
@@ -93,7 +90,6 @@ def test_all_or_nothing_takes_nothing(
 
 
 def test_all_or_nothing_does_not_overtake_who_waits(storage: Storage) -> None:
-    """What an older line may have is not there for the order."""
     decided(storage, Allocate("older", "LAMP", 7))
     bigger = [ChangeBatchQuantity("lamps", 7), order(("LAMP", 1), all_or_nothing=True)]
 
@@ -106,7 +102,6 @@ def test_all_or_nothing_does_not_overtake_who_waits(storage: Storage) -> None:
 
 
 def test_an_order_that_is_held_is_confirmed_as_one(storage: Storage) -> None:
-    """Both lines have the same end."""
     held = order(("LAMP", 1), ("CHAIR", 1), ttl=60, all_or_nothing=True, customer="customer-7")
 
     outcomes = decided(storage, held, Confirm("o1"))
@@ -117,7 +112,6 @@ def test_an_order_that_is_held_is_confirmed_as_one(storage: Storage) -> None:
 
 
 def test_an_order_may_be_repeated_line_by_line(storage: Storage) -> None:
-    """What it has already is not taken again."""
     lines = (("LAMP", 3), ("CHAIR", 3))
 
     outcomes = decided(storage, order(*lines), order(*lines, all_or_nothing=True))
@@ -143,7 +137,6 @@ def test_all_or_nothing_refuses_a_line_that_is_there_otherwise(storage: Storage)
 
 
 def test_an_order_names_each_sku_once(storage: Storage) -> None:
-    """Two lines of one sku would be one line."""
     [outcome] = decided(storage, order(("LAMP", 1), ("LAMP", 2)))
 
     assert outcome == Refused("sku twice", field="lines", orderid="o1")
@@ -151,7 +144,6 @@ def test_an_order_names_each_sku_once(storage: Storage) -> None:
 
 @pytest.mark.parametrize("sold_first", [True, False])
 def test_what_is_held_gives_way_before_what_is_sold(storage: Storage, sold_first: bool) -> None:
-    """In whatever order they came."""
     lines: list[Any] = [Allocate("sold", "LAMP", 2), Reserve("held", "LAMP", 2, 60)]
 
     decided(storage, *(lines if sold_first else lines[::-1]), ChangeBatchQuantity("lamps", 3))

@@ -66,5 +66,4 @@ def test_a_subscriber_knows_the_trace_by_the_event_alone(
     [(GIVEN, f'{{"data": {{"a": 1}}, "traceparent": "{GIVEN}"}}'), (None, '{"data": {"a": 1}} ')],
 )
 def test_an_event_gets_it_as_an_attribute(traceparent: str | None, told: str) -> None:
-    """Its text stays as it is."""
     assert trace_context.in_event('{"data": {"a": 1}} ', traceparent) == told
