@@ -15,7 +15,8 @@ RUN /opt/allocation/bin/pip install --no-cache-dir --constraint constraints.txt 
 FROM python:${PYTHON}-slim
 RUN useradd --uid 1000 --no-create-home --shell /usr/sbin/nologin allocation
 COPY --from=build /opt/allocation /opt/allocation
-# Unbuffered, so that the last lines before an end are seen; no bytecode, as nothing may be written.
+# Unbuffered, so that the last log lines of a killed process are not lost; no bytecode, as the file
+# system is read-only.
 ENV PATH=/opt/allocation/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Run once by the postgres image, when its volume is empty: a database and a user for each service,
-# none of which can connect to another's.
+# The postgres image runs this once, when its volume is empty: it creates a database and a user for each
+# service. No user can connect to another service's database.
 set -euo pipefail
 
 for service in allocation warehouse notification; do
