@@ -16,10 +16,10 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from allocation import bootstrap
+from allocation.__main__ import command_line
 from allocation.adapters.rabbitmq import topology
 from allocation.adapters.sql import api_keys
 from allocation.entrypoints.cli.choices import Scope
-from allocation.entrypoints.cli.main import app
 from allocation.settings import SPOOL_TRANSPORT
 from tests.servers.processes import ROOT, clean_environment
 
@@ -38,7 +38,7 @@ def embedded(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    return CliRunner().invoke(command_line(), list(arguments), catch_exceptions=False)
 
 
 def prepared() -> None:
@@ -217,7 +217,7 @@ def test_programs_are_told_all_of_a_dead_letter(letter: dict[str, Any]) -> None:
 
 def every_command(command: Any = None, path: str = "") -> Iterator[str]:
     """The program itself and each of its commands and groups, as people call them."""
-    command = command or get_command(app)
+    command = command or get_command(command_line())
     yield path
     for name, inner in getattr(command, "commands", {}).items():
         yield from every_command(inner, f"{path} {name}".strip())
@@ -259,7 +259,8 @@ def test_help_of_every_command_imports_nothing_that_only_its_work_needs() -> Non
     )
     program = (
         "import sys; from typer.testing import CliRunner\n"
-        "from allocation.entrypoints.cli.main import app\n"
+        "from allocation.__main__ import command_line\n"
+        "app = command_line()\n"
         "for command in sys.stdin.read().splitlines():\n"
         "    assert CliRunner().invoke(app, [*command.split(), '--help']).exit_code == 0, command\n"
         f"print([name for name in '{heavy}'.split() if name in sys.modules])"

@@ -13,6 +13,7 @@ from allocation.adapters.sql.api_keys import ApiKey, ApiKeys
 from allocation.entrypoints.cli.choices import Scope
 from allocation.entrypoints.cli.terminal import console, fail, misused, print_table, reaching
 from allocation.messaging.telemetry.escaping import escaped
+from allocation.settings import is_loopback
 
 
 def create(name: str, scopes: Sequence[Scope], *, yes: bool, as_json: bool) -> None:
@@ -69,10 +70,6 @@ _NO_KEY_LEFT = (
 
 def _is_open() -> bool:
     """Whether the API requires no key: it is on loopback, and there was never one."""
-    from allocation.entrypoints.api.auth.security import (
-        is_loopback,  # Flask: no other command here needs it
-    )
-
     if not is_loopback(bootstrap.settings().host):
         return False
     return not _settings_have_one() and not reaching("the database", lambda: _keys().any_made())

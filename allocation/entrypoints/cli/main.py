@@ -6,7 +6,6 @@ A command imports the module that does its work when it runs. Help and completio
 import os
 import select
 import sys
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,11 +18,11 @@ from allocation.entrypoints.cli.exits import BROKEN_OFF, MISUSED, NOBODY_READS, 
 
 _TRY = "Try it"
 _SET_UP = "Set it up"
-_RUN = "Run one process"
+RUN = "Run one process"
 _STOCK = "Stock in and out"
 _LOOK_AFTER = "Look after it"
-_DESCRIBE = "Describe it"
-_PANELS = (_TRY, _SET_UP, _RUN, _STOCK, _LOOK_AFTER, _DESCRIBE)
+DESCRIBE = "Describe it"
+_PANELS = (_TRY, _SET_UP, RUN, _STOCK, _LOOK_AFTER, DESCRIBE)
 """In the order of use."""
 
 
@@ -221,30 +220,6 @@ def _revoke_key(
     from allocation.entrypoints.cli import keys
 
     keys.revoke(key_id, as_json=as_json)
-
-
-@app.command(rich_help_panel=_RUN)
-def api() -> None:
-    """Serve the HTTP API."""
-    from allocation.entrypoints.cli import processes
-
-    processes.api()
-
-
-@app.command(rich_help_panel=_RUN)
-def relay() -> None:
-    """Send what the outbox holds to the broker, until stopped."""
-    from allocation.entrypoints.cli import processes
-
-    processes.run_relay()
-
-
-@app.command(rich_help_panel=_RUN)
-def inbound() -> None:
-    """Accept the events of other systems, until stopped."""
-    from allocation.entrypoints.cli import processes
-
-    processes.run_inbound()
 
 
 @app.command(rich_help_panel=_STOCK)
@@ -458,28 +433,3 @@ def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
     from allocation.entrypoints.cli import prune
 
     prune.prune(dry_run=dry_run, as_json=as_json)
-
-
-@app.command(rich_help_panel=_DESCRIBE)
-def openapi() -> None:
-    """Print the description of the HTTP API: OpenAPI, as JSON."""
-    from allocation.entrypoints.cli import setup
-
-    setup.describe_api()
-
-
-@app.command(rich_help_panel=_DESCRIBE)
-def asyncapi() -> None:
-    """Print the description of the messages: AsyncAPI, as JSON."""
-    from allocation.entrypoints.cli import setup
-
-    setup.describe_messages()
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line, under its name however it was started."""
-    app(arguments, prog_name="allocation")
-
-
-if __name__ == "__main__":
-    main()

@@ -4,14 +4,10 @@ import os
 import signal
 
 from allocation import bootstrap
-from allocation.adapters import metrics
 from allocation.adapters.sql import migrations
-from allocation.entrypoints import inbound, relay
 from allocation.entrypoints.cli import demo, setup
 from allocation.entrypoints.cli import up as house
 from allocation.entrypoints.cli.terminal import console, fail, reaching
-from allocation.messaging import lifecycle
-from allocation.messaging.telemetry import logs, tracing
 
 
 def up() -> None:
@@ -46,30 +42,3 @@ def run_demo() -> None:
         f" then open its page, {page}."
         " README.md shows how other services send commands and hear events."
     )
-
-
-def api() -> None:
-    """Serve the HTTP API."""
-    from allocation.entrypoints.api import server
-
-    dependencies = bootstrap.build()
-    logs.configure(dependencies.settings.log_format, dependencies.settings.log_level)
-    server.serve(dependencies)
-
-
-def run_relay() -> None:
-    """Send what the outbox holds to the broker, until stopped."""
-    dependencies = bootstrap.build()
-    settings = dependencies.settings
-    logs.configure(settings.log_format, settings.log_level)
-    with tracing.making("allocation-relay", settings.broker_transport):
-        relay.run(dependencies, metrics.RelayMetrics(), lifecycle.stop_signal())
-
-
-def run_inbound() -> None:
-    """Accept the events of other systems, until stopped."""
-    dependencies = bootstrap.build()
-    settings = dependencies.settings
-    logs.configure(settings.log_format, settings.log_level)
-    with tracing.making("allocation-inbound", settings.broker_transport):
-        inbound.run(dependencies, metrics.InboundMetrics(), lifecycle.stop_signal())

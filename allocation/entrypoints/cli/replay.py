@@ -12,9 +12,9 @@ from kombu import Connection
 
 from allocation import bootstrap
 from allocation.adapters.rabbitmq import topology
+from allocation.adapters.rabbitmq.outbox_messages import outgoing
 from allocation.adapters.sql.event_log import EventLog, Stretch
 from allocation.entrypoints.cli.terminal import console, fail, misused, progress, reaching
-from allocation.entrypoints.relay import outgoing
 from allocation.messaging.publisher import Outgoing, Publisher, publish, publisher
 
 CHUNK = 500

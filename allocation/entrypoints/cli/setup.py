@@ -1,4 +1,4 @@
-"""Commands that set the service up, prove its books and describe it."""
+"""Commands that set the service up, prove its books."""
 
 import json
 from dataclasses import asdict
@@ -8,7 +8,6 @@ import typer
 from allocation import bootstrap
 from allocation.adapters.rabbitmq import permissions, topology
 from allocation.adapters.sql import audit
-from allocation.contract import asyncapi
 from allocation.entrypoints.cli.terminal import console, fail, reaching
 from allocation.messaging.telemetry.escaping import escaped
 from allocation.settings import Settings
@@ -79,19 +78,3 @@ def _shown(proof: audit.Result, *, quiet: bool) -> audit.Result:
         for breach in proof.broken:
             console.print(f"         {escaped(str(breach))}", markup=False)
     return proof
-
-
-def describe_api() -> None:
-    """Print the description of the HTTP API: OpenAPI, as JSON."""
-    from allocation.entrypoints.api.description import openapi
-
-    _describe(openapi.document())
-
-
-def describe_messages() -> None:
-    """Print the description of the messages: AsyncAPI, as JSON."""
-    _describe(asyncapi.document())
-
-
-def _describe(document: dict[str, object]) -> None:
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
