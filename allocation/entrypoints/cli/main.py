@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from allocation.entrypoints.cli.choices import DateOrder, Scope
 from allocation.entrypoints.cli.exits import BROKEN_OFF, MISUSED, NOBODY_READS, NobodyReads
+from allocation.messaging.command_line import AsJson, DryRun, Group, Program
 
 _TRY = "Try it"
 _SET_UP = "Set it up"
@@ -26,32 +26,13 @@ _PANELS = (_TRY, _SET_UP, RUN, _STOCK, _LOOK_AFTER, DESCRIBE)
 """In the order of use."""
 
 
-class _PlainFlags:
-    """Help that shows no type for an option that takes no value."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
-        for param in params:
-            if getattr(param, "is_flag", False):
-                param.metavar = ""
-        return params
-
-
-class _Command(_PlainFlags, TyperCommand):
-    pass
-
-
-class _Group(_PlainFlags, TyperGroup):
-    pass
-
-
-class _Root(_Group):
+class _Root(Group):
     """All commands; turns their exceptions into messages and exit statuses."""
 
     def list_commands(self, _ctx: Any) -> list[str]:
         """By panel, and in each one in the order of this module, groups last."""
         place = {
-            name: (_PANELS.index(str(each.rich_help_panel)), isinstance(each, _Group))  # type: ignore[attr-defined]
+            name: (_PANELS.index(str(each.rich_help_panel)), isinstance(each, Group))  # type: ignore[attr-defined]
             for name, each in self.commands.items()
         }
         return sorted(self.commands, key=lambda name: place[name])
@@ -93,25 +74,17 @@ def _fail_by_setting(error: ValueError) -> None:
     raise typer.Exit(MISUSED) from error
 
 
-class _Program(typer.Typer):
-    """Commands whose help is as that of all others."""
-
-    def command(self, name: str | None = None, **options: Any) -> Any:
-        return super().command(name, cls=_Command, **options)
-
-
-app = _Program(
+app = Program(
     name="allocation",
     cls=_Root,
+    add_completion=True,
     help="Promises each order line stock from a batch, and tells everyone else by messages.",
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 def _group(name: str, panel: str, summary: str) -> typer.Typer:
-    group = _Program(name=name, cls=_Group, help=summary, no_args_is_help=True)
+    group = Program(name=name, help=summary, no_args_is_help=True)
     app.add_typer(group, rich_help_panel=panel)
     return group
 
@@ -123,9 +96,6 @@ dead = _group(
     _LOOK_AFTER,
     "Dead letters: what could not be understood or decided, by whichever process.",
 )
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many there are.")]
 
 
 def _print_version(wanted: bool) -> None:
