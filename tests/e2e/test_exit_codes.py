@@ -15,26 +15,21 @@ from kombu import Connection
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from allocation import bootstrap
 from allocation.__main__ import command_line
 from allocation.adapters.rabbitmq import topology
 from allocation.adapters.sql import api_keys
-from allocation.entrypoints.cli.choices import Scope
+from allocation.entrypoints.cli.keys import Scope
 from allocation.settings import SPOOL_TRANSPORT
 from tests.servers.processes import ROOT, clean_environment
 
 
 @pytest.fixture(autouse=True)
-def embedded(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def embedded(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded default in a folder of the test's own, neither migrated nor declared."""
     for name in list(os.environ):
         if name.startswith("ALLOCATION_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("ALLOCATION_STATE_DIR", str(state_dir))
-    bootstrap.settings.cache_clear()
-    yield
-    bootstrap.engine(bootstrap.settings().database_url).dispose()
-    bootstrap.settings.cache_clear()
 
 
 def run(*arguments: str) -> Result:
@@ -164,7 +159,6 @@ def test_postgresql_says_it_in_other_words(
 ) -> None:
     """The sentence is the same."""
     monkeypatch.setenv("ALLOCATION_DATABASE_URL", empty_database_url)
-    bootstrap.settings.cache_clear()
 
     ended = run("status")
 
