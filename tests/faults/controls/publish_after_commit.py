@@ -8,7 +8,7 @@ from typing import Any
 from allocation import bootstrap
 from allocation.adapters.rabbitmq import topology
 from allocation.adapters.rabbitmq.outbox_messages import outgoing
-from allocation.adapters.sql.inbox import SqlOutbox
+from allocation.adapters.sql.outbox import SqlOutbox
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.entrypoints.worker.app import app
 from allocation.messaging.publisher import publish, publisher
