@@ -1,16 +1,75 @@
-"""The command `allocation`, which says so where the client alone is installed."""
+"""The program `allocation`: the command line with the processes and the descriptions as commands.
+
+Each command imports its entry point when it runs; entry points don't know each other.
+"""
 
 import sys
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import typer
+
+
+@cache
+def command_line() -> "typer.Typer":
+    """Every command of the program."""
+    import json
+
+    import typer
+
+    from allocation.entrypoints.cli.main import DESCRIBE, RUN, app
+
+    @app.command(rich_help_panel=RUN)
+    def api() -> None:
+        """Serve the HTTP API."""
+        from allocation.entrypoints.api import server
+
+        server.main()
+
+    @app.command(rich_help_panel=RUN)
+    def relay() -> None:
+        """Send what the outbox holds to the broker, until stopped."""
+        from allocation.entrypoints import relay
+
+        relay.main()
+
+    @app.command(rich_help_panel=RUN)
+    def inbound() -> None:
+        """Accept the events of other systems, until stopped."""
+        from allocation.entrypoints import inbound
+
+        inbound.main()
+
+    def print_json(document: dict[str, object]) -> None:
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+    @app.command(rich_help_panel=DESCRIBE)
+    def openapi() -> None:
+        """Print the description of the HTTP API: OpenAPI, as JSON."""
+        from allocation.entrypoints.api.description import openapi
+
+        print_json(openapi.document())
+
+    @app.command(rich_help_panel=DESCRIBE)
+    def asyncapi() -> None:
+        """Print the description of the messages: AsyncAPI, as JSON."""
+        from allocation.contract import asyncapi
+
+        print_json(asyncapi.document())
+
+    return app
 
 
 def main() -> None:
+    """Run the command line, under its name however it was started."""
     try:
-        from allocation.entrypoints.cli import main as command_line
+        app = command_line()
     except ModuleNotFoundError as error:
         if not error.name or error.name.partition(".")[0] in ("allocation", "workers"):
             raise
         sys.exit(f"{error.name} is missing: the service needs the extra, `allocation[server]`")
-    command_line.main()
+    app(prog_name="allocation")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Builds what a process needs, once, from its settings. Entry points pass it down."""
 
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 
 from kombu import Connection
 from sqlalchemy import Engine
@@ -53,34 +53,3 @@ def build(settings: Settings | None = None) -> Dependencies:
     made = settings or Settings()
     pool_size = made.api_threads + 2
     return Dependencies(made, database.engine(made.database_url, pool_size=pool_size))
-
-
-@cache
-def settings() -> Settings:
-    """The process's settings, read from the environment once."""
-    return Settings()
-
-
-def _dependencies() -> Dependencies:
-    return Dependencies(settings(), engine(settings().database_url))
-
-
-@cache
-def engine(url: str) -> Engine:
-    """The process's engine for this database; it opens connections when they are needed."""
-    return database.engine(url, pool_size=settings().api_threads + 2)
-
-
-def unit_of_work() -> SqlUnitOfWork:
-    """A unit of work on the configured database."""
-    return _dependencies().unit_of_work()
-
-
-def confirming_broker() -> Connection:
-    """A connection of which every publish waits until the broker has the message."""
-    return _dependencies().confirming_broker()
-
-
-def broker() -> Connection:
-    """A connection to the configured broker, not open yet."""
-    return _dependencies().broker()

@@ -1,5 +1,6 @@
 """Settings, from environment variables called ALLOCATION_<NAME>."""
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
@@ -156,3 +157,11 @@ class Settings(BaseSettings):
     def broker_transport(self) -> str | None:
         """The name by which kombu loads the embedded transport; None where the URL says enough."""
         return SPOOL_TRANSPORT if self.broker_url.startswith("spool:") else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on `host`."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -155,15 +155,7 @@ class MemoryOutbox:
         self._now = now
 
     def add(self, event: Event, cause: Message) -> None:
-        self._store.outbox.append(
-            codec.cloud_event(
-                event,
-                time=self._now(),
-                causation_id=cause.id,
-                causation_type=codec.command_name(cause.command),
-                correlation_id=cause.correlation_id,
-            )
-        )
+        self._store.outbox.append(codec.cloud_event(event, cause, self._now()))
 
     def schedule(self, message: Message, due_at: datetime) -> None:
         if message not in self._store.scheduled:

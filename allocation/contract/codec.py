@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
 from functools import cache, partial
 from typing import Any, get_args, get_origin, get_type_hints
-from uuid import NAMESPACE_OID, UUID, uuid5
+from uuid import NAMESPACE_OID, uuid5
 
 import jsonschema_rs
 
@@ -18,6 +18,7 @@ from allocation.domain import commands
 from allocation.domain.commands import Command, Malformed
 from allocation.domain.events import Event
 from allocation.messaging import cloudevents
+from allocation.service_layer.unit_of_work import Message
 
 Json = dict[str, Any]
 
@@ -128,10 +129,8 @@ def command_body(command: Command) -> Json:
     return _json(command)
 
 
-def cloud_event(
-    event: Event, *, time: datetime, causation_id: UUID, causation_type: str, correlation_id: UUID
-) -> Json:
-    """The event as CloudEvents 1.0 structured JSON.
+def cloud_event(event: Event, cause: Message, time: datetime) -> Json:
+    """The event that `cause` led to, as CloudEvents 1.0 structured JSON.
 
     Its id follows from sku and sequence, so it is the same however often it is built. Raises
     AssertionError when it would break the published contract: that is a fault of ours.
@@ -153,9 +152,9 @@ def cloud_event(
         time=time.isoformat(),
         data=data,
         sequence=event.sequence,
-        causationid=str(causation_id),
-        causationtype=causation_type,
-        correlationid=str(correlation_id),
+        causationid=str(cause.id),
+        causationtype=command_name(cause.command),
+        correlationid=str(cause.correlation_id),
     )
     broken = violations(kind, body)
     assert not broken, f"{kind} breaks its contract: {broken}"

@@ -18,13 +18,13 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from allocation.adapters.metrics import InboundMetrics
 from allocation.adapters.rabbitmq import topology
 from allocation.adapters.sql.migrations import wait_for_schema
-from allocation.bootstrap import Dependencies
+from allocation.bootstrap import Dependencies, build
 from allocation.contract import inbound_events
-from allocation.messaging import backoff
+from allocation.messaging import backoff, lifecycle
 from allocation.messaging.bisection import bisect
 from allocation.messaging.consumer import Consumer
 from allocation.messaging.dead_letters import DeadLetterPublisher
-from allocation.messaging.telemetry import heartbeat, metrics_server, tracing
+from allocation.messaging.telemetry import heartbeat, logs, metrics_server, tracing
 from allocation.service_layer import execution
 from allocation.service_layer.unit_of_work import (
     CommandConflict,
@@ -49,6 +49,15 @@ class Asked:
     message: Delivered
     command: Message
     span: tracing.Span
+
+
+def main() -> None:
+    """Accept the events of other systems until a signal comes."""
+    dependencies = build()
+    settings = dependencies.settings
+    logs.configure(settings.log_format, settings.log_level)
+    with tracing.making("allocation-inbound", settings.broker_transport):
+        run(dependencies, dependencies.inbound_metrics, lifecycle.stop_signal())
 
 
 def run(dependencies: Dependencies, metrics: InboundMetrics, stop: threading.Event) -> None:

@@ -1,6 +1,5 @@
 """The relay: sends what the outbox holds to the broker, and marks it once the broker has it."""
 
-import json
 import logging
 import threading
 import time
@@ -14,11 +13,11 @@ from kombu import Connection
 
 from allocation.adapters.metrics import RelayMetrics
 from allocation.adapters.rabbitmq import topology
+from allocation.adapters.rabbitmq.outbox_messages import outgoing
 from allocation.adapters.sql.migrations import wait_for_schema
 from allocation.adapters.sql.outbox import DUE_AT_ONCE, OutboxReader, only_reader
-from allocation.bootstrap import Dependencies
+from allocation.bootstrap import Dependencies, build
 from allocation.messaging import lifecycle
-from allocation.messaging.celery_message import celery_message
 from allocation.messaging.outbox_relay import (
     BATCH,
     MARK_EVERY,
@@ -27,7 +26,7 @@ from allocation.messaging.outbox_relay import (
     relay_through_outages,
 )
 from allocation.messaging.publisher import Outgoing, publisher
-from allocation.messaging.telemetry import heartbeat, metrics_server, trace_context, tracing
+from allocation.messaging.telemetry import heartbeat, logs, metrics_server, trace_context, tracing
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +38,15 @@ RESEND_AT_ONCE = 2000
 """Overdue commands that one check sends again, at most."""
 LOOK_FOR_LOST = 10.0
 """Seconds between two checks for commands that the broker has lost."""
+
+
+def main() -> None:
+    """Relay until a signal comes."""
+    dependencies = build()
+    settings = dependencies.settings
+    logs.configure(settings.log_format, settings.log_level)
+    with tracing.making("allocation-relay", settings.broker_transport):
+        run(dependencies, dependencies.relay_metrics, lifecycle.stop_signal())
 
 
 def run(dependencies: Dependencies, metrics: RelayMetrics, stop: threading.Event) -> None:
@@ -217,34 +225,3 @@ def _span(row: Any) -> tracing.Span:
     destination = topology.EVENTS if row.kind == "event" else topology.COMMANDS
     about = (row.name, row.id, destination, row.traceparent, row.correlation_id)
     return tracing.message("publish", *about)
-
-
-def outgoing(row: Any, traceparent: str | None) -> Outgoing:
-    """The message that a row of the outbox is: a Celery task, or a CloudEvent to the fanout.
-
-    The row's ids are text, and its body is JSON text. `traceparent` names the span that sends it.
-    """
-    if row.kind == "event":
-        return Outgoing(
-            id=row.id,
-            exchange=topology.EVENTS,
-            routing_key="",
-            body=trace_context.in_event(row.body, traceparent),
-            content_type="application/cloudevents+json",
-        )
-    task = celery_message(
-        row.name,
-        row.id,
-        json.loads(row.body),
-        root_id=row.correlation_id,
-        parent_id=row.causation_id,
-    )
-    return Outgoing(
-        id=row.id,
-        exchange=topology.COMMANDS,
-        routing_key=topology.COMMANDS,
-        body=json.dumps(task.body),
-        content_type="application/json",
-        headers=task.headers | ({"traceparent": traceparent} if traceparent else {}),
-        properties=task.properties,
-    )

@@ -1,20 +1,22 @@
-"""A database's schema, step by step: Alembic applies the steps, takes them back and compares."""
+"""A database's schema, step by step: Alembic applies the steps, takes them back and compares.
+
+Alembic takes a quarter of a second to import, so it is imported only where a step runs.
+"""
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
-from alembic import command, context
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, MetaData, inspect, text
+from sqlalchemy import Connection, Engine, MetaData, column, inspect, select, table, text
 
 from allocation.messaging import backoff
 from allocation.messaging.database import Outage, is_postgresql
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 log = structlog.get_logger(__name__)
 
@@ -23,6 +25,7 @@ log = structlog.get_logger(__name__)
 class Migrations:
     """The steps in `folder`, the tables that they lead to, and the table with the reached step.
 
+    The files of the steps begin with their revisions, which count up: `0011_name.py` is "0011".
     `lock` keeps two processes from upgrading at the same time: any number that no other program
     locks in the same database.
     """
@@ -34,6 +37,11 @@ class Migrations:
 
     def upgrade(self, engine: Engine, revision: str = "head") -> None:
         """Bring the tables to `revision`; safe to repeat, and at the same time as another."""
+        with engine.connect() as connection:
+            if revision == "head" and self._reached(connection) == {self.newest()}:
+                return
+        from alembic import command
+
         self._run(engine, lambda config: command.upgrade(config, revision))
 
     def upgrade_when_reachable(self, engine: Engine, stop: threading.Event) -> None:
@@ -55,11 +63,18 @@ class Migrations:
 
     def downgrade(self, engine: Engine, revision: str = "base") -> None:
         """Take the tables back to `revision`. What only newer tables hold is lost."""
+        from alembic import command
+
         self._run(engine, lambda config: command.downgrade(config, revision))
+
+    def revisions(self) -> list[str]:
+        """The revisions of all steps, the oldest first."""
+        steps = (self.folder / "versions").glob("[0-9]*_*.py")
+        return sorted(step.name.partition("_")[0] for step in steps)
 
     def newest(self) -> str:
         """The revision that `upgrade` leads to."""
-        return self._scripts().get_current_head() or ""
+        return self.revisions()[-1]
 
     def is_behind(self, connection: Connection) -> bool:
         """Whether the database has no schema, or that of an earlier version.
@@ -67,40 +82,42 @@ class Migrations:
         A later version is not behind: an upgrade migrates the database before it replaces
         processes.
         """
-        known = {each.revision for each in self._scripts().walk_revisions()}
-        # Not by Alembic's context, which writes two log lines on each call.
-        if not inspect(connection).has_table(self.version_table):
-            return True
-        query = text(f"SELECT version_num FROM {self.version_table}")  # noqa: S608 - our own name
-        found = set(connection.scalars(query))
-        return not found or (self.newest() not in found and found <= known)
+        revisions, reached = self.revisions(), self._reached(connection)
+        return not reached or (revisions[-1] not in reached and reached <= set(revisions))
 
     def drift(self, connection: Connection) -> list[object]:
         """In what the database differs from the metadata; empty when it does not."""
+        from alembic.autogenerate import compare_metadata
+        from alembic.runtime.migration import MigrationContext
+
         compared = MigrationContext.configure(
             connection, opts={"version_table": self.version_table, "compare_type": True}
         )
         return list(compare_metadata(compared, self.metadata))
 
-    def _config(self) -> Config:
-        config = Config()
-        config.set_main_option("script_location", str(self.folder))
-        return config
+    def _reached(self, connection: Connection) -> set[str]:
+        # Not by Alembic's context, which writes two log lines on each call.
+        if not inspect(connection).has_table(self.version_table):
+            return set()
+        version = table(self.version_table, column("version_num"))
+        return set(connection.scalars(select(version.c.version_num)))
 
-    def _scripts(self) -> ScriptDirectory:
-        return ScriptDirectory.from_config(self._config())
+    def _run(self, engine: Engine, step: Callable[["Config"], None]) -> None:
+        from alembic.config import Config
 
-    def _run(self, engine: Engine, step: Callable[[Config], None]) -> None:
         with engine.execution_options(sqlite_begin="IMMEDIATE").begin() as connection:
             if is_postgresql(connection):
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({self.lock})"))
-            config = self._config()
+            config = Config()
+            config.set_main_option("script_location", str(self.folder))
             config.attributes |= {"connection": connection, "migrations": self}
             step(config)
 
 
 def run_steps() -> None:
     """What each folder's `env.py` calls: run the steps on the connection that `_run` opened."""
+    from alembic import context
+
     migrations: Migrations = context.config.attributes["migrations"]
     context.configure(
         connection=context.config.attributes["connection"],

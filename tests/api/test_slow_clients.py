@@ -22,7 +22,7 @@ from tests.waiting import eventually
 
 EACH = 40  # connections of each kind: more than the API has threads
 API = (
-    "from allocation.entrypoints.cli import main as cli;"
+    "from allocation import __main__ as cli;"
     " from allocation.entrypoints.api.http import slow_clients as slow; {}; cli.main()"
 )
 

@@ -9,7 +9,7 @@ import jsonschema_rs
 import pytest
 
 from allocation.contract import codec, identifiers, inbound_events, registry
-from allocation.domain.commands import Command, CreateBatch, Malformed
+from allocation.domain.commands import Allocate, Command, CreateBatch, Malformed
 from allocation.domain.events import (
     Allocated,
     BatchCreated,
@@ -25,6 +25,7 @@ from allocation.domain.events import (
     StrategyChosen,
     WrittenOff,
 )
+from allocation.service_layer.unit_of_work import Message
 
 FOLDER = Path(codec.__file__).parents[1] / "contract"
 NAMES = list(registry.MESSAGES)
@@ -183,13 +184,8 @@ EVENTS: list[Event] = [
 
 
 def told(event: Event) -> codec.Json:
-    return codec.cloud_event(
-        event,
-        time=datetime(2030, 1, 1, tzinfo=UTC),
-        causation_id=UUID(int=1),
-        causation_type="allocation.allocate",
-        correlation_id=UUID(int=2),
-    )
+    cause = Message(UUID(int=1), Allocate("o", "LAMP", 1), UUID(int=2))
+    return codec.cloud_event(event, cause, datetime(2030, 1, 1, tzinfo=UTC))
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from allocation.__main__ import command_line
 from allocation.adapters.rabbitmq.permissions import ROLES, parse
-from allocation.entrypoints.cli import main
 from allocation.health import CHECKS
 from allocation.settings import Settings
 from workers.settings import Settings as WorkerSettings
@@ -44,7 +44,7 @@ def test_each_command_exists(name: str) -> None:
     """Written as a list, so that SIGTERM reaches the process and no shell."""
     command = OURS[name]["command"]
     assert isinstance(command, list)
-    known = set(vars(get_command(main.app))["commands"])
+    known = set(vars(get_command(command_line()))["commands"])
     match command:
         case ["allocation", verb]:
             assert verb in known

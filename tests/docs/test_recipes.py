@@ -19,7 +19,7 @@ from allocation.service_layer.execution import execute
 from allocation.service_layer.unit_of_work import Message
 
 for command in (CreateBatch("b1", "LAMP", 1), Recall("LAMP", "it may catch fire")):
-    outcome = execute(Message(uuid4(), command, uuid4()), bootstrap.unit_of_work())
+    outcome = execute(Message(uuid4(), command, uuid4()), bootstrap.build().unit_of_work())
     print(type(outcome).__name__, outcome.facts["status"])
 """
 

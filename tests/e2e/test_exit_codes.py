@@ -15,30 +15,25 @@ from kombu import Connection
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from allocation import bootstrap
+from allocation.__main__ import command_line
 from allocation.adapters.rabbitmq import topology
 from allocation.adapters.sql import api_keys
-from allocation.entrypoints.cli.choices import Scope
-from allocation.entrypoints.cli.main import app
+from allocation.entrypoints.cli.keys import Scope
 from allocation.settings import SPOOL_TRANSPORT
 from tests.servers.processes import ROOT, clean_environment
 
 
 @pytest.fixture(autouse=True)
-def embedded(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def embedded(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded default in a folder of the test's own, neither migrated nor declared."""
     for name in list(os.environ):
         if name.startswith("ALLOCATION_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("ALLOCATION_STATE_DIR", str(state_dir))
-    bootstrap.settings.cache_clear()
-    yield
-    bootstrap.engine(bootstrap.settings().database_url).dispose()
-    bootstrap.settings.cache_clear()
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    return CliRunner().invoke(command_line(), list(arguments), catch_exceptions=False)
 
 
 def prepared() -> None:
@@ -164,7 +159,6 @@ def test_postgresql_says_it_in_other_words(
 ) -> None:
     """The sentence is the same."""
     monkeypatch.setenv("ALLOCATION_DATABASE_URL", empty_database_url)
-    bootstrap.settings.cache_clear()
 
     ended = run("status")
 
@@ -217,7 +211,7 @@ def test_programs_are_told_all_of_a_dead_letter(letter: dict[str, Any]) -> None:
 
 def every_command(command: Any = None, path: str = "") -> Iterator[str]:
     """The program itself and each of its commands and groups, as people call them."""
-    command = command or get_command(app)
+    command = command or get_command(command_line())
     yield path
     for name, inner in getattr(command, "commands", {}).items():
         yield from every_command(inner, f"{path} {name}".strip())
@@ -259,7 +253,8 @@ def test_help_of_every_command_imports_nothing_that_only_its_work_needs() -> Non
     )
     program = (
         "import sys; from typer.testing import CliRunner\n"
-        "from allocation.entrypoints.cli.main import app\n"
+        "from allocation.__main__ import command_line\n"
+        "app = command_line()\n"
         "for command in sys.stdin.read().splitlines():\n"
         "    assert CliRunner().invoke(app, [*command.split(), '--help']).exit_code == 0, command\n"
         f"print([name for name in '{heavy}'.split() if name in sys.modules])"

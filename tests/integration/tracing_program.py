@@ -47,14 +47,14 @@ class InProcess(TaskPool):
 def main(traceparent: str) -> None:
     """From the request to the dispatch that is told back."""
     spans = InMemorySpanExporter()
-    settings, of_workers = bootstrap.settings(), Settings()
-    tracing.start("all", settings.broker_transport, spans)
+    dependencies, of_workers = bootstrap.build(), Settings()
+    tracing.start("all", dependencies.settings.broker_transport, spans)
     warehouse = open_database(of_workers)
     resequencer = Resequencer(warehouse, metadata, pick_list.apply, timedelta(seconds=60))
     figures, stop = SubscriberMetrics("warehouse"), threading.Event()
     lasting = [
-        partial(relay.run, bootstrap.build(), metrics.RelayMetrics(), stop),
-        partial(inbound.run, bootstrap.build(), metrics.InboundMetrics(), stop),
+        partial(relay.run, dependencies, metrics.RelayMetrics(), stop),
+        partial(inbound.run, dependencies, metrics.InboundMetrics(), stop),
         partial(subscriber(of_workers, QUEUE, parse, resequencer, figures).run, stop),
         partial(Relay(warehouse, of_workers, figures.registry).run, stop),
     ]
@@ -65,7 +65,7 @@ def main(traceparent: str) -> None:
             thread.start()
             stack.callback(thread.join)
         stack.callback(stop.set)
-        client = create_app(bootstrap.build()).test_client()
+        client = create_app(dependencies).test_client()
         wait = {"Prefer": "wait=20"}
         batch = {"batchref": "b1", "sku": "LAMP", "qty": 5}
         assert client.post("/v1/batches", json=batch, headers=wait).status_code == 201
@@ -83,7 +83,7 @@ def main(traceparent: str) -> None:
         query = select(outbox.c.sent_at).where(outbox.c.name == "allocation.dispatched.v1")
 
         def told() -> bool:
-            with bootstrap.engine(settings.database_url).connect() as connection:
+            with dependencies.engine.connect() as connection:
                 sent_at = connection.scalar(query)
             names = [span.name for span in spans.get_finished_spans()]
             return sent_at is not None and "process allocation.dispatched.v1" in names

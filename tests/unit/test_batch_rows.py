@@ -7,7 +7,7 @@ import pytest
 
 from allocation.domain.commands import CreateBatch
 from allocation.entrypoints.cli.batch_rows import BatchRows, Rejected, Row, Unreadable
-from allocation.entrypoints.cli.choices import DateOrder
+from allocation.entrypoints.cli.date_order import DateOrder
 
 B1 = CreateBatch("b1", "LAMP", 5)
 

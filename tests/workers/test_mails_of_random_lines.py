@@ -18,6 +18,7 @@ from allocation.domain.product import Product
 from allocation.messaging import database
 from allocation.messaging.cloudevents import Envelope, from_json
 from allocation.messaging.resequencer import Resequencer
+from allocation.service_layer.unit_of_work import Message
 from workers.notification import mailing, tables
 from workers.notification.running import MIGRATIONS
 
@@ -85,15 +86,9 @@ class Shop:
 
     def _events(self, command: str) -> Iterator[Envelope]:
         for event in self._product.pull_events():
-            yield from_json(
-                cloud_event(
-                    event,
-                    time=NOW,
-                    causation_id=UUID(int=self._count),
-                    causation_type=f"allocation.{command}",
-                    correlation_id=UUID(int=self._count),
-                )
-            )
+            number = UUID(int=self._count)
+            body = cloud_event(event, Message(number, AllocateWaiting(self.sku), number), NOW)
+            yield from_json(body | {"causationtype": f"allocation.{command}"})
 
     def waiting(self) -> Counter[str]:
         """How many pieces of each order wait."""

@@ -6,14 +6,14 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from allocation.entrypoints.cli import main
+from allocation.__main__ import command_line
 from tools.reference import markdown
 from tools.reference.markdown import code, table
 from workers.notification import __main__ as notification
 from workers.warehouse import __main__ as warehouse
 
 _PROGRAMS: tuple[tuple[str, typer.Typer], ...] = (
-    ("allocation", main.app),
+    ("allocation", command_line()),
     ("python -m workers.warehouse", warehouse.app),
     ("python -m workers.notification", notification.app),
 )

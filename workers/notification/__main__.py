@@ -5,7 +5,7 @@
 
 import typer
 
-from workers.commands import AsJson, DryRun, Program
+from allocation.messaging.command_line import AsJson, DryRun, Program
 
 app = Program(help=__doc__)
 

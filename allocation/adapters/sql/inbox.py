@@ -1,4 +1,4 @@
-"""Inbox and outbox: commands that came in and messages to publish, as rows of one transaction."""
+"""The inbox: each command by its id, accepted once and decided once."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -10,19 +10,14 @@ from sqlalchemy import Connection, Select, Update, select, update
 from sqlalchemy import Row as DatabaseRow
 
 from allocation.adapters.sql import tables
+from allocation.adapters.sql.outbox import NOTIFY_CHANNEL, SqlOutbox
 from allocation.adapters.sql.statements import Row, Writes, as_json, prepared
 from allocation.adapters.sql.statements import add_new as add_new_rows
 from allocation.contract import codec
 from allocation.domain.commands import Malformed
-from allocation.domain.events import Event
 from allocation.domain.outcomes import Outcome, Refused, Succeeded
 from allocation.messaging.database import among, is_postgresql
 from allocation.service_layer.unit_of_work import CommandConflict, ConcurrentUpdate, Message
-
-Clock = Callable[[], datetime]
-
-NOTIFY_CHANNEL = "allocation_outbox"
-"""The channel on which PostgreSQL wakes the relay."""
 
 # To accept commands is most of the API's work, so it is one message to the database. Rows of the
 # inbox are inserted by id: two transactions with the same ids don't deadlock.
@@ -48,71 +43,12 @@ _ACCEPT_NEW = """
     SELECT id, pg_notify($2, '') FROM accepted"""
 
 
-class SqlOutbox:
-    """Rows that the relay sends on once they are committed; written together by `write`."""
-
-    def __init__(self, now: Clock) -> None:
-        self._now = now
-        self._rows: list[dict[str, object]] = []
-
-    def add(self, event: Event, cause: Message) -> None:
-        created_at = self._now()
-        body = codec.cloud_event(
-            event,
-            time=created_at,
-            causation_id=cause.id,
-            causation_type=codec.command_name(cause.command),
-            correlation_id=cause.correlation_id,
-        )
-        self._add(
-            id=UUID(body["id"]),
-            kind="event",
-            name=body["type"],
-            sku=body["subject"],
-            sequence=event.sequence,
-            body=body,
-            correlation_id=cause.correlation_id,
-            causation_id=cause.id,
-            created_at=created_at,
-            traceparent=cause.traceparent,
-            orderid=getattr(event, "orderid", None),
-            choice=codec.choice(event),
-        )
-
-    def add_command(self, message: Message, due_at: datetime | None = None) -> None:
-        body = codec.command_body(message.command)
-        self._add(
-            id=message.id,
-            kind="command",
-            name=codec.command_name(message.command),
-            sku=body.get("sku"),
-            sequence=None,
-            body=body,
-            correlation_id=message.correlation_id,
-            causation_id=message.causation_id,
-            created_at=(now := self._now()),
-            traceparent=message.traceparent,
-            due_at=due_at,
-            sent_at=None if due_at is None else now,
-        )
-
-    def schedule(self, message: Message, due_at: datetime) -> None:
-        self.add_command(message, due_at)
-
-    def write(self, changes: Writes) -> bool:
-        """Add the rows to `changes`, in their order; False when there are none."""
-        rows, self._rows = self._rows, []
-        changes.add(tables.outbox, rows)
-        return bool(rows)
-
-    def _add(self, **row: object) -> None:
-        self._rows.append({"due_at": None, "sent_at": None, "orderid": None, "choice": None, **row})
-
-
 class SqlInbox:
     """One row a command: pending when it was accepted here, with its outcome once decided."""
 
-    def __init__(self, connection: Connection, outbox: SqlOutbox, now: Clock) -> None:
+    def __init__(
+        self, connection: Connection, outbox: SqlOutbox, now: Callable[[], datetime]
+    ) -> None:
         self._connection = connection
         self._outbox = outbox
         self._now = now

@@ -1,14 +1,15 @@
-"""The relay's side of the outbox: one reader at a time, woken by commits, in per-sku order."""
+"""The outbox: a unit of work adds messages to it, and one reader at a time has them sent."""
 
 import fcntl
 import select as os_select
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import UUID
 
 import psycopg2
 from sqlalchemy import (
@@ -31,8 +32,7 @@ from sqlalchemy import (
 )
 
 from allocation.adapters.sql.database import ago, clock
-from allocation.adapters.sql.inbox import NOTIFY_CHANNEL
-from allocation.adapters.sql.statements import add_new
+from allocation.adapters.sql.statements import Writes, add_new
 from allocation.adapters.sql.tables import (
     commands,
     is_pending,
@@ -41,7 +41,13 @@ from allocation.adapters.sql.tables import (
     outbox,
     to_send,
 )
+from allocation.contract import codec
+from allocation.domain.events import Event
 from allocation.messaging.database import among, is_postgresql
+from allocation.service_layer.unit_of_work import Message
+
+NOTIFY_CHANNEL = "allocation_outbox"
+"""The channel on which PostgreSQL wakes the relay."""
 
 DUE_AT_ONCE = 500
 """Scheduled commands that one transaction accepts."""
@@ -52,6 +58,61 @@ LONGEST_INTERVAL = 12
 _OF_COMMAND = ("id", "name", "body", "correlation_id", "causation_id")
 _LOCK = 4_130_519_772  # any number that no other program locks in the same database
 _SQLITE_POLL = 0.05  # seconds; SQLite can wake nobody, so its reader looks again and again
+
+
+class SqlOutbox:
+    """Rows that the relay sends on once they are committed; written together by `write`."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self._now = now
+        self._rows: list[dict[str, object]] = []
+
+    def add(self, event: Event, cause: Message) -> None:
+        created_at = self._now()
+        body = codec.cloud_event(event, cause, created_at)
+        self._add(
+            id=UUID(body["id"]),
+            kind="event",
+            name=body["type"],
+            sku=body["subject"],
+            sequence=event.sequence,
+            body=body,
+            correlation_id=cause.correlation_id,
+            causation_id=cause.id,
+            created_at=created_at,
+            traceparent=cause.traceparent,
+            orderid=getattr(event, "orderid", None),
+            choice=codec.choice(event),
+        )
+
+    def add_command(self, message: Message, due_at: datetime | None = None) -> None:
+        body = codec.command_body(message.command)
+        self._add(
+            id=message.id,
+            kind="command",
+            name=codec.command_name(message.command),
+            sku=body.get("sku"),
+            sequence=None,
+            body=body,
+            correlation_id=message.correlation_id,
+            causation_id=message.causation_id,
+            created_at=(now := self._now()),
+            traceparent=message.traceparent,
+            due_at=due_at,
+            sent_at=now if due_at else None,
+        )
+
+    def schedule(self, message: Message, due_at: datetime) -> None:
+        self.add_command(message, due_at)
+
+    def write(self, changes: Writes) -> bool:
+        """Add the rows to `changes`, in their order; False when there are none."""
+        rows, self._rows = self._rows, []
+        changes.add(outbox, rows)
+        return bool(rows)
+
+    def _add(self, **row: object) -> None:
+        self._rows.append({"due_at": None, "sent_at": None, "orderid": None, "choice": None, **row})
 
 
 class Wait(Protocol):

@@ -13,7 +13,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from allocation.adapters.sql import books, tables
 from allocation.adapters.sql.books import Skus, SqlBooks
 from allocation.adapters.sql.database import clock, translated
-from allocation.adapters.sql.inbox import NOTIFY_CHANNEL, SqlInbox, SqlOutbox
+from allocation.adapters.sql.inbox import SqlInbox
+from allocation.adapters.sql.outbox import NOTIFY_CHANNEL, SqlOutbox
 from allocation.adapters.sql.statements import Writes
 from allocation.domain.commands import Command
 from allocation.domain.product import Product

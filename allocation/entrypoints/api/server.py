@@ -18,16 +18,24 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from allocation.adapters.sql.api_keys import ApiKeys
-from allocation.bootstrap import Dependencies
+from allocation.bootstrap import Dependencies, build
 from allocation.entrypoints.api import state
-from allocation.entrypoints.api.auth.security import is_loopback, with_security_headers
+from allocation.entrypoints.api.auth.security import with_security_headers
 from allocation.entrypoints.api.http import waiting
 from allocation.entrypoints.api.http.problems import Problem
 from allocation.entrypoints.api.http.slow_clients import CONNECTIONS, PatientWorker
-from allocation.messaging.telemetry import metrics_server, tracing
+from allocation.messaging.telemetry import logs, metrics_server, tracing
+from allocation.settings import is_loopback
 
 SHORTEST_KEY = 16
 """Characters of ALLOCATION_API_KEY where others than this machine may guess."""
+
+
+def main() -> None:
+    """Serve the API until a signal comes."""
+    dependencies = build()
+    logs.configure(dependencies.settings.log_format, dependencies.settings.log_level)
+    serve(dependencies)
 
 
 def serve(dependencies: Dependencies) -> None:

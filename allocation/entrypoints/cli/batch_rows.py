@@ -19,7 +19,7 @@ from uuid import UUID, uuid5
 
 from allocation.contract import codec
 from allocation.domain.commands import CreateBatch, Malformed
-from allocation.entrypoints.cli.choices import DateOrder
+from allocation.entrypoints.cli.date_order import DateOrder
 from allocation.service_layer.unit_of_work import Message
 from allocation.views.cells import text as text_of
 

@@ -4,45 +4,74 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
-from typing import TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
-from kombu import Connection
-from rich.console import Console
-from rich.progress import track
 from rich.text import Text
 
-from allocation import bootstrap
-from allocation.adapters.rabbitmq import topology
-from allocation.adapters.rabbitmq.dead_letter_queues import (
-    NoSuchQueue,
-    Row,
-    Selection,
-    by_cause,
-    deliver_again,
-    selected,
-    summary,
+from allocation.entrypoints.cli.terminal import (
+    T,
+    age,
+    ask_broker,
+    ask_database,
+    console,
+    fail,
+    misused,
+    print_table,
 )
-from allocation.entrypoints.cli.terminal import age, console, fail, misused, print_table, reaching
-from allocation.messaging.dead_letters import DeadLetter, Incomplete
+from allocation.messaging.command_line import AsJson, Program
 from allocation.messaging.telemetry.escaping import escaped
-from allocation.service_layer import execution
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from kombu import Connection
+
+    from allocation.adapters.rabbitmq.dead_letter_queues import Selection
+    from allocation.bootstrap import Dependencies
+    from allocation.messaging.dead_letters import DeadLetter
+
+app = Program(
+    name="dead",
+    help="Dead letters: what could not be understood or decided, by whichever process.",
+    no_args_is_help=True,
+)
 
 
+def _dead_queues() -> list[str]:
+    from allocation.adapters.rabbitmq import topology
+
+    return list(topology.dead_queues())
+
+
+Ids = Annotated[list[str] | None, typer.Argument(help="The letters' ids, see `dead list --each`.")]
+DeadQueue = Annotated[
+    str | None,
+    typer.Option("--queue", help="Only of this dead-letter queue.", autocompletion=_dead_queues),
+]
+Reason = Annotated[str | None, typer.Option(help="Only those with this reason.")]
+Name = Annotated[str | None, typer.Option(help="Only of this command or event type.")]
+All = Annotated[bool, typer.Option("--all", help="Every one of them.")]
+Row = dict[str, Any]
+
+
+@app.command("list")
 def show_list(
-    queue: str | None, reason: str | None, name: str | None, *, each: bool, as_json: bool
+    queue: DeadQueue = None,
+    reason: Reason = None,
+    name: Name = None,
+    each: Annotated[bool, typer.Option("--each", help="Each letter, not the groups.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show how many there are of each reason, or each of them."""
-    selection = _selection((), queue, reason, name)
+    from allocation import bootstrap
+    from allocation.adapters.rabbitmq.dead_letter_queues import by_cause, summary
 
-    def rows_of(letters: Iterator[DeadLetter]) -> list[Row]:
+    def rows_of(_: object, letters: "Iterator[DeadLetter]") -> list[Row]:
         return [summary(letter) for letter in letters] if each else by_cause(letters)
 
-    rows = _among(selection, lambda _, letters: rows_of(letters))
+    rows = _among(bootstrap.build(), _selection((), queue, reason, name), rows_of)
     if as_json:
         console.print_json(json.dumps(rows))
     elif not rows:
@@ -80,19 +109,26 @@ def _ago(moment: object) -> str:
     return age(max(0.0, (datetime.now(UTC) - then).total_seconds()))
 
 
-def show(letter_id: str, *, as_json: bool) -> None:
+@app.command()
+def show(
+    letter_id: Annotated[str, typer.Argument(metavar="ID", help="Its id.")],
+    as_json: AsJson = False,
+) -> None:
     """Show all that is known of one: why, since when, its headers and its body."""
-    found = _among(_selection((letter_id,)), lambda _, letters: list(letters))
+    from allocation import bootstrap
+    from allocation.adapters.rabbitmq.dead_letter_queues import summary
+
+    found = _among(bootstrap.build(), _selection((letter_id,)), lambda _, letters: list(letters))
     if not found:
         known = "`allocation dead list --each` shows them"
         fail(f"no dead letter has the id {escaped(letter_id)}: {known}")
     if as_json:
-        console.print_json(json.dumps([_whole(letter) for letter in found]))
+        console.print_json(json.dumps([summary(letter) | _content(letter) for letter in found]))
         return
     for letter in found:
         for name, value in summary(letter).items():
             console.print(escaped(f"{name}: {value}"), markup=False, highlight=False)
-        headers = {key: str(value) for key, value in (letter.message.headers or {}).items()}
+        headers = _content(letter)["headers"]
         traceback = headers.pop("x-traceback", None)
         # As a dict, whose repr escapes them.
         console.print("headers:", headers, markup=False)
@@ -103,108 +139,126 @@ def show(letter_id: str, *, as_json: bool) -> None:
             console.print(escaped(traceback, lines=True), markup=False, highlight=False)
 
 
-def _whole(letter: DeadLetter) -> Row:
+def _content(letter: "DeadLetter") -> Row:
     body = letter.message.body
     if isinstance(body, bytes):
         body = body.decode(errors="backslashreplace")
     headers = {key: str(value) for key, value in (letter.message.headers or {}).items()}
-    return summary(letter) | {"headers": headers, "body": body}
+    return {"headers": headers, "body": body}
 
 
+@app.command()
 def replay(
-    ids: list[str] | None,
-    queue: str | None,
-    reason: str | None,
-    name: str | None,
-    *,
-    everything: bool,
-    as_json: bool,
+    ids: Ids = None,
+    queue: DeadQueue = None,
+    reason: Reason = None,
+    name: Name = None,
+    everything: All = False,
+    as_json: AsJson = False,
 ) -> None:
     """Deliver letters again, as if they came for the first time; what took effect does so once.
 
-    A dead letter whose body was cut stays in its queue.
+    A letter whose body was cut stays where it is.
     """
+    from allocation import bootstrap
+    from allocation.adapters.rabbitmq.dead_letter_queues import deliver_again
+    from allocation.messaging.dead_letters import Incomplete
+
     selection = _chosen(ids, queue, reason, name, everything)
     refused: list[str] = []
 
-    def deliver(connection: Connection, letter: DeadLetter) -> bool:
-        try:
-            deliver_again(connection, letter)
-        except Incomplete as error:
-            refused.append(str(error))
-            return False
-        return True
+    def deliver(connection: "Connection", letters: "Iterator[DeadLetter]") -> int:
+        done = 0
+        for letter in letters:
+            try:
+                deliver_again(connection, letter)
+                done += 1
+            except Incomplete as error:
+                refused.append(str(error))
+        return done
 
-    done = _visit(selection, deliver)
+    done = _among(bootstrap.build(), selection, deliver)
     if done or not refused:
         _report(selection, done, "delivered again", as_json)
     if refused:
         fail("\n".join(refused))
 
 
+@app.command()
 def drop(
-    ids: list[str] | None,
-    queue: str | None,
-    reason: str | None,
-    name: str | None,
-    *,
-    everything: bool,
-    yes: bool,
-    as_json: bool,
+    ids: Ids = None,
+    queue: DeadQueue = None,
+    reason: Reason = None,
+    name: Name = None,
+    everything: All = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Throw letters away for good; a command among them counts as rejected from then on."""
+    from allocation import bootstrap
+    from allocation.adapters.rabbitmq import topology
+    from allocation.service_layer import execution
+
     selection = _chosen(ids, queue, reason, name, everything)
     if not yes:
         typer.confirm("They can't be brought back. Drop them?", abort=True)
-    done = _visit(selection, _drop)
-    _report(selection, done, "dropped", as_json)
+    dependencies = bootstrap.build()
 
+    def drop(_: object, letters: "Iterator[DeadLetter]") -> int:
+        done = 0
+        for letter in letters:
+            if letter.queue == topology.DEAD and (command_id := _uuid(letter.id)):
+                unit_of_work = dependencies.unit_of_work()
+                ask_database(
+                    dependencies.settings, partial(execution.drop, command_id, unit_of_work)
+                )
+            letter.message.ack()
+            done += 1
+        return done
 
-def _drop(_: Connection, letter: DeadLetter) -> bool:
-    if letter.queue == topology.DEAD and (command_id := _uuid(letter.id)):
-        reaching("the database", lambda: execution.drop(command_id, bootstrap.unit_of_work()))
-    letter.message.ack()
-    return True
+    _report(selection, _among(dependencies, selection, drop), "dropped", as_json)
 
 
 def _chosen(
     ids: list[str] | None, queue: str | None, reason: str | None, name: str | None, everything: bool
-) -> Selection:
+) -> "Selection":
     selection = _selection(tuple(ids or ()), queue, reason, name)
     if selection.is_everything and not everything:
         misused("say which: ids, --queue, --reason, --name, or --all")
     return selection
 
 
-def _selection(ids: tuple[str, ...], *rest: str | None) -> Selection:
+def _selection(ids: tuple[str, ...], *rest: str | None) -> "Selection":
+    from allocation.adapters.rabbitmq.dead_letter_queues import NoSuchQueue, Selection
+
     try:
         return Selection(ids, *rest)
     except NoSuchQueue as error:
         misused(str(error))
 
 
-def _visit(selection: Selection, do: Callable[[Connection, DeadLetter], bool]) -> int:
-    """Call `do` with each selected dead letter, oldest first; how often it returned True."""
-    return _among(
-        selection,
-        lambda connection, letters: sum(do(connection, letter) for letter in letters),
-    )
-
-
-def _among(selection: Selection, do: Callable[[Connection, Iterator[DeadLetter]], T]) -> T:
+def _among(
+    dependencies: "Dependencies",
+    selection: "Selection",
+    do: "Callable[[Connection, Iterator[DeadLetter]], T]",
+) -> T:
     """What `do` makes of the selected letters, of which a terminal sees the progress."""
+    from allocation.adapters.rabbitmq.dead_letter_queues import NoSuchQueue, selected
 
     def reach() -> T:
-        with bootstrap.confirming_broker() as connection:
+        with dependencies.confirming_broker() as connection:
             return do(connection, selected(connection, selection, _tracked))
 
     try:
-        return reaching("the broker", reach)
+        return ask_broker(dependencies.settings, reach)
     except NoSuchQueue as error:
         fail(str(error))
 
 
-def _tracked(letters: Iterator[DeadLetter], queue: str, waiting: int) -> Iterable[DeadLetter]:
+def _tracked(letters: "Iterator[DeadLetter]", queue: str, waiting: int) -> "Iterable[DeadLetter]":
+    from rich.console import Console
+    from rich.progress import track
+
     return track(
         letters,
         description=queue,
@@ -215,7 +269,7 @@ def _tracked(letters: Iterator[DeadLetter], queue: str, waiting: int) -> Iterabl
     )
 
 
-def _report(selection: Selection, done: int, what: str, as_json: bool) -> None:
+def _report(selection: "Selection", done: int, what: str, as_json: bool) -> None:
     if as_json:
         console.print_json(json.dumps({what.replace(" ", "_"): done}))
     elif done:

@@ -1,7 +1,5 @@
 """`allocation demo`: the whole story with real processes on the embedded default, step by step."""
 
-import email
-import email.policy
 import json
 import os
 import signal
@@ -10,20 +8,15 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from rich.console import Console
+from allocation.entrypoints.cli import up
+from allocation.entrypoints.cli.terminal import T, console, fail
 
-from allocation.settings import SPOOL_TRANSPORT
-
-T = TypeVar("T")
-
-PATIENCE = 30.0  # seconds that any one thing may take
+TIMEOUT = 30.0  # seconds that any one thing may take
 CLIENT = Path(__file__).with_name("demo_client.py")
 
 
@@ -31,11 +24,27 @@ class StepFailed(Exception):
     """A step of the story did not come out as it must; the text names it."""
 
 
+def demo() -> None:
+    """Play the whole story on the embedded default, in a temporary folder, and end."""
+    from allocation.settings import Settings
+
+    page = up.page(Settings())
+    with tempfile.TemporaryDirectory(prefix="allocation-demo-") as folder:
+        try:
+            Demo(Path(folder)).play()
+        except StepFailed as failure:
+            fail(str(failure))
+    console.print(
+        "Everything held. Next: `make up` (or `allocation up`) keeps the service running;"
+        f" then open its page, {page}."
+        " README.md shows how other services send commands and hear events."
+    )
+
+
 class Demo:
     """A service of its own in a temporary folder, and the story that is played on it."""
 
-    def __init__(self, console: Console, state_dir: Path) -> None:
-        self._console = console
+    def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
         self._port, flower_port = _free_ports(2)
         self._environment = {
@@ -53,19 +62,24 @@ class Demo:
     def play(self) -> None:
         """Every step in turn. Raises StepFailed."""
         with self._service():
-            self._two_batches()
-            self._an_order()
-            self._a_smaller_batch()
-            self._an_order_that_nothing_can_serve()
-            self._new_stock()
-            self._a_late_shipment()
-            self._a_basket()
-            self._goods_that_leave()
-        self._proof()
+            for step, play in (
+                ("create two batches", self._two_batches),
+                ("allocate an order", self._an_order),
+                ("shrink the batch from another service", self._a_smaller_batch),
+                ("let an order wait", self._an_order_that_nothing_can_serve),
+                ("serve the order that waits", self._new_stock),
+                ("tell that a shipment is late", self._a_late_shipment),
+                ("hold stock for a basket", self._a_basket),
+                ("dispatch", self._goods_that_leave),
+            ):
+                self._step = step
+                play()
+        self._step = "prove the books"
+        for line in self._run("-m", "allocation", "check").splitlines():
+            self._say(line)
 
     @contextmanager
     def _service(self) -> Iterator[None]:
-        self._begin("start the service")
         self._say("Starting api, worker, relay, inbound, warehouse, notification and Flower ...")
         with self._log.open("wb") as log:
             up = subprocess.Popen(
@@ -75,30 +89,27 @@ class Demo:
                 stderr=subprocess.STDOUT,
             )
         try:
-            with self._console.status("waiting until all of them are ready"):
+            with console.status("waiting until all of them are ready"):
                 self._until("the API answers", lambda: self._ready(up))
             yield
         finally:
             up.send_signal(signal.SIGINT)
-            with self._console.status("stopping every process"):
+            with console.status("stopping every process"):
                 up.wait(60)
 
     def _ready(self, up: "subprocess.Popen[bytes]") -> bool:
         if up.poll() is not None:
             raise StepFailed(f"`allocation up` ended with exit status {up.returncode}")
-        try:
-            self._get("/readyz")
-        except (OSError, StepFailed):
-            return False
-        return True
+        with suppress(OSError, StepFailed):
+            return bool(self._ask("/readyz"))
+        return False
 
     def _two_batches(self) -> None:
-        self._begin("create two batches")
-        self._post("/v1/batches", {"batchref": "early", "sku": "RED-CHAIR", "qty": 10})
-        self._post(
+        self._ask("/v1/batches", {"batchref": "early", "sku": "RED-CHAIR", "qty": 10})
+        self._ask(
             "/v1/batches", {"batchref": "late", "sku": "RED-CHAIR", "qty": 10, "eta": "2030-06-01"}
         )
-        batches = self._get("/v1/products/RED-CHAIR")["batches"]
+        batches = self._ask("/v1/products/RED-CHAIR")["batches"]
         self._expect([batch["batchref"] for batch in batches] == ["early", "late"], batches)
         for batch in batches:
             self._say(
@@ -107,26 +118,23 @@ class Demo:
             )
 
     def _an_order(self) -> None:
-        self._begin("allocate an order")
-        answer = self._post("/v1/allocations", {"orderid": "order-1", "sku": "RED-CHAIR", "qty": 8})
+        answer = self._ask("/v1/allocations", {"orderid": "order-1", "sku": "RED-CHAIR", "qty": 8})
         self._expect(answer.get("batchref") == "early", answer)
         self._say("order-1 wants 8 and is allocated to batch early, the one that is there first.")
         self._picks({("order-1", "early"): "open"})
 
     def _a_smaller_batch(self) -> None:
-        self._begin("shrink the batch from another service")
         self._send("allocation.change_batch_quantity", {"batchref": "early", "qty": 5})
         self._say(
             "Another service, which imports nothing of ours, sends"
             " allocation.change_batch_quantity by name: early has only 5."
         )
-        self._until("order-1 is on batch late", lambda: self._batch_of("order-1") == "late")
+        self._until("order-1 is on batch late", lambda: self._line("order-1")["batchref"] == "late")
         self._say("order-1 does not fit any more: it moved to batch late.")
         self._picks({("order-1", "early"): "cancelled", ("order-1", "late"): "open"})
 
     def _an_order_that_nothing_can_serve(self) -> None:
-        self._begin("let an order wait")
-        answer = self._post(
+        answer = self._ask(
             "/v1/allocations", {"orderid": "order-2", "sku": "RED-CHAIR", "qty": 100}
         )
         self._expect(answer.get("status") == "waiting", answer)
@@ -135,9 +143,8 @@ class Demo:
         self._say(f"The stock team got a mail: “{mail}”")
 
     def _new_stock(self) -> None:
-        self._begin("serve the order that waits")
-        self._post("/v1/batches", {"batchref": "new", "sku": "RED-CHAIR", "qty": 100})
-        self._until("order-2 is on batch new", lambda: self._batch_of("order-2") == "new")
+        self._ask("/v1/batches", {"batchref": "new", "sku": "RED-CHAIR", "qty": 100})
+        self._until("order-2 is on batch new", lambda: self._line("order-2")["batchref"] == "new")
         self._say("A new batch arrives, and order-2 is served from batch new.")
         self._picks(
             {
@@ -148,7 +155,6 @@ class Demo:
         )
 
     def _a_late_shipment(self) -> None:
-        self._begin("tell that a shipment is late")
         self._send("allocation.change_batch_eta", {"batchref": "late", "eta": "2030-09-01"})
         self._until("order-1 comes later", lambda: self._line("order-1")["eta"] == "2030-09-01")
         mail = self._until("the orders team's mail", lambda: self._mail("2030-09-01"))
@@ -156,18 +162,16 @@ class Demo:
         self._say(f"The orders team got a mail: “{mail}”")
 
     def _a_basket(self) -> None:
-        self._begin("hold stock for a basket")
         basket = {"orderid": "order-3", "sku": "RED-CHAIR", "qty": 2, "ttl": 900}
-        answer = self._post("/v1/reservations", basket)
+        answer = self._ask("/v1/reservations", basket)
         self._expect(answer.get("status") == "reserved", answer)
         self._say("order-3 is in a basket: 2 of batch early are held for 15 minutes.")
-        answer = self._post("/v1/reservations/order-3/confirm", {})
+        answer = self._ask("/v1/reservations/order-3/confirm", {})
         self._expect(answer.get("status") == "confirmed", answer)
         self._say("It is confirmed in time, and only now the warehouse hears of it.")
         self._pick("order-3", "open")
 
     def _goods_that_leave(self) -> None:
-        self._begin("dispatch")
         self._run("-m", "workers.warehouse", "dispatch", "order-3")
         self._until(
             "order-3 is dispatched", lambda: self._line("order-3")["status"] == "dispatched"
@@ -175,16 +179,8 @@ class Demo:
         self._say("The warehouse has shipped order-3: its 2 pieces are off the books.")
         self._pick("order-3", "dispatched")
 
-    def _proof(self) -> None:
-        self._begin("prove the books")
-        for line in self._run("-m", "allocation", "check").splitlines():
-            self._say(line)
-
-    def _begin(self, step: str) -> None:
-        self._step = step
-
     def _say(self, sentence: str) -> None:
-        self._console.print(f"  {sentence}", markup=False, highlight=False)
+        console.print(f"  {sentence}", markup=False, highlight=False)
 
     def _expect(self, holds: bool, seen: object) -> None:
         if not holds:
@@ -193,13 +189,13 @@ class Demo:
             )
 
     def _until(self, what: str, ask: Callable[[], T]) -> T:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
             if answer := ask():
                 return answer
-            time.sleep(0.05)  # between two looks, within PATIENCE
+            time.sleep(0.05)  # between two looks, within TIMEOUT
         raise StepFailed(
-            f"step “{self._step}”: waited {PATIENCE:.0f} s in vain until {what}\n{self.log_tail()}"
+            f"step “{self._step}”: waited {TIMEOUT:.0f} s in vain until {what}\n{self.log_tail()}"
         )
 
     def log_tail(self) -> str:
@@ -208,32 +204,30 @@ class Demo:
         return "\n".join(["The service's last lines:", *lines])
 
     def _pick(self, orderid: str, status: str) -> None:
-        def seen() -> list[str]:
-            listed = self._run("-m", "workers.warehouse", "picks", "--json", "--orderid", orderid)
-            return [pick["status"] for pick in json.loads(listed)]
-
-        self._until(f"the pick of {orderid} is {status}", lambda: seen() == [status])
+        self._until(
+            f"the pick of {orderid} is {status}",
+            lambda: [pick["status"] for pick in self._listed("--orderid", orderid)] == [status],
+        )
         self._say(f"The warehouse's pick of {orderid} is {status}.")
 
     def _picks(self, expected: dict[tuple[str, str], str]) -> None:
         def seen() -> dict[tuple[str, str], str]:
-            listed = self._run("-m", "workers.warehouse", "picks", "--json")
-            return {
-                (pick["orderid"], pick["batchref"]): pick["status"] for pick in json.loads(listed)
-            }
+            return {(each["orderid"], each["batchref"]): each["status"] for each in self._listed()}
 
         self._until(f"the warehouse's pick list is {expected}", lambda: seen() == expected)
         picks = ", ".join(f"{o} from {b} {status}" for (o, b), status in expected.items())
         self._say(f"The warehouse's pick list: {picks}.")
 
-    def _batch_of(self, orderid: str) -> object:
-        return self._line(orderid)["batchref"]
+    def _listed(self, *options: str) -> list[dict[str, Any]]:
+        return list(json.loads(self._run("-m", "workers.warehouse", "picks", "--json", *options)))
 
     def _line(self, orderid: str) -> dict[str, Any]:
         """The order's one line."""
-        return dict(self._get(f"/v1/allocations/{orderid}")["lines"][0])
+        return dict(self._ask(f"/v1/allocations/{orderid}")["lines"][0])
 
     def _mail(self, word: str) -> str | None:
+        import email.policy
+
         for file in sorted((self._state_dir / "mails").glob("*.eml")):
             mail = email.message_from_bytes(file.read_bytes(), policy=email.policy.default)
             if word in str(mail["subject"]) + str(mail.get_content()):
@@ -241,8 +235,10 @@ class Demo:
         return None
 
     def _send(self, task: str, body: dict[str, object]) -> None:
+        from allocation.settings import SPOOL_TRANSPORT
+
         spool = f"spool://{self._state_dir}/spool"
-        # -P: the client's own folder has a celery.py, which it must not find.
+        # -P: the client imports nothing from its own folder.
         self._run("-P", str(CLIENT), spool, SPOOL_TRANSPORT, task, json.dumps(body))
 
     def _run(self, *arguments: str) -> str:
@@ -257,41 +253,26 @@ class Demo:
         self._expect(ended.returncode == 0, ended.stdout + ended.stderr)
         return ended.stdout
 
-    def _get(self, path: str) -> dict[str, Any]:
-        return self._ask(urllib.request.Request(self._url(path)))
+    def _ask(self, path: str, body: dict[str, object] | None = None) -> dict[str, Any]:
+        """The API's answer to a GET, or to a POST of this body, which waits for the outcome."""
+        import urllib.error
+        import urllib.request
 
-    def _post(self, path: str, body: dict[str, object]) -> dict[str, Any]:
-        return self._ask(
-            urllib.request.Request(
-                self._url(path),
-                data=json.dumps(body).encode(),
-                headers={"Content-Type": "application/json", "Prefer": f"wait={PATIENCE:.0f}"},
-            )
-        )
-
-    def _url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self._port}{path}"
-
-    def _ask(self, request: urllib.request.Request) -> dict[str, Any]:
+        url = f"http://127.0.0.1:{self._port}{path}"
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", "Prefer": f"wait={TIMEOUT:.0f}"}
+        request = urllib.request.Request(url, data, headers)
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE + 5) as answer:
+            with urllib.request.urlopen(request, timeout=TIMEOUT + 5) as answer:
                 return dict(json.load(answer))
         except urllib.error.HTTPError as error:
             raise StepFailed(
-                f"step “{self._step}”: {request.full_url} answered {error.code}:"
+                f"step “{self._step}”: {url} answered {error.code}:"
                 f" {error.read().decode(errors='replace')}"
             ) from error
 
 
-def play(console: Console) -> None:
-    """Play the story in a temporary folder that is gone afterwards. Raises StepFailed."""
-    with tempfile.TemporaryDirectory(prefix="allocation-demo-") as folder:
-        Demo(console, Path(folder)).play()
-
-
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [opened.getsockname()[1] for opened in sockets]
-    for opened in sockets:
-        opened.close()
-    return ports
+    with ExitStack() as stack:
+        opened = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in opened]

@@ -7,42 +7,79 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Annotated
 from uuid import uuid4
 
 import typer
 
-from allocation import bootstrap
-from allocation.entrypoints.cli.exits import BROKEN_OFF
-from allocation.entrypoints.cli.terminal import console, fail, misused, progress, reaching
-from allocation.views import exports, snapshot
-from allocation.views.cells import cell
-from allocation.views.exports import Export
+from allocation.entrypoints.cli.terminal import (
+    BROKEN_OFF,
+    ask_database,
+    console,
+    fail,
+    misused,
+    progress,
+)
+from allocation.messaging.command_line import AsJson, DryRun, Program
+
+if TYPE_CHECKING:
+    from allocation.views.exports import Export
+
+app = Program(name="export", help="Batches and order lines as CSV.", no_args_is_help=True)
+
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Write there, all or nothing; else standard output."
+    ),
+]
+OfSku = Annotated[str | None, typer.Option("--sku", help="Only those of this product.")]
 
 _ONE = {"batches": "batch", "lines": "line"}
 
 
-def batches(output: Path | None, sku: str | None, *, dry_run: bool, as_json: bool) -> None:
+@app.command()
+def batches(
+    output: Output = None, sku: OfSku = None, dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
     """Every batch, as `allocation import-batches` reads it; those of quantity 0 are left out."""
+    from allocation.views import exports
+
     _export("batches", exports.all_batches(sku), output, sku, dry_run=dry_run, as_json=as_json)
 
 
-def lines(output: Path | None, sku: str | None, *, dry_run: bool, as_json: bool) -> None:
+@app.command()
+def lines(
+    output: Output = None, sku: OfSku = None, dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
     """Every order line, how it stands, and the batch that serves it."""
+    from allocation.views import exports
+
     _export("lines", exports.all_lines(sku), output, sku, dry_run=dry_run, as_json=as_json)
 
 
 def _export(
-    what: str, export: Export, output: Path | None, sku: str | None, *, dry_run: bool, as_json: bool
+    what: str,
+    export: "Export",
+    output: Path | None,
+    sku: str | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
+    from allocation import bootstrap
+    from allocation.views import exports, snapshot
+    from allocation.views.cells import cell
+
     if as_json and output is None and not dry_run:
         misused("--json tells what was written: name a file with --output")
-    engine = bootstrap.engine(bootstrap.settings().database_url)
+    dependencies = bootstrap.build()
+    settings, engine = dependencies.settings, dependencies.engine
     with ExitStack() as stack:
-        connection = reaching("the database", lambda: stack.enter_context(snapshot(engine)))
-        if sku is not None and not reaching("the database", lambda: exports.knows(connection, sku)):
+        connection = ask_database(settings, lambda: stack.enter_context(snapshot(engine)))
+        if sku is not None and not ask_database(settings, lambda: exports.knows(connection, sku)):
             fail(f"no product has the sku {sku}: the first batch of a sku makes it known")
-        total, left_out = reaching("the database", lambda: export.count(connection))
+        total, left_out = ask_database(settings, lambda: export.count(connection))
         if not dry_run:
             chunks = export.read(connection)
             with (
@@ -51,7 +88,7 @@ def _export(
             ):
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(export.columns)
-                while chunk := reaching("the database", lambda: next(chunks, None)):
+                while chunk := ask_database(settings, lambda: next(chunks, None)):
                     writer.writerows(map(cell, row) for row in chunk)
                     advance(len(chunk))
     if as_json:

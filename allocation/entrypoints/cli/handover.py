@@ -8,10 +8,10 @@ from uuid import UUID
 from sqlalchemy import Connection
 from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
-from allocation import bootstrap
+from allocation.bootstrap import Dependencies
 from allocation.entrypoints.cli.batch_rows import Rejected, Row
 from allocation.entrypoints.cli.import_report import Report
-from allocation.entrypoints.cli.terminal import T, reaching
+from allocation.entrypoints.cli.terminal import T, ask_database
 from allocation.service_layer.execution import accept_batch
 from allocation.service_layer.unit_of_work import ConcurrentUpdate, Message
 from allocation.views import progress
@@ -40,12 +40,15 @@ class Handover:
 
     def __init__(
         self,
+        dependencies: Dependencies,
         report: Report,
         *,
         patience: float,
         follows: bool,
         looked: Callable[[], None],
     ) -> None:
+        self._dependencies = dependencies
+        self._settings = dependencies.settings
         self._report = report
         self._patience = patience
         self._follows = follows
@@ -61,7 +64,7 @@ class Handover:
         fresh = self._fresh(rows, known)
         self._settle(known)
         if fresh:
-            reaching("the database", partial(_accept, fresh))
+            ask_database(self._settings, partial(self._accept, fresh))
             self._report.accepted += len(fresh)
         if not self._follows:
             self._undecided.clear()
@@ -92,7 +95,7 @@ class Handover:
         return f"{len(self._undecided)} rows are undecided, too many for more" if enough else None
 
     def _is_crowded(self) -> str | None:
-        settings = bootstrap.settings()
+        settings = self._settings
         limits = int(settings.max_pending * SHARE), settings.max_outbox_age * SHARE
         return self._ask(lambda connection: progress.overload(connection, *limits))
 
@@ -131,12 +134,13 @@ class Handover:
 
     def _ask(self, question: Callable[[Connection], T]) -> T:
         def ask() -> T:
-            with bootstrap.engine(bootstrap.settings().database_url).connect() as connection:
+            with self._dependencies.engine.connect() as connection:
                 return question(connection)
 
-        return reaching("the database", ask)
+        return ask_database(self._settings, ask)
 
-
-@retry(retry=retry_if_exception_type(ConcurrentUpdate), stop=stop_after_attempt(5), reraise=True)
-def _accept(messages: Sequence[Message]) -> None:
-    accept_batch(messages, bootstrap.unit_of_work())
+    @retry(
+        retry=retry_if_exception_type(ConcurrentUpdate), stop=stop_after_attempt(5), reraise=True
+    )
+    def _accept(self, messages: Sequence[Message]) -> None:
+        accept_batch(messages, self._dependencies.unit_of_work())

@@ -7,34 +7,69 @@ from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import TaskProgressColumn
 
-from allocation.entrypoints.cli.batch_rows import BatchRows, Rejected, Row, Unreadable
-from allocation.entrypoints.cli.choices import DateOrder
-from allocation.entrypoints.cli.exits import BROKEN_OFF, MISUSED
-from allocation.entrypoints.cli.handover import Handover, Stalled
-from allocation.entrypoints.cli.import_report import RejectedFile, Report
-from allocation.entrypoints.cli.terminal import bars, fail
+from allocation.entrypoints.cli.date_order import DateOrder
+from allocation.entrypoints.cli.terminal import BROKEN_OFF, FAILED, MISUSED, bars, fail
+from allocation.messaging.command_line import AsJson
+
+if TYPE_CHECKING:
+    from allocation.entrypoints.cli.import_report import Report
 
 CHUNK = 500
 """Rows that are read, and handed over by one transaction, at once."""
 
 
 def import_batches(
-    file: Path,
-    *,
-    wait: float,
-    no_wait: bool,
-    dry_run: bool,
-    rejected: Path | None,
-    dates: DateOrder | None,
-    as_json: bool,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE.csv",
+            help="With the columns batchref, sku, qty and perhaps eta and best_before;"
+            " - reads standard input.",
+        ),
+    ],
+    wait: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="Stop when for so long nothing moved: no room, no outcome.",
+        ),
+    ] = 60,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Only hand over, wait for no outcome.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only look for rows that are wrong.")
+    ] = False,
+    rejected: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the rejected rows there, to be corrected and imported."
+        ),
+    ] = None,
+    dates: Annotated[
+        DateOrder | None,
+        typer.Option(help="Read local dates too: 31.12.2026 or 31/12/2026, or 12/31/2026."),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Create a batch of each row of `file`; stop when for `wait` seconds nothing moved."""
-    report = Report()
+    """Create a batch of each row of a CSV file; running it again changes nothing.
+
+    Exit status: 0 when every batch is there, 1 when some are rejected or undecided, 2 when the
+    file can't be read.
+    """
+    from rich.progress import TaskProgressColumn
+
+    from allocation import bootstrap
+    from allocation.entrypoints.cli.batch_rows import BatchRows, Unreadable
+    from allocation.entrypoints.cli.handover import Handover, Stalled
+    from allocation.entrypoints.cli.import_report import RejectedFile, Report
+
+    dependencies, report = bootstrap.build(), Report()
     try:
         with ExitStack() as stack:
             source = stack.enter_context(_opened(file))
@@ -54,8 +89,11 @@ def import_batches(
                 settled = report.rows - report.undecided
                 shown.update(deciding, total=report.rows, completed=settled)
 
-            handover = Handover(report, patience=wait, follows=not no_wait, looked=show)
-            for chunk in _chunks(rows):
+            handover = Handover(
+                dependencies, report, patience=wait, follows=not no_wait, looked=show
+            )
+            unread = iter(rows)
+            while chunk := list(islice(unread, CHUNK)):
                 good = report.read(chunk)
                 if not dry_run:
                     handover.take(good)
@@ -79,13 +117,7 @@ def import_batches(
         )
     report.print(dry_run=dry_run, as_json=as_json)
     if report.rejected or report.failed or (report.undecided and not no_wait):
-        raise typer.Exit(1)
-
-
-def _chunks(rows: BatchRows) -> Iterator[list[Row | Rejected]]:
-    found = iter(rows)
-    while chunk := list(islice(found, CHUNK)):
-        yield chunk
+        raise typer.Exit(FAILED)
 
 
 @contextmanager
@@ -97,6 +129,8 @@ def _opened(file: Path) -> Iterator[BufferedReader]:
 
 @contextmanager
 def _written(file: Path, source: BufferedReader, encoding: str) -> Iterator[IO[str]]:
+    from allocation.entrypoints.cli.batch_rows import Unreadable
+
     if file.exists() and os.path.samestat(file.stat(), os.fstat(source.fileno())):
         raise Unreadable("is the file to be read, so the rejected rows can't be written to it")
     # What is not UTF-8 is written as it came.
@@ -116,7 +150,7 @@ def _ignored(names: Sequence[str]) -> str:
     return f"the columns {', '.join(names)} are ignored"
 
 
-def _safe(report: Report) -> str:
+def _safe(report: "Report") -> str:
     if not report.accepted:
         return ""
     return (

@@ -2,26 +2,52 @@
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from allocation import bootstrap
-from allocation.adapters.sql.api_keys import ApiKey, ApiKeys
-from allocation.entrypoints.cli.choices import Scope
-from allocation.entrypoints.cli.terminal import console, fail, misused, print_table, reaching
+from allocation.entrypoints.cli.terminal import ask_database, console, fail, misused, print_table
+from allocation.messaging.command_line import AsJson, Program
 from allocation.messaging.telemetry.escaping import escaped
 
+if TYPE_CHECKING:
+    from allocation.adapters.sql.api_keys import ApiKey, ApiKeys
+    from allocation.settings import Settings
 
-def create(name: str, scopes: Sequence[Scope], *, yes: bool, as_json: bool) -> None:
-    """Make a key, print it, and ask before the first one unless `yes`."""
+app = Program(name="keys", help="Keys of the HTTP API.", no_args_is_help=True)
+
+
+class Scope(StrEnum):
+    """What a key is good for, as `adapters.sql.api_keys` names it."""
+
+    READ = "read"
+    WRITE = "write"
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Who gets it, for the list; up to 100 characters.")],
+    scope: Annotated[
+        list[Scope] | None,
+        typer.Option(help="read: GET requests; write: all others. Both unless given."),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask whether to make the first key.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key, and print it: this once, as only its hash is kept.
+
+    With the first key the API on loopback begins to ask every caller for a key.
+    """
     if not (0 < len(name) <= 100 and name.isprintable()):
         misused("the name of a key is 1 to 100 printable characters")
-    if not yes and _is_open():
+    settings, keys = _build()
+    if not yes and _is_open(settings, keys):
         _ask_before_the_first(as_json=as_json)
-    key, text = reaching("the database", lambda: _keys().create(name, scopes))
+    key, text = ask_database(settings, lambda: keys.create(name, scope or list(Scope)))
     if as_json:
         console.print_json(json.dumps({"key": text} | _row(key)))
         return
@@ -32,9 +58,11 @@ def create(name: str, scopes: Sequence[Scope], *, yes: bool, as_json: bool) -> N
     console.print("It is not shown again. Send it as `Authorization: Bearer <key>`.")
 
 
-def show_list(*, as_json: bool) -> None:
+@app.command("list")
+def show_list(as_json: AsJson = False) -> None:
     """Show every key, but for its secret."""
-    rows = [_row(key) for key in reaching("the database", lambda: _keys().all())]
+    settings, keys = _build()
+    rows = [_row(key) for key in ask_database(settings, keys.all)]
     if as_json:
         console.print_json(json.dumps(rows))
     elif rows:
@@ -43,11 +71,16 @@ def show_list(*, as_json: bool) -> None:
         console.print("There are no keys: `allocation keys create NAME` makes one.")
 
 
-def revoke(key_id: str, *, as_json: bool) -> None:
+@app.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Its id.")],
+    as_json: AsJson = False,
+) -> None:
     """Take a key back; within seconds no process of the API accepts it any more."""
-    if not reaching("the database", lambda: _keys().revoke(key_id)):
+    settings, keys = _build()
+    if not ask_database(settings, lambda: keys.revoke(key_id)):
         fail(f"no valid key has the id {key_id}: `allocation keys list` shows them")
-    last = not _settings_have_one() and not reaching("the database", lambda: _keys().any_valid())
+    last = not settings.api_key and not ask_database(settings, keys.any_valid)
     if as_json:
         console.print_json(json.dumps({"revoked": key_id}))
     else:
@@ -67,19 +100,21 @@ _NO_KEY_LEFT = (
 )
 
 
-def _is_open() -> bool:
+def _build() -> "tuple[Settings, ApiKeys]":
+    from allocation import bootstrap
+    from allocation.adapters.sql.api_keys import ApiKeys
+
+    dependencies = bootstrap.build()
+    return dependencies.settings, ApiKeys(dependencies.engine)
+
+
+def _is_open(settings: "Settings", keys: "ApiKeys") -> bool:
     """Whether the API requires no key: it is on loopback, and there was never one."""
-    from allocation.entrypoints.api.auth.security import (
-        is_loopback,  # Flask: no other command here needs it
-    )
+    from allocation.settings import is_loopback
 
-    if not is_loopback(bootstrap.settings().host):
+    if settings.api_key or not is_loopback(settings.host):
         return False
-    return not _settings_have_one() and not reaching("the database", lambda: _keys().any_made())
-
-
-def _settings_have_one() -> bool:
-    return bool(bootstrap.settings().api_key)
+    return not ask_database(settings, keys.any_made)
 
 
 def _ask_before_the_first(*, as_json: bool) -> None:
@@ -89,11 +124,7 @@ def _ask_before_the_first(*, as_json: bool) -> None:
     typer.confirm("Create it?", abort=True, err=True)
 
 
-def _keys() -> ApiKeys:
-    return ApiKeys(bootstrap.engine(bootstrap.settings().database_url))
-
-
-def _row(key: ApiKey) -> dict[str, Any]:
+def _row(key: "ApiKey") -> dict[str, Any]:
     times = ("created_at", "revoked_at")
     row = asdict(key) | {"scopes": " ".join(key.scopes)}
     return row | {name: row[name] and row[name].isoformat(timespec="seconds") for name in times}

@@ -4,28 +4,29 @@ import json
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
-from allocation import bootstrap
-from allocation.adapters.sql import retention
-from allocation.adapters.sql.retention import Limits, Number
-from allocation.entrypoints.cli.terminal import console, progress, reaching
-from allocation.messaging.retention import half_the_time
+from allocation.entrypoints.cli.terminal import ask_database, console, progress
+from allocation.messaging.command_line import AsJson, DryRun
 
 
-def prune(*, dry_run: bool, as_json: bool) -> None:
+def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Drop sent events and decided commands that are past their time; safe to break off."""
-    settings = bootstrap.settings()
+    from allocation import bootstrap
+    from allocation.adapters.sql import retention
+    from allocation.messaging.retention import half_the_time
+
+    dependencies = bootstrap.build()
+    settings, engine = dependencies.settings, dependencies.engine
     now = datetime.now(UTC)
-    limits = Limits(
+    limits = retention.Limits(
         events=now - timedelta(days=settings.keep_events),
         commands=now - timedelta(days=settings.keep_commands),
     )
-    engine = bootstrap.engine(settings.database_url)
-    found = reaching("the database", lambda: retention.past(engine, limits))
-    dropped = Number()
+    found = ask_database(settings, lambda: retention.past(engine, limits))
+    dropped = retention.Number()
     if not dry_run:
         steps = half_the_time(retention.drop(engine, limits))
         with progress("pruning", found.events + found.commands, quiet=as_json) as advance:
-            while step := reaching("the database", lambda: next(steps, None)):
+            while step := ask_database(settings, lambda: next(steps, None)):
                 dropped += step
                 advance(step.events + step.commands)
     shown = found if dry_run else dropped

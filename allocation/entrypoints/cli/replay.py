@@ -6,43 +6,77 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace as changed
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from kombu import Connection
+import typer
 
-from allocation import bootstrap
-from allocation.adapters.rabbitmq import topology
-from allocation.adapters.sql.event_log import EventLog, Stretch
-from allocation.entrypoints.cli.terminal import console, fail, misused, progress, reaching
-from allocation.entrypoints.relay import outgoing
-from allocation.messaging.publisher import Outgoing, Publisher, publish, publisher
+from allocation.entrypoints.cli.terminal import (
+    ask_broker,
+    ask_database,
+    console,
+    fail,
+    misused,
+    progress,
+)
+from allocation.messaging.command_line import AsJson
+
+if TYPE_CHECKING:
+    from kombu import Connection
+
+    from allocation.adapters.sql.event_log import EventLog, Stretch
+    from allocation.settings import Settings
 
 CHUNK = 500
 """Events that are read and sent at once."""
 MOST_WAITING = 10_000
 """Events that may wait in the queue before more are sent: new ones come behind them."""
-PATIENCE = 60.0
+NO_CONSUMER = 60.0
 """Seconds without a message taken from a queue that long, after which nobody seems to consume."""
 
 
-def replay(queue: str, since: str | None, sku: str | None, *, as_json: bool) -> None:
+def _subscribers() -> list[str]:
+    from allocation.adapters.rabbitmq import topology
+
+    return list(topology.SUBSCRIBERS)
+
+
+def replay(
+    queue: Annotated[
+        str,
+        typer.Option(
+            help="The subscriber's queue, such as warehouse.events.", autocompletion=_subscribers
+        ),
+    ],
+    since: Annotated[
+        str | None, typer.Option(help="Only from this time on: 2030-01-31T12:00, UTC.")
+    ] = None,
+    sku: Annotated[str | None, typer.Option(help="Only the events of this product.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Send the kept events again to one queue, in order; what took effect there does so once."""
-    _refuse_what_takes_no_events(queue)
+    from allocation import bootstrap
+    from allocation.adapters.rabbitmq import topology
+    from allocation.adapters.sql.event_log import EventLog
+
+    known = ", ".join(topology.SUBSCRIBERS)
+    others = set(topology.names()) - set(topology.SUBSCRIBERS)
+    if queue in others or queue.endswith(".dead"):
+        misused(f"{queue} takes no events: name a subscriber's queue, such as {known}")
     moment = None if since is None else _moment(since)
-    log = EventLog(bootstrap.engine(bootstrap.settings().database_url))
-    if sku is not None and not reaching("the database", lambda: log.knows(sku)):
+    dependencies = bootstrap.build()
+    settings, log = dependencies.settings, EventLog(dependencies.engine)
+    if sku is not None and not ask_database(settings, lambda: log.knows(sku)):
         fail(f"no product has the sku {sku}: the first batch of a sku makes it known")
-    with bootstrap.broker() as connection:
+    with dependencies.broker() as connection:
         # The queue first: what is sent before it is there, must be in the stretch.
-        if reaching("the broker", lambda: topology.depth(connection, queue)) is None:
-            known = ", ".join(topology.SUBSCRIBERS)
+        if ask_broker(settings, lambda: topology.depth(connection, queue)) is None:
             fail(
                 f"there is no queue {queue}: `allocation topology` declares {known}, any other"
                 " subscriber declares its own and binds it to the exchange allocation.events"
             )
-        stretch = reaching("the database", lambda: log.stretch(moment, sku))
+        stretch = ask_database(settings, lambda: log.stretch(moment, sku))
         with progress(queue, stretch.count, quiet=as_json) as advance:
-            sent = send(log, stretch, queue, connection, advance)
+            sent = _send(settings, log, stretch, queue, connection, advance)
     if as_json:
         console.print_json(json.dumps({"queue": queue, "sent": sent}))
     else:
@@ -51,19 +85,36 @@ def replay(queue: str, since: str | None, sku: str | None, *, as_json: bool) -> 
         )
 
 
-def send(
-    log: EventLog,
-    stretch: Stretch,
+def _send(
+    settings: "Settings",
+    log: "EventLog",
+    stretch: "Stretch",
     queue: str,
-    connection: Connection,
+    connection: "Connection",
     advance: Callable[[int], None],
 ) -> int:
     """Send the stretch, each chunk once the broker has the one before; how many events it had."""
-    sender = reaching("the broker", lambda: _publisher(connection))
+    from allocation.adapters.rabbitmq import topology
+    from allocation.adapters.rabbitmq.outbox_messages import outgoing
+    from allocation.messaging.publisher import Outgoing, publish, publisher
+
+    def again(row: Any) -> Outgoing:
+        """The message that the relay sent, to this queue alone and known as a repetition."""
+        mark = {"x-replay": "first" if row.begins else "next"}
+        sent = outgoing(row, row.traceparent)
+        return changed(sent, exchange="", routing_key=queue, headers=mark)
+
+    def send_chunk(rows: Sequence[Any]) -> int:
+        _wait_for_room(connection, queue)
+        return len(publish(sender, [again(row) for row in rows]))
+
+    sender = ask_broker(
+        settings, lambda: publisher(connection, bind=topology.bind, require=topology.require)
+    )
     chunks = log.read(stretch, CHUNK)
     sent = 0
-    while rows := reaching("the database", lambda: next(chunks, None)):
-        taken = reaching("the broker", partial(_send_chunk, connection, sender, queue, rows))
+    while rows := ask_database(settings, lambda: next(chunks, None)):
+        taken = ask_broker(settings, partial(send_chunk, rows))
         sent += taken
         advance(taken)
         if taken < len(rows):
@@ -74,40 +125,19 @@ def send(
     return sent
 
 
-def _publisher(connection: Connection) -> Publisher:
-    return publisher(connection, bind=topology.bind, require=topology.require)
+def _wait_for_room(connection: "Connection", queue: str) -> None:
+    from allocation.adapters.rabbitmq import topology
 
-
-def _send_chunk(connection: Connection, sender: Publisher, queue: str, rows: Sequence[Any]) -> int:
-    _wait_for_room(connection, queue)
-    return len(publish(sender, [_again(row, queue) for row in rows]))
-
-
-def _again(row: Any, queue: str) -> Outgoing:
-    """The message that the relay sent, to this queue alone and known as a repetition."""
-    mark = "first" if row.begins else "next"
-    sent = outgoing(row, row.traceparent)
-    return changed(sent, exchange="", routing_key=queue, headers={"x-replay": mark})
-
-
-def _wait_for_room(connection: Connection, queue: str) -> None:
     least, seen_at = None, time.monotonic()
     while (waiting := topology.depth(connection, queue) or 0) > MOST_WAITING:
         if least is None or waiting < least:
             least, seen_at = waiting, time.monotonic()
-        elif time.monotonic() - seen_at > PATIENCE:
+        elif time.monotonic() - seen_at > NO_CONSUMER:
             fail(
                 f"{waiting} messages wait in {queue} and nobody takes them: start its subscriber,"
                 " then replay again: repeats have no effect"
             )
         time.sleep(0.2)  # between two looks at the queue's length
-
-
-def _refuse_what_takes_no_events(queue: str) -> None:
-    others = set(topology.names()) - set(topology.SUBSCRIBERS)
-    if queue in others or queue.endswith(".dead"):
-        known = ", ".join(topology.SUBSCRIBERS)
-        misused(f"{queue} takes no events: name a subscriber's queue, such as {known}")
 
 
 def _moment(text: str) -> datetime:

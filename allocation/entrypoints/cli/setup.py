@@ -1,34 +1,38 @@
-"""Commands that set the service up, prove its books and describe it."""
+"""Commands that set the service up, and prove its books."""
 
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 
-from allocation import bootstrap
-from allocation.adapters.rabbitmq import permissions, topology
-from allocation.adapters.sql import audit
-from allocation.contract import asyncapi
-from allocation.entrypoints.cli.terminal import console, fail, reaching
+from allocation.entrypoints.cli.terminal import FAILED, ask_broker, ask_database, console, fail
+from allocation.messaging.command_line import AsJson
 from allocation.messaging.telemetry.escaping import escaped
-from allocation.settings import Settings
+
+if TYPE_CHECKING:
+    from allocation.adapters.sql import audit
+    from allocation.bootstrap import Dependencies
 
 
-def migrate(*, as_json: bool) -> None:
+def migrate(as_json: AsJson = False) -> None:
     """Bring the database to the schema of this version; safe to run again."""
-    url = bootstrap.settings().database_url
-    from allocation.adapters.sql import migrations  # Alembic: a sixth of every command's start
+    from allocation.adapters.sql import migrations
+    from allocation.settings import Settings
 
-    reaching("the database", lambda: migrations.upgrade(url), makes_it=True)
+    settings = Settings()
+    ask_database(settings, lambda: migrations.upgrade(settings.database_url), makes_it=True)
     if as_json:
         console.print_json(json.dumps({"schema": migrations.newest()}))
     else:
         console.print("The database has the schema of this version.")
 
 
-def declare_topology(*, as_json: bool) -> None:
+def topology(as_json: AsJson = False) -> None:
     """Declare every exchange, queue and user at the broker; safe to run again."""
-    queues, users = declare(bootstrap.settings())
+    from allocation import bootstrap
+
+    queues, users = declare(bootstrap.build())
     if as_json:
         console.print_json(json.dumps({"queues": queues, "users": users}))
         return
@@ -37,15 +41,18 @@ def declare_topology(*, as_json: bool) -> None:
         console.print(f"It has the users {', '.join(users)}, each with the rights of its role.")
 
 
-def declare(settings: Settings) -> tuple[list[str], list[str]]:
+def declare(dependencies: "Dependencies") -> tuple[list[str], list[str]]:
     """Declare all of it; returns the names of the queues and of the users."""
+    from allocation.adapters.rabbitmq import permissions, topology
 
-    def at_broker() -> list[str]:
-        with bootstrap.broker() as connection:
+    settings = dependencies.settings
+
+    def declare_queues() -> list[str]:
+        with dependencies.broker() as connection:
             return topology.declare(connection)
 
     try:
-        queues = reaching("the broker", at_broker, makes_it=True)
+        queues = ask_broker(settings, declare_queues, makes_it=True)
         return queues, permissions.make_users(
             settings.broker_url,
             settings.broker_management_url,
@@ -55,43 +62,32 @@ def declare(settings: Settings) -> tuple[list[str], list[str]]:
         fail(str(refusal))
 
 
-def prove(*, as_json: bool) -> None:
+def check(as_json: AsJson = False) -> None:
     """Prove the books: one line a promise; exit status 1 when one does not hold."""
-    settings = bootstrap.settings()
-    engine = bootstrap.engine(settings.database_url)
-    proofs = reaching(
-        "the database",
-        lambda: [
-            _shown(proof, quiet=as_json) for proof in audit.run(engine, settings.resend_after)
-        ],
-    )
+    from allocation import bootstrap
+    from allocation.adapters.sql import audit
+
+    dependencies = bootstrap.build()
+    settings = dependencies.settings
+
+    def proved() -> list[audit.Result]:
+        proofs = []
+        for proof in audit.run(dependencies.engine, settings.resend_after):
+            proofs.append(proof)
+            if not as_json:
+                _print_proof(proof)
+        return proofs
+
+    proofs = ask_database(settings, proved)
     if as_json:
         rows = [asdict(proof) | {"holds": proof.holds} for proof in proofs]
         console.print_json(json.dumps(rows))
     if not all(proof.holds for proof in proofs):
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
-def _shown(proof: audit.Result, *, quiet: bool) -> audit.Result:
-    if not quiet:
-        verdict = "[green]holds [/green]" if proof.holds else "[red]BROKEN[/red]"
-        console.print(f"{verdict} {proof.promise} ({proof.examined} examined)")
-        for breach in proof.broken:
-            console.print(f"         {escaped(str(breach))}", markup=False)
-    return proof
-
-
-def describe_api() -> None:
-    """Print the description of the HTTP API: OpenAPI, as JSON."""
-    from allocation.entrypoints.api.description import openapi
-
-    _describe(openapi.document())
-
-
-def describe_messages() -> None:
-    """Print the description of the messages: AsyncAPI, as JSON."""
-    _describe(asyncapi.document())
-
-
-def _describe(document: dict[str, object]) -> None:
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+def _print_proof(proof: "audit.Result") -> None:
+    verdict = "[green]holds [/green]" if proof.holds else "[red]BROKEN[/red]"
+    console.print(f"{verdict} {proof.promise} ({proof.examined} examined)")
+    for breach in proof.broken:
+        console.print(f"         {escaped(str(breach))}", markup=False)

@@ -4,90 +4,109 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
-from rich.live import Live
+import typer
 from rich.table import Column, Table
-from sqlalchemy import Connection
 
-from allocation import bootstrap
-from allocation.adapters.rabbitmq import topology
 from allocation.entrypoints.cli.terminal import (
     PLAIN,
     age,
+    ask_broker,
+    ask_database,
     console,
     is_missing,
     misused,
-    reaching,
     show_table,
 )
-from allocation.views import Json, progress
+from allocation.messaging.command_line import AsJson
+
+if TYPE_CHECKING:
+    from allocation.bootstrap import Dependencies
+    from allocation.views import Json, progress
 
 REFRESH = 2.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The figures, those of all kept commands unless it is to be quick, and messages by queue."""
+    """The counts, those of all kept commands unless it is to be quick, and messages by queue.
 
-    figures: progress.Figures
-    kept: progress.Decided | None
+    A queue that is missing has None.
+    """
+
+    figures: "progress.Figures"
+    kept: "progress.Decided | None"
     queues: dict[str, int | None]
+    dead_letters: dict[str, int | None]
 
-    def as_json(self) -> Json:
-        """For programs: a queue that is missing is null."""
-        made = asdict(self.figures)
-        dead = topology.dead_queues()
-        return made | {
-            "kept": asdict(self.kept) if self.kept else None,
-            "queues": {name: depth for name, depth in self.queues.items() if name not in dead},
-            "dead_letters": {name: depth for name, depth in self.queues.items() if name in dead},
-        }
+    def as_json(self) -> "Json":
+        """For programs."""
+        shown = asdict(self)
+        return shown.pop("figures") | shown
 
 
-def status(*, watch: bool, as_json: bool) -> None:
+def status(
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="On a terminal: show it anew, until Ctrl-C.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show what waits, what was decided in the last minute, and how many dead letters there are."""
+    from allocation import bootstrap
+
     if watch and as_json:
         misused("--watch is for people, --json for programs: give one of them")
+    dependencies = bootstrap.build()
     if watch and sys.stdout.isatty():
-        _watch()
+        _watch(dependencies)
         return
-    now = _ask(quick=False)
+    now = _ask(dependencies, quick=False)
     if as_json:
         console.print_json(json.dumps(now.as_json()))
     else:
         show_table(_table(now))
 
 
-def _watch() -> None:
-    with Live(_table(_ask(quick=True)), console=Console(), auto_refresh=False) as live:
+def _watch(dependencies: "Dependencies") -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    def table() -> Table:
+        return _table(_ask(dependencies, quick=True))
+
+    with Live(table(), console=Console(), auto_refresh=False) as live:
         try:
             while True:
                 time.sleep(REFRESH)
-                live.update(_table(_ask(quick=True)), refresh=True)
+                live.update(table(), refresh=True)
         except KeyboardInterrupt:  # as it is meant to end
             pass
 
 
-def _ask(*, quick: bool) -> Status:
-    def ask_database() -> tuple[progress.Figures, progress.Decided | None]:
-        settings = bootstrap.settings()
-        with bootstrap.engine(settings.database_url).connect() as connection:
-            figures = progress.figures(connection, settings.resend_after)
-            return figures, _kept(connection, quick)
+def _ask(dependencies: "Dependencies", *, quick: bool) -> Status:
+    from allocation.adapters.rabbitmq import topology
+    from allocation.views import progress
 
-    def ask_broker() -> dict[str, int | None]:
-        with bootstrap.broker() as connection:
+    settings = dependencies.settings
+
+    def figures() -> tuple[progress.Figures, progress.Decided | None]:
+        with dependencies.engine.connect() as connection:
+            kept = None if quick else progress.kept(connection)
+            return progress.figures(connection, settings.resend_after), kept
+
+    def depths() -> dict[str, int | None]:
+        with dependencies.broker() as connection:
             return {name: topology.depth(connection, name) for name in topology.names()}
 
-    figures, kept = reaching("the database", ask_database)
-    if is_missing("the broker"):
-        return Status(figures, kept, dict.fromkeys(topology.names()))
-    return Status(figures, kept, reaching("the broker", ask_broker))
-
-
-def _kept(connection: Connection, quick: bool) -> progress.Decided | None:
-    return None if quick else progress.kept(connection)
+    asked = ask_database(settings, figures)
+    if is_missing(settings.broker_url):
+        queues: dict[str, int | None] = dict.fromkeys(topology.names())
+    else:
+        queues = ask_broker(settings, depths)
+    dead = topology.dead_queues()
+    dead_letters = {name: queues.pop(name) for name in list(queues) if name in dead}
+    return Status(*asked, queues, dead_letters)
 
 
 def _table(now: Status) -> Table:
@@ -111,17 +130,17 @@ def _table(now: Status) -> Table:
     unsent = _oldest(backlog.unsent, backlog.oldest_unsent_seconds)
     table.add_row("outbox rows unsent", str(backlog.unsent), unsent)
     table.add_row("order lines waiting", str(backlog.waiting_lines))
-    dead = topology.dead_queues()
-    for name in sorted(now.queues, key=lambda name: name in dead):
-        kind = "dead letters" if name in dead else "queue"
-        depth = now.queues[name]
-        table.add_row(
-            f"{kind} {name}",
-            "missing" if depth is None else str(depth),
-            "see `allocation dead list`" if depth and name in dead else "",
-            style="red" if depth is None or (depth and name in dead) else None,
-        )
+    for name, depth in now.queues.items():
+        _add_queue(table, f"queue {name}", depth)
+    for name, depth in now.dead_letters.items():
+        look = "see `allocation dead list`" if depth else ""
+        _add_queue(table, f"dead letters {name}", depth, look)
     return table
+
+
+def _add_queue(table: Table, name: str, depth: int | None, look: str = "") -> None:
+    shown = "missing" if depth is None else str(depth)
+    table.add_row(name, shown, look, style="red" if depth is None or look else None)
 
 
 def _oldest(count: int, seconds: float) -> str:

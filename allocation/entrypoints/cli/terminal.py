@@ -4,12 +4,10 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import unquote
 
 import typer
-from amqp.exceptions import AMQPError
-from kombu.exceptions import OperationalError as BrokerError
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,25 +19,30 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 from rich.text import Text
-from sqlalchemy.exc import SQLAlchemyError
 
-from allocation import bootstrap
-from allocation.adapters.sql.database import translated
-from allocation.entrypoints.cli.exits import FAILED, MISUSED, NobodyReads
-from allocation.messaging.connection import without_password
 from allocation.messaging.telemetry.escaping import escaped
-from allocation.service_layer.unit_of_work import (
-    ConcurrentUpdate,
-    SchemaMissing,
-    StorageUnavailable,
-)
+
+if TYPE_CHECKING:
+    from allocation.settings import Settings
 
 T = TypeVar("T")
+
+FAILED = 1
+"""Exit status of a command that failed, or found what does not hold."""
+MISUSED = 2
+BROKEN_OFF = 130
+"""After Ctrl-C."""
+NOBODY_READS = 141
+"""Standard output was closed; as of a process that SIGPIPE ended."""
+
+
+class NobodyReads(Exception):
+    """Standard output is a closed pipe. Not an OSError: neither database nor broker is at fault."""
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Rich would exit here; `cli` sets the exit status."""
+        """Rich would exit here; `main` sets the exit status."""
         raise NobodyReads
 
     def print_json(self, *args: Any, **options: Any) -> None:
@@ -50,7 +53,6 @@ console = _Console(soft_wrap=True)
 """Untrusted text goes through `escaped`, and is printed without markup."""
 PLAIN: Any = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
 """How a table looks: as narrow as it can be."""
-_OF_STORAGE = (StorageUnavailable, ConcurrentUpdate)
 _NO_LIMIT = 100_000  # characters
 
 
@@ -106,41 +108,57 @@ def bars(figures: ProgressColumn, *, quiet: bool) -> Progress:
     )
 
 
-def reaching(what: str, ask: Callable[[], T], *, makes_it: bool = False) -> T:
-    """Ask `the database` or `the broker`, or end with the sentence why it gave no answer.
+def ask_database(settings: "Settings", ask: Callable[[], T], *, makes_it: bool = False) -> T:
+    """What `ask` returns, or end with the sentence why the database gave no answer.
 
     An embedded one that does not exist yet is created only if `makes_it`: looking at a service that
     never ran leaves no files.
     """
-    url = _url(what)
-    if not makes_it and is_missing(what):
+    return _ask("the database", settings.database_url, ask, makes_it)
+
+
+def ask_broker(settings: "Settings", ask: Callable[[], T], *, makes_it: bool = False) -> T:
+    """As `ask_database`, of the broker."""
+    return _ask("the broker", settings.broker_url, ask, makes_it)
+
+
+def _ask(what: str, url: str, ask: Callable[[], T], makes_it: bool) -> T:
+    from amqp.exceptions import AMQPError
+    from kombu.exceptions import OperationalError as BrokerError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from allocation.adapters.sql.database import translated
+    from allocation.messaging.connection import without_password
+    from allocation.service_layer.unit_of_work import (
+        ConcurrentUpdate,
+        SchemaMissing,
+        StorageUnavailable,
+    )
+
+    if not makes_it and is_missing(url):
         fail(
             f"nothing runs here: {what} at {_embedded(url)} is not there yet; `allocation up`"
             " starts everything, and ALLOCATION_STATE_DIR names the folder"
         )
+    of_storage = (StorageUnavailable, ConcurrentUpdate)
     try:
         return ask()
-    except (*_OF_STORAGE, SQLAlchemyError, BrokerError, OSError, AMQPError) as error:
+    except (*of_storage, SQLAlchemyError, BrokerError, OSError, AMQPError) as error:
         known = translated(error) if isinstance(error, SQLAlchemyError) else error
         if isinstance(known, SchemaMissing):
             fail(
                 f"{what} at {without_password(url)} has not the schema of this version:"
                 " run `allocation migrate`"
             )
-        cause = error.__cause__ or error if isinstance(error, _OF_STORAGE) else error
+        cause = error.__cause__ or error if isinstance(error, of_storage) else error
         reason = str(getattr(cause, "orig", cause)).strip()
         fail(f"{what} at {without_password(url)} gave no answer: {reason}")
 
 
-def is_missing(what: str) -> bool:
-    """Whether `the database` or `the broker` is an embedded one that nothing has made yet."""
-    path = _embedded(_url(what))
+def is_missing(url: str) -> bool:
+    """Whether the database or broker is an embedded one that nothing has made yet."""
+    path = _embedded(url)
     return path is not None and not path.exists()
-
-
-def _url(what: str) -> str:
-    settings = bootstrap.settings()
-    return settings.database_url if what == "the database" else settings.broker_url
 
 
 def _embedded(url: str) -> Path | None:

@@ -70,4 +70,4 @@ class Consumer(celery_internals.Consumer):
         if not self._broker_can_delay:
             return False
         key = calculate_routing_key(math.ceil(delay), topology.COMMANDS)
-        return self.app.mover.copy(message, level_name(MAX_LEVEL), key, message.headers)
+        return self.app.dead_letters.copy(message, level_name(MAX_LEVEL), key, message.headers)

@@ -1,8 +1,8 @@
 """Decides a batch of commands by one unit of work, in a process of the pool."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import structlog
@@ -13,14 +13,12 @@ from allocation.adapters.rabbitmq import topology
 from allocation.contract import codec, log_fields
 from allocation.domain.commands import Malformed
 from allocation.domain.outcomes import Outcome, Refused
+from allocation.messaging.bisection import bisect
 from allocation.messaging.telemetry import trace_context, tracing
 from allocation.service_layer.execution import execute_batch
 from allocation.service_layer.unit_of_work import Message, StorageUnavailable, UnitOfWork
 
 log = structlog.get_logger(__name__)
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 Traced = tuple[int, object, float]
 """What Celery's tracer says of a task: whether it failed, its result as text, its seconds."""
@@ -156,34 +154,6 @@ class Executor:
             if isinstance(outcome, Outcome)
         ]
         self._metrics.decided(outcomes, seconds, len(calls))
-
-
-def bisect(
-    items: Sequence[Item],
-    work: Callable[[Sequence[Item]], Result],
-    fails: Callable[[Exception], bool],
-) -> Iterator[tuple[Sequence[Item], Result | Exception]]:
-    """Work on all items together; if that fails, on each half, down to single items.
-
-    Yields each part in order with its result, or a single item with its exception. Exceptions for
-    which `fails` is False are raised.
-    """
-    if not items:
-        return
-    try:
-        done = work(items)
-    except Exception as error:
-        if not fails(error):
-            raise
-        if len(items) == 1:
-            yield items, error
-            return
-        log.warning("commands are decided apart", commands=len(items), error=repr(error))
-        half = len(items) // 2
-        yield from bisect(items[:half], work, fails)
-        yield from bisect(items[half:], work, fails)
-    else:
-        yield items, done
 
 
 def result(outcome: Outcome) -> dict[str, object]:

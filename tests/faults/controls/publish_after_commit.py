@@ -7,9 +7,9 @@ from typing import Any
 
 from allocation import bootstrap
 from allocation.adapters.rabbitmq import topology
-from allocation.adapters.sql.inbox import SqlOutbox
+from allocation.adapters.rabbitmq.outbox_messages import outgoing
+from allocation.adapters.sql.outbox import SqlOutbox
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
-from allocation.entrypoints.relay import outgoing
 from allocation.entrypoints.worker.app import app
 from allocation.messaging.publisher import publish, publisher
 
@@ -27,7 +27,7 @@ def commit(self: SqlUnitOfWork) -> None:
     """First the COMMIT, then the publishing: a death between the two loses what was to be told."""
     rows: list[Mapping[str, Any]] = list(self.outbox._rows)
     _commit(self)
-    with bootstrap.broker() as connection:
+    with bootstrap.build().broker() as connection:
         sender = publisher(connection, bind=topology.bind, require=topology.require)
         publish(sender, [outgoing(each, each.traceparent) for each in map(read, rows)])
 

@@ -3,8 +3,7 @@
 import pytest
 
 from allocation.entrypoints.api.auth import sessions
-from allocation.entrypoints.api.auth.security import is_loopback
-from allocation.settings import Settings
+from allocation.settings import Settings, is_loopback
 
 
 @pytest.mark.parametrize(

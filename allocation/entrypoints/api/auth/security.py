@@ -5,7 +5,6 @@ import hmac
 import time
 from collections.abc import Set
 from dataclasses import dataclass
-from ipaddress import ip_address
 from threading import Lock
 from urllib.parse import urlsplit
 
@@ -18,7 +17,7 @@ from allocation.adapters.sql.api_keys import READ, REMEMBERED, SCOPES, WRITE, Ap
 from allocation.entrypoints.api.auth import sessions
 from allocation.entrypoints.api.http.problems import Problem
 from allocation.entrypoints.api.http.rate_limit import RateLimits
-from allocation.settings import Settings
+from allocation.settings import Settings, is_loopback
 
 log = structlog.get_logger(__name__)
 
@@ -61,14 +60,6 @@ class Caller:
 
 
 _ANYBODY = Caller("", "", SCOPES)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens on `host`."""
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def rate_limit(settings: Settings) -> int:

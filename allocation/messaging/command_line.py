@@ -1,4 +1,4 @@
-"""How the command lines of the workers look, whose commands import their work when they run."""
+"""How the command lines of the service and of its subscribers look: flags, help, common options."""
 
 from typing import Annotated, Any
 
@@ -24,21 +24,21 @@ class _Command(_PlainFlags, TyperCommand):
     pass
 
 
-class _Group(_PlainFlags, TyperGroup):
-    pass
+class Group(_PlainFlags, TyperGroup):
+    """A group of commands, or all of them."""
 
 
 class Program(typer.Typer):
-    """The command line of a worker."""
+    """A command line, or a group of its commands; `options` are Typer's."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(
-            cls=_Group,
-            add_completion=False,
-            pretty_exceptions_enable=False,
-            context_settings={"help_option_names": ["-h", "--help"]},
-            **options,
-        )
+        defaults: dict[str, Any] = {
+            "cls": Group,
+            "add_completion": False,
+            "pretty_exceptions_enable": False,
+            "context_settings": {"help_option_names": ["-h", "--help"]},
+        }
+        super().__init__(**defaults | options)
 
     def command(self, name: str | None = None, **options: Any) -> Any:
         return super().command(name, cls=_Command, **options)

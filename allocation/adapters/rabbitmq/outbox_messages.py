@@ -1,0 +1,40 @@
+"""The messages that rows of the outbox become."""
+
+import json
+from typing import Any
+
+from allocation.adapters.rabbitmq import topology
+from allocation.messaging.celery_message import celery_message
+from allocation.messaging.publisher import Outgoing
+from allocation.messaging.telemetry import trace_context
+
+
+def outgoing(row: Any, traceparent: str | None) -> Outgoing:
+    """The message that a row of the outbox is: a Celery task, or a CloudEvent to the fanout.
+
+    The row's ids are text, and its body is JSON text. `traceparent` names the span that sends it.
+    """
+    if row.kind == "event":
+        return Outgoing(
+            id=row.id,
+            exchange=topology.EVENTS,
+            routing_key="",
+            body=trace_context.in_event(row.body, traceparent),
+            content_type="application/cloudevents+json",
+        )
+    task = celery_message(
+        row.name,
+        row.id,
+        json.loads(row.body),
+        root_id=row.correlation_id,
+        parent_id=row.causation_id,
+    )
+    return Outgoing(
+        id=row.id,
+        exchange=topology.COMMANDS,
+        routing_key=topology.COMMANDS,
+        body=json.dumps(task.body),
+        content_type="application/json",
+        headers=task.headers | ({"traceparent": traceparent} if traceparent else {}),
+        properties=task.properties,
+    )
