@@ -1,4 +1,4 @@
-"""The client's methods are those that the contract makes."""
+"""The client's methods follow from the contract."""
 
 from tools import client
 

@@ -1,4 +1,4 @@
-"""What other systems tell, as it is read: admitted or not, and which command it is."""
+"""Events of other systems: which are valid, and which command each becomes."""
 
 import json
 from collections.abc import Callable

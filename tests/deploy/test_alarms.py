@@ -1,4 +1,4 @@
-"""The alert rules: judged by Prometheus's own checker, with a page for whoever is woken by each."""
+"""The alert rules, checked by promtool, and their pages in docs/alarms."""
 
 import re
 import shutil

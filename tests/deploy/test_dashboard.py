@@ -1,4 +1,4 @@
-"""The Grafana dashboard: what it asks for can be asked, and exists."""
+"""The Grafana dashboard: its queries are valid, and their metrics exist."""
 
 import json
 from collections import Counter

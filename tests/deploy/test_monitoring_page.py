@@ -1,4 +1,4 @@
-"""docs/monitoring.md tells of every figure, and of no other."""
+"""docs/monitoring.md lists every metric, and no other."""
 
 import re
 from pathlib import Path

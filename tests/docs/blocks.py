@@ -1,4 +1,4 @@
-"""The blocks of a Markdown page, and whether what was said is what a block states."""
+"""The blocks of a Markdown page, and whether an output is what a block states."""
 
 import json
 import re

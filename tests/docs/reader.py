@@ -1,4 +1,4 @@
-"""Whoever reads a page and does what its blocks say, in a copy of the project of their own.
+"""A reader of a page who runs its blocks in a copy of the project.
 
 A comment on the line before a block, unseen on the page, says what is to be done with it:
 

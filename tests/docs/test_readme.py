@@ -1,4 +1,4 @@
-"""The README and the pages it hands over to: each block is run by the test that is named for it."""
+"""The README and the pages that continue it: a test is named for each block."""
 
 from kombu import Connection, Exchange, Queue
 

@@ -1,4 +1,4 @@
-"""The recipes for contributors: followed in a copy of the project, whose own tests then judge."""
+"""The recipes for contributors, followed in a copy of the project, whose own tests then run."""
 
 import re
 

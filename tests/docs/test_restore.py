@@ -1,4 +1,4 @@
-"""docs/back-up-and-restore.md: what it tells brings the system back."""
+"""docs/back-up-and-restore.md: its steps restore the system."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""The documentation's site: links lead somewhere, and the reference says what the code says."""
+"""The documentation's site: every link has a target, and the reference is up to date."""
 
 import re
 import shutil

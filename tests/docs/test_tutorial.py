@@ -1,4 +1,4 @@
-"""The tutorial: each of its blocks is done, and says what stands below it."""
+"""The tutorial: each of its blocks is run, and prints the stated output."""
 
 from tests.docs.reader import Reader
 

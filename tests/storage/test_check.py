@@ -1,4 +1,4 @@
-"""The proofs must be able to fail: each book is cooked in one way, and found out."""
+"""The audit finds each violation: each test corrupts the books in one way."""
 
 from datetime import date
 

@@ -1,4 +1,4 @@
-"""All times are the database's own: the clocks of the machines around it may differ."""
+"""All times come from the database's clock; the clocks of other machines may differ."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""New events are found once each, and a position is settled when nothing can come below it."""
+"""Each new event is found once, and a position is settled when no event can appear below it."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

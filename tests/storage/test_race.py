@@ -1,4 +1,4 @@
-"""Many processes at one product: stock is never promised twice, and no line is lost."""
+"""Concurrent processes on one product: stock is never promised twice, and no line is lost."""
 
 import multiprocessing
 import multiprocessing.synchronize

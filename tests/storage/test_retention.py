@@ -1,4 +1,4 @@
-"""What is past its time is dropped, in steps, under load, and the books can still be proved."""
+"""Rows past their retention are deleted in steps, under load, and the audit still holds."""
 
 import json
 import multiprocessing

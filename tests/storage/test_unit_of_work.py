@@ -1,4 +1,4 @@
-"""What the unit of work promises a handler, on every storage alike."""
+"""The guarantees of the unit of work, on every storage."""
 
 from dataclasses import replace
 from datetime import date

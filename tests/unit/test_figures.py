@@ -1,4 +1,4 @@
-"""Figures before anything happened: an increase that is a first value is one that nobody sees."""
+"""Metrics start at 0: Prometheus sees no increase in a first value."""
 
 from collections.abc import Iterable
 from itertools import product

@@ -1,5 +1,3 @@
-"""Settings, as the environment gives them."""
-
 import pytest
 from pydantic import ValidationError
 

@@ -1,4 +1,4 @@
-"""Events that arrived together go through one transaction, and each of them is still its own."""
+"""Batches of events: one transaction, and each event with its own result."""
 
 import random
 import threading

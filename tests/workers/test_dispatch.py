@@ -1,4 +1,4 @@
-"""Goods that leave: the picks, the event that tells it, and news that cross them on their way."""
+"""Dispatched goods: the picks, the published event, and events of allocation that come too late."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""`python -m workers.warehouse dispatch`: what it says, and how it ends."""
+"""`python -m workers.warehouse dispatch`: its output and exit status."""
 
 import json
 from collections.abc import Iterator

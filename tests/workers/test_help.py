@@ -1,5 +1,3 @@
-"""The help of the workers' command lines."""
-
 import subprocess
 import sys
 

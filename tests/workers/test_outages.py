@@ -1,4 +1,4 @@
-"""The warehouse as a real process while its database or its broker is away, or refuses."""
+"""The warehouse as a real process while its database or its broker fails."""
 
 import json
 from typing import Any

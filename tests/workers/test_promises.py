@@ -1,4 +1,4 @@
-"""One mail a changed promise: of lines that move, and of lines that come on another day."""
+"""One mail for each changed promise: another batch, or another day."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Each event once, and those of a sku in order, whatever the order in which they come."""
+"""Each event takes effect once, and the events of a sku in order."""
 
 import random
 import threading

@@ -1,4 +1,4 @@
-"""A subscriber forgets what came long ago, and no effect comes of it."""
+"""A subscriber's old rows are deleted, without an effect on the others."""
 
 import json
 from datetime import UTC, datetime, timedelta

@@ -1,5 +1,3 @@
-"""The subscribers' rules, one sentence each."""
-
 from workers.notification import messages as notification
 from workers.notification import rules
 from workers.notification.ledger import Entry, Ledger, Served

@@ -1,4 +1,4 @@
-"""The warehouse as a real process on RabbitMQ: bad messages, kills, outages, clean stops."""
+"""The warehouse as a real process on RabbitMQ: invalid messages, kills, outages, clean stops."""
 
 import pickle
 import signal

@@ -1,4 +1,4 @@
-"""Random commands against a Product: what must hold after every one of them."""
+"""Random commands against a Product: the invariants hold after each."""
 
 from collections import Counter
 from datetime import UTC, date, datetime

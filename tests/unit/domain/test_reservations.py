@@ -1,4 +1,4 @@
-"""What it means to hold stock for a while, one sentence each."""
+"""Reservations, one sentence each."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""What a late, an early and a damaged batch mean to its lines, one sentence each."""
+"""Late, early and damaged batches and their lines, one sentence each."""
 
 from datetime import date
 

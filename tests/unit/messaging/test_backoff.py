@@ -1,5 +1,3 @@
-"""Seconds until the next try."""
-
 import pytest
 
 from allocation.messaging import backoff

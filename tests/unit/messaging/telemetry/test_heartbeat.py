@@ -1,5 +1,3 @@
-"""A process's sign of life."""
-
 import os
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The W3C trace context: what is taken for one."""
+"""The W3C trace context: which values are valid."""
 
 from uuid import UUID
 
