@@ -8,11 +8,11 @@ from allocation.messaging.resequencer import Resequencer
 from allocation.messaging.subscriber import Subscriber
 from allocation.messaging.telemetry import heartbeat
 from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
-from workers.settings import Settings
+from workers.settings import WorkerSettings
 
 
 def subscriber(
-    settings: Settings,
+    settings: WorkerSettings,
     queue: str,
     parse: Callable[[Envelope], object],
     resequencer: Resequencer,

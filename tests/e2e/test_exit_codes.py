@@ -20,7 +20,7 @@ from allocation.adapters.rabbitmq import topology
 from allocation.adapters.sql import api_keys
 from allocation.entrypoints.cli.choices import Scope
 from allocation.entrypoints.cli.main import app
-from allocation.settings import SPOOL_TRANSPORT
+from allocation.messaging.connection import SPOOL_TRANSPORT
 from tests.servers.processes import ROOT, clean_environment
 
 

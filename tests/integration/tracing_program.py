@@ -27,11 +27,11 @@ from allocation.messaging.resequencer import Resequencer
 from allocation.messaging.telemetry import trace_context, tracing
 from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
 from tests.waiting import eventually
-from workers.settings import Settings
 from workers.warehouse import dispatching, pick_list
 from workers.warehouse.messages import parse
 from workers.warehouse.relay import Relay
 from workers.warehouse.running import QUEUE, open_database
+from workers.warehouse.settings import Settings
 from workers.warehouse.tables import metadata
 from workers.wiring import subscriber
 

@@ -21,12 +21,12 @@ from tests.servers.postgres import PrivatePostgres
 from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.waiting import eventually
 from tests.workers.conftest import Warehouse, as_bytes, event
-from workers.settings import Settings
 from workers.warehouse import tables
 from workers.warehouse.dispatching import dispatch
 from workers.warehouse.outbox import Event, add
 from workers.warehouse.relay import Relay
 from workers.warehouse.running import MIGRATIONS
+from workers.warehouse.settings import Settings
 
 pytestmark = pytest.mark.long
 

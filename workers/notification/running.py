@@ -17,8 +17,8 @@ from workers.notification import mailing
 from workers.notification.messages import parse
 from workers.notification.postbox import postbox
 from workers.notification.sender import Sender
+from workers.notification.settings import Settings
 from workers.notification.tables import VERSION_TABLE, metadata
-from workers.settings import Settings
 from workers.wiring import subscriber
 
 QUEUE = "notification.events"

@@ -12,7 +12,7 @@ from allocation.messaging.connection import connect
 from allocation.messaging.outbox_relay import Refused, is_missing, relay_through_outages
 from allocation.messaging.publisher import Outgoing, Publisher, publish, publisher
 from allocation.messaging.telemetry import trace_context, tracing
-from workers.settings import Settings
+from workers.settings import WorkerSettings
 from workers.warehouse import outbox
 
 log = structlog.get_logger(__name__)
@@ -29,7 +29,9 @@ class Relay:
     sent again, with the same id.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, engine: Engine, settings: WorkerSettings, registry: CollectorRegistry
+    ) -> None:
         self._engine = engine
         self._settings = settings
         self._sent = Counter(

@@ -22,10 +22,10 @@ from allocation.messaging.telemetry import logs, metrics_server, trace_context, 
 from allocation.messaging.telemetry.escaping import escaped
 from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
 from workers import retention
-from workers.settings import Settings
 from workers.warehouse import dispatching, outbox, pick_list
 from workers.warehouse.messages import parse
 from workers.warehouse.relay import Relay
+from workers.warehouse.settings import Settings
 from workers.warehouse.tables import VERSION_TABLE, metadata
 from workers.wiring import subscriber
 

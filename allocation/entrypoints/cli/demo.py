@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from allocation.settings import SPOOL_TRANSPORT
+from allocation.messaging.connection import SPOOL_TRANSPORT
 
 T = TypeVar("T")
 
