@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 import structlog
 from kombu import Connection, Exchange, Queue
 from kombu.message import Message
+from structlog.contextvars import bound_contextvars
 
 from allocation.messaging.bisection import bisect
 from allocation.messaging.cloudevents import Envelope, Unreadable, read
@@ -25,7 +26,7 @@ from allocation.messaging.consumer import Consumer
 from allocation.messaging.database import Outage, is_outage
 from allocation.messaging.dead_letters import LARGEST_BODY, DeadLetterQueue
 from allocation.messaging.resequencer import HeldFailed, Resequencer
-from allocation.messaging.telemetry import event_fields, tracing
+from allocation.messaging.telemetry import tracing
 from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
 
 log = structlog.get_logger(__name__)
@@ -241,7 +242,7 @@ class Subscriber:
             tracing.end(spans)
 
     def _process_alone(self, delivery: Delivery) -> None:
-        with event_fields.about(delivery.event):
+        with bound_contextvars(**delivery.event.log_fields()):
             span = self._span(delivery.event)
             failure = self._with_retries(lambda: self._commit([delivery]), delivery.event)
             span.end(str(failure["error"]) if failure else None)
@@ -298,7 +299,7 @@ class Subscriber:
                 }
                 if held is None:
                     return failure
-                with event_fields.about(held):
+                with bound_contextvars(**held.log_fields()):
                     self._dead.dead_letter_event(held.body, failure)
                     self._metrics.dead(held)
                 self._resequencer.drop_held(held)

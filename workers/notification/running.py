@@ -8,8 +8,8 @@ from sqlalchemy import Engine
 from allocation.messaging.migrations import Migrations
 from workers import retention, wiring
 from workers.notification import mailing
+from workers.notification.mail_backends import mail_backend
 from workers.notification.messages import parse
-from workers.notification.postbox import postbox
 from workers.notification.sender import Sender
 from workers.notification.settings import Settings
 from workers.notification.tables import VERSION_TABLE, metadata
@@ -29,8 +29,8 @@ def consume() -> None:
             "stock": settings.notification_stock_team,
             "orders": settings.notification_orders_team,
         }
-        mails = settings.allocation_state_dir / "mails"
-        backend = postbox(settings.notification_smtp_url, mails)
+        folder = settings.allocation_state_dir / "mails"
+        backend = mail_backend(settings.notification_smtp_url, folder)
         return Sender(engine, backend, addresses, registry).run
 
     wiring.consume(
