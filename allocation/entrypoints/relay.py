@@ -19,12 +19,12 @@ from allocation.adapters.sql.outbox import DUE_AT_ONCE, OutboxReader, only_reade
 from allocation.bootstrap import Dependencies
 from allocation.messaging import lifecycle
 from allocation.messaging.celery_message import celery_message
+from allocation.messaging.outages import is_missing, work_through_outages
 from allocation.messaging.outbox_relay import (
     BATCH,
     MARK_EVERY,
+    OUTAGES,
     InFlight,
-    is_missing,
-    relay_through_outages,
 )
 from allocation.messaging.publisher import Outgoing, publisher
 from allocation.messaging.telemetry import heartbeat, metrics_server, trace_context, tracing
@@ -48,7 +48,7 @@ def run(dependencies: Dependencies, metrics: RelayMetrics, stop: threading.Event
         metrics.registry, settings.metrics_host, settings.metrics_port, "allocation"
     )
     relay = Relay(dependencies, metrics, stop)
-    relay_through_outages(stop, dependencies.broker, relay.session, relay.on_outage)
+    work_through_outages(stop, dependencies.broker, relay.session, relay.on_outage, OUTAGES)
 
 
 class Relay:

@@ -20,6 +20,7 @@ from kombu import Connection, Exchange, Queue
 from kombu.message import Message
 from structlog.contextvars import bound_contextvars
 
+from allocation.messaging import backoff
 from allocation.messaging.bisection import bisect
 from allocation.messaging.cloudevents import Envelope, Unreadable, read
 from allocation.messaging.consumer import Consumer
@@ -35,6 +36,7 @@ BATCH_SIZE = 200
 """Events of one transaction at most."""
 TRIES = 5
 """Times that an event is tried before it is dead-lettered."""
+LONGEST_BACKOFF = 0.8  # seconds; all other events wait meanwhile
 BACKLOG = 1000
 """With more messages than this in the queue, a missing event may well be one of them."""
 MANY_DELIVERIES = 2
@@ -287,7 +289,7 @@ class Subscriber:
                 if attempt < TRIES:
                     if failing := held or event:
                         self._metrics.retried(failing)
-                    self._consumer.wait(0.05 * 2**attempt)
+                    self._consumer.wait(backoff.seconds(attempt, LONGEST_BACKOFF))
                     continue
                 failure: dict[str, object] = {
                     "reason": "failed",

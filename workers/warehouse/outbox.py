@@ -15,7 +15,8 @@ from sqlalchemy import Connection, Engine, MetaData, Row, insert, select, update
 
 from allocation.messaging.cloudevents import CONTENT_TYPE, Json
 from allocation.messaging.connection import connect
-from allocation.messaging.outbox_relay import Refused, is_missing, relay_through_outages
+from allocation.messaging.outages import is_missing, work_through_outages
+from allocation.messaging.outbox_relay import OUTAGES, Refused
 from allocation.messaging.publisher import Outgoing, Publisher, publish, publisher
 from allocation.messaging.retention import Past
 from allocation.messaging.telemetry import trace_context, tracing
@@ -86,7 +87,7 @@ class Relay:
                     pass
             return every
 
-        relay_through_outages(stop, self._connect, relay, _log_outage)
+        work_through_outages(stop, self._connect, relay, _log_outage, OUTAGES)
 
     def _connect(self) -> Broker:
         return connect(self._settings.allocation_broker_url, self._settings.broker_transport)
