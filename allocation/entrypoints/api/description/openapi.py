@@ -13,7 +13,7 @@ from allocation.entrypoints.api.description.schemas import (
     field,
     reference,
 )
-from allocation.entrypoints.api.http.parameters import IDS, Parameter
+from allocation.entrypoints.api.http.parsing import IDS, Parameter
 from allocation.entrypoints.api.http.problems import CONTENT_TYPE, type_uri
 from allocation.entrypoints.api.http.routes import Route
 from allocation.entrypoints.api.http.waiting import LONGEST

@@ -23,7 +23,7 @@ from allocation.adapters.rabbitmq.dead_letter_queues import (
     summary,
 )
 from allocation.entrypoints.api import state
-from allocation.entrypoints.api.http.parameters import number
+from allocation.entrypoints.api.http.parsing import number
 from allocation.entrypoints.api.http.problems import Problem
 from allocation.entrypoints.api.pages.csv_responses import csv_response
 from allocation.entrypoints.api.state import snapshot

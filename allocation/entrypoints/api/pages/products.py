@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from werkzeug.exceptions import NotFound
 
 from allocation.contract.identifiers import trimmed
-from allocation.entrypoints.api.http.parameters import number
+from allocation.entrypoints.api.http.parsing import number
 from allocation.entrypoints.api.pages import flash_messages, template_filters
 from allocation.entrypoints.api.pages.csv_responses import csv_response
 from allocation.entrypoints.api.state import snapshot

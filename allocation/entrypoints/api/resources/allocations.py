@@ -3,6 +3,7 @@
 from flask import Response, jsonify
 from werkzeug.exceptions import NotFound
 
+from allocation.contract import registry
 from allocation.entrypoints.api.description.schemas import (
     ORDERID,
     QTY,
@@ -93,9 +94,10 @@ resource = Resource("allocations")
 
 
 def allocate() -> Response:
-    """Accept one line, or many."""
-    body = parsing.read()
-    if bulk.asked(body):
+    body = parsing.read_body()
+    fields = registry.schema("allocation.allocate")["properties"]
+    # A body is one of many lines if it says so, or has no field of a single one.
+    if isinstance(body, dict) and ("lines" in body or not body.keys() & fields.keys()):
         return bulk.answer(body)
     return intake.answer(parsing.parse("allocation.allocate", body))
 

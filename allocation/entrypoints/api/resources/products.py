@@ -15,8 +15,8 @@ from allocation.entrypoints.api.description.schemas import (
     one_of,
     record,
 )
-from allocation.entrypoints.api.http import parameters
-from allocation.entrypoints.api.http.parameters import Parameter
+from allocation.entrypoints.api.http import parsing
+from allocation.entrypoints.api.http.parsing import Parameter
 from allocation.entrypoints.api.http.routes import Resource
 from allocation.entrypoints.api.resources.batches import STOCK
 from allocation.entrypoints.api.state import snapshot
@@ -85,7 +85,7 @@ resource.command(
     parameters=(_LIMIT, _OPEN, _AFTER),
 )
 def show(sku: str) -> Response:
-    limit, only_open, after = parameters.read(_LIMIT, _OPEN, _AFTER)
+    limit, only_open, after = parsing.read_parameters(_LIMIT, _OPEN, _AFTER)
     with snapshot() as connection:
         product = stock.product(
             connection,

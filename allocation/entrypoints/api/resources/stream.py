@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from allocation.contract.codec import Violation
 from allocation.entrypoints.api import state
 from allocation.entrypoints.api.description.schemas import TEXT
-from allocation.entrypoints.api.http.parameters import Parameter
+from allocation.entrypoints.api.http.parsing import Parameter
 from allocation.entrypoints.api.http.problems import invalid
 from allocation.entrypoints.api.http.routes import Resource
 from allocation.entrypoints.api.http.slow_clients import ClientSocket
