@@ -148,7 +148,7 @@ def kept(connection: Connection) -> Decided:
 def _by_outcome(connection: Connection, *which: ColumnElement[bool]) -> Decided:
     # How many of these commands have which status.
     statement = select(commands.c.status, func.count()).where(*which).group_by(commands.c.status)
-    return Decided(**{status: count for status, count in connection.execute(statement)})
+    return Decided(**{row[0]: row[1] for row in connection.execute(statement)})
 
 
 def backlog(connection: Connection, overdue_after: float) -> Backlog:

@@ -24,7 +24,7 @@ def _answer() -> s.Answer:
     """One answer a line; each has members of its own and no others."""
     command = {
         "id": s.uuid("The command's id."),
-        "location": {"type": "string", "description": "Where the command tells how it stands."},
+        "location": s.text("Where the command tells how it stands."),
     }
     named = {name: s.field(name, "allocation.allocate") for name in ("customer", "split")}
     problem = s.reference(s.PROBLEM)
