@@ -13,7 +13,6 @@ DECISIONS_SHOWN = 100
 
 def order(connection: Connection, orderid: str) -> Json | None:
     """Every line of the order, by sku; None when it has none."""
-    # The lines of one order, each with the ETA of the batch that it is promised.
     statement = (
         select(allocations, batches.c.eta.label("batch_eta"))
         .outerjoin(batches, batches.c.batchref == allocations.c.batchref)
@@ -38,7 +37,6 @@ def order(connection: Connection, orderid: str) -> Json | None:
 def customers(connection: Connection, orderid: str) -> list[str]:
     """The customers that the order's lines name."""
     customer = allocations.c.customer
-    # The customers of one order, one or none as a rule.
     statement = (
         select(customer)
         .where(allocations.c.orderid == orderid, customer.is_not(None))
@@ -56,7 +54,6 @@ def waiting(
     Costs grow with all that wait for it.
     """
     place = (allocations.c.age, allocations.c.orderid, allocations.c.part)
-    # The lines that wait for a product, by age.
     statement = (
         select(*place, allocations.c.qty, allocations.c.customer)
         .where(allocations.c.sku == sku, waits)

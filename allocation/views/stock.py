@@ -66,13 +66,11 @@ def product(
     known = connection.execute(select(products).where(products.c.sku == sku)).first()
     if known is None:
         return None
-    # How many batches have free stock, and how much.
     stock = connection.execute(
         select(func.count(), func.coalesce(func.sum(_available), 0)).where(
             batches.c.sku == sku, is_open
         )
     ).one()
-    # How many lines wait for this sku, and for how many pieces.
     queue = connection.execute(
         select(func.count(), func.coalesce(func.sum(allocations.c.qty), 0)).where(
             allocations.c.sku == sku, waits
@@ -117,7 +115,6 @@ def batches_of(
         if (after is not None and group < after.group) or len(found) == limit:
             continue
         order = _order(group, strategy, tie)
-        # One group of a product's batches, in its order.
         statement = (
             select(batches)
             .where(batches.c.sku == sku, _GROUPS[group])
@@ -174,7 +171,6 @@ def _order(group: int, strategy: str, tie: ColumnElement[str]) -> tuple[ColumnEl
 
 def batch(connection: Connection, batchref: str) -> Json | None:
     """One batch, open or used up; None for a reference that nobody has."""
-    # One batch by its reference.
     row = connection.execute(select(batches).where(batches.c.batchref == batchref)).first()
     return {"sku": row.sku, **_batch(row)} if row else None
 

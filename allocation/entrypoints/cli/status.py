@@ -30,7 +30,7 @@ REFRESH = 2.0  # seconds
 class Status:
     """The figures, those of all kept commands unless it is to be quick, and messages by queue."""
 
-    figures: progress.Figures
+    figures: progress.Progress
     kept: progress.Decided | None
     queues: dict[str, int | None]
 
@@ -70,10 +70,10 @@ def _watch() -> None:
 
 
 def _ask(*, quick: bool) -> Status:
-    def ask_database() -> tuple[progress.Figures, progress.Decided | None]:
+    def ask_database() -> tuple[progress.Progress, progress.Decided | None]:
         settings = bootstrap.settings()
         with bootstrap.engine(settings.database_url).connect() as connection:
-            figures = progress.figures(connection, settings.resend_after)
+            figures = progress.current(connection, settings.resend_after)
             return figures, _kept(connection, quick)
 
     def ask_broker() -> dict[str, int | None]:

@@ -58,11 +58,11 @@ def register(blueprint: Blueprint) -> None:
 def operations() -> str:
     settings = state.current().dependencies.settings
     with snapshot() as connection:
-        figures = progress.figures(connection, settings.resend_after)
+        now = progress.current(connection, settings.resend_after)
     depths, trouble = _asked(_depths)
     return render_template(
         "pages/operations.html",
-        figures=figures,
+        now=now,
         depths=depths,
         dead_queues=topology.dead_queues(),
         trouble=trouble,
