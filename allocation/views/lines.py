@@ -5,7 +5,7 @@ from sqlalchemy import Connection, select, tuple_
 from allocation.adapters.sql.tables import allocations, batches, outbox, waits
 from allocation.domain.books import status_of, status_of_parts
 from allocation.views import Json, moves
-from allocation.views.stock import day
+from allocation.views.stock import iso
 
 DECISIONS_SHOWN = 100
 """Decisions that the explanation of a line lists at most."""
@@ -26,8 +26,8 @@ def order(connection: Connection, orderid: str) -> Json | None:
             "qty": row.qty,
             "status": status_of(row.batchref, row.expires_at, dispatched=row.dispatched),
             "batchref": row.batchref,
-            "eta": day(row.batch_eta),
-            "expires_at": row.expires_at.isoformat() if row.expires_at else None,
+            "eta": iso(row.batch_eta),
+            "expires_at": iso(row.expires_at),
         }
         for row in connection.execute(statement)
     ]

@@ -8,17 +8,7 @@ from sqlalchemy import Connection, select
 from allocation.adapters.sql.tables import commands, outbox
 from allocation.views import Json
 
-_DATA = [
-    "part",
-    "qty",
-    "batchref",
-    "eta",
-    "old_eta",
-    "new_eta",
-    "expires_at",
-    "reason",
-    "strategy",
-]
+_DATA = ["part", "qty", "batchref", "eta", "old_eta", "new_eta", "expires_at", "reason", "strategy"]
 
 
 def of_product(

@@ -26,11 +26,7 @@ _COLUMNS = {"free": _available, "arrival": _arrival, "expiry": _expiry}
 _holds = batches.c.purchased > 0
 
 _OPEN, _PROMISED, _EMPTY = range(3)
-_GROUPS = {
-    _OPEN: is_open,
-    _PROMISED: _holds & ~is_open,
-    _EMPTY: batches.c.purchased == 0,
-}
+_GROUPS = {_OPEN: is_open, _PROMISED: _holds & ~is_open, _EMPTY: batches.c.purchased == 0}
 CURSOR = r"[0-2]:[0-9]{1,10}:[0-9]{0,7}:[0-9]{0,7}:[^\x00-\x1f\x7f]{1,255}"
 """What the text of a cursor looks like: group, free pieces, two days as numbers, reference."""
 
@@ -175,9 +171,9 @@ def batch(connection: Connection, batchref: str) -> Json | None:
     return {"sku": row.sku, **_batch(row)} if row else None
 
 
-def day(eta: date | None) -> str | None:
-    """The day as YYYY-MM-DD."""
-    return eta.isoformat() if eta else None
+def iso(moment: date | None) -> str | None:
+    """The date, or date and time, as ISO 8601 writes it."""
+    return moment.isoformat() if moment else None
 
 
 def _batch(row: Any) -> Json:
@@ -186,6 +182,6 @@ def _batch(row: Any) -> Json:
         "qty": row.purchased,
         "allocated": row.allocated,
         "available": row.purchased - row.allocated,
-        "eta": day(row.eta),
-        "best_before": day(row.best_before),
+        "eta": iso(row.eta),
+        "best_before": iso(row.best_before),
     }

@@ -12,7 +12,7 @@ from allocation.entrypoints.api.http.database_state import DatabaseState
 from allocation.entrypoints.api.http.load_shedding import LoadShedder
 from allocation.entrypoints.api.http.telemetry import Metrics
 from allocation.entrypoints.api.http.waiting import OutcomeWaiter
-from allocation.entrypoints.api.pages import assets, error_pages
+from allocation.entrypoints.api.pages import error_pages
 from allocation.entrypoints.api.resources.live_events import LiveEvents
 
 
@@ -46,13 +46,13 @@ def create_app(dependencies: Dependencies, session_secret: bytes | None = None) 
 
     telemetry.register(app, api.metrics)
     problems.register(app, error_pages.answer)
-    opened = openapi.open_endpoints() | assets.OPEN
+    opened = openapi.open_endpoints() | pages.OPEN
     database_state.register(app, engine, opened | {"health.metrics"})
     security.register(app, api.guard, limits, opened | login.OPEN)
     security.register_sessions(app, security.session_secret(settings, session_secret))
     app.before_request(parsing.check_address)
     for resource in openapi.RESOURCES:
         app.register_blueprint(resource.blueprint)
-    for blueprint in (pages.blueprint(), assets.blueprint(), login.blueprint):
+    for blueprint in (pages.blueprint(), pages.assets, login.blueprint):
         app.register_blueprint(blueprint)
     return app

@@ -131,7 +131,13 @@ def route_by_sent_path(app: Flask) -> None:
     `request.full_path` can be used in links as they are.
     """
     app.url_map.converters["default"] = Segment
-    app.wsgi_app = _Raw(app.wsgi_app)  # type: ignore[method-assign]
+    inner: Wsgi = app.wsgi_app
+
+    def with_sent_path(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        environ["PATH_INFO"] = canonical(sent_path(environ))
+        return inner(environ, start_response)
+
+    app.wsgi_app = with_sent_path  # type: ignore[method-assign]
 
 
 class Segment(BaseConverter):
@@ -142,15 +148,6 @@ class Segment(BaseConverter):
 
     def to_url(self, value: object) -> str:
         return quote(str(value), safe="")
-
-
-class _Raw:
-    def __init__(self, app: Wsgi) -> None:
-        self._app = app
-
-    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        environ["PATH_INFO"] = canonical(sent_path(environ))
-        return self._app(environ, start_response)
 
 
 def sent_path(environ: Environ) -> str:

@@ -44,10 +44,7 @@ _REFUSALS = {
         "No batch of this sku was ever put on the books.",
         "No batch of {sku} was ever put on the books.",
     ),
-    "unknown batchref": (
-        "There is no batch with this reference.",
-        "There is no batch {batchref}.",
-    ),
+    "unknown batchref": ("There is no batch with this reference.", "There is no batch {batchref}."),
     "unknown order line": (
         "The order has no line of this sku.",
         "Order {orderid} has no line of {sku}.",

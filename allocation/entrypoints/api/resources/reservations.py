@@ -18,9 +18,7 @@ resource.command(
     "allocation.reserve",
     "Hold stock for an order line, for a while",
     s.Answer(
-        "WaitingReservation",
-        line(WAITING, IN_PARTS),
-        "Nothing can serve the line yet: it waits",
+        "WaitingReservation", line(WAITING, IN_PARTS), "Nothing can serve the line yet: it waits"
     ),
     s.Answer(
         "ReservedLine",
