@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import create_engine
 
 from allocation.adapters import metrics
-from allocation.entrypoints.api.http.metrics import Metrics
+from allocation.entrypoints.api.http.telemetry import Metrics
 from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
 from allocation.views.progress import Backlog
 from workers.notification.mail_backends import MailFolder
