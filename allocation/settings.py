@@ -10,9 +10,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from allocation.adapters.rabbitmq import permissions
 from allocation.messaging import connection
 
-SPOOL_TRANSPORT = "allocation.adapters.spool:Transport"
-"""kombu loads the embedded broker by this name."""
-
 
 class Settings(BaseSettings):
     """Read afresh whenever it is made; a value that can't be used raises and names its variable."""
@@ -156,7 +153,7 @@ class Settings(BaseSettings):
     @property
     def broker_transport(self) -> str | None:
         """The name by which kombu loads the embedded transport; None where the URL says enough."""
-        return SPOOL_TRANSPORT if self.broker_url.startswith("spool:") else None
+        return connection.SPOOL_TRANSPORT if self.broker_url.startswith("spool:") else None
 
 
 def is_loopback(host: str) -> bool:

@@ -10,13 +10,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import create_engine
 
 from allocation.adapters import metrics
-from allocation.entrypoints.api.http.metrics import Metrics
+from allocation.entrypoints.api.http.telemetry import Metrics
 from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
 from allocation.views.progress import Backlog
-from workers.notification.postbox import MailFolder
+from workers.notification.mail_backends import MailFolder
 from workers.notification.sender import Sender
-from workers.settings import Settings
-from workers.warehouse.relay import Relay
+from workers.warehouse.outbox import Relay
+from workers.warehouse.settings import Settings
 
 Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 """Values by name and labels."""

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import typer
-from sqlalchemy import Engine, MetaData, and_, literal, select
+from sqlalchemy import MetaData, and_, literal, select
 
 from allocation.messaging import database, retention
+from allocation.messaging.migrations import Migrations
 from allocation.messaging.retention import Past
+from workers.wiring import open_database
 
 
 def _old_notes(metadata: MetaData, limit: datetime) -> Past:
@@ -46,8 +48,8 @@ RECEIVED = Kind(
 
 
 def prune(
-    open_database: Callable[[], Engine],
-    metadata: MetaData,
+    database_url: str,
+    migrations: Migrations,
     keep: int,
     *,
     dry_run: bool,
@@ -58,9 +60,9 @@ def prune(
     limit = datetime.now(UTC) - timedelta(days=keep)
     numbers = dict.fromkeys(kinds, 0)
     try:
-        engine = open_database()
+        engine = open_database(database_url, migrations)
         for kind in kinds:
-            past = kind.past(metadata, limit)
+            past = kind.past(migrations.metadata, limit)
             if dry_run:
                 numbers[kind] = retention.count(engine, past)
             else:

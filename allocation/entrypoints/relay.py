@@ -18,12 +18,12 @@ from allocation.adapters.sql.migrations import wait_for_schema
 from allocation.adapters.sql.outbox import DUE_AT_ONCE, OutboxReader, only_reader
 from allocation.bootstrap import Dependencies, build
 from allocation.messaging import lifecycle
+from allocation.messaging.outages import is_missing, work_through_outages
 from allocation.messaging.outbox_relay import (
     BATCH,
     MARK_EVERY,
+    OUTAGES,
     InFlight,
-    is_missing,
-    relay_through_outages,
 )
 from allocation.messaging.publisher import Outgoing, publisher
 from allocation.messaging.telemetry import heartbeat, logs, metrics_server, trace_context, tracing
@@ -56,7 +56,7 @@ def run(dependencies: Dependencies, metrics: RelayMetrics, stop: threading.Event
         metrics.registry, settings.metrics_host, settings.metrics_port, "allocation"
     )
     relay = Relay(dependencies, metrics, stop)
-    relay_through_outages(stop, dependencies.broker, relay.session, relay.on_outage)
+    work_through_outages(stop, dependencies.broker, relay.session, relay.on_outage, OUTAGES)
 
 
 class Relay:

@@ -109,6 +109,20 @@ class Envelope:
             return traceparent[3:35] if traceparent else None
         return trace_context.trace_id(traceparent, correlation_id)
 
+    def log_fields(self) -> dict[str, str | int]:
+        """The fields by which a subscriber's log line names the event."""
+        known = {
+            "event_id": str(self.id),
+            "type": self.type,
+            "sku": self.subject,
+            "sequence": self.sequence,
+            "command_id": self.body.get("causationid"),
+            "command": self.causationtype,
+            "orderid": self.data.get("orderid"),
+            "trace_id": self.trace_id,
+        }
+        return {name: value for name, value in known.items() if isinstance(value, (str, int))}
+
 
 def read(body: bytes | str, content_type: str | None) -> Envelope:
     """The event in a message's body; unknown fields are ignored. Raises Unreadable."""

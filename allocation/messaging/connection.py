@@ -24,6 +24,9 @@ even a close; but its heartbeats go on, and each begins the wait anew. So these 
 the heartbeat.
 """
 
+SPOOL_TRANSPORT = "allocation.adapters.spool:Transport"
+"""kombu loads the embedded broker by this name; nothing of it is imported here."""
+
 _TLS = {"cacertfile": "ca_certs", "certfile": "certfile", "keyfile": "keyfile"}
 
 

@@ -13,7 +13,7 @@ import structlog
 from kombu import Connection, Queue
 from kombu.message import Message
 
-from allocation.messaging import backoff
+from allocation.messaging.outages import exchange_heartbeats, is_missing, work_through_outages
 
 log = structlog.get_logger(__name__)
 
@@ -23,8 +23,6 @@ READ_TIME = 0.02
 """Seconds at most to read the messages that have arrived, without `linger`."""
 READ_TIMEOUT = 0.001
 """Seconds without a message after which no more have arrived. With 0 py-amqp may spin."""
-STABLE = 10.0
-"""Seconds: the backoff starts anew if a connection lasted this long."""
 
 Item = TypeVar("Item")
 
@@ -89,7 +87,7 @@ class Consumer(Generic[Item]):
         self._connect = connect
         self._batch_size = batch_size
         self._linger = linger
-        self._outages = tuple(outages)
+        self._outages = outages
         self._declare = declare
         self._missing = missing
         self._consuming = consuming
@@ -102,40 +100,21 @@ class Consumer(Generic[Item]):
     def run(self, handler: Handler[Item], stop: threading.Event) -> None:
         """Consume until `stop` is set; a batch that is being processed is finished first."""
         self._stop = stop
-        failures = 0
-        while not stop.is_set():
+
+        def work(connection: Connection) -> float:
             self._alive()
-            self._connection = connection = self._connect()
-            outages = (
-                *self._outages,
-                OSError,
-                *connection.connection_errors,
-                *connection.channel_errors,
-            )
-            started = time.monotonic()
+            self._connection = connection
             try:
                 self._consume(connection, handler)
-            except Stopped:
-                return
-            except outages as error:
-                connection.collect()  # don't close it: the broker may not answer
-                failures = 1 if time.monotonic() - started > STABLE else failures + 1
-                pause = backoff.seconds(failures)
-                missing = str(getattr(error, "reply_code", "")) == "404"
-                log.log(
-                    logging.ERROR if missing else logging.WARNING,
-                    f"{self.queue} is not being consumed"
-                    + (f"; it is missing{self._missing}" if missing else ""),
-                    error=str(error) or repr(error),
-                    retry_in_seconds=round(pause, 1),
-                )
-                stop.wait(pause)
             finally:
                 self._consuming(0)
-                connection.release()
+            return 0
+
+        with suppress(Stopped):
+            work_through_outages(stop, self._connect, work, self._log_outage, self._outages)
 
     def check_stop(self) -> None:
-        """Raise Stopped if the consumer was asked to stop; else keep the connection alive."""
+        """Keep the connection alive. Raises Stopped if the consumer was asked to stop."""
         if self._stop.is_set():
             raise Stopped
         self._keep_alive()
@@ -144,6 +123,16 @@ class Consumer(Generic[Item]):
         """Wait before a retry. Raises Stopped."""
         self._stop.wait(seconds)
         self.check_stop()
+
+    def _log_outage(self, error: Exception, seconds: float) -> None:
+        missing = is_missing(error)
+        log.log(
+            logging.ERROR if missing else logging.WARNING,
+            f"{self.queue} is not being consumed"
+            + (f"; it is missing{self._missing}" if missing else ""),
+            error=str(error) or repr(error),
+            retry_in_seconds=round(seconds, 1),
+        )
 
     def _consume(self, connection: Connection, handler: Handler[Item]) -> None:
         channel = connection.channel()
@@ -206,7 +195,5 @@ class Consumer(Generic[Item]):
             return
         self._alive_at = time.monotonic()
         self._alive()
-        if self._connection and self._connection.heartbeat:
-            self._connection.heartbeat_check()
-            with suppress(TimeoutError):  # the broker's heartbeats must be read, too
-                self._connection.drain_events(timeout=READ_TIMEOUT)
+        if self._connection:
+            exchange_heartbeats(self._connection)

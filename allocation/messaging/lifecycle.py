@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kombu import Connection
 
+from allocation.messaging.outages import exchange_heartbeats
 from allocation.messaging.telemetry import heartbeat
 
 
@@ -36,9 +37,4 @@ def alive_until(stop: threading.Event, state_dir: Path, name: str) -> Callable[[
 def beat(connection: Connection, state_dir: Path, name: str) -> None:
     """Show the container's health check, and the broker, that the process called `name` lives."""
     heartbeat.beat(state_dir, name)
-    if connection.heartbeat:
-        connection.heartbeat_check()
-        try:
-            connection.drain_events(timeout=0.001)
-        except TimeoutError:
-            pass
+    exchange_heartbeats(connection)

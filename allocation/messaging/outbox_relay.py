@@ -1,40 +1,38 @@
-"""The outbox relay: sends the rows of an outbox to the broker, and marks those that the broker has.
+"""The outbox relay: publishes the rows of an outbox, and marks those that the broker confirmed.
 
-A row counts as sent only when it is marked. Dying in between means that it is sent again: at least
-once.
+A row that was sent is sent again if the relay dies before it marks it: at least once.
 """
 
-import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from kombu import Connection
 from sqlalchemy.exc import DBAPIError
 
-from allocation.messaging import backoff
 from allocation.messaging.publisher import Outgoing, Publisher
 
 BATCH = 500
 """Rows that are sent at once, at most."""
 MARK_EVERY = 0.05  # seconds
-STABLE = 10.0
-"""Seconds: the backoff starts anew if the broker could be used this long."""
 
 Key = Callable[[Any], str | None]
-"""What rows must keep their order among: those of the same key; None: with no other."""
+"""Rows of the same key keep their order; a row without a key has none."""
 
 
 class Refused(Exception):
-    """The broker took a message into no queue: its queue is full, missing, or not bound."""
+    """The broker refused a message: its queue is full, missing, or not bound."""
+
+
+OUTAGES = (DBAPIError, Refused)
+"""After these the relay connects again, as after the connection's own errors."""
 
 
 class Outbox(Protocol):
-    """Rows in their order; each has a `position`, and the `id` of the message that it becomes."""
+    """Rows in their order; each has a `position`, and the `id` of its message."""
 
     def pending(self, limit: int, besides: Sequence[int]) -> Sequence[Any]:
-        """The oldest rows that are not marked, less those at the positions `besides`."""
+        """The oldest unmarked rows, without those at the positions `besides`."""
         ...
 
     def mark_sent(self, positions: Sequence[int]) -> None:
@@ -45,8 +43,7 @@ class Outbox(Protocol):
 class InFlight:
     """Rows that were sent and are not marked yet, in their order.
 
-    Rows are sent at once, and marked when the broker has confirmed them: many together, as that
-    costs a step of the broker and one of the database.
+    Many rows are marked together, as each mark costs a step of the broker and of the database.
     """
 
     def __init__(
@@ -73,11 +70,11 @@ class InFlight:
 
     @property
     def is_mark_due(self) -> bool:
-        """Whether it is time to mark what was confirmed."""
+        """Whether MARK_EVERY seconds have passed."""
         return bool(self.rows) and time.monotonic() - self._marked_at > MARK_EVERY
 
     def send(self) -> int:
-        """Send the oldest rows that are pending; how many there were, of BATCH at most."""
+        """Send the oldest pending rows, at most BATCH; returns how many."""
         rows = self._outbox.pending(BATCH, besides=[row.position for row in self.rows])
         if rows and not self.rows:
             self._marked_at = time.monotonic()
@@ -88,9 +85,9 @@ class InFlight:
         return len(rows)
 
     def mark(self, most: int | None = None) -> Sequence[Any]:
-        """Mark the rows that the broker has; returns those that it refused.
+        """Mark the confirmed rows; returns those that the broker refused.
 
-        At most `most` rows may stay unconfirmed; by default this waits for none.
+        Waits until at most `most` rows are unconfirmed; by default it does not wait.
         """
         self._settled |= self._publisher.settle(len(self.rows) if most is None else most)
         if not all(self._settled.values()):
@@ -110,10 +107,10 @@ class InFlight:
 
 
 def in_order(rows: Sequence[Any], confirmed: Collection[str], key: Key) -> Sequence[Any]:
-    """The confirmed rows, less those that overtook an unconfirmed one of their key.
+    """The confirmed rows, without those that follow an unconfirmed row of their key.
 
-    If that one was refused, they are sent again behind it: so the rows of each key come in order at
-    least once.
+    If that row was refused, they are sent again after it: so the rows of each key are delivered in
+    order at least once.
     """
     done, held = [], set()
     for row in rows:
@@ -122,37 +119,3 @@ def in_order(rows: Sequence[Any], confirmed: Collection[str], key: Key) -> Seque
         elif key(row) is not None:
             held.add(key(row))
     return done
-
-
-def relay_through_outages(
-    stop: threading.Event,
-    connect: Callable[[], Connection],
-    relay: Callable[[Connection], float],
-    on_outage: Callable[[Exception, float], None],
-) -> None:
-    """Call `relay` with a new connection until `stop` is set, and outlive outages.
-
-    `relay` returns the seconds after which it is to be called again. If the database or the broker
-    fails it, `on_outage` is called with the error and the seconds of the backoff.
-    """
-    failures = 0
-    while not stop.is_set():
-        connection = connect()
-        lost = (OSError, *connection.connection_errors, *connection.channel_errors)
-        began = time.monotonic()
-        try:
-            seconds = relay(connection)
-            failures = 0
-        except (DBAPIError, Refused, *lost) as error:
-            connection.collect()  # without a goodbye, which may have no answer
-            failures = 1 if time.monotonic() - began > STABLE else failures + 1
-            seconds = backoff.seconds(failures)
-            on_outage(error, seconds)
-        finally:
-            connection.release()
-        stop.wait(seconds)
-
-
-def is_missing(error: Exception) -> bool:
-    """Whether the broker says that it has no such queue or exchange."""
-    return str(getattr(error, "reply_code", "")) == "404"

@@ -18,14 +18,16 @@ from datetime import UTC, datetime
 import structlog
 from kombu import Connection, Exchange, Queue
 from kombu.message import Message
+from structlog.contextvars import bound_contextvars
 
+from allocation.messaging import backoff
 from allocation.messaging.bisection import bisect
 from allocation.messaging.cloudevents import Envelope, Unreadable, read
 from allocation.messaging.consumer import Consumer
 from allocation.messaging.database import Outage, is_outage
 from allocation.messaging.dead_letters import LARGEST_BODY, DeadLetterQueue
 from allocation.messaging.resequencer import HeldFailed, Resequencer
-from allocation.messaging.telemetry import event_fields, tracing
+from allocation.messaging.telemetry import tracing
 from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
 
 log = structlog.get_logger(__name__)
@@ -34,6 +36,7 @@ BATCH_SIZE = 200
 """Events of one transaction at most."""
 TRIES = 5
 """Times that an event is tried before it is dead-lettered."""
+LONGEST_BACKOFF = 0.8  # seconds; all other events wait meanwhile
 BACKLOG = 1000
 """With more messages than this in the queue, a missing event may well be one of them."""
 MANY_DELIVERIES = 2
@@ -241,7 +244,7 @@ class Subscriber:
             tracing.end(spans)
 
     def _process_alone(self, delivery: Delivery) -> None:
-        with event_fields.about(delivery.event):
+        with bound_contextvars(**delivery.event.log_fields()):
             span = self._span(delivery.event)
             failure = self._with_retries(lambda: self._commit([delivery]), delivery.event)
             span.end(str(failure["error"]) if failure else None)
@@ -286,7 +289,7 @@ class Subscriber:
                 if attempt < TRIES:
                     if failing := held or event:
                         self._metrics.retried(failing)
-                    self._consumer.wait(0.05 * 2**attempt)
+                    self._consumer.wait(backoff.seconds(attempt, LONGEST_BACKOFF))
                     continue
                 failure: dict[str, object] = {
                     "reason": "failed",
@@ -298,7 +301,7 @@ class Subscriber:
                 }
                 if held is None:
                     return failure
-                with event_fields.about(held):
+                with bound_contextvars(**held.log_fields()):
                     self._dead.dead_letter_event(held.body, failure)
                     self._metrics.dead(held)
                 self._resequencer.drop_held(held)

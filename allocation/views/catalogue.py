@@ -3,15 +3,16 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 
-from sqlalchemy import ColumnElement, Connection, case, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Select, case, exists, func, select
 
 from allocation.adapters.sql.tables import allocations, batches, products, waits
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A product with its figures, in pieces.
+    """A product with its quantities, in pieces.
 
     `on_hand` is what lies on the shelf, `promised` and `available` are parts of all its batches.
     `next_arrival` is a day from today on; `overdue` counts the batches whose day is past.
@@ -64,10 +65,15 @@ def page(
     """
     skus: list[str] = []
     if after.in_trouble:
-        skus += _in_trouble(connection, after.sku, containing, limit)
+        sku = allocations.c.sku  # by the index of the lines that wait
+        statement = select(sku).where(waits, sku > after.sku).group_by(sku)
+        skus += _first(connection, statement, sku, containing, limit)
     if len(skus) < limit and not only_trouble:
+        sku = products.c.sku
+        waited_for = exists().where(waits, allocations.c.sku == sku)
         behind = "" if after.in_trouble else after.sku
-        skus += _others(connection, behind, containing, limit - len(skus))
+        statement = select(sku).where(~waited_for, sku > behind)
+        skus += _first(connection, statement, sku, containing, limit - len(skus))
     return listed(connection, skus, today)
 
 
@@ -81,23 +87,15 @@ def everything(
 ) -> Iterator[Listed]:
     """All products as `page` orders them, a thousand from the database at a time."""
     after = START
-    while found := page(
-        connection,
-        today,
-        after=after,
-        containing=containing,
-        only_trouble=only_trouble,
-        limit=1000,
-    ):
+    asked = partial(page, connection, today, containing=containing, only_trouble=only_trouble)
+    while found := asked(after=after, limit=1000):
         yield from found
         after = place_of(found[-1])
 
 
 def totals(connection: Connection) -> Totals:
     """What there is of all products; costs grow with them and with the waiting lines."""
-    # How many products there are.
     known = connection.scalar(select(func.count()).select_from(products)) or 0
-    # For how many lines wait, how many, and for how many pieces.
     queue = connection.execute(
         select(
             func.count(allocations.c.sku.distinct()),
@@ -109,10 +107,9 @@ def totals(connection: Connection) -> Totals:
 
 
 def listed(connection: Connection, skus: Sequence[str], today: date) -> list[Listed]:
-    """The products with their figures, in the order of `skus`."""
+    """The products with their quantities, in the order of `skus`."""
     eta, purchased = batches.c.eta, batches.c.purchased
     is_overdue = (eta < today) & (purchased > 0)
-    # The stock of these products.
     stock = (
         select(
             batches.c.sku,
@@ -125,7 +122,6 @@ def listed(connection: Connection, skus: Sequence[str], today: date) -> list[Lis
         .where(batches.c.sku.in_(skus))
         .group_by(batches.c.sku)
     )
-    # What waits for them.
     queue = (
         select(
             allocations.c.sku,
@@ -135,41 +131,23 @@ def listed(connection: Connection, skus: Sequence[str], today: date) -> list[Lis
         .where(waits, allocations.c.sku.in_(skus))
         .group_by(allocations.c.sku)
     )
-    figures: dict[str, dict[str, object]] = {sku: {"sku": sku} for sku in skus}
+    quantities: dict[str, dict[str, object]] = {sku: {"sku": sku} for sku in skus}
     for statement in (stock, queue):
         for row in connection.execute(statement):
-            figures[row.sku] |= {
+            quantities[row.sku] |= {
                 name: value if name in ("sku", "next_arrival") else int(value)
                 for name, value in row._mapping.items()
             }
-    return [Listed(**figures[sku]) for sku in skus]  # type: ignore[arg-type]
+    return [Listed(**quantities[sku]) for sku in skus]  # type: ignore[arg-type]
 
 
-def _in_trouble(connection: Connection, behind: str, containing: str, limit: int) -> list[str]:
-    """Skus that lines wait for, by the index of these lines."""
-    sku = allocations.c.sku
-    return _some(connection, sku, waits & (sku > behind), containing, limit, distinct=True)
-
-
-def _others(connection: Connection, behind: str, containing: str, limit: int) -> list[str]:
-    """Skus that no line waits for, by the index of the products."""
-    sku = products.c.sku
-    waited_for = exists().where(waits, allocations.c.sku == sku)
-    return _some(connection, sku, ~waited_for & (sku > behind), containing, limit)
-
-
-def _some(
+def _first(
     connection: Connection,
+    statement: Select[tuple[str]],
     sku: ColumnElement[str],
-    condition: ColumnElement[bool],
     containing: str,
     limit: int,
-    *,
-    distinct: bool = False,
 ) -> list[str]:
-    statement = select(sku).where(condition).order_by(sku).limit(limit)
-    if distinct:
-        statement = statement.group_by(sku)
     if containing:
         statement = statement.where(sku.icontains(containing, autoescape=True))
-    return list(connection.scalars(statement))
+    return list(connection.scalars(statement.order_by(sku).limit(limit)))

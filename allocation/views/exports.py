@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Select, func, select
 
 from allocation.adapters.sql.tables import allocations, batches, products
 from allocation.domain.books import status_of
-from allocation.views.stock import day
+from allocation.views.stock import iso
 
 CHUNK = 1000
 """Rows that are in memory at once."""
@@ -55,7 +55,7 @@ def all_batches(sku: str | None) -> Export:
     return Export(
         ("batchref", "sku", "qty", "eta", "best_before"),
         every.where(columns.purchased >= 1).order_by(columns.batchref),
-        lambda row: (row.batchref, row.sku, row.purchased, day(row.eta), day(row.best_before)),
+        lambda row: (row.batchref, row.sku, row.purchased, iso(row.eta), iso(row.best_before)),
         left_out=every.where(columns.purchased < 1),
     )
 
@@ -75,8 +75,8 @@ def all_lines(sku: str | None) -> Export:
             *(row.orderid, row.sku, row.part, row.qty),
             status_of(row.batchref, row.expires_at, dispatched=row.dispatched),
             row.batchref,
-            day(row.batch_eta),
-            row.expires_at.isoformat() if row.expires_at else None,
+            iso(row.batch_eta),
+            iso(row.expires_at),
             row.customer,
         ),
     )

@@ -5,7 +5,7 @@ from sqlalchemy import Connection, select, tuple_
 from allocation.adapters.sql.tables import allocations, batches, outbox, waits
 from allocation.domain.books import status_of, status_of_parts
 from allocation.views import Json, moves
-from allocation.views.stock import day
+from allocation.views.stock import iso
 
 DECISIONS_SHOWN = 100
 """Decisions that the explanation of a line lists at most."""
@@ -13,7 +13,6 @@ DECISIONS_SHOWN = 100
 
 def order(connection: Connection, orderid: str) -> Json | None:
     """Every line of the order, by sku; None when it has none."""
-    # The lines of one order, each with the ETA of the batch that it is promised.
     statement = (
         select(allocations, batches.c.eta.label("batch_eta"))
         .outerjoin(batches, batches.c.batchref == allocations.c.batchref)
@@ -27,8 +26,8 @@ def order(connection: Connection, orderid: str) -> Json | None:
             "qty": row.qty,
             "status": status_of(row.batchref, row.expires_at, dispatched=row.dispatched),
             "batchref": row.batchref,
-            "eta": day(row.batch_eta),
-            "expires_at": row.expires_at.isoformat() if row.expires_at else None,
+            "eta": iso(row.batch_eta),
+            "expires_at": iso(row.expires_at),
         }
         for row in connection.execute(statement)
     ]
@@ -38,7 +37,6 @@ def order(connection: Connection, orderid: str) -> Json | None:
 def customers(connection: Connection, orderid: str) -> list[str]:
     """The customers that the order's lines name."""
     customer = allocations.c.customer
-    # The customers of one order, one or none as a rule.
     statement = (
         select(customer)
         .where(allocations.c.orderid == orderid, customer.is_not(None))
@@ -56,7 +54,6 @@ def waiting(
     Costs grow with all that wait for it.
     """
     place = (allocations.c.age, allocations.c.orderid, allocations.c.part)
-    # The lines that wait for a product, by age.
     statement = (
         select(*place, allocations.c.qty, allocations.c.customer)
         .where(allocations.c.sku == sku, waits)

@@ -8,24 +8,13 @@ from sqlalchemy import Connection, select
 from allocation.adapters.sql.tables import commands, outbox
 from allocation.views import Json
 
-_SHOWN = (
-    "part",
-    "qty",
-    "batchref",
-    "eta",
-    "old_eta",
-    "new_eta",
-    "expires_at",
-    "reason",
-    "strategy",
-)
+_DATA = ["part", "qty", "batchref", "eta", "old_eta", "new_eta", "expires_at", "reason", "strategy"]
 
 
 def of_product(
     connection: Connection, sku: str, *, before: int | None = None, limit: int = 20
 ) -> list[Json]:
     """The last moves of the product that are kept, before that sequence, the newest first."""
-    # The newest events of a product.
     statement = (
         select(outbox)
         .where(outbox.c.sku == sku, outbox.c.sequence.is_not(None))
@@ -34,19 +23,18 @@ def of_product(
     )
     if before is not None:
         statement = statement.where(outbox.c.sequence < before)
-    return _told(connection, connection.execute(statement).all())
+    return _moves(connection, connection.execute(statement).all())
 
 
 def of_order(connection: Connection, orderid: str, *, limit: int) -> list[Json]:
     """The last moves of the order's lines that are kept, the newest first."""
-    # The newest events of an order.
     statement = (
         select(outbox)
         .where(outbox.c.orderid == orderid)
         .order_by(outbox.c.position.desc())
         .limit(limit)
     )
-    return _told(connection, connection.execute(statement).all())
+    return _moves(connection, connection.execute(statement).all())
 
 
 def decisions(connection: Connection, rows: Sequence[Any]) -> list[Json]:
@@ -61,7 +49,7 @@ def decisions(connection: Connection, rows: Sequence[Any]) -> list[Json]:
     return [_decision(row, roots.get(row.correlation_id)) for row in rows]
 
 
-def _told(connection: Connection, rows: Sequence[Any]) -> list[Json]:
+def _moves(connection: Connection, rows: Sequence[Any]) -> list[Json]:
     """As `decisions`, each with its order and product."""
     return [
         {"orderid": row.orderid, "sku": row.sku, **each}
@@ -81,7 +69,7 @@ def _decision(row: Any, root: Any) -> Json:
             "command": root.name if root else None,
             "body": root.body if root else None,
         },
-        **{name: data[name] for name in _SHOWN if name in data},
+        **{name: data[name] for name in _DATA if name in data},
     }
     if row.choice:
         chosen = data.get("batchref")

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, func, select
 
 from allocation.adapters.sql.database import ago, clock
 from allocation.adapters.sql.tables import (
@@ -53,8 +53,8 @@ class Decided:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """How the work goes: what waits, and what was decided in the last minute."""
+class Progress:
+    """How the work goes: the backlog, and what was decided in the last minute."""
 
     backlog: Backlog
     last_minute: Decided
@@ -70,14 +70,12 @@ class Standing:
 
 def command(connection: Connection, command_id: UUID) -> Json | None:
     """How a command stands; None for an id that was never accepted."""
-    # One command by its id.
     row = connection.execute(select(commands).where(commands.c.id == command_id)).first()
     return _command(row) if row else None
 
 
 def body(connection: Connection, command_id: UUID) -> Json:
     """The body of a command; empty for an id that was never accepted."""
-    # What one command asks for.
     found: Json | None = connection.scalar(
         select(commands.c.body).where(commands.c.id == command_id)
     )
@@ -86,18 +84,14 @@ def body(connection: Connection, command_id: UUID) -> Json:
 
 def decided(connection: Connection, ids: Collection[UUID]) -> dict[UUID, Json]:
     """How those of the commands stand that are no longer pending."""
-    # Many commands by their ids, less what is pending.
     statement = select(commands).where(commands.c.id.in_(ids), commands.c.status != "pending")
     return {row.id: _command(row) for row in connection.execute(statement)}
 
 
 def standings(connection: Connection, ids: Collection[UUID]) -> dict[UUID, Standing]:
     """How commands stand, by id; those that were never accepted are left out."""
-    columns = commands.c
-    # Commands by their ids.
-    rows = connection.execute(
-        select(columns.id, columns.status, columns.outcome).where(columns.id.in_(ids))
-    )
+    asked = select(commands.c.id, commands.c.status, commands.c.outcome)
+    rows = connection.execute(asked.where(commands.c.id.in_(ids)))
     return {row.id: Standing(row.status, row.outcome or {}) for row in rows}
 
 
@@ -115,9 +109,13 @@ def overload(connection: Connection, most_pending: int, oldest_unsent_age: float
 
 def waiting(connection: Connection) -> int:
     """How many commands are pending and rows unsent; it falls while relay and workers work."""
-    pending = select(func.count()).select_from(commands).where(is_pending)
-    unsent = select(func.count()).select_from(outbox).where(is_unsent)
-    return connection.scalar(select(pending.scalar_subquery() + unsent.scalar_subquery())) or 0
+    both = (_count(commands, is_pending), _count(outbox, is_unsent))
+    pending, unsent = (each.scalar_subquery() for each in both)
+    return connection.scalar(select(pending + unsent)) or 0
+
+
+def _count(table: Table, *which: ColumnElement[bool]) -> Select[int]:
+    return select(func.count()).select_from(table).where(*which)
 
 
 MINUTE = timedelta(minutes=1)
@@ -125,8 +123,8 @@ LONGEST_LOOK_BACK = timedelta(minutes=10)
 """Nothing that was accepted longer before the last minute counts as decided in it."""
 
 
-def figures(connection: Connection, overdue_after: float) -> Figures:
-    """How the work goes now. Costs grow with what waits and what came lately, not with the past."""
+def current(connection: Connection, overdue_after: float) -> Progress:
+    """How the work goes now. Costs grow with the backlog and recent commands only."""
     found = backlog(connection, overdue_after)
     minute_ago = clock(connection) - MINUTE
     # The time of a decision has no index, that of the acceptance has: what was decided by now was
@@ -137,7 +135,7 @@ def figures(connection: Connection, overdue_after: float) -> Figures:
         commands.c.accepted_at > minute_ago - look_back,
         commands.c.decided_at > minute_ago,
     )
-    return Figures(found, last_minute)
+    return Progress(found, last_minute)
 
 
 def kept(connection: Connection) -> Decided:
@@ -146,9 +144,8 @@ def kept(connection: Connection) -> Decided:
 
 
 def _by_outcome(connection: Connection, *which: ColumnElement[bool]) -> Decided:
-    # How many of these commands have which status.
     statement = select(commands.c.status, func.count()).where(*which).group_by(commands.c.status)
-    return Decided(**dict(connection.execute(statement).tuples().all()))
+    return Decided(**{row[0]: row[1] for row in connection.execute(statement)})
 
 
 def backlog(connection: Connection, overdue_after: float) -> Backlog:
@@ -158,19 +155,17 @@ def backlog(connection: Connection, overdue_after: float) -> Backlog:
     pending for more than `overdue_after` seconds.
     """
     # How many rows of the outbox were not sent, how many commands are pending and since when, and
-    # how many lines wait: by one question, which the database answers as of one moment.
+    # how many lines wait: by one statement, so as of one moment.
     is_follow_up = commands.c.name.in_(registry.FOLLOW_UPS)
-    unsent = select(func.count()).select_from(outbox).where(is_unsent)
-    pending = select(func.count()).select_from(commands).where(is_pending, ~is_follow_up)
-    oldest = select(func.min(commands.c.accepted_at)).where(is_pending, ~is_follow_up)
-    follow_ups = select(func.count()).select_from(commands).where(is_pending, is_follow_up)
-    overdue = (
-        select(func.count())
-        .select_from(commands)
-        .where(is_pending, commands.c.accepted_at < ago(connection, overdue_after))
+    is_late = commands.c.accepted_at < ago(connection, overdue_after)
+    asked = (
+        _count(outbox, is_unsent),
+        _count(commands, is_pending, ~is_follow_up),
+        select(func.min(commands.c.accepted_at)).where(is_pending, ~is_follow_up),
+        _count(commands, is_pending, is_follow_up),
+        _count(commands, is_pending, is_late),
+        _count(allocations, waits),
     )
-    lines = select(func.count()).select_from(allocations).where(waits)
-    asked = (unsent, pending, oldest, follow_ups, overdue, lines)
     found = connection.execute(select(*(each.scalar_subquery() for each in asked))).one()
     return Backlog(
         unsent=found[0],

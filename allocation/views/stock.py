@@ -26,11 +26,7 @@ _COLUMNS = {"free": _available, "arrival": _arrival, "expiry": _expiry}
 _holds = batches.c.purchased > 0
 
 _OPEN, _PROMISED, _EMPTY = range(3)
-_GROUPS = {
-    _OPEN: is_open,
-    _PROMISED: _holds & ~is_open,
-    _EMPTY: batches.c.purchased == 0,
-}
+_GROUPS = {_OPEN: is_open, _PROMISED: _holds & ~is_open, _EMPTY: batches.c.purchased == 0}
 CURSOR = r"[0-2]:[0-9]{1,10}:[0-9]{0,7}:[0-9]{0,7}:[^\x00-\x1f\x7f]{1,255}"
 """What the text of a cursor looks like: group, free pieces, two days as numbers, reference."""
 
@@ -66,13 +62,11 @@ def product(
     known = connection.execute(select(products).where(products.c.sku == sku)).first()
     if known is None:
         return None
-    # How many batches have free stock, and how much.
     stock = connection.execute(
         select(func.count(), func.coalesce(func.sum(_available), 0)).where(
             batches.c.sku == sku, is_open
         )
     ).one()
-    # How many lines wait for this sku, and for how many pieces.
     queue = connection.execute(
         select(func.count(), func.coalesce(func.sum(allocations.c.qty), 0)).where(
             allocations.c.sku == sku, waits
@@ -117,7 +111,6 @@ def batches_of(
         if (after is not None and group < after.group) or len(found) == limit:
             continue
         order = _order(group, strategy, tie)
-        # One group of a product's batches, in its order.
         statement = (
             select(batches)
             .where(batches.c.sku == sku, _GROUPS[group])
@@ -174,14 +167,13 @@ def _order(group: int, strategy: str, tie: ColumnElement[str]) -> tuple[ColumnEl
 
 def batch(connection: Connection, batchref: str) -> Json | None:
     """One batch, open or used up; None for a reference that nobody has."""
-    # One batch by its reference.
     row = connection.execute(select(batches).where(batches.c.batchref == batchref)).first()
     return {"sku": row.sku, **_batch(row)} if row else None
 
 
-def day(eta: date | None) -> str | None:
-    """The day as YYYY-MM-DD."""
-    return eta.isoformat() if eta else None
+def iso(moment: date | None) -> str | None:
+    """The date, or date and time, as ISO 8601 writes it."""
+    return moment.isoformat() if moment else None
 
 
 def _batch(row: Any) -> Json:
@@ -190,6 +182,6 @@ def _batch(row: Any) -> Json:
         "qty": row.purchased,
         "allocated": row.allocated,
         "available": row.purchased - row.allocated,
-        "eta": day(row.eta),
-        "best_before": day(row.best_before),
+        "eta": iso(row.eta),
+        "best_before": iso(row.best_before),
     }

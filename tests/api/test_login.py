@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.test import TestResponse
 
 from allocation.adapters.sql.api_keys import ApiKeys
-from allocation.entrypoints.api.auth import sessions
+from allocation.entrypoints.api.auth import security
 from tests.api.conftest import Serve
 from tests.servers.ports import free_ports
 from tests.servers.processes import Process
@@ -252,7 +252,7 @@ def test_the_cookie_is_closed_to_scripts_and_other_sites_and_names_no_key(
     told = cookie(plain)
     left = parsedate_to_datetime(told.pop("Expires")) - datetime.now(UTC)
     assert told == expected
-    assert sessions.LIFETIME - timedelta(minutes=1) < left <= sessions.LIFETIME
+    assert security.SESSION_LIFETIME - timedelta(minutes=1) < left <= security.SESSION_LIFETIME
     assert "Secure" in cookie(tls)
     with visitor.session_transaction() as session:
         assert KEY not in str(dict(session))
@@ -270,10 +270,10 @@ def test_a_session_in_use_goes_on_and_one_that_is_not_ends(
     visitor.get("/stock")
     unchanged = visitor.get("/stock")
     with visitor.session_transaction() as session:
-        session["written"] -= sessions.REFRESHED
+        session["written"] -= security.SESSION_REFRESHED
     renewed = visitor.get("/stock")
     app = visitor.application
-    monkeypatch.setitem(app.config, "PERMANENT_SESSION_LIFETIME", sessions.LIFETIME * -1)
+    monkeypatch.setitem(app.config, "PERMANENT_SESSION_LIFETIME", security.SESSION_LIFETIME * -1)
     ended = visitor.get("/stock")
 
     assert "Set-Cookie" not in unchanged.headers

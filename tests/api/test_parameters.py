@@ -16,7 +16,7 @@ from werkzeug.wrappers import Response
 
 from allocation import bootstrap
 from allocation.adapters.rabbitmq import topology
-from allocation.entrypoints.api.http.parameters import LONGEST
+from allocation.entrypoints.api.http.parsing import LONGEST
 from tests.api.conftest import Serve, Worker, engine_of
 
 UNUSABLE = {

@@ -391,7 +391,7 @@ def statements(engine: Engine, ask: Callable[[Connection], object]) -> list[tupl
         lambda connection: stock.product(connection, "LAMP"),
         lambda connection: stock.batch(connection, "batch-1"),
         lambda connection: progress.backlog(connection, 300),
-        lambda connection: progress.figures(connection, 300),
+        lambda connection: progress.current(connection, 300),
         lambda connection: catalogue.page(connection, date(2030, 1, 1)),
         lambda connection: stock.batches_of(
             connection, "LAMP", "earliest_first", after=stock.cursor("0:1:::batch-1")

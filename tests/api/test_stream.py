@@ -566,4 +566,4 @@ def test_who_takes_nothing_is_cut_off(client: FlaskClient) -> None:
         patience = there.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
         response.close()
 
-    assert patience == stream.PATIENCE == 30_000
+    assert patience == stream.SEND_TIMEOUT == 30_000

@@ -16,7 +16,8 @@ from allocation.__main__ import command_line
 from allocation.adapters.rabbitmq.permissions import ROLES, parse
 from allocation.health import CHECKS
 from allocation.settings import Settings
-from workers.settings import Settings as WorkerSettings
+from workers.notification.settings import Settings as NotificationSettings
+from workers.warehouse.settings import Settings as WarehouseSettings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -28,7 +29,8 @@ FLOWERS_OWN = {"FLOWER_BASIC_AUTH"}
 def settings() -> set[str]:
     """Every variable that a process of ours reads."""
     ours = {f"ALLOCATION_{name.upper()}" for name in Settings.model_fields}
-    return ours | {name.upper() for name in WorkerSettings.model_fields}
+    of_workers = WarehouseSettings.model_fields | NotificationSettings.model_fields
+    return ours | {name.upper() for name in of_workers}
 
 
 def test_it_is_a_compose_file() -> None:

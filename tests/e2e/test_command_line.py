@@ -24,7 +24,7 @@ from kombu import Connection
 
 from allocation.adapters.rabbitmq import topology
 from allocation.adapters.sql import audit
-from allocation.settings import SPOOL_TRANSPORT
+from allocation.messaging.connection import SPOOL_TRANSPORT
 from tests.e2e.test_flower import ask
 from tests.scraping import exported, names, page
 from tests.servers.ports import free_ports, free_row

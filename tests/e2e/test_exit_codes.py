@@ -19,7 +19,7 @@ from allocation.__main__ import command_line
 from allocation.adapters.rabbitmq import topology
 from allocation.adapters.sql import api_keys
 from allocation.entrypoints.cli.keys import Scope
-from allocation.settings import SPOOL_TRANSPORT
+from allocation.messaging.connection import SPOOL_TRANSPORT
 from tests.servers.processes import ROOT, clean_environment
 
 

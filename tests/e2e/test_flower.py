@@ -16,7 +16,7 @@ from celery import Celery
 from kombu import Connection
 
 from allocation.adapters.rabbitmq import topology
-from allocation.settings import SPOOL_TRANSPORT
+from allocation.messaging.connection import SPOOL_TRANSPORT
 from tests.servers.ports import free_ports
 from tests.servers.postgres import PrivatePostgres
 from tests.servers.processes import Process

@@ -18,7 +18,7 @@ from kombu import Connection, Queue
 
 from allocation.adapters.rabbitmq import topology
 from allocation.adapters.spool.files import Files
-from allocation.settings import SPOOL_TRANSPORT
+from allocation.messaging.connection import SPOOL_TRANSPORT
 from tests.servers.ports import free_ports
 from tests.servers.processes import Process
 from tests.waiting import eventually

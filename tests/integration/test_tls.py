@@ -36,7 +36,7 @@ from tests.servers.processes import Process
 from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.storage.conftest import message
 from tests.waiting import eventually
-from workers.notification.postbox import SmtpServer
+from workers.notification.mail_backends import SmtpServer
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("tls")]
 

@@ -27,11 +27,11 @@ from allocation.messaging.resequencer import Resequencer
 from allocation.messaging.telemetry import trace_context, tracing
 from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
 from tests.waiting import eventually
-from workers.settings import Settings
 from workers.warehouse import dispatching, pick_list
 from workers.warehouse.messages import parse
-from workers.warehouse.relay import Relay
-from workers.warehouse.running import QUEUE, open_database
+from workers.warehouse.outbox import Relay
+from workers.warehouse.running import open_database
+from workers.warehouse.settings import Settings
 from workers.warehouse.tables import metadata
 from workers.wiring import subscriber
 
@@ -55,7 +55,7 @@ def main(traceparent: str) -> None:
     lasting = [
         partial(relay.run, dependencies, metrics.RelayMetrics(), stop),
         partial(inbound.run, dependencies, metrics.InboundMetrics(), stop),
-        partial(subscriber(of_workers, QUEUE, parse, resequencer, figures).run, stop),
+        partial(subscriber(of_workers, "warehouse", parse, resequencer, figures).run, stop),
         partial(Relay(warehouse, of_workers, figures.registry).run, stop),
     ]
     threads = [threading.Thread(target=each) for each in lasting]

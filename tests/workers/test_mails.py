@@ -30,7 +30,7 @@ from tests.servers.processes import Process
 from tests.waiting import eventually
 from tests.workers.conftest import envelope, event, publish
 from workers.notification import mailing, tables
-from workers.notification.postbox import MailFolder, SmtpServer
+from workers.notification.mail_backends import MailFolder, SmtpServer
 from workers.notification.running import MIGRATIONS
 from workers.notification.sender import Sender
 

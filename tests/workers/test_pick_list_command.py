@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 from allocation.messaging.cloudevents import Envelope
 from allocation.messaging.resequencer import Resequencer
 from tests.workers.conftest import envelope
-from workers.settings import Settings
 from workers.warehouse import pick_list, tables
 from workers.warehouse.__main__ import app
 from workers.warehouse.running import open_database
+from workers.warehouse.settings import Settings
 
 LONG = "order-" + "x" * 249
 

@@ -12,7 +12,7 @@ from kombu import Connection, Consumer, Queue
 from kombu.transport.base import StdChannel
 
 from allocation.adapters.rabbitmq import topology
-from allocation.messaging.connection import connect
+from allocation.messaging.connection import SPOOL_TRANSPORT, connect
 from allocation.messaging.subscriber import (
     Delivery,
     InvalidMessage,
@@ -23,7 +23,6 @@ from allocation.messaging.subscriber import (
 from tests.faults.gates import Gate
 from tests.waiting import eventually
 from tests.workers.conftest import QUEUE, Warehouse, as_bytes, event, expected, life
-from workers.settings import SPOOL_TRANSPORT
 from workers.warehouse.messages import parse
 from workers.warehouse.running import MIGRATIONS
 

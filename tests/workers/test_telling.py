@@ -15,18 +15,18 @@ from kombu import Connection, Exchange, Queue
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, func, select
 
+from allocation.messaging.cloudevents import build
 from allocation.messaging.connection import connect
 from tests.faults.gates import Gate
 from tests.servers.postgres import PrivatePostgres
 from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.waiting import eventually
 from tests.workers.conftest import Warehouse, as_bytes, event
-from workers.settings import Settings
 from workers.warehouse import tables
 from workers.warehouse.dispatching import dispatch
-from workers.warehouse.outbox import Event, add
-from workers.warehouse.relay import Relay
+from workers.warehouse.outbox import Relay, add
 from workers.warehouse.running import MIGRATIONS
+from workers.warehouse.settings import Settings
 
 pytestmark = pytest.mark.long
 
@@ -79,12 +79,18 @@ def telling(warehouse: Warehouse) -> Warehouse:
 def tell(engine: Engine, count: int) -> list[str]:
     """Put so many events into the outbox, in one transaction; their ids, in order."""
     events = [
-        Event(UUID(int=number), "warehouse.dispatched.v1", "LAMP", NOW, {"orderid": f"o{number}"})
+        build(
+            id=UUID(int=number),
+            source="warehouse",
+            type="warehouse.dispatched.v1",
+            subject="LAMP",
+            data={"orderid": f"o{number}"},
+        )
         for number in range(1, count + 1)
     ]
     with engine.begin() as connection:
         add(connection, events, NOW)
-    return [str(each.id) for each in events]
+    return [each["id"] for each in events]
 
 
 def unsent(engine: Engine) -> int:

@@ -1,6 +1,7 @@
 """The page about settings, made from the classes that read them."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import get_args
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -10,7 +11,8 @@ from pydantic_settings import BaseSettings
 from allocation.settings import Settings
 from tools.reference import markdown
 from tools.reference.markdown import code, table
-from workers.settings import Settings as SubscriberSettings
+from workers.notification.settings import Settings as NotificationSettings
+from workers.warehouse.settings import Settings as WarehouseSettings
 
 _HEADS = ("variable", "type", "default", "meaning")
 _SIGNS = ((Ge, "ge", "≥"), (Gt, "gt", ">"), (Le, "le", "≤"), (Lt, "lt", "<"))
@@ -20,13 +22,13 @@ def page() -> str:
     """One table for each of the two."""
     return markdown.page(
         "Settings",
-        "`allocation/settings.py` and `workers/settings.py`",
+        "`allocation/settings.py`, `workers/settings.py` and those of each worker",
         "Each is a variable of the environment, read when a process starts. One that is empty"
         " counts as unset; one that can't be used ends the process with a sentence that names it.",
         "## Of api, worker, relay, inbound and the command line",
         table(_HEADS, _rows(Settings)),
         "## Of the subscribers: warehouse and notification",
-        table(_HEADS, _rows(SubscriberSettings)),
+        table(_HEADS, dict.fromkeys(chain(_rows(WarehouseSettings), _rows(NotificationSettings)))),
     )
 
 

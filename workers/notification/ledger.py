@@ -1,23 +1,32 @@
-"""The pieces of one order line without a batch: which one they left, and whether it was mailed."""
+"""Ledgers of the pieces that have no batch: which batch they left, and whether that was mailed."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+
+from sqlalchemy import Connection, bindparam, delete, select
+
+from allocation.messaging.database import insert_into
+from workers.notification.tables import moving
+from workers.order_lines import LineKey, rows_of
+
+_STORED = select(moving)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Pieces that one event left without a batch; `sequence` is the event's.
+    """Pieces that the event with this `sequence` left without a batch.
 
-    `batchref` is the batch that they had to leave, None if they had none or were only held.
-    `told`: the stock team was mailed that they wait. `qty` is None in the rows of a release that
-    did not store it: then the event that serves them says how many they are.
+    `batchref` is the batch that they had to leave, None if they had none or were only reserved.
+    `mailed`: the stock team was mailed that they wait. `qty` is None in rows of a release that did
+    not store it: then the event that serves them says how many they are.
     """
 
     part: int
     batchref: str | None
     qty: int | None
     sequence: int
-    told: bool = False
+    mailed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +52,7 @@ class Ledger:
 
     @property
     def entries(self) -> list[Entry]:
-        """All entries, oldest first."""
+        """Oldest first."""
         return sorted(self._entries, key=lambda entry: entry.sequence)
 
     def leave(self, entry: Entry) -> None:
@@ -69,9 +78,9 @@ class Ledger:
                 qty -= kept
             else:
                 continue
-            self._entries.append(replace(entry, qty=kept, told=True))
+            self._entries.append(replace(entry, qty=kept, mailed=True))
         if qty > 0:
-            self._entries.append(Entry(part, None, qty, sequence, told=True))
+            self._entries.append(Entry(part, None, qty, sequence, mailed=True))
 
     def serve(self, part: int, batchref: str, qty: int, waiting: int, sequence: int) -> Served:
         """Take out the pieces that the batch serves by this event.
@@ -94,7 +103,7 @@ class Ledger:
             key=lambda entry: (
                 entry.part != part,
                 entry.batchref != batchref,
-                entry.told,
+                entry.mailed,
                 entry.sequence not in step,
                 entry.sequence,
             )
@@ -113,10 +122,10 @@ class Ledger:
         for entry, pieces in sorted(taken, key=lambda each: each[0].sequence):
             if entry.batchref is not None and entry.batchref != batchref:
                 moved[entry.batchref] = moved.get(entry.batchref, 0) + pieces
-        return Served(moved, sum(pieces for entry, pieces in taken if entry.told))
+        return Served(moved, sum(pieces for entry, pieces in taken if entry.mailed))
 
     def pull(self, part: int, sequence: int) -> list[Entry]:
-        """Take out the part's own pieces."""
+        """Take out the part's pieces."""
         own = [entry for entry in self._before(sequence) if entry.part == part]
         self.forget(sequence, part)
         return own
@@ -148,3 +157,50 @@ def _run(entries: Iterable[Entry], sequence: int) -> set[int]:
         sequence -= 1
         run.add(sequence)
     return run
+
+
+Entries = Mapping[LineKey, Collection[Entry]]
+
+
+def read(connection: Connection, lines: Collection[LineKey]) -> Entries:
+    """The stored entries of at least these lines."""
+    entries: defaultdict[LineKey, list[Entry]] = defaultdict(list)
+    for row in rows_of(connection, _STORED, lines):
+        entry = Entry(row.part, row.batchref, row.qty, row.sequence, row.told)
+        entries[row.orderid, row.sku].append(entry)
+    return entries
+
+
+def save(connection: Connection, before: Entries, after: Mapping[LineKey, Ledger]) -> None:
+    """Write what the ledgers changed since `before` was read."""
+    columns = moving.c
+    old = {(line, entry) for line in after for entry in before.get(line, ())}
+    new = {(line, entry) for line, ledger in after.items() for entry in ledger.entries}
+    if removed := old - new:
+        connection.execute(
+            delete(moving).where(
+                columns.orderid == bindparam("order"),
+                columns.sku == bindparam("of"),
+                columns.sequence == bindparam("number"),
+            ),
+            [
+                {"order": orderid, "of": sku, "number": entry.sequence}
+                for (orderid, sku), entry in removed
+            ],
+        )
+    if added := new - old:
+        connection.execute(
+            insert_into(moving, connection.dialect.name),
+            [
+                {
+                    "orderid": orderid,
+                    "sku": sku,
+                    "sequence": entry.sequence,
+                    "part": entry.part,
+                    "batchref": entry.batchref,
+                    "qty": entry.qty,
+                    "told": entry.mailed,
+                }
+                for (orderid, sku), entry in added
+            ],
+        )

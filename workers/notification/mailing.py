@@ -1,14 +1,19 @@
-"""Writes the mails about events as rows, in the transaction of the events; sent after it."""
+"""Writes mails as rows, in the transaction of their events; `sender` sends them after it."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from uuid import UUID, uuid5
 
 import structlog
-from sqlalchemy import Connection
+from sqlalchemy import Connection, bindparam, select, update
 
+from allocation.messaging.cloudevents import Envelope
+from allocation.messaging.database import insert_into
 from allocation.messaging.resequencer import Due
-from allocation.messaging.telemetry import event_fields
-from workers.notification import moves, rules
-from workers.notification.drafts import Drafts
+from workers.notification import ledger as ledgers
+from workers.notification import rules
 from workers.notification.ledger import Entry, Ledger
 from workers.notification.messages import (
     Allocated,
@@ -21,36 +26,41 @@ from workers.notification.messages import (
     Reserved,
     parse,
 )
-from workers.notification.moves import Line
+from workers.notification.tables import mails
+from workers.order_lines import LineKey, rows_of
 
 log = structlog.get_logger(__name__)
+
+_STORED = select(
+    mails.c.event_id, mails.c.orderid, mails.c.sku, mails.c.part, mails.c.sequence, mails.c.team
+)
 
 
 def apply(connection: Connection, due: Sequence[Due]) -> None:
     """Write the mails about the events, and which pieces have no batch."""
-    asked = [(each, message) for each in due if (message := parse(each.event)) is not None]
-    if not asked:
+    parsed = [(each, message) for each in due if (message := parse(each.event)) is not None]
+    if not parsed:
         return
-    lines = {_line(message) for _, message in asked}
-    before = moves.read(connection, lines)
-    ledgers = {line: Ledger(before.get(line, ())) for line in lines}
+    lines = {_line(message) for _, message in parsed}
+    before = ledgers.read(connection, lines)
+    after = {line: Ledger(before.get(line, ())) for line in lines}
     drafts = Drafts(
         connection,
-        {_line(message) for _, message in asked if isinstance(message, PromiseChanged)},
+        {_line(message) for _, message in parsed if isinstance(message, PromiseChanged)},
     )
-    for each, message in asked:
+    for each, message in parsed:
         line = _line(message)
-        mails = _follow(ledgers[line], drafts, each, message)
-        drafts.note(each.event, line, message.part, mails)
-    moves.save(connection, before, ledgers)
+        drafts.add(each.event, line, message.part, _mails(after[line], drafts, each, message))
+    ledgers.save(connection, before, after)
     drafts.save()
 
 
-def _line(message: Message) -> Line:
+def _line(message: Message) -> LineKey:
     return (message.orderid, message.sku)
 
 
-def _follow(ledger: Ledger, drafts: Drafts, each: Due, message: Message) -> list[rules.Mail]:
+def _mails(ledger: Ledger, drafts: "Drafts", each: Due, message: Message) -> list[rules.Mail]:
+    """Update the ledger by the event; the mails that the event leads to."""
     sequence = each.event.sequence
     match message:
         case OutOfStock():
@@ -73,15 +83,14 @@ def _follow(ledger: Ledger, drafts: Drafts, each: Due, message: Message) -> list
 
 
 def _left(ledger: Ledger, each: Due, message: Deallocated | Released) -> None:
-    """Note the pieces that had to leave their batch; moves of held pieces are not mailed."""
+    """Note the pieces that had to leave their batch; moves of reserved pieces are not mailed."""
     sequence = each.event.sequence
     batchref = message.batchref if isinstance(message, Deallocated) else None
     if each.late:
         # Later events have been processed already; a mail about an old move would only confuse.
         ledger.forget(sequence, message.part)
         log.warning(
-            "a deallocation came too late: no move is mailed for it",
-            **event_fields.names(each.event),
+            "a deallocation came too late: no move is mailed for it", **each.event.log_fields()
         )
     else:
         ledger.leave(Entry(message.part, batchref, message.qty, sequence))
@@ -93,28 +102,27 @@ def _served(ledger: Ledger, each: Due, message: Allocated) -> list[rules.Mail]:
     served = ledger.serve(part, message.batchref, message.qty, waiting, each.event.sequence)
     # For a late event it is not known whether those pieces still wait.
     waiting = 0 if each.late else waiting
-    mails = [rules.moved(message, served.moved, waiting)] if served.moved else []
+    found = [rules.moved(message, served.moved, waiting)] if served.moved else []
     if waiting and served.waited:
-        mails.append(rules.still_out_of_stock(message, served.waited))
-    return mails
+        found.append(rules.still_out_of_stock(message, served.waited))
+    return found
 
 
 def _changed_promise(
-    ledger: Ledger, drafts: Drafts, each: Due, message: PromiseChanged
+    ledger: Ledger, drafts: "Drafts", each: Due, message: PromiseChanged
 ) -> list[rules.Mail]:
-    """The mail about another day; none where the one about the move can tell it."""
+    """The mail about another day; none if the mail about the move can say it."""
     line, part, sequence = _line(message), message.part, each.event.sequence
-    # No event has said yet where these pieces went; one that does now comes too late.
+    # No event has said yet where these pieces went; one that does so now is late.
     own = ledger.pull(part, sequence)
     # A part that moves to another day has two events in a row: the first names the batch, the
     # second the day.
-    if drafts.tells_orders(line, part, sequence - 1):
-        drafts.add(line, sequence - 1, rules.old_day(message))
+    if drafts.has_mail_to_orders(line, part, sequence - 1):
+        drafts.append(line, sequence - 1, rules.old_day(message))
         return []
     if ledger.left_since(part, sequence) or drafts.has_newer(line, sequence):
         log.warning(
-            "another day was told too late: newer things were mailed",
-            **event_fields.names(each.event),
+            "another day was told too late: newer things were mailed", **each.event.log_fields()
         )
         return []
     left = {
@@ -123,3 +131,109 @@ def _changed_promise(
         if entry.batchref is not None and entry.batchref != message.batchref
     }
     return [rules.promise_changed(message, left)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    event: Envelope
+    line: LineKey
+    part: int
+    mail: rules.Mail
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    id: UUID
+    sequence: int
+    team: str
+    part: int | None
+
+
+class Drafts:
+    """The mails that one transaction adds; a mail is known by its line and its event's sequence."""
+
+    def __init__(self, connection: Connection, lines: Collection[LineKey]) -> None:
+        """The stored mails of these lines are known, too."""
+        self._connection = connection
+        self._new: dict[UUID, _Draft] = {}
+        self._appended: list[tuple[UUID, str]] = []
+        self._known: defaultdict[LineKey, list[_Known]] = defaultdict(list)
+        for row in rows_of(connection, _STORED, lines) if lines else ():
+            known = _Known(row.event_id, row.sequence, row.team, row.part)
+            self._known[row.orderid, row.sku].append(known)
+
+    def has_mail_to_orders(self, line: LineKey, part: int, sequence: int) -> bool:
+        """Whether the event of this sequence led to a mail to the orders team about the part."""
+        mail = self._to_orders(line, sequence)
+        return mail is not None and mail.part in (part, None)
+
+    def has_newer(self, line: LineKey, sequence: int) -> bool:
+        """Whether a later event led to a mail about the line."""
+        return any(known.sequence > sequence for known in self._known[line])
+
+    def add(self, event: Envelope, line: LineKey, part: int, new: Sequence[rules.Mail]) -> None:
+        """Add the mails about the event, two at most; adding them again has no effect.
+
+        The first has the event's id, the second an id derived from it: mail programs deduplicate by
+        these.
+        """
+        for mail in new:
+            mail_id = event.id if mail is new[0] else uuid5(event.id, mail.team)
+            self._new[mail_id] = _Draft(event, line, part, mail)
+            self._known[line].append(_Known(mail_id, event.sequence, mail.team, part))
+
+    def append(self, line: LineKey, sequence: int, text: str) -> None:
+        """Append text to a mail to the orders team, unless its sending has begun."""
+        known = self._to_orders(line, sequence)
+        assert known is not None, f"no mail of {line} was added for {sequence}"
+        if draft := self._new.get(known.id):
+            mail = replace(draft.mail, text=draft.mail.text + text)
+            self._new[known.id] = replace(draft, mail=mail)
+        else:
+            self._appended.append((known.id, text))
+
+    def save(self) -> None:
+        """Write the mails and the appended text."""
+        if self._appended:
+            # A retried mail has to be the same, as its Message-ID is the same.
+            self._connection.execute(
+                update(mails)
+                .where(
+                    mails.c.event_id == bindparam("id"),
+                    mails.c.status == "pending",
+                    mails.c.tries == 0,
+                )
+                .values(text=mails.c.text + bindparam("more")),
+                [{"id": event_id, "more": text} for event_id, text in self._appended],
+            )
+        if not self._new:
+            return
+        rows = []
+        for mail_id, draft in self._new.items():
+            now = datetime.now(UTC)  # one per mail: mails are sent in the order of their time
+            orderid, sku = draft.line
+            rows.append(
+                {
+                    "event_id": mail_id,
+                    "orderid": orderid,
+                    "sku": sku,
+                    "part": draft.part,
+                    "sequence": draft.event.sequence,
+                    "trace_id": draft.event.trace_id,
+                    "team": draft.mail.team,
+                    "subject": draft.mail.subject,
+                    "text": draft.mail.text,
+                    "status": "pending",
+                    "tries": 0,
+                    "not_before": now,
+                    "created_at": now,
+                }
+            )
+        insert = insert_into(mails, self._connection.dialect.name)
+        self._connection.execute(insert.on_conflict_do_nothing(index_elements=["event_id"]), rows)
+
+    def _to_orders(self, line: LineKey, sequence: int) -> _Known | None:
+        for known in self._known[line]:
+            if known.sequence == sequence and known.team == "orders":
+                return known
+        return None

@@ -17,7 +17,7 @@ class Mail:
 
 
 def out_of_stock(message: OutOfStock) -> Mail:
-    """The stock team hears of a line that nothing can serve."""
+    """Mail the stock team about a line that no batch can serve."""
     return Mail(
         "stock",
         f"Out of stock: {message.qty} x {message.sku} for order {message.orderid}",
@@ -41,18 +41,18 @@ def moved(message: Allocated, left: Mapping[str, int], waiting: int) -> Mail:
 
     `waiting` pieces of the line still wait; 0 if they may have been served since.
     """
-    return _moved(message, left, waiting, f"Now: {_words(message.day)}\n" if message.day else "")
+    return _moved(message, left, waiting, f"Now: {_when(message.day)}\n" if message.day else "")
 
 
 def promise_changed(message: PromiseChanged, left: Mapping[str, int]) -> Mail:
     """Mail the orders team about another day, and about the move if pieces had to leave a batch."""
-    days = f"Now: {_words(message.new)}\n{old_day(message)}"
+    days = f"Now: {_when(message.new)}\n{old_day(message)}"
     if left:
         return _moved(message, left, 0, days)
     which = f"{message.qty} of the pieces of order" if message.part else "order"
     return Mail(
         "orders",
-        f"New day for {which} {message.orderid}: {_words(message.new)}",
+        f"New day for {which} {message.orderid}: {_when(message.new)}",
         f"The order {message.orderid} is promised {_pieces(message)} from the batch"
         f" {message.batchref}.\n{days}",
     )
@@ -60,7 +60,7 @@ def promise_changed(message: PromiseChanged, left: Mapping[str, int]) -> Mail:
 
 def old_day(message: PromiseChanged) -> str:
     """The last line of a mail about another day."""
-    return f"Before: {_words(message.old)}\n"
+    return f"Before: {_when(message.old)}\n"
 
 
 def _moved(
@@ -93,5 +93,5 @@ def _still_waiting(sku: str, qty: int) -> str:
     return f"Still waiting: {qty} x {sku}.\n"
 
 
-def _words(day: Day) -> str:
+def _when(day: Day) -> str:
     return "on the shelf" if day.eta is None else f"arrives {day.eta}"

@@ -1,4 +1,4 @@
-"""Sends the noted mails, each until it is accepted or refused for good."""
+"""Sends the stored mails: each is retried until the server accepts it or refuses it for good."""
 
 import threading
 from collections.abc import Mapping
@@ -13,33 +13,33 @@ from sqlalchemy import Engine, Row, select, update
 from sqlalchemy.exc import DBAPIError
 
 from allocation.messaging import backoff
-from workers.notification.postbox import Postbox, Refused
+from workers.notification.mail_backends import MailBackend, Refused
 from workers.notification.tables import mails
 
 log = structlog.get_logger(__name__)
 
 LEASE = timedelta(seconds=60)
-"""For so long a mail is one sender's; it is tried by another only when that one died."""
-LONGEST_PAUSE = 300.0  # seconds between two tries of one mail
+"""A mail that a sender claimed is tried by another one after this time, as the first has died."""
+LONGEST_BACKOFF = 300.0  # seconds between two tries of one mail
 
 
 class Sender:
-    """Any number may run side by side.
+    """Any number of senders may run side by side.
 
-    A mail can be sent twice only when the sender dies between the server's yes and the mark in the
-    database; both have the same Message-ID, by which mail programs know them as one.
+    A mail is sent twice if the sender dies between the server's reply and the commit; both have the
+    same Message-ID, by which mail programs deduplicate.
     """
 
     def __init__(
         self,
         engine: Engine,
-        postbox: Postbox,
+        backend: MailBackend,
         addresses: Mapping[str, str],
         registry: CollectorRegistry,
     ) -> None:
         """`addresses` has the keys from, stock and orders."""
         self._engine = engine
-        self._postbox = postbox
+        self._backend = backend
         self._addresses = addresses
         self._mails = Counter(
             "notification_mails",
@@ -64,22 +64,22 @@ class Sender:
             stop.wait(wait)
 
     def send_one(self) -> bool:
-        """Try the mail that is due the longest; False when none is."""
+        """Try the mail that has been due longest; False if none is due."""
         row = self._claim()
         if row is None:
             return False
         about = {"orderid": row.orderid, "sku": row.sku, "trace_id": row.trace_id}
         names = {"event_id": str(row.event_id)} | {k: v for k, v in about.items() if v is not None}
         try:
-            self._postbox.send(self._mail(row))
+            self._backend.send(self._mail(row))
         except (Refused, ValueError) as refusal:  # ValueError: it can't be written as a mail
             log.error("a mail was refused for good", why=str(refusal), **names)
             self._mark(row.event_id, status="failed", error=str(refusal))
             self._mails.labels("refused").inc()
         except OSError as error:  # smtplib's own errors are among these
-            pause = backoff.seconds(row.tries, LONGEST_PAUSE)
-            log.warning("a mail waits", error=str(error), again_in=round(pause), **names)
-            not_before = datetime.now(UTC) + timedelta(seconds=pause)
+            delay = backoff.seconds(row.tries, LONGEST_BACKOFF)
+            log.warning("a mail waits", error=str(error), again_in=round(delay), **names)
+            not_before = datetime.now(UTC) + timedelta(seconds=delay)
             self._mark(row.event_id, not_before=not_before, error=str(error))
             self._mails.labels("put_off").inc()
         else:

@@ -2,18 +2,16 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from sqlalchemy import Engine, bindparam, select, update
 
+from allocation.messaging import cloudevents
 from allocation.messaging.resequencer import ReceivedEvents
 from workers.warehouse import outbox
-from workers.warehouse.outbox import Event
 from workers.warehouse.pick_list import as_pick
 from workers.warehouse.rules import Pick
 from workers.warehouse.tables import metadata, picks
-
-DISPATCHED = "warehouse.dispatched.v1"
 
 
 class NothingToDispatch(Exception):
@@ -45,7 +43,7 @@ def dispatch(
             .values(status="dispatched", closed_at=now),
             [{"of": pick.sku, "opened": pick.opened} for pick in leaving],
         )
-        outbox.add(connection, [_event(pick, uuid4(), now) for pick in leaving], now, traceparent)
+        outbox.add(connection, [_event(pick, now) for pick in leaving], now, traceparent)
     return leaving
 
 
@@ -62,11 +60,19 @@ def _why(known: Sequence[Pick], orderid: str, sku: str | None) -> list[str]:
     ]
 
 
-def _event(pick: Pick, event_id: UUID, now: datetime) -> Event:
-    data = {
-        "orderid": pick.orderid,
-        "sku": pick.sku,
-        "qty": pick.qty,
-        "batchref": pick.batchref,
-    }
-    return Event(event_id, DISPATCHED, subject=pick.sku, time=now, data=data)
+def _event(pick: Pick, now: datetime) -> cloudevents.Json:
+    event_id = str(uuid4())
+    return cloudevents.build(
+        id=event_id,
+        source="warehouse",
+        type="warehouse.dispatched.v1",
+        subject=pick.sku,
+        time=now.isoformat(timespec="microseconds"),
+        data={
+            "orderid": pick.orderid,
+            "sku": pick.sku,
+            "qty": pick.qty,
+            "batchref": pick.batchref,
+        },
+        correlationid=event_id,  # the event begins a correlation of its own
+    )

@@ -7,19 +7,8 @@ from workers.allocation_events import version_one
 
 
 @dataclass(frozen=True, slots=True)
-class Allocated:
-    """Pick `qty` pieces of this batch for the order; a line of several batches has parts."""
-
-    orderid: str
-    sku: str
-    qty: int
-    batchref: str
-    part: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Deallocated:
-    """Don't pick for this order any more; `batchref` is None if nothing was promised."""
+class _Pieces:
+    """`qty` pieces of an order line; a line that several batches serve has parts."""
 
     orderid: str
     sku: str
@@ -29,14 +18,22 @@ class Deallocated:
 
 
 @dataclass(frozen=True, slots=True)
-class Dispatched:
-    """Allocation has taken the goods off its books, after the warehouse dispatched them."""
+class Allocated(_Pieces):
+    """Pick the pieces from this batch."""
 
-    orderid: str
-    sku: str
-    qty: int
     batchref: str
-    part: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Deallocated(_Pieces):
+    """Don't pick the pieces any more; `batchref` is None if nothing was promised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatched(_Pieces):
+    """Allocation has taken the pieces off its books, after the warehouse dispatched them."""
+
+    batchref: str
 
 
 Message = Allocated | Deallocated | Dispatched
@@ -48,26 +45,16 @@ def parse(event: Envelope) -> Message | None:
     """The event as a message; None if the warehouse doesn't use its type. Raises Unreadable."""
     data = event.data
     part = number(data, "part") if data.get("part") else 0
-    match version_one(event, WANTED):
+    kind = version_one(event, WANTED)
+    if kind is None:
+        return None
+    line = (text(data, "orderid"), text(data, "sku"), number(data, "qty"))
+    if kind == "allocation.deallocated" and data.get("batchref") is None:
+        return Deallocated(*line, None, part)
+    batchref = text(data, "batchref")
+    match kind:
         case "allocation.allocated":
-            return Allocated(
-                text(data, "orderid"),
-                text(data, "sku"),
-                number(data, "qty"),
-                text(data, "batchref"),
-                part,
-            )
+            return Allocated(*line, batchref, part)
         case "allocation.dispatched":
-            return Dispatched(
-                text(data, "orderid"),
-                text(data, "sku"),
-                number(data, "qty"),
-                text(data, "batchref"),
-                part,
-            )
-        case "allocation.deallocated":
-            batchref = None if data.get("batchref") is None else text(data, "batchref")
-            return Deallocated(
-                text(data, "orderid"), text(data, "sku"), number(data, "qty"), batchref, part
-            )
-    return None
+            return Dispatched(*line, batchref, part)
+    return Deallocated(*line, batchref, part)

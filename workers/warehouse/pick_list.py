@@ -3,15 +3,13 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Engine, Row, Select, bindparam, insert, select, update
+from sqlalchemy import Connection, Engine, Row, bindparam, insert, select, update
 
-from allocation.messaging.database import among
 from allocation.messaging.resequencer import Due
-from allocation.messaging.telemetry import event_fields
+from workers.order_lines import rows_of
 from workers.warehouse.messages import Allocated, Deallocated, Dispatched, Message, parse
 from workers.warehouse.rules import (
     Pick,
@@ -24,18 +22,19 @@ from workers.warehouse.tables import picks
 
 log = structlog.get_logger(__name__)
 
+_STORED = select(picks)
 _ADD = insert(picks)
 
 
 def apply(connection: Connection, due: Sequence[Due]) -> None:
     """Open, cancel and dispatch picks as the events say, in the caller's transaction."""
-    asked = [(each, message) for each in due if (message := parse(each.event)) is not None]
-    if not asked:
+    parsed = [(each, message) for each in due if (message := parse(each.event)) is not None]
+    if not parsed:
         return
-    lines = _lines(connection, [message for _, message in asked])
+    lines = _lines(connection, [message for _, message in parsed])
     open_before = [pick for line in lines.values() for pick in line if pick.is_open]
     added = []
-    for each, message in asked:
+    for each, message in parsed:
         line = lines[message.orderid, message.sku, message.part]
         if gone := dispatched_pick(line):
             if not isinstance(message, Dispatched):
@@ -55,7 +54,7 @@ def apply(connection: Connection, due: Sequence[Due]) -> None:
             batchref=message.batchref,
             opened=pick is not None and pick.is_open,
             late=each.late,
-            **event_fields.names(each.event),
+            **each.event.log_fields(),
         )
     now = datetime.now(UTC)
     _close(connection, [pick for pick in open_before if not pick.is_open], now)
@@ -72,7 +71,7 @@ def _warn(each: Due, message: Allocated | Deallocated, gone: Pick) -> None:
         else "a line was taken back after its goods were dispatched: the pick stays dispatched",
         batchref=message.batchref,
         dispatched_batchref=gone.batchref,
-        **event_fields.names(each.event),
+        **each.event.log_fields(),
     )
 
 
@@ -81,19 +80,13 @@ def _lines(
 ) -> dict[tuple[str, str, int], list[Pick]]:
     """The stored picks of at least the order lines that the messages are about."""
     lines: defaultdict[tuple[str, str, int], list[Pick]] = defaultdict(list)
-    for row in connection.execute(
-        _asked(connection.dialect.name),
-        {
-            "orderids": list({message.orderid for message in messages}),
-            "skus": list({message.sku for message in messages}),
-        },
-    ):
+    keys = {(message.orderid, message.sku) for message in messages}
+    for row in rows_of(connection, _STORED, keys):
         lines[row.orderid, row.sku, row.part].append(as_pick(row))
     return lines
 
 
 def as_pick(row: Row[Any]) -> Pick:
-    """The pick in a row of the table."""
     return Pick(
         row.orderid,
         row.sku,
@@ -103,14 +96,6 @@ def as_pick(row: Row[Any]) -> Pick:
         row.closed_sequence,
         dispatched=row.status == "dispatched",
         part=row.part,
-    )
-
-
-@cache
-def _asked(dialect: str) -> Select[Any]:
-    columns = picks.c
-    return select(picks).where(
-        among(columns.orderid, "orderids", dialect), among(columns.sku, "skus", dialect)
     )
 
 

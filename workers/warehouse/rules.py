@@ -8,7 +8,7 @@ from workers.warehouse.messages import Allocated, Deallocated, Dispatched
 
 @dataclass(slots=True)
 class Pick:
-    """One walk to the shelf: `opened` and `closed` are the sequences of the events that did it.
+    """Pieces to fetch; `opened` and `closed` are the sequences of the events that did so.
 
     A dispatched pick is no longer open, and no event closes it.
     """
@@ -24,34 +24,31 @@ class Pick:
 
     @property
     def is_open(self) -> bool:
-        """Somebody is to walk."""
+        """Whether the pieces are still to be picked."""
         return self.closed is None and not self.dispatched
 
     @property
     def status(self) -> str:
-        """As people call it: open, cancelled or dispatched."""
+        """One of open, cancelled and dispatched, as stored and shown."""
         if self.dispatched:
             return "dispatched"
         return "open" if self.closed is None else "cancelled"
 
     @property
     def newest(self) -> int:
-        """The sequence of the last event that is known of it."""
+        """The sequence of the last known event about the pick."""
         return max(self.opened, self.closed or 0)
 
 
 def dispatched_pick(picks: Sequence[Pick]) -> Pick | None:
-    """The pick by which the line's goods have left.
-
-    With it the line is done: no event takes it back, and no other goods follow.
-    """
+    """The dispatched pick of the line, if any: no event cancels it, and no other pick follows."""
     return next((pick for pick in picks if pick.dispatched), None)
 
 
 def dispatch_pick(picks: Sequence[Pick], message: Dispatched, sequence: int) -> Pick | None:
-    """Note that the goods have left; only a warehouse that was rebuilt does not know it yet.
+    """Mark the pick as dispatched; only a warehouse that was rebuilt does not know it yet.
 
-    Where their pick was never heard of, it is returned, dispatched.
+    Returns a dispatched pick if none is known.
     """
     for pick in picks:
         if pick.is_open and pick.batchref == message.batchref:
@@ -65,10 +62,10 @@ def dispatch_pick(picks: Sequence[Pick], message: Dispatched, sequence: int) -> 
 
 
 def open_pick(picks: Sequence[Pick], message: Allocated, sequence: int) -> Pick | None:
-    """The pick that the event opens; None when later events of the line are known already.
+    """The pick that the event opens; None if later events of the line are known.
 
-    A line has one open pick at most: one that is still open is cancelled, as the event that should
-    have done so is missing.
+    A line has one open pick at most: a pick that is still open is cancelled, as the event that
+    should have done so is missing.
     """
     if any(pick.newest >= sequence for pick in picks):
         return None
@@ -81,10 +78,10 @@ def open_pick(picks: Sequence[Pick], message: Allocated, sequence: int) -> Pick 
 
 
 def cancel_pick(picks: Sequence[Pick], message: Deallocated, sequence: int) -> Pick | None:
-    """Close the pick that the event takes back, if it is still open.
+    """Cancel the pick that the event takes back, if it is still open.
 
-    Where that pick was never heard of, it is returned, cancelled: it stands for the allocation that
-    is missing, which must not open it any more should it come.
+    Returns a cancelled pick if none is known: it stands for the missing allocation, which must not
+    open a pick if it comes late.
     """
     for pick in picks:
         same = pick.batchref == message.batchref and pick.opened < sequence

@@ -3,8 +3,7 @@
 import json
 import os
 import sys
-import threading
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import typer
@@ -15,58 +14,37 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from allocation.messaging import database
-from allocation.messaging.lifecycle import stop_signal
 from allocation.messaging.migrations import Migrations
-from allocation.messaging.resequencer import Resequencer
-from allocation.messaging.telemetry import logs, metrics_server, trace_context, tracing
+from allocation.messaging.telemetry import trace_context, tracing
 from allocation.messaging.telemetry.escaping import escaped
-from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
-from workers import retention
-from workers.settings import Settings
+from workers import retention, wiring
 from workers.warehouse import dispatching, outbox, pick_list
 from workers.warehouse.messages import parse
-from workers.warehouse.relay import Relay
+from workers.warehouse.settings import Settings
 from workers.warehouse.tables import VERSION_TABLE, metadata
-from workers.wiring import subscriber
 
-QUEUE = "warehouse.events"
 MIGRATIONS = Migrations(Path(__file__).with_name("migrations"), metadata, VERSION_TABLE)
 _NO_LIMIT = 100_000  # characters
 
 
 def open_database(settings: Settings) -> Engine:
     """The warehouse's database, with the tables of this version."""
-    engine = database.engine(settings.warehouse_database_url)
-    MIGRATIONS.upgrade(engine)
-    return engine
+    return wiring.open_database(settings.warehouse_database_url, MIGRATIONS)
 
 
 def consume() -> None:
     """Keep the pick list from the events, and publish what was dispatched, until stopped."""
-    stop = stop_signal()
     settings = Settings()
-    logs.configure(settings.allocation_log_format)
-    metrics = SubscriberMetrics("warehouse")
-    metrics_server.serve(
-        metrics.registry,
-        settings.allocation_metrics_host,
-        settings.warehouse_metrics_port,
-        "warehouse",
+    wiring.consume(
+        settings,
+        name="warehouse",
+        database_url=settings.warehouse_database_url,
+        metrics_port=settings.warehouse_metrics_port,
+        migrations=MIGRATIONS,
+        parse=parse,
+        apply=pick_list.apply,
+        background=lambda engine, registry: outbox.Relay(engine, settings, registry).run,
     )
-    engine = database.engine(settings.warehouse_database_url)
-    MIGRATIONS.upgrade_when_reachable(engine, stop)
-    patience = timedelta(seconds=settings.subscriber_patience)
-    resequencer = Resequencer(engine, metadata, pick_list.apply, patience)
-    relay = Relay(engine, settings, metrics.registry)
-    tracing.start("warehouse", settings.broker_transport)
-    relaying = threading.Thread(target=relay.run, args=(stop,), name="relay")
-    relaying.start()
-    try:
-        subscriber(settings, QUEUE, parse, resequencer, metrics).run(stop)
-    finally:
-        stop.set()
-        relaying.join()
-        tracing.stop()
 
 
 def dispatch(orderid: str, sku: str | None, *, as_json: bool) -> None:
@@ -128,8 +106,8 @@ def prune(*, dry_run: bool, as_json: bool) -> None:
     """Delete the ids of events that are more than SUBSCRIBER_KEEP days old; picks stay."""
     settings = Settings()
     retention.prune(
-        lambda: open_database(settings),
-        metadata,
+        settings.warehouse_database_url,
+        MIGRATIONS,
         settings.subscriber_keep,
         dry_run=dry_run,
         as_json=as_json,

@@ -1,33 +1,19 @@
 """The Flask application: every resource, behind one key, with one way to say what is wrong."""
 
-from time import perf_counter
-
-import structlog
-from flask import Flask, Response, g, request
+from flask import Flask
 
 from allocation.adapters.sql.api_keys import ApiKeys
 from allocation.bootstrap import Dependencies
 from allocation.entrypoints.api import pages, state
-from allocation.entrypoints.api.auth import login, security, sessions
+from allocation.entrypoints.api.auth import login, security
 from allocation.entrypoints.api.description import openapi
-from allocation.entrypoints.api.http import (
-    database_state,
-    metrics,
-    parameters,
-    parsing,
-    paths,
-    problems,
-    tracing,
-)
+from allocation.entrypoints.api.http import database_state, parsing, problems, telemetry
 from allocation.entrypoints.api.http.database_state import DatabaseState
 from allocation.entrypoints.api.http.load_shedding import LoadShedder
-from allocation.entrypoints.api.http.metrics import Metrics
-from allocation.entrypoints.api.http.rate_limit import RateLimits
+from allocation.entrypoints.api.http.telemetry import Metrics
 from allocation.entrypoints.api.http.waiting import OutcomeWaiter
-from allocation.entrypoints.api.pages import assets, error_pages
+from allocation.entrypoints.api.pages import error_pages
 from allocation.entrypoints.api.resources.live_events import LiveEvents
-
-log = structlog.get_logger(__name__)
 
 
 def create_app(dependencies: Dependencies, session_secret: bytes | None = None) -> Flask:
@@ -41,10 +27,10 @@ def create_app(dependencies: Dependencies, session_secret: bytes | None = None) 
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's own provider
     # A path has one spelling: no redirect mends another one.
     app.url_map.merge_slashes = False
-    paths.register(app)
+    parsing.route_by_sent_path(app)
 
     database = DatabaseState(engine, settings.resend_after)
-    limits = RateLimits(security.rate_limit(settings))
+    limits = security.RateLimits(security.rate_limit(settings))
     api = state.Api(
         dependencies=dependencies,
         database=database,
@@ -58,29 +44,15 @@ def create_app(dependencies: Dependencies, session_secret: bytes | None = None) 
     )
     state.install(app, api)
 
-    tracing.register(app)
-    metrics.register(app, api.metrics)
-    app.after_request(_log)
+    telemetry.register(app, api.metrics)
     problems.register(app, error_pages.answer)
-    opened = openapi.open_endpoints() | assets.OPEN
+    opened = openapi.open_endpoints() | pages.OPEN
     database_state.register(app, engine, opened | {"health.metrics"})
     security.register(app, api.guard, limits, opened | login.OPEN)
-    sessions.register(app, sessions.secret(settings, session_secret))
-    parameters.register(app)
+    security.register_sessions(app, security.session_secret(settings, session_secret))
+    app.before_request(parsing.check_address)
     for resource in openapi.RESOURCES:
         app.register_blueprint(resource.blueprint)
-    for blueprint in (pages.blueprint(), assets.blueprint(), login.blueprint):
+    for blueprint in (pages.blueprint(), pages.assets, login.blueprint):
         app.register_blueprint(blueprint)
     return app
-
-
-def _log(response: Response) -> Response:
-    log.debug(
-        "answered",
-        method=request.method,
-        path=request.path,
-        status=response.status_code,
-        caller=g.caller.id if "caller" in g else None,
-        ms=round((perf_counter() - g.began) * 1000, 1),
-    )
-    return response

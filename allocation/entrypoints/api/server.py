@@ -23,7 +23,7 @@ from allocation.entrypoints.api import state
 from allocation.entrypoints.api.auth.security import with_security_headers
 from allocation.entrypoints.api.http import waiting
 from allocation.entrypoints.api.http.problems import Problem
-from allocation.entrypoints.api.http.slow_clients import CONNECTIONS, PatientWorker
+from allocation.entrypoints.api.http.slow_clients import CONNECTIONS, BufferingWorker
 from allocation.messaging.telemetry import logs, metrics_server, tracing
 from allocation.settings import is_loopback
 
@@ -84,7 +84,7 @@ def _database_has_keys(engine: Engine) -> bool:
         engine.dispose()  # the processes that serve are forked from this one
 
 
-class Worker(PatientWorker):
+class Worker(BufferingWorker):
     """Ends streams and requests that wait for an outcome as soon as it receives a stop signal."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -103,7 +103,7 @@ class _Log(Logger):
         self.error_log.propagate = True
 
     def exception(self, msg: str, *args: object, **kwargs: object) -> None:
-        if isinstance(sys.exc_info()[1], TimeoutError):  # of a socket, see stream.PATIENCE
+        if isinstance(sys.exc_info()[1], TimeoutError):  # of a socket, see stream.SEND_TIMEOUT
             self.warning("a client was cut off: it took nothing of what was sent")
         else:
             super().exception(msg, *args, **kwargs)

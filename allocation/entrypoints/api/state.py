@@ -11,7 +11,7 @@ from allocation.bootstrap import Dependencies
 from allocation.entrypoints.api.auth.security import Guard
 from allocation.entrypoints.api.http.database_state import DatabaseState
 from allocation.entrypoints.api.http.load_shedding import LoadShedder
-from allocation.entrypoints.api.http.metrics import Metrics
+from allocation.entrypoints.api.http.telemetry import Metrics
 from allocation.entrypoints.api.http.waiting import OutcomeWaiter
 from allocation.entrypoints.api.resources.live_events import LiveEvents
 

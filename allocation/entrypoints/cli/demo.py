@@ -235,7 +235,7 @@ class Demo:
         return None
 
     def _send(self, task: str, body: dict[str, object]) -> None:
-        from allocation.settings import SPOOL_TRANSPORT
+        from allocation.messaging.connection import SPOOL_TRANSPORT
 
         spool = f"spool://{self._state_dir}/spool"
         # -P: the client imports nothing from its own folder.

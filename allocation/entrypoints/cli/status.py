@@ -35,7 +35,7 @@ class Status:
     A queue that is missing has None.
     """
 
-    figures: "progress.Figures"
+    figures: "progress.Progress"
     kept: "progress.Decided | None"
     queues: dict[str, int | None]
     dead_letters: dict[str, int | None]
@@ -90,10 +90,10 @@ def _ask(dependencies: "Dependencies", *, quick: bool) -> Status:
 
     settings = dependencies.settings
 
-    def figures() -> tuple[progress.Figures, progress.Decided | None]:
+    def figures() -> tuple[progress.Progress, progress.Decided | None]:
         with dependencies.engine.connect() as connection:
             kept = None if quick else progress.kept(connection)
-            return progress.figures(connection, settings.resend_after), kept
+            return progress.current(connection, settings.resend_after), kept
 
     def depths() -> dict[str, int | None]:
         with dependencies.broker() as connection:

@@ -18,9 +18,10 @@ from allocation.entrypoints.worker import celery_internals
 from allocation.entrypoints.worker.consumer import Consumer
 from allocation.entrypoints.worker.executor import Executor
 from allocation.entrypoints.worker.tasks import TASKS, end_undecided
+from allocation.messaging.connection import SPOOL_TRANSPORT
 from allocation.messaging.dead_letters import DeadLetterPublisher, Details
 from allocation.messaging.telemetry import logs, metrics_server, tracing
-from allocation.settings import SPOOL_TRANSPORT, Settings
+from allocation.settings import Settings
 
 
 class WorkerApp(Celery):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from allocation.entrypoints.api.http.parameters import Parameter, number
+from allocation.entrypoints.api.http.parsing import Parameter, number
 
 LIMIT = Parameter("limit", "", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100})
 OPEN = Parameter("open", "", {"type": "boolean", "default": False})

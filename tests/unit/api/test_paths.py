@@ -2,7 +2,7 @@
 
 import pytest
 
-from allocation.entrypoints.api.http.paths import canonical, sent_path
+from allocation.entrypoints.api.http.parsing import canonical, sent_path
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from allocation.entrypoints.api.auth.security import rate_limit
-from allocation.entrypoints.api.http.rate_limit import RateLimits
+from allocation.entrypoints.api.auth.security import RateLimits, rate_limit
 from allocation.settings import Settings
 
 

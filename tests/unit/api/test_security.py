@@ -2,7 +2,7 @@
 
 import pytest
 
-from allocation.entrypoints.api.auth import sessions
+from allocation.entrypoints.api.auth.security import session_secret
 from allocation.settings import Settings, is_loopback
 
 
@@ -30,14 +30,14 @@ def test_only_the_machine_itself_is_loopback(host: str, inside: bool) -> None:
 def test_what_signs_the_cookies_is_set_or_made_of_the_key_or_new() -> None:
     """It does not show the key, and is another one with another key."""
     made = b"made by the server at its start"
-    given = sessions.secret(Settings(session_secret="x" * 16, api_key="a"), made)
+    given = session_secret(Settings(session_secret="x" * 16, api_key="a"), made)
     of_a, of_a_again, of_b = (
-        sessions.secret(Settings(api_key=key), made) for key in ("a key", "a key", "b key")
+        session_secret(Settings(api_key=key), made) for key in ("a key", "a key", "b key")
     )
 
     assert given == b"x" * 16
     assert of_a == of_a_again
     assert of_a != of_b
     assert b"a key" not in of_a
-    assert sessions.secret(Settings(), made) == made
-    assert len(sessions.secret(Settings(), None)) == 32
+    assert session_secret(Settings(), made) == made
+    assert len(session_secret(Settings(), None)) == 32

@@ -2,7 +2,7 @@
 
 import pytest
 
-from allocation.entrypoints.api.http.waiting import Preference, preference
+from allocation.entrypoints.api.http.intake import Preference, preference
 
 
 @pytest.mark.parametrize(

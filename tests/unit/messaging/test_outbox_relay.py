@@ -1,19 +1,13 @@
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
-from kombu import Connection
 
 from allocation.messaging.outbox_relay import (
     BATCH,
     InFlight,
-    Refused,
     in_order,
-    is_missing,
-    relay_through_outages,
 )
 from allocation.messaging.publisher import Outgoing
 
@@ -162,44 +156,3 @@ def test_rows_behind_an_unconfirmed_one_of_their_key_are_not_done(
     found = in_order(rows(keys), set(confirmed), lambda row: row.key)
 
     assert [row.id for row in found] == [*done]
-
-
-class Missing(OSError):
-    reply_code = 404
-
-
-def test_an_outage_is_reported_and_the_relay_tried_again_on_a_new_connection() -> None:
-    stop, outages, used = threading.Event(), list[tuple[Exception, bool]](), list[Connection]()
-    errors = [Missing("no queue"), Refused("full")]
-
-    def relay(connection: Connection) -> float:
-        used.append(connection)
-        if errors:
-            raise errors.pop(0)
-        stop.set()
-        return 60.0
-
-    relay_through_outages(
-        *(stop, lambda: Connection("memory://"), relay),
-        on_outage=lambda error, seconds: outages.append((error, 0 < seconds < 1)),
-    )
-
-    assert len({id(each) for each in used}) == 3
-    assert [(str(error), short, is_missing(error)) for error, short in outages] == [
-        ("no queue", True, True),
-        ("full", True, False),
-    ]
-
-
-def test_a_fault_of_ours_ends_the_relay() -> None:
-    def relay(_: Connection) -> float:
-        raise KeyError("a bug")
-
-    outages: list[Any] = []
-    with pytest.raises(KeyError):
-        relay_through_outages(
-            *(threading.Event(), lambda: Connection("memory://"), relay),
-            on_outage=lambda *outage: outages.append(outage),
-        )
-
-    assert outages == []

@@ -1,27 +1,40 @@
-"""Authentication, scopes, and the security headers of every response."""
+"""Who may call: API keys, scopes, sessions of pages, rate limits; and the security headers."""
 
 import hashlib
 import hmac
+import math
+import secrets
 import time
 from collections.abc import Set
 from dataclasses import dataclass
+from datetime import timedelta
 from threading import Lock
 from urllib.parse import urlsplit
 
 import structlog
 from cachetools import TTLCache
-from flask import Flask, Response, g, request
+from flask import Flask, Response, g, request, session
+from flask.sessions import SecureCookieSessionInterface
+from flask_wtf.csrf import CSRFError, CSRFProtect, validate_csrf
+from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+from wtforms import ValidationError
 
 from allocation.adapters.sql import api_keys
 from allocation.adapters.sql.api_keys import READ, REMEMBERED, SCOPES, WRITE, ApiKeys, KeptKey
-from allocation.entrypoints.api.auth import sessions
 from allocation.entrypoints.api.http.problems import Problem
-from allocation.entrypoints.api.http.rate_limit import RateLimits
 from allocation.settings import Settings, is_loopback
 
 log = structlog.get_logger(__name__)
 
 HEALTH_CHECKS = {"health.alive", "health.ready"}
+
+SESSION_LIFETIME = timedelta(hours=12)
+"""How long an unused session lasts."""
+
+SESSION_REFRESHED = 3600
+"""Seconds of use after which the cookie is renewed."""
 
 SECURITY_HEADERS = {
     "Cache-Control": "no-store",
@@ -43,8 +56,14 @@ Strict-Transport-Security is for the proxy that ends TLS.
 RATE_LIMIT = 1000
 """Requests per second of one caller, in each process, if other machines can reach it."""
 
+WRONG_KEYS = 30
+"""Wrong keys that one address may send in a minute."""
+
 _REALM = 'Bearer realm="allocation"'
 _READING = {"GET", "HEAD", "OPTIONS"}
+_SESSION_PAGES = {"pages", "stream"}
+"""Blueprints that need only a session; all others need a key, or a session and its token."""
+_FORMS = {"pages", "login"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +86,38 @@ def rate_limit(settings: Settings) -> int:
     if settings.rate_limit is not None:
         return settings.rate_limit
     return 0 if is_loopback(settings.host) else RATE_LIMIT
+
+
+class RateLimits:
+    """Counts requests by caller, and wrong keys by address; raises a 429 over the limit.
+
+    Each caller may send `per_second` requests; 0: any number.
+    """
+
+    def __init__(self, per_second: int) -> None:
+        self._counter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        # Its storage starts a timer of its own at a hit; two hits at once start the same one,
+        # and the second raises.
+        self._one_at_a_time = Lock()
+        self._failures = RateLimitItemPerMinute(WRONG_KEYS)
+        self._requests = RateLimitItemPerSecond(per_second) if per_second else None
+
+    def count(self, caller: str) -> None:
+        """One more request of this caller."""
+        if self._requests is not None:
+            self._hit(self._requests, caller)
+
+    def count_failure(self, address: str) -> None:
+        """One more wrong key from this address."""
+        self._hit(self._failures, address)
+
+    def _hit(self, limit: RateLimitItem, who: str) -> None:
+        with self._one_at_a_time:
+            if self._counter.hit(limit, who):
+                return
+            reset = self._counter.get_window_stats(limit, who).reset_time
+        wait = max(1, math.ceil(reset - time.time()))
+        raise Problem("too many requests", headers={"Retry-After": str(wait)})
 
 
 class Guard:
@@ -200,13 +251,15 @@ def _logged_in(guard: Guard) -> Caller | None:
     if "Authorization" in request.headers or not guard.asks():
         return None
     # A path without a route may be a mistyped page; its answer is a 404.
-    is_page = request.url_rule is None or request.blueprint in sessions.PAGES
+    is_page = request.url_rule is None or request.blueprint in _SESSION_PAGES
     # A browser sends the cookie with requests of other sites too, but these neither know the token
     # nor may they send this header.
-    if not is_page and not sessions.has_token(request.headers.get("X-CSRFToken", "")):
-        return None
-    name = sessions.key()
-    return guard.named(name) if name else None
+    if not is_page:
+        try:
+            validate_csrf(request.headers.get("X-CSRFToken", ""))
+        except ValidationError:
+            return None
+    return guard.named(session["key"]) if "key" in session else None
 
 
 def _refuse_foreign_hosts() -> None:
@@ -230,3 +283,63 @@ def with_security_headers(response: Response) -> Response:
 
 def _unauthorized(detail: str, parameter: str) -> Problem:
     return Problem(401, detail, headers={"WWW-Authenticate": _REALM + parameter})
+
+
+class _Cookies(SecureCookieSessionInterface):
+    def get_cookie_secure(self, app: Flask) -> bool:
+        # A proxy that ends TLS sets it. A client that forges it harms only itself.
+        forwarded = request.headers.get("X-Forwarded-Proto", "")
+        return request.is_secure or forwarded.lower() == "https"
+
+
+def session_secret(settings: Settings, made: bytes | None) -> bytes:
+    """What signs the cookies; all processes of one server share it.
+
+    Several servers share it if they have one ALLOCATION_SESSION_SECRET or ALLOCATION_API_KEY;
+    otherwise it is what the server made at its start.
+    """
+    if settings.session_secret:
+        return settings.session_secret.encode()
+    if settings.api_key:
+        return hmac.digest(settings.api_key.encode(), b"allocation session cookies", hashlib.sha256)
+    return made or secrets.token_bytes(32)
+
+
+def register_sessions(app: Flask, signed_by: bytes) -> None:
+    """Give `app` sessions, and hold each form of its pages against its token."""
+    app.secret_key = signed_by
+    app.session_interface = _Cookies()
+    app.config.update(
+        SESSION_COOKIE_NAME="allocation_session",
+        SESSION_COOKIE_HTTPONLY=True,
+        # Strict would show the login form after a link from an email, and end the session.
+        # No GET changes anything, and forms have tokens.
+        SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_REFRESH_EACH_REQUEST=False,
+        PERMANENT_SESSION_LIFETIME=SESSION_LIFETIME,
+        WTF_CSRF_CHECK_DEFAULT=False,
+        WTF_CSRF_TIME_LIMIT=None,  # a token lives as long as the session
+        # It would want the Referer, which our pages tell browsers not to send.
+        WTF_CSRF_SSL_STRICT=False,
+    )
+    csrf = CSRFProtect(app)
+    app.jinja_env.globals["logged_in"] = lambda: "key" in session
+
+    @app.before_request
+    def check_form() -> None:
+        if request.blueprint not in _FORMS:
+            return
+        if "key" in session and time.time() - session["written"] >= SESSION_REFRESHED:
+            session["written"] = int(time.time())
+        try:
+            csrf.protect()
+        except CSRFError as error:
+            detail = "This form is out of date, or not ours. Load its page again, and try again."
+            raise Problem(400, detail) from error
+
+
+def begin_session(caller: Caller) -> None:
+    """Log in with this caller's key; nothing of an older session stays."""
+    session.clear()
+    session.update(key=caller.name, written=int(time.time()))
+    session.permanent = True

@@ -6,14 +6,9 @@ from typing import Any
 
 from allocation.adapters.sql.api_keys import READ, WRITE
 from allocation.contract import registry
-from allocation.entrypoints.api.description.schemas import (
-    PENDING,
-    PROBLEM,
-    Answer,
-    field,
-    reference,
-)
-from allocation.entrypoints.api.http.parameters import IDS, Parameter
+from allocation.entrypoints.api.description import schemas as s
+from allocation.entrypoints.api.description.schemas import PENDING, PROBLEM, Answer, reference
+from allocation.entrypoints.api.http.parsing import IDS, Parameter
 from allocation.entrypoints.api.http.problems import CONTENT_TYPE, type_uri
 from allocation.entrypoints.api.http.routes import Route
 from allocation.entrypoints.api.http.waiting import LONGEST
@@ -138,10 +133,7 @@ def _schemas() -> dict[str, Json]:
 
 
 def _operation(route: Route) -> Json:
-    described = [
-        *map(_path_parameter, route.path_parameters),
-        *map(_parameter, route.parameters),
-    ]
+    described = [*map(_path_parameter, route.path_parameters), *map(_parameter, route.parameters)]
     responses = {answer.status: _good(route, answer) for answer in route.answers}
     responses |= {status: _bad(route, status) for status in route.problems}
     made: Json = {
@@ -194,12 +186,7 @@ def _or_many(one: Json) -> Json:
         "description": "One that breaks the contract is answered with its problem, and harms no"
         " other; the good ones are accepted together.",
     }
-    many = {
-        "type": "object",
-        "properties": {"lines": lines},
-        "required": ["lines"],
-        "additionalProperties": False,
-    }
+    many = s.record(lines=lines) | {"additionalProperties": False}
     another = one["example"] | {"sku": "BLUE-TABLE", "qty": 1}
     return {
         "schema": {"oneOf": [one["schema"], many]},
@@ -250,7 +237,7 @@ def _header(description: str) -> Json:
 def _path_parameter(name: str) -> Json:
     made: Json = {"name": name, "in": "path", "required": True}
     if name in IDS:
-        return made | {"description": _PERCENT_ENCODED, "schema": field(name, IDS[name])}
+        return made | {"description": _PERCENT_ENCODED, "schema": s.field(name, IDS[name])}
     return made | {"schema": {"type": "string"}}
 
 

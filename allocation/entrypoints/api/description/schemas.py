@@ -35,6 +35,10 @@ def record(*, optional: Json | None = None, **properties: Json) -> Json:
     }
 
 
+def text(description: str) -> Json:
+    return {"type": "string", "description": description}
+
+
 def array(items: Json, description: str) -> Json:
     return {"type": "array", "items": items, "description": description}
 
@@ -64,11 +68,11 @@ PROBLEM = Answer(
     "Problem",
     record(
         type={"type": "string", "format": "uri-reference", "description": "The kind of problem."},
-        title={"type": "string", "description": "The kind, in words."},
+        title=text("The kind, in words."),
         status={"type": "integer", "description": "The HTTP status."},
-        detail={"type": "string", "description": "What happened, for people."},
+        detail=text("What happened, for people."),
         optional={
-            "instance": {"type": "string", "description": "What the log calls it."},
+            "instance": text("What the log calls it."),
             "errors": array(
                 record(field={"type": "string"}, problem={"type": "string"}),
                 "Each field that is wrong.",

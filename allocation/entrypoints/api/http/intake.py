@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from time import perf_counter
 from urllib.parse import unquote
@@ -25,21 +26,60 @@ _IDEMPOTENT_IDS = UUID("0e3ad35e-8c30-4d0e-9d0a-5c2a3f6b7e11")
 _CREATED = {"created", "allocated", "reserved"}
 
 
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """What the Prefer header asks for: seconds to wait (None: none), and `respond-async`."""
+
+    wait: int | None
+    respond_async: bool = False
+
+    def applied(self, *, waited: bool, pending: bool) -> str | None:
+        """The value of Preference-Applied: only what was done. None: the header is left out.
+
+        `waited`: the request waited for its outcome; `pending`: the answer is 202.
+        """
+        honoured = ["respond-async"] if self.respond_async and pending else []
+        if self.wait is not None and waited:
+            honoured.append(f"wait={self.wait}")
+        return ", ".join(honoured) or None
+
+
+def preference(header: str) -> Preference:
+    """Parse the Prefer header. The first of a name counts; invalid ones are ignored."""
+    asked: dict[str, str] = {}
+    for part in header.split(","):
+        name, _, value = part.partition(";")[0].partition("=")
+        asked.setdefault(name.strip().lower(), value.strip().strip('"'))
+    wait, seconds = None, asked.get("wait", "")
+    if seconds.isascii() and seconds.isdigit():
+        # Cut before it is counted: the digits may be endless.
+        wait = min(int(seconds.lstrip("0")[:3] or "0"), waiting.LONGEST)
+    return Preference(wait, asked.get("respond-async") == "")
+
+
 def answer(command: Command) -> Response:
     """Accept `command` in one transaction; answer 202, or its outcome if the caller waits."""
     command_id = request_id()
     message = Message(command_id, command, correlation_id=command_id, traceparent=g.traceparent)
-    preferred = waiting.preference(request.headers.get("Prefer", ""))
+    preferred = preference(request.headers.get("Prefer", ""))
     outcomes = take([message], preferred.wait)
     pending = command_id not in outcomes.decided
     if not pending:
         response = _decided(command, outcomes.decided[command_id])
     else:
         response = jsonify({"id": str(command_id), "status": "pending"})
+    response.headers["Location"] = location(command_id)
+    return with_preference(response, preferred, waited=outcomes.waited, pending=pending)
+
+
+def with_preference(
+    response: Response, preferred: Preference, *, waited: bool, pending: bool
+) -> Response:
+    """The response, as a 202 if it is `pending`, that says what of the preference was honoured."""
+    if pending:
         response.status_code = HTTPStatus.ACCEPTED
         response.headers["Retry-After"] = "1"
-    response.headers["Location"] = location(command_id)
-    if applied := preferred.applied(waited=outcomes.waited, pending=pending):
+    if applied := preferred.applied(waited=waited, pending=pending):
         response.headers["Preference-Applied"] = applied
     return response
 
@@ -72,7 +112,9 @@ def take(messages: Sequence[Message], wait: int | None) -> Outcomes:
     if len(messages) > 1:
         names = {"commands": str(len(messages)), "trace_id": names["trace_id"]}
     structlog.contextvars.bind_contextvars(**names)
-    _shed_load(messages[0].id)
+    trouble = state.current().load_shedder.trouble()
+    if trouble and not _is_known(messages[0].id):
+        raise Problem("overloaded", trouble, headers={"Retry-After": "5"})
     _accept(messages)
     if wait is None:
         return Outcomes({}, waited=False)
@@ -95,13 +137,6 @@ def outcome(command: Command, decided: Json) -> Json | Problem:
 def location(command_id: UUID) -> str:
     """The path of the command's status."""
     return f"/v1/commands/{command_id}"
-
-
-def _shed_load(first: UUID) -> None:
-    trouble = state.current().load_shedder.trouble()
-    if trouble is None or _is_known(first):
-        return
-    raise Problem("overloaded", trouble, headers={"Retry-After": "5"})
 
 
 def _is_known(command_id: UUID) -> bool:

@@ -1,17 +1,24 @@
-"""What a request carries: its body, read strictly as JSON and held against the contract."""
+"""What a request carries: its path, query parameters and JSON body, each checked strictly."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
+from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
-from flask import request
+from flask import Flask, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.routing import BaseConverter
 
-from allocation.contract import codec, registry
+from allocation.contract import codec, identifiers, registry
 from allocation.contract.codec import Invalid, Violation
 from allocation.domain.commands import Command
 from allocation.entrypoints.api.http import intake
 from allocation.entrypoints.api.http.problems import Problem, invalid
+
+Environ = dict[str, Any]
+Wsgi = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 LIMIT = 1024 * 1024
 """Bytes that a body has at most."""
@@ -19,6 +26,147 @@ LIMIT = 1024 * 1024
 READ_AT_MOST = LIMIT + 1
 """What Flask's MAX_CONTENT_LENGTH must be. Without a Content-Length, Werkzeug cuts a body there and
 says nothing; the byte beyond the limit tells."""
+
+LONGEST = 4096
+"""Characters of a parameter, at most; our own pages link to shorter ones."""
+
+IDS = {
+    "orderid": "allocation.confirm",
+    "sku": "allocation.choose_strategy",
+    "batchref": "allocation.change_batch_quantity",
+}
+"""By id: a command that looks it up, as an address may name any id that is stored."""
+
+_OF_PAGES = {"pages", "login", "stream"}
+"""Blueprints of which every parameter is checked; the others check what they declare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of the query, or a header: its schema describes and checks it.
+
+    `problem` is what the error says of a value that does not match the schema's pattern.
+    """
+
+    name: str
+    description: str
+    schema: codec.Json
+    kind: str = "query"
+    problem: str = ""
+
+    def given(self) -> str | None:
+        """Its text in the request."""
+        return (request.args if self.kind == "query" else request.headers).get(self.name)
+
+    def read(self, text: str | None) -> Any:
+        """The value of the text, or the default. Raises ValueError with what is wrong."""
+        kind, default = self.schema["type"], self.schema.get("default")
+        if text is None:
+            return default
+        if kind == "integer":
+            least, most = self.schema["minimum"], self.schema["maximum"]
+            value = number(text)
+            if value is None or not least <= value <= most:
+                raise ValueError(f"must be a whole number from {least} to {most}")
+            return value
+        if kind == "boolean":
+            if text not in ("true", "false"):
+                raise ValueError("must be true or false")
+            return text == "true"
+        if re.fullmatch(self.schema["pattern"], text) is None:
+            raise ValueError(self.problem)
+        return text
+
+
+def read_parameters(*parameters: Parameter) -> list[Any]:
+    """The values of the request's parameters. Raises Problem, naming each that is wrong."""
+    values, wrong = [], []
+    for parameter in parameters:
+        try:
+            values.append(parameter.read(parameter.given()))
+        except ValueError as error:
+            wrong.append(Violation(parameter.name, str(error)))
+    if wrong:
+        raise invalid(wrong)
+    return values
+
+
+def number(text: str | None) -> int | None:
+    """The text as a whole number; None if it is none, or too large for a database."""
+    # A BIGINT has more digits.
+    return int(text) if text and re.fullmatch("[0-9]{1,18}", text) else None
+
+
+def check_address() -> None:
+    """Refuse a request with an invalid address; the problem names what is wrong."""
+    if broken := list(_broken()):
+        raise invalid(broken)
+
+
+def _broken() -> Iterator[Violation]:
+    for name, text in (request.view_args or {}).items():
+        if name in IDS:
+            yield from _of_id(name, text)
+    if request.blueprint not in _OF_PAGES:
+        return
+    for name, text in request.args.items(multi=True):
+        too_long = f"has more than {LONGEST} characters" if len(text) > LONGEST else None
+        if problem := too_long or identifiers.unstorable(text):
+            yield Violation(name if name.isprintable() else ascii(name), problem)
+        elif name in IDS and (text or request.blueprint == "stream"):  # a form may be empty
+            yield from _of_id(name, text)
+
+
+def _of_id(name: str, text: str) -> Iterator[Violation]:
+    found = codec.violations(IDS[name], {name: text})
+    return (violation for violation in found if violation.field == name)
+
+
+def route_by_sent_path(app: Flask) -> None:
+    """Route `app` by the path as it was sent, in one canonical spelling; call this before routes.
+
+    WSGI servers decode the path before it is routed, so that `SO%2F1` would become two segments.
+    Here PATH_INFO stays percent-encoded, routes match it segment by segment, and the converter
+    decodes each segment, which may have any character, also an encoded slash. `request.path` and
+    `request.full_path` can be used in links as they are.
+    """
+    app.url_map.converters["default"] = Segment
+    inner: Wsgi = app.wsgi_app
+
+    def with_sent_path(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        environ["PATH_INFO"] = canonical(sent_path(environ))
+        return inner(environ, start_response)
+
+    app.wsgi_app = with_sent_path  # type: ignore[method-assign]
+
+
+class Segment(BaseConverter):
+    """A path's segment in `canonical` spelling; bytes that are not UTF-8 become surrogates."""
+
+    def to_python(self, value: str) -> str:
+        return unquote(value, errors="surrogateescape")
+
+    def to_url(self, value: object) -> str:
+        return quote(str(value), safe="")
+
+
+def sent_path(environ: Environ) -> str:
+    """The path as it was sent, behind SCRIPT_NAME; rebuilt if the server does not pass it on."""
+    decoded = environ.get("PATH_INFO", "")
+    raw = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
+    if not raw.startswith("/"):  # the absolute form of a request to a proxy
+        raw = urlsplit(raw).path
+    raw = raw.partition("?")[0].partition("#")[0].removeprefix(environ.get("SCRIPT_NAME", ""))
+    # A middleware may have changed PATH_INFO alone, which then counts.
+    if unquote(raw, "latin-1") == decoded:
+        return raw
+    return quote(decoded.encode("latin-1"))
+
+
+def canonical(path: str) -> str:
+    # A server hands over the bytes of the request as Latin-1.
+    segments = path.encode("latin-1").split(b"/")
+    return "/".join(quote(unquote_to_bytes(segment), safe="") for segment in segments)
 
 
 def command(name: str, **from_path: str) -> Command:
@@ -29,18 +177,13 @@ def command(name: str, **from_path: str) -> Command:
     """
     has_body = bool(request.content_length) or "Transfer-Encoding" in request.headers
     is_optional = set(registry.schema(name)["required"]) <= from_path.keys()
-    body = read() if has_body or not is_optional else {}
+    body = read_body() if has_body or not is_optional else {}
     if isinstance(body, dict):
         twice = [Violation(field, "is given by the path") for field in from_path if field in body]
         if twice:
             raise invalid(twice)
         body = {**body, **from_path}
     return parse(name, body)
-
-
-def command_from_path(name: str, **from_path: str) -> Command:
-    """The command `name` of a request that has no body; a body that is there is ignored."""
-    return parse(name, from_path)
 
 
 def parse(name: str, body: Any) -> Command:
@@ -57,37 +200,27 @@ def parse_each(name: str, bodies: Sequence[Any]) -> list[Command | list[Violatio
     A request that was accepted before keeps its meaning, whatever the rule for new ids is now.
     """
     parsed = [codec.read_command(name, body) for body in bodies]
-    is_repeat = any(isinstance(each, Invalid) and each.meant for each in parsed) and (
-        intake.is_repeat()
-    )
-    found: list[Command | list[Violation]] = []
-    for each in parsed:
-        if not isinstance(each, Invalid):
-            found.append(each)
-        else:
-            found.append(each.meant if is_repeat and each.meant else each.violations)
-    return found
+    invalid_bodies = [each for each in parsed if isinstance(each, Invalid)]
+    is_repeat = any(each.meant for each in invalid_bodies) and intake.is_repeat()
+    return [
+        each if not isinstance(each, Invalid) else (is_repeat and each.meant) or each.violations
+        for each in parsed
+    ]
 
 
-def read() -> Any:
+def read_body() -> Any:
     """The body: one JSON text in UTF-8, without the liberties that Python's parser takes."""
-    body = _bytes()
+    body = request.stream.read()
+    if len(body) > LIMIT:
+        raise RequestEntityTooLarge
     if request.mimetype != "application/json" or "Content-Encoding" in request.headers:
         raise UnsupportedMediaType("The body must be application/json, and not encoded.")
     try:
-        text = body.decode("utf-8")
-        return _DECODER.decode(text)
+        return _DECODER.decode(body.decode("utf-8"))
     except RecursionError as error:
         raise Problem("malformed JSON", "The body is nested too deeply.") from error
     except ValueError as error:
         raise Problem("malformed JSON", f"The body is not JSON: {error}.") from error
-
-
-def _bytes() -> bytes:
-    body = request.stream.read()
-    if len(body) > LIMIT:
-        raise RequestEntityTooLarge
-    return bytes(body)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -39,95 +39,80 @@ class Kind:
     with_facts: str = ""
 
 
-KINDS = {
-    # The rules' reasons to refuse a command.
-    "unknown sku": Kind(
-        409,
+_REFUSALS = {
+    "unknown sku": (
         "No batch of this sku was ever put on the books.",
         "No batch of {sku} was ever put on the books.",
     ),
-    "unknown batchref": Kind(
-        409, "There is no batch with this reference.", "There is no batch {batchref}."
+    "unknown batchref": ("There is no batch with this reference.", "There is no batch {batchref}."),
+    "unknown order line": (
+        "The order has no line of this sku.",
+        "Order {orderid} has no line of {sku}.",
     ),
-    "unknown order line": Kind(
-        409, "The order has no line of this sku.", "Order {orderid} has no line of {sku}."
-    ),
-    "batchref taken": Kind(
-        409,
+    "batchref taken": (
         "There is a batch with this reference already.",
         "Batch {batchref} exists already; choose another reference.",
     ),
-    "dropped": Kind(
-        409,
+    "dropped": (
         "Nobody could decide the command, and an operator dropped it.",
         "No worker could decide this command, and an operator dropped it. Send it again.",
     ),
-    "quantity differs": Kind(
-        409,
+    "quantity differs": (
         "The order has a line of this sku already, with another quantity.",
         "The order has {known_qty} pieces of this product already, not {qty}.",
     ),
-    "not all in stock": Kind(
-        409,
+    "not all in stock": (
         "One of the lines can't be served at once: none of them was taken.",
         "{sku} can't be served at once, so no line of order {orderid} was taken.",
     ),
-    "not all held": Kind(
-        409,
+    "not all held": (
         "A line of the order waits for stock: nothing of it was confirmed.",
         "{sku} is not held for order {orderid}, so nothing of it was confirmed.",
     ),
-    "sku twice": Kind(
-        409,
+    "sku twice": (
         "The order names a sku in two of its lines.",
         "Order {orderid} names a product in two of its lines.",
     ),
-    "line twice": Kind(
-        409,
+    "line twice": (
         "The request has a line of the same order and sku before this one.",
         "The request has the line of {sku} for order {orderid} twice.",
     ),
-    "reserved": Kind(
-        409,
+    "reserved": (
         "The line is held by a reservation: confirm the order instead.",
         "{sku} is held for order {orderid} already; confirm the order instead.",
     ),
-    "no reservation": Kind(
-        409,
+    "no reservation": (
         "Nothing is held for the order: it was never reserved, or is over.",
         "Nothing is held for order {orderid}.",
     ),
-    "extended already": Kind(
-        409,
+    "extended already": (
         "A reservation can be extended once.",
         "Order {orderid} was extended before; that is possible once.",
     ),
-    "not allocated": Kind(
-        409,
+    "not allocated": (
         "The line waits or is only held: no goods of it can have left.",
         "Order {orderid} is not promised any {sku}, so nothing of it can have left.",
     ),
-    "another batch": Kind(
-        409,
+    "another batch": (
         "The line is promised stock of another batch.",
         "The line is promised stock of batch {known}, not of {batchref}.",
     ),
-    "dispatched": Kind(
-        409,
+    "dispatched": (
         "The line's goods have left: it can't be given up any more.",
         "The {sku} of order {orderid} has left; it can't be given up any more.",
     ),
-    "quantity too large": Kind(
-        409,
+    "quantity too large": (
         "The batch has fewer pieces than that.",
         "The batch has {known_qty} pieces, fewer than {qty}.",
     ),
-    "malformed command": Kind(
-        409,
+    "malformed command": (
         "A field of the command breaks the contract.",
         "The field {field} can't be taken: it {problem}.",
     ),
-    # What else can be wrong.
+}
+"""By the reason for which a rule refuses a command: the sentence without, and with the facts."""
+
+KINDS = {reason: Kind(409, *sentences) for reason, sentences in _REFUSALS.items()} | {
     "malformed JSON": Kind(400, "The body is not one JSON text in UTF-8."),
     "invalid input": Kind(422, "A field breaks the contract; `errors` names each and says how."),
     "malformed idempotency key": Kind(
@@ -147,7 +132,7 @@ KINDS = {
     "overloaded": Kind(503, "Too much waits to be done. Nothing was saved; try again later."),
     "not ready": Kind(503, "The service can't do its work yet, or for the moment."),
 }
-"""The kinds of problem that have a `type` of their own, by their titles."""
+"""The kinds of problem that have a `type` of their own, by their titles; a refusal is a 409."""
 
 _SENTENCES = {
     404: "Nothing answers at this path.",
@@ -214,22 +199,23 @@ def invalid(violations: Iterable[Violation]) -> Problem:
 
 
 def register(app: Flask, answer: Callable[[Problem], Response]) -> None:
-    """Answer whatever goes wrong in a request of `app` with what `answer` makes of the problem."""
+    """Answer all that goes wrong in a request of `app` with what `answer` makes of the problem."""
     app.register_error_handler(Problem, answer)
-    for error, known in (
-        (HTTPException, _http),
-        (StorageUnavailable, _unavailable),
-        (ConcurrentUpdate, _unavailable),
-        (SQLAlchemyError, _database),
-        (Exception, _unexpected),
-    ):
-        app.register_error_handler(error, partial(_answered, known, answer))
+    problem_of: dict[type[Exception], Callable[[Any], Problem]] = {
+        HTTPException: _http,
+        StorageUnavailable: _unavailable,
+        ConcurrentUpdate: _unavailable,
+        SQLAlchemyError: _database,
+        Exception: _unexpected,
+    }
+    for error, problem in problem_of.items():
+        app.register_error_handler(error, partial(_answered, problem, answer))
 
 
 def _answered(
-    known: Callable[[Any], Problem], answer: Callable[[Problem], Response], error: Exception
+    problem: Callable[[Any], Problem], answer: Callable[[Problem], Response], error: Exception
 ) -> Response:
-    return answer(known(error))
+    return answer(problem(error))
 
 
 def _http(error: HTTPException) -> Problem:

@@ -7,13 +7,12 @@ and the contract's JSON Schemas, which are strict, would have to be written twic
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from flask import Blueprint, Response
 
 from allocation.entrypoints.api.description.schemas import PENDING, Answer
 from allocation.entrypoints.api.http import intake, parsing
-from allocation.entrypoints.api.http.parameters import IDS, Parameter
+from allocation.entrypoints.api.http.parsing import IDS, Parameter
 
 JSON = "application/json"
 
@@ -75,13 +74,29 @@ class Resource:
         """By Flask's name of the endpoint."""
 
     def get(
-        self, rule: str, summary: str, answer: Answer, **details: Any
+        self,
+        rule: str,
+        summary: str,
+        answer: Answer,
+        *,
+        description: str = "",
+        parameters: tuple[Parameter, ...] = (),
+        content: str = JSON,
+        is_open: bool = False,
+        is_probe: bool = False,
     ) -> Callable[[View], View]:
-        """Declare what GET answers; the decorated function makes the answer.
-
-        `details` are further fields of Route.
-        """
-        route = Route(method="get", rule=rule, summary=summary, answers=(answer,), **details)
+        """Declare what GET answers; the decorated function makes the answer."""
+        route = Route(
+            method="get",
+            rule=rule,
+            summary=summary,
+            answers=(answer,),
+            description=description,
+            parameters=parameters,
+            content=content,
+            is_open=is_open,
+            is_probe=is_probe,
+        )
 
         def register(view: View) -> View:
             self._add(route, view.__name__, view)
@@ -96,18 +111,20 @@ class Resource:
         command: str,
         summary: str,
         *answers: Answer,
+        refusals: tuple[str, ...],
+        bulk: Answer | None = None,
         view: View | None = None,
-        **details: Any,
     ) -> None:
         """Declare a route that accepts a command: 202, or one of `answers` if the caller waits.
 
-        The body and the path make the command; a DELETE has no body. `view` does it otherwise.
-        `details` are further fields of Route.
+        The body and the path make the command, unless there is a `view`. A DELETE has no body; one
+        that is there is ignored.
         """
 
         def accept(**from_path: str) -> Response:
-            read = parsing.command_from_path if method == "DELETE" else parsing.command
-            return intake.answer(read(command, **from_path))
+            if method == "DELETE":
+                return intake.answer(parsing.parse(command, from_path))
+            return intake.answer(parsing.command(command, **from_path))
 
         route = Route(
             method=method.lower(),
@@ -115,7 +132,8 @@ class Resource:
             summary=summary,
             answers=(*answers, PENDING),
             command=command,
-            **details,
+            refusals=refusals,
+            bulk=bulk,
         )
         self._add(route, command.removeprefix("allocation."), view or accept)
 

@@ -13,13 +13,13 @@ It overrides or uses these private parts of gunicorn: `ThreadWorker.accept`, `en
 import errno
 import re
 import select
-import selectors
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
 from gunicorn import util
@@ -223,12 +223,19 @@ class ClientSocket(socket.socket):
         except BlockingIOError:
             pass
 
+    def receive(self) -> bytes | None:
+        """The bytes that came: none at the end of the stream, None if there are none yet."""
+        try:
+            return self.recv(_PIECE)
+        except BlockingIOError:
+            return None
+
 
 class _Client(TConn):
     """A connection, as gunicorn's worker knows it."""
 
     def __init__(
-        self, worker: "PatientWorker", accepted: socket.socket, address: Any, server: Any
+        self, worker: "BufferingWorker", accepted: socket.socket, address: Any, server: Any
     ) -> None:
         super().__init__(worker.cfg, ClientSocket(accepted), address, server)
         self._worker = worker
@@ -259,7 +266,7 @@ class _Wait:
     over: Callable[[], None]
 
 
-class PatientWorker(ThreadWorker):
+class BufferingWorker(ThreadWorker):
     """gunicorn's worker with threads; the main loop waits for slow clients instead of them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -285,64 +292,40 @@ class PatientWorker(ThreadWorker):
         """Collect a request, and hand it to a thread once it is whole."""
         client.arrival = Arrival()
         client.sock.may_hold = RESPONSE_BYTES
-        self._receive(client, client.parser.unreader.take_buffered())
+        buffered = client.parser.unreader.take_buffered()
+        self._guarded(client, lambda: self._receive(client, buffered))
 
-    def _receive(self, client: _Client, piece: bytes | None = None) -> None:
+    def _receive(self, client: _Client, piece: bytes = b"") -> None:
         arrival = client.arrival
         assert arrival is not None
         had_head = arrival.has_head
-        try:
-            if piece:
-                arrival.add(piece)
-            if not arrival.is_whole:
-                received = client.sock.recv(_PIECE)
-                if not received:
-                    self._drop(client)
-                    return
-                arrival.add(received)
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._drop(client)
-            return
-        except Refused as refusal:
-            self._refuse(client, refusal)
-            return
+        arrival.add(piece)
+        if not arrival.is_whole:
+            received = client.sock.receive()
+            if received == b"":
+                self._drop(client)
+                return
+            arrival.add(received or b"")
         if arrival.is_whole:
             self._forget(client)
             client.arrival = None
-            client.parser.unreader.iter = _pieces(bytes(arrival.data))
+            data = bytes(arrival.data)
+            pieces = (data[at : at + _PARSED] for at in range(0, len(data), _PARSED))
+            client.parser.unreader.iter = pieces
             super().enqueue_req(client)
             return
         if arrival.has_head and not had_head and arrival.wants_continue:
             client.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         if client not in self._waits or arrival.has_head != had_head:
             seconds = BODY_SECONDS if arrival.has_head else HEAD_SECONDS
-            self._wait(
-                client,
-                selectors.EVENT_READ,
-                lambda: self._receive(client),
-                seconds,
-                when_stopping=LINGER_SECONDS,
-                over=lambda: self._too_slow(client),
-            )
+            over = partial(self._too_slow, client)
+            self._wait(client, EVENT_READ, partial(self._receive, client), seconds, over=over)
 
     def _too_slow(self, client: _Client) -> None:
-        if client.arrival and client.arrival.data:
-            self._refuse(client, Refused(408, "Request Timeout", "The request came too slowly."))
-        else:
-            self._drop(client)
-
-    def _refuse(self, client: _Client, refusal: Refused) -> None:
-        client.arrival = None
-        try:
-            util.write_error(client.sock, refusal.status, refusal.reason, refusal.detail)
-        except OSError:
+        if not (client.arrival and client.arrival.data):
             self._drop(client)
             return
-        self._forget(client)
-        self.nr_conns -= 1
-        self.linger(client)
+        raise Refused(408, "Request Timeout", "The request came too slowly.")
 
     def finish_request(self, client: _Client, done: "Future[Any]") -> None:
         """Send what the client has not taken of the response; then go on as gunicorn does."""
@@ -353,21 +336,12 @@ class PatientWorker(ThreadWorker):
         if is_closed or not client.sock.unsent:
             super().finish_request(client, done)
             return
-        self._wait(
-            client,
-            selectors.EVENT_WRITE,
-            lambda: self._send(client, done),
-            RESPONSE_SECONDS,
-            when_stopping=5 * LINGER_SECONDS,
-            over=lambda: self._drop(client),
-        )
+        send = partial(self._send, client, done)
+        left = 5 * LINGER_SECONDS
+        self._wait(client, EVENT_WRITE, send, RESPONSE_SECONDS, when_stopping=left)
 
     def _send(self, client: _Client, done: "Future[Any]") -> None:
-        try:
-            client.sock.flush()
-        except OSError:
-            self._drop(client)
-            return
+        client.sock.flush()
         if not client.sock.unsent:
             self._forget(client)
             super().finish_request(client, done)
@@ -375,30 +349,29 @@ class PatientWorker(ThreadWorker):
     def linger(self, client: _Client) -> None:
         """Close our side, and read what still comes: else the client may miss the response."""
         self.nr_conns += 1
-        try:
-            client.sock.flush()
-            client.sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            self._drop(client)
-            return
-        self._wait(
-            client,
-            selectors.EVENT_READ,
-            lambda: self._read_rest(client),
-            LINGER_SECONDS,
-            when_stopping=LINGER_SECONDS,
-            over=lambda: self._drop(client),
-        )
+        self._guarded(client, lambda: self._close_our_side(client))
+
+    def _close_our_side(self, client: _Client) -> None:
+        client.sock.flush()
+        client.sock.shutdown(socket.SHUT_WR)
+        self._wait(client, EVENT_READ, partial(self._read_rest, client), LINGER_SECONDS)
 
     def _read_rest(self, client: _Client) -> None:
+        if client.sock.receive() == b"":
+            self._drop(client)
+
+    def _guarded(self, client: _Client, step: Callable[[], None]) -> None:
+        """Do `step`; answer the client that it refuses, drop the one whose connection is broken."""
         try:
-            if client.sock.recv(_PIECE):
-                return
-        except BlockingIOError:
-            return
+            try:
+                step()
+            except Refused as refusal:
+                client.arrival = None
+                util.write_error(client.sock, refusal.status, refusal.reason, refusal.detail)
+                self._forget(client)
+                self._close_our_side(client)
         except OSError:
-            pass
-        self._drop(client)
+            self._drop(client)
 
     def murder_pending(self) -> None:
         """Cut off the clients that are too slow; gunicorn calls this about once a second."""
@@ -410,7 +383,7 @@ class PatientWorker(ThreadWorker):
                 wait.deadline = min(wait.deadline, now + wait.when_stopping)
         for client, wait in list(self._waits.items()):
             if now >= wait.deadline and self._waits.get(client) is wait:
-                wait.over()
+                self._guarded(client, wait.over)
         while self._waits and sum(client.held for client in self._waits) > HELD:
             self._cut_oldest()
 
@@ -425,19 +398,20 @@ class PatientWorker(ThreadWorker):
         go_on: Callable[[], None],
         seconds: float,
         *,
-        when_stopping: float,
-        over: Callable[[], None],
+        when_stopping: float | None = None,
+        over: Callable[[], None] | None = None,
     ) -> None:
-        """Call `go_on` whenever the client is ready, until `_forget`; `over` after `seconds`."""
-        known = self._waits.pop(client, None)
+        """Call `go_on` whenever the client is ready, until `_forget`; after `seconds`, `over`.
+
+        Unless given otherwise, a stop leaves LINGER_SECONDS, and the client is dropped in the end.
+        """
+        left = LINGER_SECONDS if when_stopping is None else when_stopping
         if self._is_stopping:
-            seconds = min(seconds, when_stopping)
-        self._waits[client] = _Wait(time.monotonic() + seconds, when_stopping, over)
-        call = partial(_without_socket, go_on)
-        if known is None:
-            self.poller.register(client.sock, event, call)
-        else:
-            self.poller.modify(client.sock, event, call)
+            seconds = min(seconds, left)
+        change = self.poller.modify if self._waits.pop(client, None) else self.poller.register
+        deadline = time.monotonic() + seconds
+        self._waits[client] = _Wait(deadline, left, over or partial(self._drop, client))
+        change(client.sock, event, lambda _socket: self._guarded(client, go_on))
 
     def _forget(self, client: _Client) -> None:
         if self._waits.pop(client, None):
@@ -447,11 +421,3 @@ class PatientWorker(ThreadWorker):
         self._forget(client)
         self.nr_conns -= 1
         client.sock.close()
-
-
-def _pieces(data: bytes) -> Iterator[bytes]:
-    return (data[at : at + _PARSED] for at in range(0, len(data), _PARSED))
-
-
-def _without_socket(go_on: Callable[[], None], _socket: object) -> None:
-    go_on()

@@ -1,4 +1,4 @@
-"""`Prefer: wait=N` (RFC 7240): wait a little for the outcome of what was accepted."""
+"""Wait for the outcomes of commands, as a caller asks by `Prefer: wait=N` (RFC 7240)."""
 
 import threading
 import time
@@ -15,37 +15,6 @@ LONGEST = 30
 """Seconds that a request waits at most."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Preference:
-    """What the Prefer header asks for: seconds to wait (None: none), and `respond-async`."""
-
-    wait: int | None
-    respond_async: bool = False
-
-    def applied(self, *, waited: bool, pending: bool) -> str | None:
-        """The value of Preference-Applied: only what was done. None: the header is left out.
-
-        `waited`: the request waited for its outcome; `pending`: the answer is 202.
-        """
-        honoured = ["respond-async"] if self.respond_async and pending else []
-        if self.wait is not None and waited:
-            honoured.append(f"wait={self.wait}")
-        return ", ".join(honoured) or None
-
-
-def preference(header: str) -> Preference:
-    """Parse the Prefer header. The first of a name counts; what makes no sense is ignored."""
-    asked: dict[str, str] = {}
-    for part in header.split(","):
-        name, _, value = part.partition(";")[0].partition("=")
-        asked.setdefault(name.strip().lower(), value.strip().strip('"'))
-    wait, seconds = None, asked.get("wait", "")
-    if seconds.isascii() and seconds.isdigit():
-        # Cut before it is counted: the digits may be endless.
-        wait = min(int(seconds.lstrip("0")[:3] or "0"), LONGEST)
-    return Preference(wait, asked.get("respond-async") == "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,10 +37,7 @@ def see_other(path: str) -> Response:
 def page(problem: Problem) -> Response:
     """The problem as a page that needs nothing else: neither a script nor the database."""
     html = render_template(
-        "error.html",
-        problem=problem,
-        title=problem.body()["title"].capitalize(),
-        form=_form(),
+        "error.html", problem=problem, title=problem.body()["title"].capitalize(), form=_form()
     )
     headers = {"Content-Security-Policy": POLICY, **problem.headers}
     return Response(html, problem.status, headers, content_type="text/html; charset=utf-8")

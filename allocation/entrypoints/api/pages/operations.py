@@ -23,7 +23,7 @@ from allocation.adapters.rabbitmq.dead_letter_queues import (
     summary,
 )
 from allocation.entrypoints.api import state
-from allocation.entrypoints.api.http.parameters import number
+from allocation.entrypoints.api.http.parsing import number
 from allocation.entrypoints.api.http.problems import Problem
 from allocation.entrypoints.api.pages.csv_responses import csv_response
 from allocation.entrypoints.api.state import snapshot
@@ -58,11 +58,11 @@ def register(blueprint: Blueprint) -> None:
 def operations() -> str:
     settings = state.current().dependencies.settings
     with snapshot() as connection:
-        figures = progress.figures(connection, settings.resend_after)
+        now = progress.current(connection, settings.resend_after)
     depths, trouble = _asked(_depths)
     return render_template(
         "pages/operations.html",
-        figures=figures,
+        now=now,
         depths=depths,
         dead_queues=topology.dead_queues(),
         trouble=trouble,

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from werkzeug.exceptions import NotFound
 
 from allocation.contract.identifiers import trimmed
-from allocation.entrypoints.api.http.parameters import number
+from allocation.entrypoints.api.http.parsing import number
 from allocation.entrypoints.api.pages import flash_messages, template_filters
 from allocation.entrypoints.api.pages.csv_responses import csv_response
 from allocation.entrypoints.api.state import snapshot
@@ -85,14 +85,14 @@ def product(sku: str) -> str:
             return render_template("pages/product_to_be.html", sku=sku, flash_message=flash_message)
         if known is None:
             raise NotFound(f"No batch of the sku {sku} was ever put on the books.")
-        [figures] = catalogue.listed(connection, [sku], template_filters.today())
+        [listed] = catalogue.listed(connection, [sku], template_filters.today())
         queue = lines.waiting(connection, sku, after=waiting_after, limit=ROWS + 1)
         latest = moves.of_product(connection, sku, before=moves_before, limit=MOVES + 1)
     return render_template(
         "pages/product.html",
         sku=sku,
         strategy=known["strategy"],
-        figures=figures,
+        listed=listed,
         batches=known["batches"],
         largest=max((batch["qty"] for batch in known["batches"]), default=0),
         today=template_filters.today().isoformat(),

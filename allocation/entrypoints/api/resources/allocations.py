@@ -3,20 +3,8 @@
 from flask import Response, jsonify
 from werkzeug.exceptions import NotFound
 
-from allocation.entrypoints.api.description.schemas import (
-    ORDERID,
-    QTY,
-    SKU,
-    TIME,
-    Answer,
-    Json,
-    array,
-    count,
-    field,
-    one_of,
-    record,
-    uuid,
-)
+from allocation.contract import registry
+from allocation.entrypoints.api.description import schemas as s
 from allocation.entrypoints.api.http import intake, parsing
 from allocation.entrypoints.api.http.routes import Resource
 from allocation.entrypoints.api.resources import bulk
@@ -35,57 +23,59 @@ from allocation.entrypoints.api.state import snapshot
 from allocation.views import lines
 
 
-def _explanation() -> Json:
-    began_with = record(
-        id=uuid("The id of what began it all."),
+def _explanation() -> s.Json:
+    began_with = s.record(
+        id=s.uuid("The id of what began it all."),
         command={"type": ["string", "null"], "description": "null: it did not begin here."},
         body={"type": ["object", "null"]},
     )
-    candidate = record(
+    candidate = s.record(
         batchref={"type": "string"},
         eta={"type": ["string", "null"], "format": "date"},
-        free=count("Pieces that were free."),
-        verdict={"type": "string", "description": "Why it was chosen, or passed over."},
+        free=s.count("Pieces that were free."),
+        verdict=s.text("Why it was chosen, or passed over."),
     )
-    decision = record(
-        event={"type": "string", "description": "The type of the event that told it."},
-        sequence=count("The event's number."),
-        time=TIME,
-        cause=record(id=uuid("The id of the command that decided it."), command={"type": "string"}),
+    decision = s.record(
+        event=s.text("The type of the event that told it."),
+        sequence=s.count("The event's number."),
+        time=s.TIME,
+        cause=s.record(
+            id=s.uuid("The id of the command that decided it."), command={"type": "string"}
+        ),
         began_with=began_with,
-        qty=count("Pieces."),
+        qty=s.count("Pieces."),
         optional={
-            "part": count("Which part of the line, where several batches serve it."),
-            "candidates": count("Batches with free pieces; there for a choice only."),
-            "considered": array(candidate, "By preference; of many the first ones and the last."),
+            "part": s.count("Which part of the line, where several batches serve it."),
+            "candidates": s.count("Batches with free pieces; there for a choice only."),
+            "considered": s.array(candidate, "By preference; of many the first ones and the last."),
         },
     )
-    return record(
-        orderid=ORDERID,
-        sku=SKU,
-        status=one_of("allocated", "reserved", "waiting", "dispatched", "in parts", "given up"),
-        decisions=array(decision, "Those that are kept, oldest first."),
+    return s.record(
+        orderid=s.ORDERID,
+        sku=s.SKU,
+        status=s.one_of("allocated", "reserved", "waiting", "dispatched", "in parts", "given up"),
+        decisions=s.array(decision, "Those that are kept, oldest first."),
     )
 
 
-def _decided_order() -> Json:
-    of_line = record(
-        sku=SKU,
-        qty=QTY,
-        status=one_of("allocated", "reserved", "waiting", "dispatched", "in parts", "rejected"),
+def _decided_order() -> s.Json:
+    of_line = s.record(
+        sku=s.SKU,
+        qty=s.QTY,
+        status=s.one_of("allocated", "reserved", "waiting", "dispatched", "in parts", "rejected"),
         optional={
             **PROMISE,
-            "parts": array(PARTS, "Where several batches serve it."),
+            "parts": s.array(PARTS, "Where several batches serve it."),
             "expires_at": UNTIL,
-            "reason": {"type": "string", "description": "Why it was rejected."},
+            "reason": s.text("Why it was rejected."),
         },
     )
-    return record(
-        orderid=ORDERID,
-        status=one_of("decided"),
-        all_or_nothing=field("all_or_nothing", "allocation.allocate_order"),
-        lines=array(of_line, "By sku: what became of each."),
-        optional={"customer": field("customer", "allocation.allocate_order")},
+    return s.record(
+        orderid=s.ORDERID,
+        status=s.one_of("decided"),
+        all_or_nothing=s.field("all_or_nothing", "allocation.allocate_order"),
+        lines=s.array(of_line, "By sku: what became of each."),
+        optional={"customer": s.field("customer", "allocation.allocate_order")},
     )
 
 
@@ -93,9 +83,10 @@ resource = Resource("allocations")
 
 
 def allocate() -> Response:
-    """Accept one line, or many."""
-    body = parsing.read()
-    if bulk.asked(body):
+    body = parsing.read_body()
+    fields = registry.schema("allocation.allocate")["properties"]
+    # A body is one of many lines if it says so, or has no field of a single one.
+    if isinstance(body, dict) and ("lines" in body or not body.keys() & fields.keys()):
         return bulk.answer(body)
     return intake.answer(parsing.parse("allocation.allocate", body))
 
@@ -105,8 +96,8 @@ resource.command(
     "/v1/allocations",
     "allocation.allocate",
     "Ask for stock for an order line, or for many",
-    Answer("WaitingLine", line(WAITING, IN_PARTS), "Nothing can serve the line yet: it waits"),
-    Answer("AllocatedLine", line(ALLOCATED, IN_PARTS), "The line is promised stock", status=201),
+    s.Answer("WaitingLine", line(WAITING, IN_PARTS), "Nothing can serve the line yet: it waits"),
+    s.Answer("AllocatedLine", line(ALLOCATED, IN_PARTS), "The line is promised stock", status=201),
     refusals=("unknown sku", "reserved", "quantity differs", "line twice"),
     bulk=bulk.ANSWER,
     view=allocate,
@@ -116,9 +107,9 @@ resource.command(
     "/v1/allocations/<orderid>/<sku>",
     "allocation.deallocate",
     "Give up an order line",
-    Answer(
+    s.Answer(
         "DeallocatedLine",
-        record(orderid=ORDERID, sku=SKU, status=one_of("deallocated")),
+        s.record(orderid=s.ORDERID, sku=s.SKU, status=s.one_of("deallocated")),
         "The line is given up",
     ),
     refusals=("unknown sku", "unknown order line", "dispatched"),
@@ -128,7 +119,7 @@ resource.command(
     "/v1/orders",
     "allocation.allocate_order",
     "Ask for stock for a whole order",
-    Answer("DecidedOrder", _decided_order(), "What became of each line"),
+    s.Answer("DecidedOrder", _decided_order(), "What became of each line"),
     refusals=("sku twice", "unknown sku", "reserved", "quantity differs", "not all in stock"),
 )
 
@@ -136,7 +127,7 @@ resource.command(
 @resource.get(
     "/v1/allocations/<orderid>/<sku>/explanation",
     "Explain why an order line stands where it does",
-    Answer("Explanation", _explanation()),
+    s.Answer("Explanation", _explanation()),
     description="Every decision about it that is kept: what was chosen, from what, and why.",
 )
 def explain(orderid: str, sku: str) -> Response:
@@ -150,15 +141,15 @@ def explain(orderid: str, sku: str) -> Response:
 @resource.get(
     "/v1/allocations/<orderid>",
     "Show how an order stands",
-    Answer(
+    s.Answer(
         "Order",
-        record(
-            orderid=ORDERID,
-            lines=array(
-                record(
-                    sku=SKU,
+        s.record(
+            orderid=s.ORDERID,
+            lines=s.array(
+                s.record(
+                    sku=s.SKU,
                     part=PART,
-                    qty=QTY,
+                    qty=s.QTY,
                     status=STATUS,
                     **PROMISE,
                     expires_at=UNTIL | {"type": ["string", "null"]},

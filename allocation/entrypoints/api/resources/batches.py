@@ -3,28 +3,18 @@
 from flask import Response, jsonify
 from werkzeug.exceptions import NotFound
 
-from allocation.entrypoints.api.description.schemas import (
-    BATCHREF,
-    ETA,
-    QTY,
-    SKU,
-    Answer,
-    count,
-    field,
-    one_of,
-    record,
-)
+from allocation.entrypoints.api.description import schemas as s
 from allocation.entrypoints.api.http.routes import Resource
 from allocation.entrypoints.api.state import snapshot
 from allocation.views import stock
 
-_CHANGED_QTY = field("qty", "allocation.change_batch_quantity")
+_CHANGED_QTY = s.field("qty", "allocation.change_batch_quantity")
 STOCK = {
     "qty": _CHANGED_QTY | {"description": "Purchased pieces."},
-    "allocated": count("Pieces that lines are promised."),
-    "available": count("Pieces that are free."),
-    "eta": ETA,
-    "best_before": field("best_before", "allocation.create_batch"),
+    "allocated": s.count("Pieces that lines are promised."),
+    "available": s.count("Pieces that are free."),
+    "eta": s.ETA,
+    "best_before": s.field("best_before", "allocation.create_batch"),
 }
 """What a batch holds."""
 
@@ -35,9 +25,9 @@ resource.command(
     "/v1/batches",
     "allocation.create_batch",
     "Put stock on the books",
-    Answer(
+    s.Answer(
         "CreatedBatch",
-        record(batchref=BATCHREF, sku=SKU, qty=QTY, eta=ETA, status=one_of("created")),
+        s.record(batchref=s.BATCHREF, sku=s.SKU, qty=s.QTY, eta=s.ETA, status=s.one_of("created")),
         "The batch is on the books",
         status=201,
     ),
@@ -48,9 +38,9 @@ resource.command(
     "/v1/batches/<batchref>",
     "allocation.change_batch_quantity",
     "Set what a batch holds",
-    Answer(
+    s.Answer(
         "ChangedBatch",
-        record(batchref=BATCHREF, qty=_CHANGED_QTY, status=one_of("changed", "unchanged")),
+        s.record(batchref=s.BATCHREF, qty=_CHANGED_QTY, status=s.one_of("changed", "unchanged")),
         "The batch has this quantity",
     ),
     refusals=("unknown batchref",),
@@ -60,9 +50,9 @@ resource.command(
     "/v1/batches/<batchref>/eta",
     "allocation.change_batch_eta",
     "Set when a batch arrives",
-    Answer(
+    s.Answer(
         "BatchOnAnotherDay",
-        record(batchref=BATCHREF, eta=ETA, status=one_of("changed", "unchanged")),
+        s.record(batchref=s.BATCHREF, eta=s.ETA, status=s.one_of("changed", "unchanged")),
         "The batch arrives on this day",
     ),
     refusals=("unknown batchref",),
@@ -72,14 +62,14 @@ resource.command(
     "/v1/batches/<batchref>/write-offs",
     "allocation.write_off",
     "Take pieces off a batch",
-    Answer(
+    s.Answer(
         "WrittenOffPieces",
-        record(
-            batchref=BATCHREF,
-            qty=field("qty", "allocation.write_off"),
-            reason=field("reason", "allocation.write_off"),
-            status=one_of("written off"),
-            left=count("Pieces that the batch has now."),
+        s.record(
+            batchref=s.BATCHREF,
+            qty=s.field("qty", "allocation.write_off"),
+            reason=s.field("reason", "allocation.write_off"),
+            status=s.one_of("written off"),
+            left=s.count("Pieces that the batch has now."),
         ),
         "The pieces are off the books",
     ),
@@ -90,7 +80,7 @@ resource.command(
 @resource.get(
     "/v1/batches/<batchref>",
     "Show a batch",
-    Answer("Batch", record(sku=SKU, batchref=BATCHREF, **STOCK)),
+    s.Answer("Batch", s.record(sku=s.SKU, batchref=s.BATCHREF, **STOCK)),
     description="What it holds, what of it is promised, and when it arrives."
     " Used-up batches are shown, too.",
 )

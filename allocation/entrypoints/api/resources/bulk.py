@@ -2,25 +2,15 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from http import HTTPStatus
 from uuid import UUID, uuid5
 
 from flask import Response, g, jsonify, request
 
-from allocation.contract import codec, registry
+from allocation.contract import codec
 from allocation.contract.codec import Violation
 from allocation.domain.commands import Allocate, Command
-from allocation.entrypoints.api.description.schemas import (
-    PROBLEM,
-    Answer,
-    array,
-    field,
-    one_of,
-    record,
-    reference,
-    uuid,
-)
-from allocation.entrypoints.api.http import intake, parsing, waiting
+from allocation.entrypoints.api.description import schemas as s
+from allocation.entrypoints.api.http import intake, parsing
 from allocation.entrypoints.api.http.problems import Problem, invalid
 from allocation.entrypoints.api.resources.lines import ALLOCATED, IN_PARTS, WAITING
 from allocation.service_layer.unit_of_work import Message
@@ -30,34 +20,30 @@ MOST = 1000
 """Lines of one request."""
 
 
-def _answer() -> Answer:
+def _answer() -> s.Answer:
     """One answer a line; each has members of its own and no others."""
     command = {
-        "id": uuid("The command's id."),
-        "location": {"type": "string", "description": "Where the command tells how it stands."},
+        "id": s.uuid("The command's id."),
+        "location": s.text("Where the command tells how it stands."),
     }
-    named = {name: field(name, "allocation.allocate") for name in ("customer", "split")}
-    problem = reference(PROBLEM)
+    named = {name: s.field(name, "allocation.allocate") for name in ("customer", "split")}
+    problem = s.reference(s.PROBLEM)
     kinds = [
-        record(status=one_of("pending"), **command),
-        *(record(**command, **kind, optional=named) for kind in (ALLOCATED, WAITING, IN_PARTS)),
-        record(status=one_of("rejected", "failed"), **command, problem=problem),
-        record(status=one_of("rejected"), problem=problem),
+        s.record(status=s.one_of("pending"), **command),
+        *(s.record(**command, **kind, optional=named) for kind in (ALLOCATED, WAITING, IN_PARTS)),
+        s.record(status=s.one_of("rejected", "failed"), **command, problem=problem),
+        s.record(status=s.one_of("rejected"), problem=problem),
     ]
     closed = [kind | {"additionalProperties": False} for kind in kinds]
-    return Answer("Lines", record(lines=array({"oneOf": closed}, "In the order of the request.")))
+    return s.Answer(
+        "Lines", s.record(lines=s.array({"oneOf": closed}, "In the order of the request."))
+    )
 
 
 ANSWER = _answer()
 
 Line = Command | Problem
 """A line of the request: the command, or what is wrong with it."""
-
-
-def asked(body: object) -> bool:
-    """Whether the body is one of many lines: it says so, or has nothing of a single one."""
-    fields = registry.schema("allocation.allocate")["properties"]
-    return isinstance(body, dict) and ("lines" in body or not body.keys() & fields.keys())
 
 
 def answer(body: Json) -> Response:
@@ -69,19 +55,15 @@ def answer(body: Json) -> Response:
         raise Problem(
             "invalid input",
             errors=[Violation("lines", "has no line that keeps the contract")],
-            lines=list(_told(lines, iter(messages), {})),
+            lines=list(_answers(lines, iter(messages), {})),
         )
-    preferred = waiting.preference(request.headers.get("Prefer", ""))
+    preferred = intake.preference(request.headers.get("Prefer", ""))
     outcomes = intake.take(messages, preferred.wait)
 
-    told = list(_told(lines, iter(messages), outcomes.decided))
-    response = jsonify({"lines": told})
-    if pending := any(line["status"] == "pending" for line in told):
-        response.status_code = HTTPStatus.ACCEPTED
-        response.headers["Retry-After"] = "1"
-    if applied := preferred.applied(waited=outcomes.waited, pending=pending):
-        response.headers["Preference-Applied"] = applied
-    return response
+    answers = list(_answers(lines, iter(messages), outcomes.decided))
+    pending = any(line["status"] == "pending" for line in answers)
+    response = jsonify({"lines": answers})
+    return intake.with_preference(response, preferred, waited=outcomes.waited, pending=pending)
 
 
 def _lines(body: Json) -> list[object]:
@@ -141,7 +123,7 @@ def _messages(lines: Sequence[Line], given: Sequence[object]) -> list[Message]:
     ]
 
 
-def _told(
+def _answers(
     lines: Sequence[Line], messages: Iterator[Message], decided: dict[UUID, Json]
 ) -> Iterator[Json]:
     for index, line in enumerate(lines):

@@ -6,7 +6,7 @@ from flask import Response, jsonify
 from werkzeug.exceptions import NotFound
 
 from allocation.contract import registry
-from allocation.entrypoints.api.description.schemas import TIME, Answer, one_of, record, uuid
+from allocation.entrypoints.api.description import schemas as s
 from allocation.entrypoints.api.http.routes import Resource
 from allocation.entrypoints.api.state import snapshot
 from allocation.views import progress
@@ -17,18 +17,18 @@ resource = Resource("commands")
 @resource.get(
     "/v1/commands/<command_id>",
     "Show how a command stands",
-    Answer(
+    s.Answer(
         "Command",
-        record(
-            id=uuid("The command's id."),
+        s.record(
+            id=s.uuid("The command's id."),
             command={"enum": sorted(registry.COMMANDS)},
-            status=one_of("pending", "succeeded", "rejected", "failed"),
+            status=s.one_of("pending", "succeeded", "rejected", "failed"),
             outcome={
                 "type": ["object", "null"],
                 "description": "What came of it; `reason` when it was rejected; null: pending.",
             },
-            accepted_at=TIME,
-            decided_at=TIME | {"type": ["string", "null"]},
+            accepted_at=s.TIME,
+            decided_at=s.TIME | {"type": ["string", "null"]},
         ),
     ),
     description="Pending, or what came of it: succeeded, rejected by a rule, or failed.",

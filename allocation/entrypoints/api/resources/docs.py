@@ -37,10 +37,7 @@ EVENTS_POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self';"
     " frame-ancestors 'none'"
 )
-_ASSETS = {
-    "swagger-ui.css": "text/css",
-    "swagger-ui-bundle.js": "text/javascript",
-}
+_ASSETS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 
 
 _DESCRIPTION = Answer(
@@ -62,41 +59,39 @@ def asyncapi() -> Response:
 
 @resource.get("/docs", "Show this description as a page", TEXT, content="text/html", is_open=True)
 def page() -> Response:
-    headers = {"Content-Security-Policy": POLICY}
-    html = render_template("pages/docs.html")
-    return Response(html, headers=headers, content_type="text/html; charset=utf-8")
+    return _page(render_template("pages/docs.html"), POLICY)
 
 
 @resource.get(
     "/docs/events", "Show the messages as a page", TEXT, content="text/html", is_open=True
 )
 def events() -> Response:
-    headers = {"Content-Security-Policy": EVENTS_POLICY}
-    html = events_page.html()
+    return _page(events_page.html(), EVENTS_POLICY)
+
+
+def _page(html: str, policy: str) -> Response:
+    headers = {"Content-Security-Policy": policy}
     return Response(html, headers=headers, content_type="text/html; charset=utf-8")
 
 
 @resource.get("/docs/<name>", "Fetch a file of these pages", TEXT, content="*/*", is_open=True)
 def asset(name: str) -> Response:
     """A file of the page, out of the installed packages: nothing is fetched from elsewhere."""
-    headers = {"Cache-Control": "max-age=3600"}
+    content: str | bytes
     if name == "start.js":
-        return Response(START, headers=headers, content_type="text/javascript")
-    if name == "events.css":
-        style = (files(events_page) / name).read_bytes()
-        return Response(style, headers=headers, content_type="text/css")
-    if name not in _ASSETS:
+        content, kind = START, "text/javascript"
+    elif name == "events.css":
+        content, kind = (files(events_page) / name).read_bytes(), "text/css"
+    elif name in _ASSETS:
+        content = (files("flask_swagger_ui") / "dist" / name).read_bytes()
+        kind = _ASSETS[name]
+    else:
         raise NotFound("The page has no such file.")
-    content = (files("flask_swagger_ui") / "dist" / name).read_bytes()
-    return Response(content, headers=headers, content_type=_ASSETS[name])
+    return Response(content, headers={"Cache-Control": "max-age=3600"}, content_type=kind)
 
 
 @resource.get(
-    "/problems/<kind>",
-    "Explain a kind of problem",
-    TEXT,
-    content="text/plain",
-    is_open=True,
+    "/problems/<kind>", "Explain a kind of problem", TEXT, content="text/plain", is_open=True
 )
 def problem(kind: str) -> Response:
     for name, known in KINDS.items():

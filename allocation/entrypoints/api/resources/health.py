@@ -4,7 +4,7 @@ from flask import Response, jsonify
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from allocation.entrypoints.api import state
-from allocation.entrypoints.api.description.schemas import TEXT, Answer, count, one_of, record
+from allocation.entrypoints.api.description import schemas as s
 from allocation.entrypoints.api.http.problems import Problem
 from allocation.entrypoints.api.http.routes import Resource
 
@@ -14,7 +14,7 @@ resource = Resource("health")
 @resource.get(
     "/healthz",
     "Tell whether the process lives",
-    Answer("Alive", record(status=one_of("alive"))),
+    s.Answer("Alive", s.record(status=s.one_of("alive"))),
     is_open=True,
 )
 def alive() -> Response:
@@ -24,11 +24,11 @@ def alive() -> Response:
 @resource.get(
     "/readyz",
     "Tell whether the service can do its work",
-    Answer(
+    s.Answer(
         "Ready",
-        record(
-            status=one_of("ready"),
-            unsent=count("Rows of the outbox that the relay has to send."),
+        s.record(
+            status=s.one_of("ready"),
+            unsent=s.count("Rows of the outbox that the relay has to send."),
             oldest_unsent_seconds={
                 "type": "number",
                 "minimum": 0,
@@ -52,6 +52,6 @@ def ready() -> Response:
     )
 
 
-@resource.get("/metrics", "Show the metrics, for Prometheus", TEXT, content="text/plain")
+@resource.get("/metrics", "Show the metrics, for Prometheus", s.TEXT, content="text/plain")
 def metrics() -> Response:
     return Response(state.current().metrics.text(), content_type=CONTENT_TYPE_PLAIN_0_0_4)

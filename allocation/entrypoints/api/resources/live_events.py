@@ -38,7 +38,7 @@ class StartPosition:
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class NewEvents:
     """Events after a ticket. `lost`: more came than are held, so `rows` are not all of them."""
 
     rows: Sequence[Row[Any]]
@@ -100,7 +100,7 @@ class LiveEvents:
             self._wait(lambda: self._settled is not None, seconds)
             return None if self._settled is None else StartPosition(self._settled, self._next)
 
-    def news(self, since: News | StartPosition, seconds: float) -> News | None:
+    def news(self, since: NewEvents | StartPosition, seconds: float) -> NewEvents | None:
         """The events since then; None if there are none in time."""
         with self._changed:
 
@@ -112,7 +112,7 @@ class LiveEvents:
                 return None
             count = self._next - since.ticket
             rows = list(islice(self._recent, max(0, len(self._recent) - count), None))
-            return News(rows, self._settled, self._next, lost=count > len(rows))
+            return NewEvents(rows, self._settled, self._next, lost=count > len(rows))
 
     def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
         # In short steps: the handler of the signal to stop must not wait for this lock.
@@ -137,7 +137,7 @@ class LiveEvents:
                     while self._wanted():
                         rows = watch.look(connection)
                         failures = 0
-                        self._tell(rows, watch.settled)
+                        self._publish(rows, watch.settled)
                         if len(rows) < CHUNK:
                             wait(_AT_MOST_EVERY if watch.waits else LOOK_EVERY)
                             self.pause(_AT_MOST_EVERY)
@@ -151,7 +151,7 @@ class LiveEvents:
                 )
                 self.pause(seconds)
 
-    def _tell(self, rows: Sequence[Row[Any]], settled: int | None) -> None:
+    def _publish(self, rows: Sequence[Row[Any]], settled: int | None) -> None:
         with self._changed:
             if rows or settled != self._settled:
                 self._recent.extend(rows)

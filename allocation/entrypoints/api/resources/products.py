@@ -5,18 +5,9 @@ from typing import Any
 from flask import Response, jsonify, request, url_for
 from werkzeug.exceptions import NotFound
 
-from allocation.entrypoints.api.description.schemas import (
-    BATCHREF,
-    SKU,
-    Answer,
-    array,
-    count,
-    field,
-    one_of,
-    record,
-)
-from allocation.entrypoints.api.http import parameters
-from allocation.entrypoints.api.http.parameters import Parameter
+from allocation.entrypoints.api.description import schemas as s
+from allocation.entrypoints.api.http import parsing
+from allocation.entrypoints.api.http.parsing import Parameter
 from allocation.entrypoints.api.http.routes import Resource
 from allocation.entrypoints.api.resources.batches import STOCK
 from allocation.entrypoints.api.state import snapshot
@@ -37,7 +28,7 @@ _AFTER = Parameter(
     problem="must come from the `next` of an answer",
 )
 
-_STRATEGY = field("strategy", "allocation.choose_strategy")
+_STRATEGY = s.field("strategy", "allocation.choose_strategy")
 
 resource = Resource("products")
 
@@ -46,9 +37,9 @@ resource.command(
     "/v1/products/<sku>/strategy",
     "allocation.choose_strategy",
     "Choose the order in which a product's batches serve",
-    Answer(
+    s.Answer(
         "ChosenStrategy",
-        record(sku=SKU, strategy=_STRATEGY, status=one_of("changed", "unchanged")),
+        s.record(sku=s.SKU, strategy=_STRATEGY, status=s.one_of("changed", "unchanged")),
         "The batches serve in this order",
     ),
     refusals=("unknown sku",),
@@ -58,17 +49,17 @@ resource.command(
 @resource.get(
     "/v1/products/<sku>",
     "Show a product's stock",
-    Answer(
+    s.Answer(
         "Product",
-        record(
-            sku=SKU,
-            version=count("Counts the decisions that changed it."),
+        s.record(
+            sku=s.SKU,
+            version=s.count("Counts the decisions that changed it."),
             strategy=_STRATEGY,
-            available=count("Free pieces of all batches together; a line needs one batch."),
-            open_batches=count("Batches with free pieces."),
-            waiting=record(lines=count("Lines that wait."), qty=count("Their pieces.")),
-            batches=array(
-                record(batchref=BATCHREF, **STOCK),
+            available=s.count("Free pieces of all batches together; a line needs one batch."),
+            open_batches=s.count("Batches with free pieces."),
+            waiting=s.record(lines=s.count("Lines that wait."), qty=s.count("Their pieces.")),
+            batches=s.array(
+                s.record(batchref=s.BATCHREF, **STOCK),
                 "One page of its batches: first batches with free pieces, in the order in which"
                 " they serve; then fully promised ones, in the same order; then empty ones, by"
                 " reference.",
@@ -85,7 +76,7 @@ resource.command(
     parameters=(_LIMIT, _OPEN, _AFTER),
 )
 def show(sku: str) -> Response:
-    limit, only_open, after = parameters.read(_LIMIT, _OPEN, _AFTER)
+    limit, only_open, after = parsing.read_parameters(_LIMIT, _OPEN, _AFTER)
     with snapshot() as connection:
         product = stock.product(
             connection,

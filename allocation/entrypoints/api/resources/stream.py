@@ -16,11 +16,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from allocation.contract.codec import Violation
 from allocation.entrypoints.api import state
 from allocation.entrypoints.api.description.schemas import TEXT
-from allocation.entrypoints.api.http.parameters import Parameter
+from allocation.entrypoints.api.http.parsing import Parameter
 from allocation.entrypoints.api.http.problems import invalid
 from allocation.entrypoints.api.http.routes import Resource
 from allocation.entrypoints.api.http.slow_clients import ClientSocket
-from allocation.entrypoints.api.resources.live_events import LiveEvents, News, StartPosition
+from allocation.entrypoints.api.resources.live_events import LiveEvents, NewEvents, StartPosition
 from allocation.views import live_events
 
 log = structlog.get_logger(__name__)
@@ -34,8 +34,8 @@ LOOK_AT_KEY = 0.5
 RETRY = 2000
 """Milliseconds after which a client whose connection broke comes back."""
 
-PATIENCE = 30_000
-"""Milliseconds that a client may take nothing of what is sent, before it is cut off."""
+SEND_TIMEOUT = 30_000
+"""Milliseconds after which a client that takes nothing of what is sent is cut off."""
 
 _STEP = 0.5  # seconds after which it is seen that a client hung up, or that the key was revoked
 _HEADERS = {"X-Accel-Buffering": "no"}  # nginx would buffer events before it passes them on
@@ -98,9 +98,9 @@ def _presence(connection: socket.socket | None) -> Callable[[], bool]:
     if isinstance(connection, ClientSocket):
         connection.may_hold = 0  # a buffered rest would be sent only with the next event
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PATIENCE)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SEND_TIMEOUT)
 
-    def is_there() -> bool:
+    def is_connected() -> bool:
         try:
             return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
         except BlockingIOError:
@@ -108,7 +108,7 @@ def _presence(connection: socket.socket | None) -> Callable[[], bool]:
         except OSError:
             return False
 
-    return is_there
+    return is_connected
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,18 +136,18 @@ class Listener:
         events: LiveEvents,
         wanted: Wanted,
         reached: int | None,
-        is_there: Callable[[], bool],
-        may_listen: Callable[[], bool],
+        is_connected: Callable[[], bool],
+        may_read: Callable[[], bool],
     ) -> None:
         self._engine = engine
         self._events = events
         self._wanted = wanted
         self._reached = reached
-        self._heard: set[int] = set()
+        self._sent: set[int] = set()
         self._furthest = 0
-        self._told: int | None = None  # the last id
-        self._is_there = is_there
-        self._may_listen = may_listen
+        self._last_id: int | None = None
+        self._is_connected = is_connected
+        self._may_read = may_read
         self._next_beat = time.monotonic() + BEAT
         self._next_look = time.monotonic() + LOOK_AT_KEY
         self._admitted = True
@@ -187,10 +187,10 @@ class Listener:
                 if row.begins:  # earlier events were pruned
                     yield self._reset(start)
                     return
-                is_news = self._is_news(row)
+                is_new = self._is_new(row)
                 position = row.position
                 self._settle(min(position, start.settled))
-                if is_news:
+                if is_new:
                     yield self._event(row)
             yield from self._beat()
         self._settle(start.settled)
@@ -199,18 +199,18 @@ class Listener:
 
     def _follow(self, start: StartPosition) -> Iterator[str]:
         """The events from `start` on, as long as the client keeps up."""
-        since: StartPosition | News = start
+        since: StartPosition | NewEvents = start
         while not self._is_over():
             news = self._events.news(since, _STEP)
             if news is not None:
                 if news.lost:
                     return
-                yield from self._hear(news)
+                yield from self._send(news)
                 since = news
             yield from self._beat()
 
-    def _hear(self, news: News) -> Iterator[str]:
-        rows = [row for row in news.rows if self._is_news(row)]
+    def _send(self, news: NewEvents) -> Iterator[str]:
+        rows = [row for row in news.rows if self._is_new(row)]
         for row in rows[:-1]:
             if self._is_over():
                 return
@@ -221,20 +221,20 @@ class Listener:
         self._settle(news.settled)
         if rows:
             yield self._event(rows[-1])
-        if (self._told or 0) < self._furthest <= (self._reached or 0):
+        if (self._last_id or 0) < self._furthest <= (self._reached or 0):
             yield self._message()
 
-    def _is_news(self, row: Row[Any]) -> bool:
-        is_new = row.position > (self._reached or 0) and row.position not in self._heard
-        return is_new and self._wanted.has(row)
+    def _is_new(self, row: Row[Any]) -> bool:
+        is_unsent = row.position > (self._reached or 0) and row.position not in self._sent
+        return is_unsent and self._wanted.has(row)
 
     def _settle(self, settled: int) -> None:
         self._reached = max(self._reached or 0, settled)
-        self._heard = {position for position in self._heard if position > self._reached}
+        self._sent = {position for position in self._sent if position > self._reached}
 
     def _event(self, row: Row[Any]) -> str:
         if row.position > (self._reached or 0):
-            self._heard.add(row.position)
+            self._sent.add(row.position)
         self._furthest = max(self._furthest, row.position)
         name = row.name.removeprefix("allocation.").rpartition(".v")[0]
         # One line: in JSON a line end outside a string means nothing.
@@ -247,7 +247,7 @@ class Listener:
 
     def _reset(self, start: StartPosition) -> str:
         self._reached = start.settled
-        self._heard.clear()
+        self._sent.clear()
         return self._message("event: reset", "data: {}")
 
     def _beat(self) -> Iterator[str]:
@@ -256,18 +256,18 @@ class Listener:
             yield self._message(":")
 
     def _is_over(self) -> bool:
-        return self._events.stopped or not self._is_there() or not self._is_admitted()
+        return self._events.stopped or not self._is_connected() or not self._is_admitted()
 
     def _is_admitted(self) -> bool:
         if self._admitted and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_AT_KEY
             with suppress(SQLAlchemyError):  # a database that is down ends no stream
-                self._admitted = self._may_listen()
+                self._admitted = self._may_read()
         return self._admitted
 
     def _message(self, *lines: str) -> str:
         if self._reached is not None:
-            self._told = self._reached
+            self._last_id = self._reached
             lines = (f"id: {self._reached}", *lines)
         if not self._begun:
             self._begun = True

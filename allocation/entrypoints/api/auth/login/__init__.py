@@ -1,9 +1,9 @@
 """The form at /login exchanges an API key for a session."""
 
-from flask import Blueprint, Response, render_template, request
+from flask import Blueprint, Response, render_template, request, session
 
 from allocation.entrypoints.api import state
-from allocation.entrypoints.api.auth import sessions
+from allocation.entrypoints.api.auth import security
 from allocation.entrypoints.api.http.problems import Problem
 from allocation.entrypoints.api.pages.error_pages import POLICY, see_other
 
@@ -32,13 +32,13 @@ def enter() -> Response:
             if problem.status != 401:
                 raise
             return _form(problem)
-        sessions.begin(caller.name)
+        security.begin_session(caller)
     return see_other(_next())
 
 
 @blueprint.post("/logout")
 def leave() -> Response:
-    sessions.end()
+    session.clear()
     return see_other("/login")
 
 

@@ -15,17 +15,17 @@ _FILES = {"cacertfile", "certfile", "keyfile"}
 
 
 class Refused(Exception):
-    """The mail was turned down for good; trying again would not help."""
+    """The server refused the mail for good; a retry would not help."""
 
 
-class Postbox(Protocol):
+class MailBackend(Protocol):
     def send(self, mail: EmailMessage) -> None:
-        """Hand the mail over. Raises Refused, or OSError when it may go later."""
+        """Raises Refused, or OSError if a retry may succeed."""
         ...
 
 
-def postbox(smtp_url: str, folder: Path) -> Postbox:
-    """The server at `smtp_url`, or else files in `folder`."""
+def mail_backend(smtp_url: str, folder: Path) -> MailBackend:
+    """The server at `smtp_url`; without one, files in `folder`."""
     return SmtpServer(smtp_url) if smtp_url else MailFolder(folder)
 
 
@@ -47,7 +47,7 @@ class SmtpServer:
     """smtp://, smtp+starttls:// or smtps://, with user and password in the URL where needed.
 
     The latter two verify the server's certificate and name; a query may name files for that:
-    `cacertfile` with the authorities to trust, `certfile` and `keyfile` to show who we are.
+    `cacertfile` with the authorities to trust, `certfile` and `keyfile` of the client.
     """
 
     def __init__(self, url: str) -> None:
@@ -69,7 +69,7 @@ class SmtpServer:
         except (ValueError, KeyError):
             fits = False
         if not fits:
-            # Outside of the handler: what the library says quotes parts of the password.
+            # Outside of the handler: the library's error quotes parts of the password.
             raise ValueError(
                 "NOTIFICATION_SMTP_URL must be smtp://, smtp+starttls:// or smtps://host:port;"
                 " user and password are ASCII, with / ? # [ ] @ : and % as %2F and so on;"
@@ -95,12 +95,12 @@ class SmtpServer:
                 raise Refused(f"every recipient was refused: {codes}") from error
             raise
         except smtplib.SMTPResponseException as error:
-            # 5xx to the mail itself; a refused login may be mended, and is tried again.
+            # 5xx to the mail itself; a refused login may be mended, and is retried.
             if error.smtp_code >= 500 and not isinstance(error, smtplib.SMTPAuthenticationError):
                 raise Refused(f"{error.smtp_code} {error.smtp_error!r}") from error
             raise
         finally:
-            with suppress(OSError):  # the mail is accepted or not; how the goodbye went is no news
+            with suppress(OSError):  # the mail was accepted or refused before
                 server.quit()
 
     def _connect(self) -> smtplib.SMTP:

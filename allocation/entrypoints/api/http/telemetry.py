@@ -1,17 +1,21 @@
-"""Metrics: requests and latencies of every process, the backlog of the database."""
+"""What the API reports of its requests: metrics, a span and a log line of each."""
 
 import os
 from collections.abc import Callable, Iterator
 from time import perf_counter
 
+import structlog
 from flask import Flask, Response, g, request
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from allocation.messaging.telemetry import trace_context, tracing
 from allocation.messaging.telemetry.metrics_server import SHARED_FOLDER
 from allocation.views.progress import Backlog
+
+log = structlog.get_logger(__name__)
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
@@ -70,33 +74,25 @@ class _BacklogCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         found = self._backlog()
-        yield _gauge("database_up", "Whether the database answers.", 1 if found else 0)
+        gauges = [("database_up", "Whether the database answers.", 1.0 if found else 0.0)]
         if found is not None:
-            yield _gauge("outbox_unsent", "Rows that the relay has to send.", found.unsent)
-            yield _gauge(
-                "outbox_oldest_unsent_seconds",
-                "Age of the oldest of them; 0 when there is none.",
-                found.oldest_unsent_seconds,
-            )
-            yield _gauge(
-                "commands_pending", "Commands of clients without an outcome.", found.pending
-            )
-            yield _gauge(
-                "commands_oldest_pending_seconds",
-                "Age of the oldest of them; 0 when there is none.",
-                found.oldest_pending_seconds,
-            )
-            yield _gauge(
-                "follow_ups_pending",
-                "Commands that decisions created, without an outcome.",
-                found.follow_ups,
-            )
-            yield _gauge(
-                "commands_overdue",
-                "Commands of both kinds pending for longer than ALLOCATION_RESEND_AFTER.",
-                found.overdue,
-            )
-            yield _gauge("lines_waiting", "Order lines that wait for stock.", found.waiting_lines)
+            age = "Age of the oldest of them; 0 when there is none."
+            overdue = "Commands of both kinds pending for longer than ALLOCATION_RESEND_AFTER."
+            gauges += [
+                ("outbox_unsent", "Rows that the relay has to send.", found.unsent),
+                ("outbox_oldest_unsent_seconds", age, found.oldest_unsent_seconds),
+                ("commands_pending", "Commands of clients without an outcome.", found.pending),
+                ("commands_oldest_pending_seconds", age, found.oldest_pending_seconds),
+                (
+                    "follow_ups_pending",
+                    "Commands that decisions created, without an outcome.",
+                    found.follow_ups,
+                ),
+                ("commands_overdue", overdue, found.overdue),
+                ("lines_waiting", "Order lines that wait for stock.", found.waiting_lines),
+            ]
+        for name, help_text, value in gauges:
+            yield GaugeMetricFamily(f"allocation_{name}", help_text, value)
 
     def describe(self) -> Iterator[Metric]:
         # Without it the registry would ask the database when this is registered.
@@ -104,18 +100,46 @@ class _BacklogCollector(Collector):
 
 
 def register(app: Flask, metrics: Metrics) -> None:
-    """Count every request of `app` under its route's template."""
+    """Observe every request of `app`; metrics count it under its route's template.
+
+    A malformed trace context is ignored. Requests for resources are spans, if spans are made.
+    """
 
     @app.before_request
     def begin() -> None:
         g.began = perf_counter()
+        structlog.contextvars.clear_contextvars()
+        g.traceparent = trace_context.accepted(request.headers.get("traceparent"))
+        if request.path.startswith("/v1/"):
+            g.span = _begin_span()
+            g.traceparent = g.span.traceparent
 
     @app.after_request
     def end(response: Response) -> Response:
-        route = request.url_rule.rule if request.url_rule else "none"
-        metrics.answered(route, response.status_code, perf_counter() - g.began)
+        seconds, status = perf_counter() - g.began, response.status_code
+        log.debug(
+            "answered",
+            method=request.method,
+            path=request.path,
+            status=status,
+            caller=g.caller.id if "caller" in g else None,
+            ms=round(seconds * 1000, 1),
+        )
+        metrics.answered(request.url_rule.rule if request.url_rule else "none", status, seconds)
+        if "span" in g:
+            failed = str(status) if status >= 500 else None
+            g.pop("span").end(failed, {"http.response.status_code": status})
         return response
 
 
-def _gauge(name: str, help_text: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"allocation_{name}", help_text, value)
+def _begin_span() -> tracing.Span:
+    about = {
+        "http.request.method": request.method,
+        "url.path": request.path,
+        "url.scheme": request.scheme,
+    }
+    name = request.method
+    if request.url_rule is not None:
+        about["http.route"] = request.url_rule.rule
+        name += f" {request.url_rule.rule}"
+    return tracing.begin(name, tracing.SpanKind.SERVER, g.traceparent, about)
