@@ -54,13 +54,6 @@ class _Child:
     ended: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Status:
-    """A line that stays the last one of a terminal, until the next such line."""
-
-    text: str
-
-
 class Output:
     """Writes lines to a file descriptor in a thread of its own, as fast as they are read.
 
@@ -71,7 +64,8 @@ class Output:
         self._target = target
         self._on_close = on_close
         self.is_terminal = os.isatty(target)
-        self._waiting: Queue[str | _Status | None] = Queue(_MOST_LINES)
+        # Lines to write, and a new status line or None to leave it; None at the end.
+        self._waiting: Queue[tuple[str, str | None] | None] = Queue(_MOST_LINES)
         self._left_out = 0
         self._writer = threading.Thread(target=self._write_all, daemon=True)
         self._writer.start()
@@ -82,7 +76,7 @@ class Output:
     def say(self, text: str) -> None:
         """Write these lines."""
         try:
-            self._waiting.put_nowait(f"{text}\n")
+            self._waiting.put_nowait((f"{text}\n", None))
         except Full:
             self._left_out += 1
 
@@ -90,7 +84,7 @@ class Output:
         """Show a status line below the output, in place of the last one; only on a terminal."""
         if self.is_terminal and not self._waiting.full():
             # A line that wraps could not be cleared.
-            self._waiting.put(_Status(text[: os.get_terminal_size(self._target).columns - 1]))
+            self._waiting.put(("", text[: os.get_terminal_size(self._target).columns - 1]))
 
     def close(self) -> None:
         """Write what is left, unless that takes too long."""
@@ -103,9 +97,9 @@ class Output:
     def _write_all(self) -> None:
         shown = ""
         while (item := self._waiting.get()) is not None:
-            text = item if isinstance(item, str) else ""
+            text, status = item
             clear = _CLEAR if shown else ""
-            shown = item.text if isinstance(item, _Status) else shown
+            shown = shown if status is None else status
             if left_out := self._left_out:
                 self._left_out -= left_out
                 text += f"... {left_out} lines were dropped: the output was not read in time\n"
@@ -201,9 +195,10 @@ class Supervisor:
     # Starting
 
     def _start_allowed(self, *, all_of_them: bool = False) -> None:
-        ready = {name for name, child in self._children.items() if child.ready}
+        waiting = self._waiting()
         for command in self.commands:
-            if command.name not in self._children and (all_of_them or ready >= {*command.after}):
+            allowed = all_of_them or not any(name in waiting for name in command.after)
+            if allowed and command.name not in self._children:
                 self._start(command)
 
     def _start(self, command: Command) -> None:
