@@ -81,11 +81,12 @@ def import_batches(
                 written = stack.enter_context(_written(rejected, source, encoding))
                 report.file = RejectedFile(written, rows.columns, rows.delimiter)
             shown = stack.enter_context(bars(TaskProgressColumn(), quiet=as_json))
-            reading = shown.add_task("reading", total=_size(source))
+            size = _size(source)
+            reading = shown.add_task("reading", total=size)
             deciding = shown.add_task("deciding", total=0, visible=not (no_wait or dry_run))
 
             def show() -> None:
-                shown.update(reading, completed=rows.bytes_read)
+                shown.update(reading, completed=source.tell() if size else 0)
                 settled = report.rows - report.undecided
                 shown.update(deciding, total=report.rows, completed=settled)
 
