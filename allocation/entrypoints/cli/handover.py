@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID
 
@@ -30,30 +31,21 @@ class Stalled(Exception):
     """For too long nothing moved; the text says what was waited for."""
 
 
+@dataclass
 class Handover:
     """Hands rows over, and keeps those that are undecided, by their commands' ids.
 
-    Nothing is waited for longer than `patience` seconds in which nothing moves: then Stalled is
+    Nothing is waited for longer than `timeout` seconds in which nothing moves: then Stalled is
     raised. Without `follows` outcomes are not waited for, and only those of repeats are reported.
     `looked` is called whenever there may be something new to show.
     """
 
-    def __init__(
-        self,
-        dependencies: Dependencies,
-        report: Report,
-        *,
-        patience: float,
-        follows: bool,
-        looked: Callable[[], None],
-    ) -> None:
-        self._dependencies = dependencies
-        self._settings = dependencies.settings
-        self._report = report
-        self._patience = patience
-        self._follows = follows
-        self._looked = looked
-        self._undecided: dict[UUID, list[Row]] = {}
+    dependencies: Dependencies
+    report: Report
+    timeout: float
+    follows: bool
+    looked: Callable[[], None]
+    _undecided: dict[UUID, list[Row]] = field(default_factory=dict)
 
     def take(self, rows: Sequence[Row]) -> None:
         """Hand over those that nobody handed over before; waits for room."""
@@ -64,9 +56,9 @@ class Handover:
         fresh = self._fresh(rows, known)
         self._settle(known)
         if fresh:
-            ask_database(self._settings, partial(self._accept, fresh))
-            self._report.accepted += len(fresh)
-        if not self._follows:
+            ask_database(self.dependencies.settings, partial(self._accept, fresh))
+            self.report.accepted += len(fresh)
+        if not self.follows:
             self._undecided.clear()
 
     def wait_for_all(self) -> None:
@@ -80,11 +72,11 @@ class Handover:
             id_ = row.message.id
             if id_ not in known and holders.setdefault(row.batchref, id_) != id_:
                 # The row above gets the reference or is refused it: workers are in no order.
-                self._report.reject(Rejected(row.line, row.cells, "batchref", "batchref taken"))
+                self.report.reject(Rejected(row.line, row.cells, "batchref", "batchref taken"))
                 continue
-            self._report.undecided += 1
+            self.report.undecided += 1
             if id_ in known or id_ in self._undecided:
-                self._report.known += 1
+                self.report.known += 1
             else:
                 fresh.append(row.message)
             self._undecided.setdefault(id_, []).append(row)
@@ -95,7 +87,7 @@ class Handover:
         return f"{len(self._undecided)} rows are undecided, too many for more" if enough else None
 
     def _is_crowded(self) -> str | None:
-        settings = self._settings
+        settings = self.dependencies.settings
         limits = int(settings.max_pending * SHARE), settings.max_outbox_age * SHARE
         return self._ask(lambda connection: progress.overload(connection, *limits))
 
@@ -106,11 +98,11 @@ class Handover:
             # Its own rows tell that something moves, and so does what waits of everybody's.
             moved = self._look()
             waiting = self._ask(progress.waiting)
-            self._looked()
+            self.looked()
             looked_at = time.monotonic()
             if moved or least is None or waiting < least:
                 least, moved_at = waiting, looked_at
-            elif looked_at - moved_at > self._patience:
+            elif looked_at - moved_at > self.timeout:
                 raise Stalled(hindrance.rstrip("."))
             pause = _FIRST_PAUSE if moved else min(pause * 1.5, _LONGEST_PAUSE)
             # Nobody tells of outcomes, so they are looked for; and four fifths of the time are
@@ -122,25 +114,25 @@ class Handover:
         return bool(self._undecided) and self._settle(self._standings(self._undecided))
 
     def _settle(self, standings: dict[UUID, Standing]) -> bool:
-        before = self._report.undecided
+        before = self.report.undecided
         for id_, standing in standings.items():
             if standing.status != "pending":
                 for row in self._undecided.pop(id_, ()):
-                    self._report.decide(row, standing)
-        return self._report.undecided < before
+                    self.report.decide(row, standing)
+        return self.report.undecided < before
 
     def _standings(self, ids: Collection[UUID]) -> dict[UUID, Standing]:
         return self._ask(lambda connection: progress.standings(connection, list(ids)))
 
     def _ask(self, question: Callable[[Connection], T]) -> T:
         def ask() -> T:
-            with self._dependencies.engine.connect() as connection:
+            with self.dependencies.engine.connect() as connection:
                 return question(connection)
 
-        return ask_database(self._settings, ask)
+        return ask_database(self.dependencies.settings, ask)
 
     @retry(
         retry=retry_if_exception_type(ConcurrentUpdate), stop=stop_after_attempt(5), reraise=True
     )
     def _accept(self, messages: Sequence[Message]) -> None:
-        accept_batch(messages, self._dependencies.unit_of_work())
+        accept_batch(messages, self.dependencies.unit_of_work())

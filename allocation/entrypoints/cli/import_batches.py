@@ -91,7 +91,7 @@ def import_batches(
                 shown.update(deciding, total=report.rows, completed=settled)
 
             handover = Handover(
-                dependencies, report, patience=wait, follows=not no_wait, looked=show
+                dependencies, report, timeout=wait, follows=not no_wait, looked=show
             )
             unread = iter(rows)
             while chunk := list(islice(unread, CHUNK)):

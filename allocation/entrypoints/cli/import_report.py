@@ -1,11 +1,10 @@
 """What became of the rows of an import: counted, the first rejected ones shown, all written."""
 
 import csv
-import json
 from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO
 
 from allocation.entrypoints.cli.batch_rows import NOTES, Rejected, Row
 from allocation.entrypoints.cli.terminal import console, print_table
@@ -88,19 +87,16 @@ class Report:
         if self.file is not None:
             self.file.write(row)
 
-    def as_json(self) -> dict[str, Any]:
-        """For programs; `rejected_rows` has the first LISTED of them."""
-        names = ("rows", "accepted", "known", "created", "rejected", "failed", "undecided")
-        shown = [
-            {"line": row.line, "field": row.field, "reason": escaped(row.reason)}
-            for row in self.first
-        ]
-        return {name: getattr(self, name) for name in names} | {"rejected_rows": shown}
-
     def print(self, *, dry_run: bool, as_json: bool) -> None:
-        """The whole of it, for a program or for people."""
+        """The whole of it for people, or for a program, with the first LISTED rejected rows."""
         if as_json:
-            console.print_json(json.dumps({"dry_run": dry_run} | self.as_json()))
+            names = ("rows", "accepted", "known", "created", "rejected", "failed", "undecided")
+            listed = [
+                {"line": row.line, "field": row.field, "reason": escaped(row.reason)}
+                for row in self.first
+            ]
+            counts = {name: getattr(self, name) for name in names}
+            console.print_json(data={"dry_run": dry_run} | counts | {"rejected_rows": listed})
             return
         told = [f"{self.created} created", f"{self.rejected} rejected"]
         if dry_run:

@@ -1,6 +1,5 @@
 """`allocation replay`: the kept events go to one queue again, and its subscriber catches up."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace as changed
@@ -13,10 +12,10 @@ import typer
 from allocation.entrypoints.cli.terminal import (
     ask_broker,
     ask_database,
-    console,
     fail,
     misused,
     progress,
+    tell,
 )
 from allocation.messaging.command_line import AsJson
 
@@ -77,12 +76,8 @@ def replay(
         stretch = ask_database(settings, lambda: log.stretch(moment, sku))
         with progress(queue, stretch.count, quiet=as_json) as advance:
             sent = _send(settings, log, stretch, queue, connection, advance)
-    if as_json:
-        console.print_json(json.dumps({"queue": queue, "sent": sent}))
-    else:
-        console.print(
-            f"{sent} {'event was' if sent == 1 else 'events were'} sent again to {queue}."
-        )
+    counted = "1 event was" if sent == 1 else f"{sent} events were"
+    tell(f"{counted} sent again to {queue}.", {"queue": queue, "sent": sent}, as_json=as_json)
 
 
 def _send(

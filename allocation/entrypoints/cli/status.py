@@ -1,6 +1,5 @@
 """`allocation status`: what waits where, what was decided lately, and what nobody could decide."""
 
-import json
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -63,7 +62,7 @@ def status(
         return
     now = _ask(dependencies, quick=False)
     if as_json:
-        console.print_json(json.dumps(now.as_json()))
+        console.print_json(data=now.as_json())
     else:
         show_table(_table(now))
 

@@ -56,6 +56,14 @@ PLAIN: Any = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
 _NO_LIMIT = 100_000  # characters
 
 
+def tell(sentence: str, data: object, *, as_json: bool) -> None:
+    """Print the sentence for people, or the data for programs."""
+    if as_json:
+        console.print_json(data=data)
+    else:
+        console.print(sentence, markup=False)
+
+
 def print_table(rows: Sequence[Mapping[str, object]], whole: Collection[str] = ()) -> None:
     """The rows under the names of the first one's fields; in a pipe nothing is cut to a width.
 
