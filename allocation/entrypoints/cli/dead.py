@@ -17,6 +17,7 @@ from allocation.entrypoints.cli.terminal import (
     ask_broker,
     ask_database,
     console,
+    counted,
     fail,
     misused,
     print_table,
@@ -272,9 +273,9 @@ def _tracked(letters: "Iterator[DeadLetter]", queue: str, waiting: int) -> "Iter
 
 
 def _report(selection: "Selection", done: int, what: str, as_json: bool) -> None:
-    counted = "1 dead letter was" if done == 1 else f"{done} dead letters were"
+    letters = counted(done, "dead letter was", "dead letters were")
     if done or as_json:
-        tell(f"{counted} {what}.", {what.replace(" ", "_"): done}, as_json=as_json)
+        tell(f"{letters} {what}.", {what.replace(" ", "_"): done}, as_json=as_json)
     if not done and not selection.is_everything:
         fail("no dead letter matches: `allocation dead list --each` shows them")
     if not done and not as_json:

@@ -15,6 +15,7 @@ from allocation.entrypoints.cli.terminal import (
     BROKEN_OFF,
     ask_database,
     console,
+    counted,
     fail,
     misused,
     progress,
@@ -88,11 +89,13 @@ def _export(
         told = {"dry_run": dry_run, "exported": total, "left_out": left_out}
         console.print_json(data=told)
         return
-    counted = f"1 {_ONE[what]}" if total == 1 else f"{total} {what}"
     done = "would be" if dry_run else "was" if total == 1 else "were"
     besides = f"; of quantity 0 and left out: {left_out}" if left_out else ""
     # Standard output may be the table itself.
-    typer.echo(f"{counted} {done} exported{besides}.", err=output is None and not dry_run)
+    typer.echo(
+        f"{counted(total, _ONE[what], what)} {done} exported{besides}.",
+        err=output is None and not dry_run,
+    )
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from allocation.entrypoints.cli.batch_rows import NOTES, Rejected, Row
-from allocation.entrypoints.cli.terminal import console, print_table
+from allocation.entrypoints.cli.terminal import console, counted, print_table
 from allocation.messaging.telemetry.escaping import escaped
 from allocation.views.progress import Standing
 
@@ -104,8 +104,7 @@ class Report:
         told += [f"{self.failed} failed"] if self.failed else []
         told += [f"{self.undecided} undecided"] if self.undecided else []
         known = f" {self.known} were handed over before." if self.known else ""
-        rows = "1 row" if self.rows == 1 else f"{self.rows} rows"
-        console.print(f"{rows}: {', '.join(told)}.{known}", highlight=False)
+        console.print(f"{counted(self.rows, 'row')}: {', '.join(told)}.{known}", highlight=False)
         if self.first:
             print_table([_shown(row) for row in self.first[:SHOWN]])
         if (more := self.rejected + self.failed - SHOWN) > 0:

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
-from allocation.entrypoints.cli.terminal import ask_database, progress, tell
+from allocation.entrypoints.cli.terminal import ask_database, counted, progress, tell
 from allocation.messaging.command_line import AsJson, DryRun
 
 
@@ -30,14 +30,10 @@ def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
                 advance(step.events + step.commands)
     shown = found if dry_run else dropped
     tell(
-        f"{_counted(shown.events, 'event')} sent before {limits.events:%Y-%m-%d %H:%M} and"
-        f" {_counted(shown.commands, 'command')} decided before"
+        f"{counted(shown.events, 'event')} sent before {limits.events:%Y-%m-%d %H:%M} and"
+        f" {counted(shown.commands, 'command')} decided before"
         f" {limits.commands:%Y-%m-%d %H:%M} (UTC)"
         f" {'would be dropped' if dry_run else 'were dropped'}.",
         {"dry_run": dry_run} | asdict(shown),
         as_json=as_json,
     )
-
-
-def _counted(number: int, name: str) -> str:
-    return f"{number} {name}" if number == 1 else f"{number} {name}s"

@@ -12,6 +12,7 @@ import typer
 from allocation.entrypoints.cli.terminal import (
     ask_broker,
     ask_database,
+    counted,
     fail,
     misused,
     progress,
@@ -76,8 +77,8 @@ def replay(
         stretch = ask_database(settings, lambda: log.stretch(moment, sku))
         with progress(queue, stretch.count, quiet=as_json) as advance:
             sent = _send(settings, log, stretch, queue, connection, advance)
-    counted = "1 event was" if sent == 1 else f"{sent} events were"
-    tell(f"{counted} sent again to {queue}.", {"queue": queue, "sent": sent}, as_json=as_json)
+    events = counted(sent, "event was", "events were")
+    tell(f"{events} sent again to {queue}.", {"queue": queue, "sent": sent}, as_json=as_json)
 
 
 def _send(

@@ -83,6 +83,11 @@ def show_table(table: Table) -> None:
     _Console(soft_wrap=True, width=None if sys.stdout.isatty() else _NO_LIMIT).print(table)
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """`1 row`, `2 rows`; or with `many` behind any other number than 1."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
 def age(seconds: float) -> str:
     """How long something lasts, in its two largest units: 45s, 3m10s, 2h5m, 4d1h."""
     units = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
