@@ -20,8 +20,8 @@ from allocation.entrypoints.cli.terminal import (
     counted,
     fail,
     misused,
+    print_answer,
     print_table,
-    tell,
 )
 from allocation.messaging.command_line import AsJson, Program
 from allocation.messaging.telemetry.escaping import escaped
@@ -82,7 +82,7 @@ def show_list(
 
 
 def _print_tables(rows: list[Row], *, each: bool) -> None:
-    """Tables that fit a terminal, one a queue or a reason; the rest is told by `dead show`."""
+    """Tables that fit a terminal, one a queue or a reason; `dead show` prints the rest."""
 
     def heading(row: Row) -> str:
         return f"{row['queue']}: {row['reason']}" if each else row["queue"]
@@ -101,7 +101,7 @@ def _for_people(row: Row) -> Row:
 
 
 def _ago(moment: object) -> str:
-    """How long ago it was; strangers may have written anything there."""
+    """How long ago it was, or the text itself if it is no time: other systems wrote it."""
     try:
         then = datetime.fromisoformat(str(moment))
     except ValueError:
@@ -245,7 +245,7 @@ def _among(
     selection: "Selection",
     do: "Callable[[Connection, Iterator[DeadLetter]], T]",
 ) -> T:
-    """What `do` makes of the selected letters, of which a terminal sees the progress."""
+    """Return what `do` returns for the selected letters; a terminal shows the progress."""
     from allocation.adapters.rabbitmq.dead_letter_queues import NoSuchQueue, selected
 
     def reach() -> T:
@@ -275,7 +275,7 @@ def _tracked(letters: "Iterator[DeadLetter]", queue: str, waiting: int) -> "Iter
 def _report(selection: "Selection", done: int, what: str, as_json: bool) -> None:
     letters = counted(done, "dead letter was", "dead letters were")
     if done or as_json:
-        tell(f"{letters} {what}.", {what.replace(" ", "_"): done}, as_json=as_json)
+        print_answer(f"{letters} {what}.", {what.replace(" ", "_"): done}, as_json=as_json)
     if not done and not selection.is_everything:
         fail("no dead letter matches: `allocation dead list --each` shows them")
     if not done and not as_json:

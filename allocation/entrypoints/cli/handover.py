@@ -19,25 +19,24 @@ from allocation.views import progress
 from allocation.views.progress import Standing
 
 MOST_UNDECIDED = 5_000
-"""Rows whose outcome is waited for at once: what others send comes behind so many at most."""
+"""Undecided rows at once: the commands of other clients queue behind so many at most."""
 
 SHARE = 0.5
-"""Of the backlog at which the API puts commands off: an import never is the reason for that."""
+"""Of the backlog at which the API sheds load: an import alone never causes that."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds
+_FIRST_INTERVAL, _LONGEST_INTERVAL = 0.02, 0.5  # seconds
 
 
 class Stalled(Exception):
-    """For too long nothing moved; the text says what was waited for."""
+    """There was no progress for too long; the text says what was waited for."""
 
 
 @dataclass
 class Handover:
     """Hands rows over, and keeps those that are undecided, by their commands' ids.
 
-    Nothing is waited for longer than `timeout` seconds in which nothing moves: then Stalled is
-    raised. Without `follows` outcomes are not waited for, and only those of repeats are reported.
-    `looked` is called whenever there may be something new to show.
+    Raises Stalled after `timeout` seconds without progress. Without `follows` it does not wait for
+    outcomes, and reports only those of repeats. Calls `looked` after each poll.
     """
 
     dependencies: Dependencies
@@ -92,10 +91,10 @@ class Handover:
         return self._ask(lambda connection: progress.overload(connection, *limits))
 
     def _wait_while(self, reason: Callable[[], str | None]) -> None:
-        pause, moved_at, least = _FIRST_PAUSE, time.monotonic(), None
+        interval, moved_at, least = _FIRST_INTERVAL, time.monotonic(), None
         while hindrance := reason():
             began = time.monotonic()
-            # Its own rows tell that something moves, and so does what waits of everybody's.
+            # Progress shows in the rows of this import, or in the backlog of all clients.
             moved = self._look()
             waiting = self._ask(progress.waiting)
             self.looked()
@@ -104,10 +103,9 @@ class Handover:
                 least, moved_at = waiting, looked_at
             elif looked_at - moved_at > self.timeout:
                 raise Stalled(hindrance.rstrip("."))
-            pause = _FIRST_PAUSE if moved else min(pause * 1.5, _LONGEST_PAUSE)
-            # Nobody tells of outcomes, so they are looked for; and four fifths of the time are
-            # left to those who decide, however long a look takes.
-            time.sleep(max(pause, 4 * (looked_at - began)))
+            interval = _FIRST_INTERVAL if moved else min(interval * 1.5, _LONGEST_INTERVAL)
+            # Polling takes at most a fifth of the time: the workers need the database too.
+            time.sleep(max(interval, 4 * (looked_at - began)))
 
     def _look(self) -> bool:
         """Settle what was decided meanwhile; whether anything was."""

@@ -140,7 +140,7 @@ def _written(file: Path, source: BufferedReader, encoding: str) -> Iterator[IO[s
 
 
 def _size(source: BufferedReader) -> int | None:
-    """In bytes; None for a pipe, whose end nobody knows."""
+    """In bytes; None for a pipe."""
     status = os.fstat(source.fileno())
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 

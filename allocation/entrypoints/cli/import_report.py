@@ -1,4 +1,4 @@
-"""What became of the rows of an import: counted, the first rejected ones shown, all written."""
+"""Counts the outcomes of an import's rows, and shows and writes the rejected ones."""
 
 import csv
 from bisect import insort
@@ -20,21 +20,21 @@ _FAILED = "nobody could decide it: see `allocation dead list`"
 
 
 class RejectedFile:
-    """Rejected rows as CSV, each after its line and the reason; it can be corrected and imported.
+    """Rejected rows as CSV, with line and reason before each; it can be corrected and imported.
 
-    It has the delimiter of the file that was read, as the spreadsheet at hand expects it.
+    It has the delimiter of the imported file, which the user's spreadsheet expects.
     """
 
     def __init__(self, file: IO[str], columns: tuple[str, ...], delimiter: str) -> None:
         self._writer = csv.writer(file, delimiter=delimiter)
-        # The notes of an earlier import make place for those of this one.
+        # Line and reason of an earlier import are replaced.
         self._kept = [index for index, name in enumerate(columns) if name not in NOTES]
         self._columns = len(columns)
         self._writer.writerow([*NOTES, *(columns[index] for index in self._kept)])
 
     def write(self, row: Rejected) -> None:
         cells = [row.cells[index] for index in self._kept if index < len(row.cells)]
-        # What the header has no name for comes last: nothing of the row is lost.
+        # Cells beyond the header come last: nothing of the row is lost.
         self._writer.writerow([row.line, _why(row), *cells, *row.cells[self._columns :]])
 
 

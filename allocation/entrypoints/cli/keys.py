@@ -12,8 +12,8 @@ from allocation.entrypoints.cli.terminal import (
     console,
     fail,
     misused,
+    print_answer,
     print_table,
-    tell,
 )
 from allocation.messaging.command_line import AsJson, Program
 from allocation.messaging.telemetry.escaping import escaped
@@ -87,7 +87,7 @@ def revoke(
     if not ask_database(settings, lambda: keys.revoke(key_id)):
         fail(f"no valid key has the id {key_id}: `allocation keys list` shows them")
     last = not settings.api_key and not ask_database(settings, keys.any_valid)
-    tell(f"The key {escaped(key_id)} is revoked.", {"revoked": key_id}, as_json=as_json)
+    print_answer(f"The key {escaped(key_id)} is revoked.", {"revoked": key_id}, as_json=as_json)
     if last:
         typer.echo(f"allocation: {_NO_KEY_LEFT}", err=True)
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
-from allocation.entrypoints.cli.terminal import ask_database, counted, progress, tell
+from allocation.entrypoints.cli.terminal import ask_database, counted, print_answer, progress
 from allocation.messaging.command_line import AsJson, DryRun
 
 
@@ -29,7 +29,7 @@ def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
                 dropped += step
                 advance(step.events + step.commands)
     shown = found if dry_run else dropped
-    tell(
+    print_answer(
         f"{counted(shown.events, 'event')} sent before {limits.events:%Y-%m-%d %H:%M} and"
         f" {counted(shown.commands, 'command')} decided before"
         f" {limits.commands:%Y-%m-%d %H:%M} (UTC)"

@@ -15,8 +15,8 @@ from allocation.entrypoints.cli.terminal import (
     counted,
     fail,
     misused,
+    print_answer,
     progress,
-    tell,
 )
 from allocation.messaging.command_line import AsJson
 
@@ -78,7 +78,9 @@ def replay(
         with progress(queue, stretch.count, quiet=as_json) as advance:
             sent = _send(settings, log, stretch, queue, connection, advance)
     events = counted(sent, "event was", "events were")
-    tell(f"{events} sent again to {queue}.", {"queue": queue, "sent": sent}, as_json=as_json)
+    print_answer(
+        f"{events} sent again to {queue}.", {"queue": queue, "sent": sent}, as_json=as_json
+    )
 
 
 def _send(

@@ -11,7 +11,7 @@ from allocation.entrypoints.cli.terminal import (
     ask_database,
     console,
     fail,
-    tell,
+    print_answer,
 )
 from allocation.messaging.command_line import AsJson
 from allocation.messaging.telemetry.escaping import escaped
@@ -29,7 +29,7 @@ def migrate(as_json: AsJson = False) -> None:
     settings = Settings()
     ask_database(settings, lambda: migrations.upgrade(settings.database_url), makes_it=True)
     schema = {"schema": migrations.newest()}
-    tell("The database has the schema of this version.", schema, as_json=as_json)
+    print_answer("The database has the schema of this version.", schema, as_json=as_json)
 
 
 def topology(as_json: AsJson = False) -> None:
@@ -40,7 +40,7 @@ def topology(as_json: AsJson = False) -> None:
     sentence = f"The broker has the queues {', '.join(queues)}."
     if users:
         sentence += f"\nIt has the users {', '.join(users)}, each with the rights of its role."
-    tell(sentence, {"queues": queues, "users": users}, as_json=as_json)
+    print_answer(sentence, {"queues": queues, "users": users}, as_json=as_json)
 
 
 def declare(dependencies: "Dependencies") -> tuple[list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""`allocation status`: what waits where, what was decided lately, and what nobody could decide."""
+"""`allocation status`: backlog and queues, outcomes of the last minute, and dead letters."""
 
 import sys
 import time
@@ -29,9 +29,9 @@ REFRESH = 2.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The counts, those of all kept commands unless it is to be quick, and messages by queue.
+    """Counts of commands, and of messages by queue; None for a queue that is missing.
 
-    A queue that is missing has None.
+    `kept` counts all kept commands, which takes long: None while watching.
     """
 
     figures: "progress.Figures"

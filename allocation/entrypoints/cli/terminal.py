@@ -56,7 +56,7 @@ PLAIN: Any = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
 _NO_LIMIT = 100_000  # characters
 
 
-def tell(sentence: str, data: object, *, as_json: bool) -> None:
+def print_answer(sentence: str, data: object, *, as_json: bool) -> None:
     """Print the sentence for people, or the data for programs."""
     if as_json:
         console.print_json(data=data)
@@ -67,7 +67,7 @@ def tell(sentence: str, data: object, *, as_json: bool) -> None:
 def print_table(rows: Sequence[Mapping[str, object]], whole: Collection[str] = ()) -> None:
     """The rows under the names of the first one's fields; in a pipe nothing is cut to a width.
 
-    The columns `whole` stay on one line, for whoever copies what they say.
+    The columns `whole` are not wrapped, so that people can copy their values.
     """
     table = Table(
         *(Column(name, overflow="fold", no_wrap=name in whole) for name in rows[0]), **PLAIN
