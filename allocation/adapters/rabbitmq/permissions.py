@@ -5,7 +5,6 @@ import ssl
 import urllib.request
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import quote
 
 from kombu import Connection
@@ -21,52 +20,48 @@ class NoUsers(Exception):
     """The users could not be made; the text says why, and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rights:
-    """Regular expressions, each of which must fit the whole name of a queue or exchange."""
+Rights = Mapping[str, str]
+"""As the management API takes them: a regular expression for each kind of right."""
 
-    configure: str = ""
-    write: str = ""
-    read: str = ""
+
+def _rights(*, configure: str = "", write: str = "", read: str = "") -> Rights:
+    """Each pattern must match the whole name of a queue or exchange."""
+    patterns = {"configure": configure, "write": write, "read": read}
+    return {right: f"^(?:{pattern})$" for right, pattern in patterns.items()}
+
+
+def _named(*names: str) -> str:
+    return "|".join(name.replace(".", r"\.") for name in names)
+
+
+def _consumer(queue: str, *written: str) -> Rights:
+    return _rights(write=_named(f"{queue}.dead", *written), read=_named(queue))
 
 
 # Celery's remote control and events: the node's and the asker's queues, and their exchanges.
 _REMOTE = r"(.+\.)?celery\.pidbox|celeryev(\..+)?"
 
-
-def _either(*patterns: str) -> str:
-    return "|".join(patterns)
-
-
-def _named(*names: str) -> str:
-    return _either(*(name.replace(".", r"\.") for name in names))
-
-
-def _consumer(queue: str, *written: str) -> Rights:
-    return Rights(write=_named(f"{queue}.dead", *written), read=_named(queue))
-
-
 ROLES: Mapping[str, Rights] = {
-    # Its page counts, shows and replays dead letters; what it accepts takes no broker.
-    "api": Rights(write=_named("amq.default"), read=_named(*topology.dead_queues())),
-    "worker": Rights(
+    # Its page counts, shows and replays dead letters; it accepts commands without a broker.
+    "api": _rights(write=_named("amq.default"), read=_named(*topology.dead_queues())),
+    "worker": _rights(
         configure=_REMOTE,
-        # A retry goes to the broker's own delay, what nobody can decide to the dead letters.
-        write=_either(_REMOTE, r"celery_delayed_\d+", _named(topology.DEAD)),
-        read=_either(_REMOTE, _named(topology.COMMANDS)),
+        # Retries go to the broker's own delay, commands that fail to the dead-letter queue.
+        write=rf"{_REMOTE}|celery_delayed_\d+|{_named(topology.DEAD)}",
+        read=f"{_REMOTE}|{_named(topology.COMMANDS)}",
     ),
-    "relay": Rights(
+    "relay": _rights(
         # To bind a queue takes the right to write to it, and to read from the exchange.
         write=_named(topology.COMMANDS, topology.EVENTS, *topology.SUBSCRIBERS),
         read=_named(topology.EVENTS),
     ),
     "inbound": _consumer(topology.INBOUND),
-    # What it tells us comes in by an exchange of its own.
+    # It publishes its own events to the queue of inbound events.
     "warehouse": _consumer("warehouse.events", topology.INBOUND),
     "notification": _consumer("notification.events"),
-    "flower": Rights(configure=_REMOTE, write=_REMOTE, read=_REMOTE),
-    # Whoever works on dead letters and replays events, by hand.
-    "operator": Rights(write=".*", read=".*"),
+    "flower": _rights(configure=_REMOTE, write=_REMOTE, read=_REMOTE),
+    # For people who replay dead letters and events.
+    "operator": _rights(write=".*", read=".*"),
 }
 
 
@@ -103,16 +98,8 @@ def make_users(url: str, management: str, passwords: Mapping[str, str]) -> list[
             ) from error
 
     for name, password in passwords.items():
-        rights = ROLES[name]
         put(f"users/{name}", {"password": password, "tags": ""})
-        put(
-            f"permissions/{vhost}/{name}",
-            {
-                "configure": _whole(rights.configure),
-                "write": _whole(rights.write),
-                "read": _whole(rights.read),
-            },
-        )
+        put(f"permissions/{vhost}/{name}", ROLES[name])
     return list(passwords)
 
 
@@ -126,7 +113,3 @@ def parse(users: str) -> dict[str, str]:
                 f" {', '.join(ROLES)}"
             )
     return pairs
-
-
-def _whole(pattern: str) -> str:
-    return f"^(?:{pattern})$"

@@ -8,12 +8,12 @@ import csv
 import json
 import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
-from codecs import getincrementaldecoder as incremental_decoder
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
-from io import BufferedIOBase
+from io import BufferedReader, TextIOWrapper
+from itertools import count
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -33,7 +33,6 @@ NOTES = ("line", "reason")
 LONGEST_LINE = 65_536
 """Characters; also of a record whose quoted cells have line breaks."""
 
-_CHUNK = 65_536  # bytes
 _ROW_IDS = UUID("6a0b7d0e-41c5-4f4a-9f0b-2d3c8f5f7a55")
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _SEPARATOR_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?\s*', re.IGNORECASE)
@@ -80,17 +79,15 @@ class BatchRows:
     """The rows of the file, by the line that each begins on.
 
     `columns` are those of the header, known ones under their own name; `ignored` are the unknown
-    ones; `bytes_read` grows with the rows. Raises Unreadable for an empty file, a header that is
-    not understood, and an encoding other than UTF-8 or UTF-16 with its byte order mark.
+    ones. Raises Unreadable for an empty file, a header that is not understood, and an encoding
+    other than UTF-8 or UTF-16 with its byte order mark.
     """
 
-    def __init__(self, file: BufferedIOBase, dates: DateOrder | None = None) -> None:
-        self._file = file
+    def __init__(self, file: BufferedReader, dates: DateOrder | None = None) -> None:
         self._dates = dates
-        self.bytes_read = 0
-        self.has_byte_order_mark = False
         self.columns: tuple[str, ...] = ()
-        self._lines = self._decoded()
+        self._text = self._decoded(file)
+        self._lines = self._read_lines()
         self._ahead: deque[_Line] = deque()
         header = self._next_record()
         given = _SEPARATOR_LINE.fullmatch(header.text) if header else None
@@ -133,9 +130,8 @@ class BatchRows:
         # The delimiter with the most known columns, for the error too.
         found = max(read, key=lambda each: len(set(COLUMNS) & set(read[each])))
         columns = read[found]
-        for number, name in enumerate(columns):
-            if name in COLUMNS and name in columns[:number]:
-                raise Unreadable(f"line {line.number}: the column {name} comes twice")
+        if twice := [name for name in COLUMNS if columns.count(name) > 1]:
+            raise Unreadable(f"line {line.number}: the column {twice[0]} comes twice")
         if missing := [name for name in REQUIRED if name not in columns]:
             raise Unreadable(
                 f"line {line.number}: the column {missing[0]} is missing; the header has"
@@ -177,43 +173,37 @@ class BatchRows:
     def _next_line(self) -> _Line | None:
         return self._ahead.popleft() if self._ahead else next(self._lines, None)
 
-    def _decoded(self) -> Iterator[_Line]:
-        """The lines; of one that is too long only the beginning is kept.
-
-        Bytes that are not UTF-8 are kept as surrogates, so that their row alone is rejected.
-        """
-        first = self._file.read(4)
-        if first in (BOM_UTF32_LE, BOM_UTF32_BE):
+    def _decoded(self, file: BufferedReader) -> TextIOWrapper:
+        """Bytes that are not UTF-8 are kept as surrogates, so that their row alone is rejected."""
+        first = file.peek(4)
+        if first.startswith((BOM_UTF32_LE, BOM_UTF32_BE)):
             raise Unreadable(f"it is UTF-32: {_SAVE_AS_UTF_8}")
         utf_16 = first.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
         self.has_byte_order_mark = utf_16 or first.startswith(BOM_UTF8)
-        decoder = (
-            incremental_decoder("utf-16")()
-            if utf_16
-            else incremental_decoder("utf-8-sig")("surrogateescape")
+        return TextIOWrapper(
+            file,
+            "utf-16" if utf_16 else "utf-8-sig",
+            errors="strict" if utf_16 else "surrogateescape",
+            newline="\n",
         )
-        number, rest, cut, chunk = 1, "", False, first
-        while True:
-            self.bytes_read += len(chunk)
+
+    def _read_lines(self) -> Iterator[_Line]:
+        """The lines; of one that is too long only the beginning is kept."""
+        for number in count(1):
             try:
-                text = rest + decoder.decode(chunk, final=not chunk)
+                text = self._text.readline(LONGEST_LINE + 1)
+                rest = text
+                while len(rest) > LONGEST_LINE and not rest.endswith("\n"):
+                    rest = self._text.readline(LONGEST_LINE + 1)
             except UnicodeDecodeError as error:
                 raise Unreadable(
                     f"line {number} or one after it is not UTF-16, as the byte order mark says:"
                     f" {_SAVE_AS_UTF_8}"
                 ) from error
-            *lines, rest = text.split("\n")
-            for line in lines:
-                cut = cut or len(line) > LONGEST_LINE
-                yield _Line(number, line[:LONGEST_LINE] + "\n", cut)
-                number, cut = number + 1, False
-            if len(rest) > LONGEST_LINE:
-                rest, cut = rest[:LONGEST_LINE], True
-            if not chunk:
-                break
-            chunk = self._file.read1(_CHUNK)
-        if rest:
-            yield _Line(number, rest, cut)
+            if not text:
+                return
+            cut = len(text) > LONGEST_LINE and not text.endswith("\n")
+            yield _Line(number, text[:LONGEST_LINE] + "\n" if cut else text, cut)
 
     def _row(self, line: _Line) -> Row | Rejected | None:
         """None for a row of empty cells."""
@@ -254,7 +244,7 @@ class BatchRows:
             if name in COLUMNS  # a name that comes twice is an ignored column's
         }
         for field, value in named.items():
-            if not value.isprintable() and _is_not_utf8(value):
+            if not value.isprintable() and any("\ud800" <= each <= "\udfff" for each in value):
                 raise _WrongCell(field, "is not UTF-8: save the file as CSV UTF-8")
         days = {day: _day(day, named.get(day, ""), self._dates) for day in DAYS}
         return named | {"qty": _whole_number(named["qty"])} | days
@@ -338,10 +328,6 @@ def _quoting(error: csv.Error) -> str:
     if str(error).startswith("new-line character"):
         return "the line has a carriage return"
     return f"wrong quoting: {error}"
-
-
-def _is_not_utf8(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _shown(name: str) -> str:

@@ -1,6 +1,5 @@
 """`allocation dead`: look at dead letters, and decide what becomes of them."""
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
@@ -18,8 +17,10 @@ from allocation.entrypoints.cli.terminal import (
     ask_broker,
     ask_database,
     console,
+    counted,
     fail,
     misused,
+    print_answer,
     print_table,
 )
 from allocation.messaging.command_line import AsJson, Program
@@ -71,9 +72,9 @@ def show_list(
     def rows_of(_: object, letters: "Iterator[DeadLetter]") -> list[Row]:
         return [summary(letter) for letter in letters] if each else by_cause(letters)
 
-    rows = _among(bootstrap.build(), _selection((), queue, reason, name), rows_of)
+    rows = _among(bootstrap.build(), _selection(None, queue, reason, name), rows_of)
     if as_json:
-        console.print_json(json.dumps(rows))
+        console.print_json(data=rows)
     elif not rows:
         console.print("There are no such dead letters.")
     else:
@@ -81,7 +82,7 @@ def show_list(
 
 
 def _print_tables(rows: list[Row], *, each: bool) -> None:
-    """Tables that fit a terminal, one a queue or a reason; the rest is told by `dead show`."""
+    """Tables that fit a terminal, one a queue or a reason; `dead show` prints the rest."""
 
     def heading(row: Row) -> str:
         return f"{row['queue']}: {row['reason']}" if each else row["queue"]
@@ -100,7 +101,7 @@ def _for_people(row: Row) -> Row:
 
 
 def _ago(moment: object) -> str:
-    """How long ago it was; strangers may have written anything there."""
+    """How long ago it was, or the text itself if it is no time: other systems wrote it."""
     try:
         then = datetime.fromisoformat(str(moment))
     except ValueError:
@@ -118,12 +119,12 @@ def show(
     from allocation import bootstrap
     from allocation.adapters.rabbitmq.dead_letter_queues import summary
 
-    found = _among(bootstrap.build(), _selection((letter_id,)), lambda _, letters: list(letters))
+    found = _among(bootstrap.build(), _selection([letter_id]), lambda _, letters: list(letters))
     if not found:
         known = "`allocation dead list --each` shows them"
         fail(f"no dead letter has the id {escaped(letter_id)}: {known}")
     if as_json:
-        console.print_json(json.dumps([summary(letter) | _content(letter) for letter in found]))
+        console.print_json(data=[summary(letter) | _content(letter) for letter in found])
         return
     for letter in found:
         for name, value in summary(letter).items():
@@ -164,7 +165,7 @@ def replay(
     from allocation.adapters.rabbitmq.dead_letter_queues import deliver_again
     from allocation.messaging.dead_letters import Incomplete
 
-    selection = _chosen(ids, queue, reason, name, everything)
+    selection = _selection(ids, queue, reason, name, everything=everything)
     refused: list[str] = []
 
     def deliver(connection: "Connection", letters: "Iterator[DeadLetter]") -> int:
@@ -199,7 +200,7 @@ def drop(
     from allocation.adapters.rabbitmq import topology
     from allocation.service_layer import execution
 
-    selection = _chosen(ids, queue, reason, name, everything)
+    selection = _selection(ids, queue, reason, name, everything=everything)
     if not yes:
         typer.confirm("They can't be brought back. Drop them?", abort=True)
     dependencies = bootstrap.build()
@@ -219,22 +220,24 @@ def drop(
     _report(selection, _among(dependencies, selection, drop), "dropped", as_json)
 
 
-def _chosen(
-    ids: list[str] | None, queue: str | None, reason: str | None, name: str | None, everything: bool
+def _selection(
+    ids: list[str] | None = None,
+    queue: str | None = None,
+    reason: str | None = None,
+    name: str | None = None,
+    *,
+    everything: bool = True,
 ) -> "Selection":
-    selection = _selection(tuple(ids or ()), queue, reason, name)
-    if selection.is_everything and not everything:
-        misused("say which: ids, --queue, --reason, --name, or --all")
-    return selection
-
-
-def _selection(ids: tuple[str, ...], *rest: str | None) -> "Selection":
+    """The selection; it may be that of all dead letters only if `everything`."""
     from allocation.adapters.rabbitmq.dead_letter_queues import NoSuchQueue, Selection
 
     try:
-        return Selection(ids, *rest)
+        selection = Selection(tuple(ids or ()), queue, reason, name)
     except NoSuchQueue as error:
         misused(str(error))
+    if selection.is_everything and not everything:
+        misused("say which: ids, --queue, --reason, --name, or --all")
+    return selection
 
 
 def _among(
@@ -242,7 +245,7 @@ def _among(
     selection: "Selection",
     do: "Callable[[Connection, Iterator[DeadLetter]], T]",
 ) -> T:
-    """What `do` makes of the selected letters, of which a terminal sees the progress."""
+    """Return what `do` returns for the selected letters; a terminal shows the progress."""
     from allocation.adapters.rabbitmq.dead_letter_queues import NoSuchQueue, selected
 
     def reach() -> T:
@@ -270,10 +273,9 @@ def _tracked(letters: "Iterator[DeadLetter]", queue: str, waiting: int) -> "Iter
 
 
 def _report(selection: "Selection", done: int, what: str, as_json: bool) -> None:
-    if as_json:
-        console.print_json(json.dumps({what.replace(" ", "_"): done}))
-    elif done:
-        console.print(f"{done} dead {'letter was' if done == 1 else 'letters were'} {what}.")
+    letters = counted(done, "dead letter was", "dead letters were")
+    if done or as_json:
+        print_answer(f"{letters} {what}.", {what.replace(" ", "_"): done}, as_json=as_json)
     if not done and not selection.is_everything:
         fail("no dead letter matches: `allocation dead list --each` shows them")
     if not done and not as_json:

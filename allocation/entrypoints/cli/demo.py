@@ -118,8 +118,8 @@ class Demo:
             )
 
     def _an_order(self) -> None:
-        answer = self._ask("/v1/allocations", {"orderid": "order-1", "sku": "RED-CHAIR", "qty": 8})
-        self._expect(answer.get("batchref") == "early", answer)
+        order = {"orderid": "order-1", "sku": "RED-CHAIR", "qty": 8}
+        self._ask("/v1/allocations", order, batchref="early")
         self._say("order-1 wants 8 and is allocated to batch early, the one that is there first.")
         self._picks({("order-1", "early"): "open"})
 
@@ -134,10 +134,8 @@ class Demo:
         self._picks({("order-1", "early"): "cancelled", ("order-1", "late"): "open"})
 
     def _an_order_that_nothing_can_serve(self) -> None:
-        answer = self._ask(
-            "/v1/allocations", {"orderid": "order-2", "sku": "RED-CHAIR", "qty": 100}
-        )
-        self._expect(answer.get("status") == "waiting", answer)
+        order = {"orderid": "order-2", "sku": "RED-CHAIR", "qty": 100}
+        self._ask("/v1/allocations", order, status="waiting")
         self._say("order-2 wants 100, which nothing can serve: it waits and keeps its place.")
         mail = self._until("the stock team's mail", lambda: self._mail("order-2"))
         self._say(f"The stock team got a mail: “{mail}”")
@@ -163,11 +161,9 @@ class Demo:
 
     def _a_basket(self) -> None:
         basket = {"orderid": "order-3", "sku": "RED-CHAIR", "qty": 2, "ttl": 900}
-        answer = self._ask("/v1/reservations", basket)
-        self._expect(answer.get("status") == "reserved", answer)
+        self._ask("/v1/reservations", basket, status="reserved")
         self._say("order-3 is in a basket: 2 of batch early are held for 15 minutes.")
-        answer = self._ask("/v1/reservations/order-3/confirm", {})
-        self._expect(answer.get("status") == "confirmed", answer)
+        self._ask("/v1/reservations/order-3/confirm", {}, status="confirmed")
         self._say("It is confirmed in time, and only now the warehouse hears of it.")
         self._pick("order-3", "open")
 
@@ -253,7 +249,9 @@ class Demo:
         self._expect(ended.returncode == 0, ended.stdout + ended.stderr)
         return ended.stdout
 
-    def _ask(self, path: str, body: dict[str, object] | None = None) -> dict[str, Any]:
+    def _ask(
+        self, path: str, body: dict[str, Any] | None = None, **expected: str
+    ) -> dict[str, Any]:
         """The API's answer to a GET, or to a POST of this body, which waits for the outcome."""
         import urllib.error
         import urllib.request
@@ -263,13 +261,15 @@ class Demo:
         headers = {"Content-Type": "application/json", "Prefer": f"wait={TIMEOUT:.0f}"}
         request = urllib.request.Request(url, data, headers)
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT + 5) as answer:
-                return dict(json.load(answer))
+            with urllib.request.urlopen(request, timeout=TIMEOUT + 5) as response:
+                answer = dict(json.load(response))
         except urllib.error.HTTPError as error:
             raise StepFailed(
                 f"step “{self._step}”: {url} answered {error.code}:"
                 f" {error.read().decode(errors='replace')}"
             ) from error
+        self._expect(expected.items() <= answer.items(), answer)
+        return answer
 
 
 def _free_ports(count: int) -> list[int]:

@@ -1,7 +1,6 @@
 """`allocation export`: batches and order lines as CSV, a table of any length in little memory."""
 
 import csv
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from allocation.entrypoints.cli.terminal import (
     BROKEN_OFF,
     ask_database,
     console,
+    counted,
     fail,
     misused,
     progress,
@@ -45,7 +45,7 @@ def batches(
     """Every batch, as `allocation import-batches` reads it; those of quantity 0 are left out."""
     from allocation.views import exports
 
-    _export("batches", exports.all_batches(sku), output, sku, dry_run=dry_run, as_json=as_json)
+    _export("batches", exports.all_batches(sku), output, sku, dry_run, as_json)
 
 
 @app.command()
@@ -55,17 +55,11 @@ def lines(
     """Every order line, how it stands, and the batch that serves it."""
     from allocation.views import exports
 
-    _export("lines", exports.all_lines(sku), output, sku, dry_run=dry_run, as_json=as_json)
+    _export("lines", exports.all_lines(sku), output, sku, dry_run, as_json)
 
 
 def _export(
-    what: str,
-    export: "Export",
-    output: Path | None,
-    sku: str | None,
-    *,
-    dry_run: bool,
-    as_json: bool,
+    what: str, export: "Export", output: Path | None, sku: str | None, dry_run: bool, as_json: bool
 ) -> None:
     from allocation import bootstrap
     from allocation.views import exports, snapshot
@@ -93,13 +87,15 @@ def _export(
                     advance(len(chunk))
     if as_json:
         told = {"dry_run": dry_run, "exported": total, "left_out": left_out}
-        console.print_json(json.dumps(told))
+        console.print_json(data=told)
         return
-    counted = f"1 {_ONE[what]}" if total == 1 else f"{total} {what}"
     done = "would be" if dry_run else "was" if total == 1 else "were"
     besides = f"; of quantity 0 and left out: {left_out}" if left_out else ""
     # Standard output may be the table itself.
-    typer.echo(f"{counted} {done} exported{besides}.", err=output is None and not dry_run)
+    typer.echo(
+        f"{counted(total, _ONE[what], what)} {done} exported{besides}.",
+        err=output is None and not dry_run,
+    )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID
 
@@ -18,42 +19,32 @@ from allocation.views import progress
 from allocation.views.progress import Standing
 
 MOST_UNDECIDED = 5_000
-"""Rows whose outcome is waited for at once: what others send comes behind so many at most."""
+"""Undecided rows at once: the commands of other clients queue behind so many at most."""
 
 SHARE = 0.5
-"""Of the backlog at which the API puts commands off: an import never is the reason for that."""
+"""Of the backlog at which the API sheds load: an import alone never causes that."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds
+_FIRST_INTERVAL, _LONGEST_INTERVAL = 0.02, 0.5  # seconds
 
 
 class Stalled(Exception):
-    """For too long nothing moved; the text says what was waited for."""
+    """There was no progress for too long; the text says what was waited for."""
 
 
+@dataclass
 class Handover:
     """Hands rows over, and keeps those that are undecided, by their commands' ids.
 
-    Nothing is waited for longer than `patience` seconds in which nothing moves: then Stalled is
-    raised. Without `follows` outcomes are not waited for, and only those of repeats are reported.
-    `looked` is called whenever there may be something new to show.
+    Raises Stalled after `timeout` seconds without progress. Without `follows` it does not wait for
+    outcomes, and reports only those of repeats. Calls `looked` after each poll.
     """
 
-    def __init__(
-        self,
-        dependencies: Dependencies,
-        report: Report,
-        *,
-        patience: float,
-        follows: bool,
-        looked: Callable[[], None],
-    ) -> None:
-        self._dependencies = dependencies
-        self._settings = dependencies.settings
-        self._report = report
-        self._patience = patience
-        self._follows = follows
-        self._looked = looked
-        self._undecided: dict[UUID, list[Row]] = {}
+    dependencies: Dependencies
+    report: Report
+    timeout: float
+    follows: bool
+    looked: Callable[[], None]
+    _undecided: dict[UUID, list[Row]] = field(default_factory=dict)
 
     def take(self, rows: Sequence[Row]) -> None:
         """Hand over those that nobody handed over before; waits for room."""
@@ -64,9 +55,9 @@ class Handover:
         fresh = self._fresh(rows, known)
         self._settle(known)
         if fresh:
-            ask_database(self._settings, partial(self._accept, fresh))
-            self._report.accepted += len(fresh)
-        if not self._follows:
+            ask_database(self.dependencies.settings, partial(self._accept, fresh))
+            self.report.accepted += len(fresh)
+        if not self.follows:
             self._undecided.clear()
 
     def wait_for_all(self) -> None:
@@ -80,11 +71,11 @@ class Handover:
             id_ = row.message.id
             if id_ not in known and holders.setdefault(row.batchref, id_) != id_:
                 # The row above gets the reference or is refused it: workers are in no order.
-                self._report.reject(Rejected(row.line, row.cells, "batchref", "batchref taken"))
+                self.report.reject(Rejected(row.line, row.cells, "batchref", "batchref taken"))
                 continue
-            self._report.undecided += 1
+            self.report.undecided += 1
             if id_ in known or id_ in self._undecided:
-                self._report.known += 1
+                self.report.known += 1
             else:
                 fresh.append(row.message)
             self._undecided.setdefault(id_, []).append(row)
@@ -95,52 +86,51 @@ class Handover:
         return f"{len(self._undecided)} rows are undecided, too many for more" if enough else None
 
     def _is_crowded(self) -> str | None:
-        settings = self._settings
+        settings = self.dependencies.settings
         limits = int(settings.max_pending * SHARE), settings.max_outbox_age * SHARE
         return self._ask(lambda connection: progress.overload(connection, *limits))
 
     def _wait_while(self, reason: Callable[[], str | None]) -> None:
-        pause, moved_at, least = _FIRST_PAUSE, time.monotonic(), None
+        interval, moved_at, least = _FIRST_INTERVAL, time.monotonic(), None
         while hindrance := reason():
             began = time.monotonic()
-            # Its own rows tell that something moves, and so does what waits of everybody's.
+            # Progress shows in the rows of this import, or in the backlog of all clients.
             moved = self._look()
             waiting = self._ask(progress.waiting)
-            self._looked()
+            self.looked()
             looked_at = time.monotonic()
             if moved or least is None or waiting < least:
                 least, moved_at = waiting, looked_at
-            elif looked_at - moved_at > self._patience:
+            elif looked_at - moved_at > self.timeout:
                 raise Stalled(hindrance.rstrip("."))
-            pause = _FIRST_PAUSE if moved else min(pause * 1.5, _LONGEST_PAUSE)
-            # Nobody tells of outcomes, so they are looked for; and four fifths of the time are
-            # left to those who decide, however long a look takes.
-            time.sleep(max(pause, 4 * (looked_at - began)))
+            interval = _FIRST_INTERVAL if moved else min(interval * 1.5, _LONGEST_INTERVAL)
+            # Polling takes at most a fifth of the time: the workers need the database too.
+            time.sleep(max(interval, 4 * (looked_at - began)))
 
     def _look(self) -> bool:
         """Settle what was decided meanwhile; whether anything was."""
         return bool(self._undecided) and self._settle(self._standings(self._undecided))
 
     def _settle(self, standings: dict[UUID, Standing]) -> bool:
-        before = self._report.undecided
+        before = self.report.undecided
         for id_, standing in standings.items():
             if standing.status != "pending":
                 for row in self._undecided.pop(id_, ()):
-                    self._report.decide(row, standing)
-        return self._report.undecided < before
+                    self.report.decide(row, standing)
+        return self.report.undecided < before
 
     def _standings(self, ids: Collection[UUID]) -> dict[UUID, Standing]:
         return self._ask(lambda connection: progress.standings(connection, list(ids)))
 
     def _ask(self, question: Callable[[Connection], T]) -> T:
         def ask() -> T:
-            with self._dependencies.engine.connect() as connection:
+            with self.dependencies.engine.connect() as connection:
                 return question(connection)
 
-        return ask_database(self._settings, ask)
+        return ask_database(self.dependencies.settings, ask)
 
     @retry(
         retry=retry_if_exception_type(ConcurrentUpdate), stop=stop_after_attempt(5), reraise=True
     )
     def _accept(self, messages: Sequence[Message]) -> None:
-        accept_batch(messages, self._dependencies.unit_of_work())
+        accept_batch(messages, self.dependencies.unit_of_work())

@@ -81,16 +81,17 @@ def import_batches(
                 written = stack.enter_context(_written(rejected, source, encoding))
                 report.file = RejectedFile(written, rows.columns, rows.delimiter)
             shown = stack.enter_context(bars(TaskProgressColumn(), quiet=as_json))
-            reading = shown.add_task("reading", total=_size(source))
+            size = _size(source)
+            reading = shown.add_task("reading", total=size)
             deciding = shown.add_task("deciding", total=0, visible=not (no_wait or dry_run))
 
             def show() -> None:
-                shown.update(reading, completed=rows.bytes_read)
+                shown.update(reading, completed=source.tell() if size else 0)
                 settled = report.rows - report.undecided
                 shown.update(deciding, total=report.rows, completed=settled)
 
             handover = Handover(
-                dependencies, report, patience=wait, follows=not no_wait, looked=show
+                dependencies, report, timeout=wait, follows=not no_wait, looked=show
             )
             unread = iter(rows)
             while chunk := list(islice(unread, CHUNK)):
@@ -139,7 +140,7 @@ def _written(file: Path, source: BufferedReader, encoding: str) -> Iterator[IO[s
 
 
 def _size(source: BufferedReader) -> int | None:
-    """In bytes; None for a pipe, whose end nobody knows."""
+    """In bytes; None for a pipe."""
     status = os.fstat(source.fileno())
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 

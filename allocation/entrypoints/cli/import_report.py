@@ -1,14 +1,13 @@
-"""What became of the rows of an import: counted, the first rejected ones shown, all written."""
+"""Counts the outcomes of an import's rows, and shows and writes the rejected ones."""
 
 import csv
-import json
 from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO
 
 from allocation.entrypoints.cli.batch_rows import NOTES, Rejected, Row
-from allocation.entrypoints.cli.terminal import console, print_table
+from allocation.entrypoints.cli.terminal import console, counted, print_table
 from allocation.messaging.telemetry.escaping import escaped
 from allocation.views.progress import Standing
 
@@ -21,21 +20,21 @@ _FAILED = "nobody could decide it: see `allocation dead list`"
 
 
 class RejectedFile:
-    """Rejected rows as CSV, each after its line and the reason; it can be corrected and imported.
+    """Rejected rows as CSV, with line and reason before each; it can be corrected and imported.
 
-    It has the delimiter of the file that was read, as the spreadsheet at hand expects it.
+    It has the delimiter of the imported file, which the user's spreadsheet expects.
     """
 
     def __init__(self, file: IO[str], columns: tuple[str, ...], delimiter: str) -> None:
         self._writer = csv.writer(file, delimiter=delimiter)
-        # The notes of an earlier import make place for those of this one.
+        # Line and reason of an earlier import are replaced.
         self._kept = [index for index, name in enumerate(columns) if name not in NOTES]
         self._columns = len(columns)
         self._writer.writerow([*NOTES, *(columns[index] for index in self._kept)])
 
     def write(self, row: Rejected) -> None:
         cells = [row.cells[index] for index in self._kept if index < len(row.cells)]
-        # What the header has no name for comes last: nothing of the row is lost.
+        # Cells beyond the header come last: nothing of the row is lost.
         self._writer.writerow([row.line, _why(row), *cells, *row.cells[self._columns :]])
 
 
@@ -88,19 +87,16 @@ class Report:
         if self.file is not None:
             self.file.write(row)
 
-    def as_json(self) -> dict[str, Any]:
-        """For programs; `rejected_rows` has the first LISTED of them."""
-        names = ("rows", "accepted", "known", "created", "rejected", "failed", "undecided")
-        shown = [
-            {"line": row.line, "field": row.field, "reason": escaped(row.reason)}
-            for row in self.first
-        ]
-        return {name: getattr(self, name) for name in names} | {"rejected_rows": shown}
-
     def print(self, *, dry_run: bool, as_json: bool) -> None:
-        """The whole of it, for a program or for people."""
+        """The whole of it for people, or for a program, with the first LISTED rejected rows."""
         if as_json:
-            console.print_json(json.dumps({"dry_run": dry_run} | self.as_json()))
+            names = ("rows", "accepted", "known", "created", "rejected", "failed", "undecided")
+            listed = [
+                {"line": row.line, "field": row.field, "reason": escaped(row.reason)}
+                for row in self.first
+            ]
+            counts = {name: getattr(self, name) for name in names}
+            console.print_json(data={"dry_run": dry_run} | counts | {"rejected_rows": listed})
             return
         told = [f"{self.created} created", f"{self.rejected} rejected"]
         if dry_run:
@@ -108,8 +104,7 @@ class Report:
         told += [f"{self.failed} failed"] if self.failed else []
         told += [f"{self.undecided} undecided"] if self.undecided else []
         known = f" {self.known} were handed over before." if self.known else ""
-        rows = "1 row" if self.rows == 1 else f"{self.rows} rows"
-        console.print(f"{rows}: {', '.join(told)}.{known}", highlight=False)
+        console.print(f"{counted(self.rows, 'row')}: {', '.join(told)}.{known}", highlight=False)
         if self.first:
             print_table([_shown(row) for row in self.first[:SHOWN]])
         if (more := self.rejected + self.failed - SHOWN) > 0:

@@ -1,6 +1,5 @@
 """`allocation keys`: who may use the API."""
 
-import json
 import sys
 from dataclasses import asdict
 from enum import StrEnum
@@ -8,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from allocation.entrypoints.cli.terminal import ask_database, console, fail, misused, print_table
+from allocation.entrypoints.cli.terminal import (
+    ask_database,
+    console,
+    fail,
+    misused,
+    print_answer,
+    print_table,
+)
 from allocation.messaging.command_line import AsJson, Program
 from allocation.messaging.telemetry.escaping import escaped
 
@@ -49,7 +55,7 @@ def create(
         _ask_before_the_first(as_json=as_json)
     key, text = ask_database(settings, lambda: keys.create(name, scope or list(Scope)))
     if as_json:
-        console.print_json(json.dumps({"key": text} | _row(key)))
+        console.print_json(data={"key": text} | _row(key))
         return
     console.print(
         f"Key {key.id} for {escaped(name)}, good to {' and '.join(key.scopes)}:", markup=False
@@ -64,7 +70,7 @@ def show_list(as_json: AsJson = False) -> None:
     settings, keys = _build()
     rows = [_row(key) for key in ask_database(settings, keys.all)]
     if as_json:
-        console.print_json(json.dumps(rows))
+        console.print_json(data=rows)
     elif rows:
         print_table(rows)
     else:
@@ -81,10 +87,7 @@ def revoke(
     if not ask_database(settings, lambda: keys.revoke(key_id)):
         fail(f"no valid key has the id {key_id}: `allocation keys list` shows them")
     last = not settings.api_key and not ask_database(settings, keys.any_valid)
-    if as_json:
-        console.print_json(json.dumps({"revoked": key_id}))
-    else:
-        console.print(f"The key {escaped(key_id)} is revoked.", markup=False)
+    print_answer(f"The key {escaped(key_id)} is revoked.", {"revoked": key_id}, as_json=as_json)
     if last:
         typer.echo(f"allocation: {_NO_KEY_LEFT}", err=True)
 

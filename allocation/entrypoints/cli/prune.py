@@ -1,10 +1,9 @@
 """`allocation prune`: drop the events and commands that are past their time."""
 
-import json
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
-from allocation.entrypoints.cli.terminal import ask_database, console, progress
+from allocation.entrypoints.cli.terminal import ask_database, counted, print_answer, progress
 from allocation.messaging.command_line import AsJson, DryRun
 
 
@@ -30,16 +29,11 @@ def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
                 dropped += step
                 advance(step.events + step.commands)
     shown = found if dry_run else dropped
-    if as_json:
-        console.print_json(json.dumps({"dry_run": dry_run} | asdict(shown)))
-    else:
-        console.print(
-            f"{_counted(shown.events, 'event')} sent before {limits.events:%Y-%m-%d %H:%M} and"
-            f" {_counted(shown.commands, 'command')} decided before"
-            f" {limits.commands:%Y-%m-%d %H:%M} (UTC)"
-            f" {'would be dropped' if dry_run else 'were dropped'}."
-        )
-
-
-def _counted(number: int, name: str) -> str:
-    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+    print_answer(
+        f"{counted(shown.events, 'event')} sent before {limits.events:%Y-%m-%d %H:%M} and"
+        f" {counted(shown.commands, 'command')} decided before"
+        f" {limits.commands:%Y-%m-%d %H:%M} (UTC)"
+        f" {'would be dropped' if dry_run else 'were dropped'}.",
+        {"dry_run": dry_run} | asdict(shown),
+        as_json=as_json,
+    )

@@ -1,6 +1,5 @@
 """`allocation replay`: the kept events go to one queue again, and its subscriber catches up."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace as changed
@@ -13,9 +12,10 @@ import typer
 from allocation.entrypoints.cli.terminal import (
     ask_broker,
     ask_database,
-    console,
+    counted,
     fail,
     misused,
+    print_answer,
     progress,
 )
 from allocation.messaging.command_line import AsJson
@@ -77,12 +77,10 @@ def replay(
         stretch = ask_database(settings, lambda: log.stretch(moment, sku))
         with progress(queue, stretch.count, quiet=as_json) as advance:
             sent = _send(settings, log, stretch, queue, connection, advance)
-    if as_json:
-        console.print_json(json.dumps({"queue": queue, "sent": sent}))
-    else:
-        console.print(
-            f"{sent} {'event was' if sent == 1 else 'events were'} sent again to {queue}."
-        )
+    events = counted(sent, "event was", "events were")
+    print_answer(
+        f"{events} sent again to {queue}.", {"queue": queue, "sent": sent}, as_json=as_json
+    )
 
 
 def _send(

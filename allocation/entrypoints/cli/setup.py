@@ -1,12 +1,18 @@
 """Commands that set the service up, and prove its books."""
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
 
-from allocation.entrypoints.cli.terminal import FAILED, ask_broker, ask_database, console, fail
+from allocation.entrypoints.cli.terminal import (
+    FAILED,
+    ask_broker,
+    ask_database,
+    console,
+    fail,
+    print_answer,
+)
 from allocation.messaging.command_line import AsJson
 from allocation.messaging.telemetry.escaping import escaped
 
@@ -22,10 +28,8 @@ def migrate(as_json: AsJson = False) -> None:
 
     settings = Settings()
     ask_database(settings, lambda: migrations.upgrade(settings.database_url), makes_it=True)
-    if as_json:
-        console.print_json(json.dumps({"schema": migrations.newest()}))
-    else:
-        console.print("The database has the schema of this version.")
+    schema = {"schema": migrations.newest()}
+    print_answer("The database has the schema of this version.", schema, as_json=as_json)
 
 
 def topology(as_json: AsJson = False) -> None:
@@ -33,12 +37,10 @@ def topology(as_json: AsJson = False) -> None:
     from allocation import bootstrap
 
     queues, users = declare(bootstrap.build())
-    if as_json:
-        console.print_json(json.dumps({"queues": queues, "users": users}))
-        return
-    console.print(f"The broker has the queues {', '.join(queues)}.")
+    sentence = f"The broker has the queues {', '.join(queues)}."
     if users:
-        console.print(f"It has the users {', '.join(users)}, each with the rights of its role.")
+        sentence += f"\nIt has the users {', '.join(users)}, each with the rights of its role."
+    print_answer(sentence, {"queues": queues, "users": users}, as_json=as_json)
 
 
 def declare(dependencies: "Dependencies") -> tuple[list[str], list[str]]:
@@ -81,7 +83,7 @@ def check(as_json: AsJson = False) -> None:
     proofs = ask_database(settings, proved)
     if as_json:
         rows = [asdict(proof) | {"holds": proof.holds} for proof in proofs]
-        console.print_json(json.dumps(rows))
+        console.print_json(data=rows)
     if not all(proof.holds for proof in proofs):
         raise typer.Exit(FAILED)
 

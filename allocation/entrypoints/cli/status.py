@@ -1,6 +1,5 @@
-"""`allocation status`: what waits where, what was decided lately, and what nobody could decide."""
+"""`allocation status`: backlog and queues, outcomes of the last minute, and dead letters."""
 
-import json
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -30,9 +29,9 @@ REFRESH = 2.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The counts, those of all kept commands unless it is to be quick, and messages by queue.
+    """Counts of commands, and of messages by queue; None for a queue that is missing.
 
-    A queue that is missing has None.
+    `kept` counts all kept commands, which takes long: None while watching.
     """
 
     figures: "progress.Progress"
@@ -63,7 +62,7 @@ def status(
         return
     now = _ask(dependencies, quick=False)
     if as_json:
-        console.print_json(json.dumps(now.as_json()))
+        console.print_json(data=now.as_json())
     else:
         show_table(_table(now))
 

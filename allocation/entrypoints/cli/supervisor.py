@@ -47,20 +47,6 @@ class Command:
     after: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class _Child:
-    process: "subprocess.Popen[bytes]"
-    ready: bool = False
-    ended: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Status:
-    """A line that stays the last one of a terminal, until the next such line."""
-
-    text: str
-
-
 class Output:
     """Writes lines to a file descriptor in a thread of its own, as fast as they are read.
 
@@ -71,7 +57,8 @@ class Output:
         self._target = target
         self._on_close = on_close
         self.is_terminal = os.isatty(target)
-        self._waiting: Queue[str | _Status | None] = Queue(_MOST_LINES)
+        # Lines to write, and a new status line or None to leave it; None at the end.
+        self._waiting: Queue[tuple[str, str | None] | None] = Queue(_MOST_LINES)
         self._left_out = 0
         self._writer = threading.Thread(target=self._write_all, daemon=True)
         self._writer.start()
@@ -82,7 +69,7 @@ class Output:
     def say(self, text: str) -> None:
         """Write these lines."""
         try:
-            self._waiting.put_nowait(f"{text}\n")
+            self._waiting.put_nowait((f"{text}\n", None))
         except Full:
             self._left_out += 1
 
@@ -90,7 +77,7 @@ class Output:
         """Show a status line below the output, in place of the last one; only on a terminal."""
         if self.is_terminal and not self._waiting.full():
             # A line that wraps could not be cleared.
-            self._waiting.put(_Status(text[: os.get_terminal_size(self._target).columns - 1]))
+            self._waiting.put(("", text[: os.get_terminal_size(self._target).columns - 1]))
 
     def close(self) -> None:
         """Write what is left, unless that takes too long."""
@@ -103,9 +90,9 @@ class Output:
     def _write_all(self) -> None:
         shown = ""
         while (item := self._waiting.get()) is not None:
-            text = item if isinstance(item, str) else ""
+            text, status = item
             clear = _CLEAR if shown else ""
-            shown = item.text if isinstance(item, _Status) else shown
+            shown = shown if status is None else status
             if left_out := self._left_out:
                 self._left_out -= left_out
                 text += f"... {left_out} lines were dropped: the output was not read in time\n"
@@ -147,7 +134,9 @@ class Supervisor:
     start_time: float = START_TIME
 
     broke: tuple[str, int] | None = None
-    _children: dict[str, _Child] = field(default_factory=dict)
+    _started: list[str] = field(default_factory=list)
+    _ready: set[str] = field(default_factory=set)
+    _running: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
     _stopping: bool = False
     _late: bool = False
     _began: float = 0.0
@@ -171,11 +160,11 @@ class Supervisor:
             self._say("system", f"starting {', '.join(names)}")
             self._start_allowed()
             threading.Thread(target=self._poll_readiness, daemon=True).start()
-            while self._running() or not self._stopping:
+            while self._running or not self._stopping:
                 self._act()
         finally:
-            for child in self._running():  # a command could not be started
-                child.process.terminate()
+            for process in self._running.values():  # a command could not be started
+                process.terminate()
             self._output.close()
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -201,9 +190,10 @@ class Supervisor:
     # Starting
 
     def _start_allowed(self, *, all_of_them: bool = False) -> None:
-        ready = {name for name, child in self._children.items() if child.ready}
+        waiting = self._waiting()
         for command in self.commands:
-            if command.name not in self._children and (all_of_them or ready >= {*command.after}):
+            allowed = all_of_them or not any(name in waiting for name in command.after)
+            if allowed and command.name not in self._started:
                 self._start(command)
 
     def _start(self, command: Command) -> None:
@@ -219,7 +209,8 @@ class Supervisor:
             pass_fds=self.inherited,
         )
         os.close(writing)
-        self._children[command.name] = _Child(process)
+        self._started.append(command.name)
+        self._running[command.name] = process
         reader = threading.Thread(target=self._read, args=(command.name, reading), daemon=True)
         reader.start()
         threading.Thread(
@@ -250,7 +241,7 @@ class Supervisor:
         started = time.time()
         while (waiting := self._waiting()) and not self._stopping:
             for command in self.commands:
-                may_be = command.name in waiting and command.name in self._children
+                may_be = command.name in waiting and command.name in self._started
                 if may_be and command.is_ready(started):
                     self._actions.put(partial(self._became_ready, command.name))
             if not self._late and time.time() > started + self.start_time:
@@ -259,9 +250,9 @@ class Supervisor:
             time.sleep(_TICK)  # polls: the processes can't call back
 
     def _became_ready(self, name: str) -> None:
-        if self._children[name].ready or self._stopping:
+        if name in self._ready or self._stopping:
             return
-        self._children[name].ready = True
+        self._ready.add(name)
         self._start_allowed(all_of_them=self._late)
         if not self._waiting():
             self._output.show("")
@@ -274,11 +265,7 @@ class Supervisor:
 
     def _waiting(self) -> list[str]:
         """The names of those that are not ready yet."""
-        return [
-            command.name
-            for command in self.commands
-            if not (child := self._children.get(command.name)) or not child.ready
-        ]
+        return [command.name for command in self.commands if command.name not in self._ready]
 
     # Stopping
 
@@ -289,31 +276,28 @@ class Supervisor:
         self._began = time.monotonic()
         self._output.show("")
         self._say("system", f"{reason}: stopping everything")
-        for child in self._running():
-            child.process.terminate()
+        for process in self._running.values():
+            process.terminate()
 
     def _kill(self) -> None:
-        for child in self._running():
+        for process in self._running.values():
             try:
-                os.killpg(child.process.pid, signal.SIGKILL)
+                os.killpg(process.pid, signal.SIGKILL)
             except ProcessLookupError:  # it has just ended
                 pass
 
     def _ended(self, name: str, returncode: int) -> None:
-        self._children[name].ended = True
+        del self._running[name]
         self._say("system", f"{name} stopped (rc={returncode})")
         if not self._stopping:
             self.broke = (name, returncode)
             self._stop(f"{name} has stopped")
 
-    def _running(self) -> list[_Child]:
-        return [child for child in self._children.values() if not child.ended]
-
     def _say(self, name: str, line: str) -> None:
         now = time.strftime("%H:%M:%S")
         prefix = f"{now} {name:{self._width}} | "
-        if self._output.is_terminal and name in self._children:
-            colour = _COLOURS[list(self._children).index(name) % len(_COLOURS)]
+        if self._output.is_terminal and name in self._started:
+            colour = _COLOURS[self._started.index(name) % len(_COLOURS)]
             prefix = f"\x1b[{colour}m{prefix}\x1b[0m"
         self._output.say(f"{prefix}{line}")
 

@@ -56,10 +56,18 @@ PLAIN: Any = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
 _NO_LIMIT = 100_000  # characters
 
 
+def print_answer(sentence: str, data: object, *, as_json: bool) -> None:
+    """Print the sentence for people, or the data for programs."""
+    if as_json:
+        console.print_json(data=data)
+    else:
+        console.print(sentence, markup=False)
+
+
 def print_table(rows: Sequence[Mapping[str, object]], whole: Collection[str] = ()) -> None:
     """The rows under the names of the first one's fields; in a pipe nothing is cut to a width.
 
-    The columns `whole` stay on one line, for whoever copies what they say.
+    The columns `whole` are not wrapped, so that people can copy their values.
     """
     table = Table(
         *(Column(name, overflow="fold", no_wrap=name in whole) for name in rows[0]), **PLAIN
@@ -73,6 +81,11 @@ def print_table(rows: Sequence[Mapping[str, object]], whole: Collection[str] = (
 def show_table(table: Table) -> None:
     """The table as wide as the terminal, or in a pipe as wide as it wants to be."""
     _Console(soft_wrap=True, width=None if sys.stdout.isatty() else _NO_LIMIT).print(table)
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """`1 row`, `2 rows`; or with `many` behind any other number than 1."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def age(seconds: float) -> str:

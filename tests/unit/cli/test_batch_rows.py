@@ -1,7 +1,7 @@
 """CSV files of batches as spreadsheets write them: read right, or rejected by line and field."""
 
 from datetime import date
-from io import BytesIO
+from io import BufferedReader, BytesIO
 
 import pytest
 
@@ -15,7 +15,11 @@ B1 = CreateBatch("b1", "LAMP", 5)
 def read(content: bytes | str, dates: DateOrder | None = None) -> list[object]:
     """The commands of the rows, and line, field and reason of those that are rejected."""
     data = content.encode() if isinstance(content, str) else content
-    return [_told(row) for row in BatchRows(BytesIO(data), dates)]
+    return [_told(row) for row in BatchRows(opened(data), dates)]
+
+
+def opened(content: bytes) -> BufferedReader:
+    return BufferedReader(BytesIO(content))
 
 
 def _told(row: Row | Rejected) -> object:
@@ -128,7 +132,7 @@ def test_a_date_that_could_be_another_one_is_rejected() -> None:
 def test_unknown_columns_are_ignored_and_named() -> None:
     content = b"Note,batchref,sku,qty,line,Note,Colour\nx,b1,LAMP,5,7,y,red\n"
 
-    rows = BatchRows(BytesIO(content))
+    rows = BatchRows(opened(content))
 
     assert rows.ignored == ("Note", "Note", "Colour")
     assert [_told(row) for row in rows] == [B1]
@@ -162,9 +166,9 @@ def test_a_quote_that_is_not_closed_costs_its_own_line_alone() -> None:
 
 
 def test_the_same_facts_have_the_same_id_however_they_are_written() -> None:
-    plain = BatchRows(BytesIO(b"batchref,sku,qty,eta\nb1,LAMP,5,2026-12-31\n"))
+    plain = BatchRows(opened(b"batchref,sku,qty,eta\nb1,LAMP,5,2026-12-31\n"))
     local = BatchRows(
-        BytesIO("ETA\tQty\tSKU\tBatchref\n31.12.2026\t5,00\tLAMP\tb1".encode("utf-16")),
+        opened("ETA\tQty\tSKU\tBatchref\n31.12.2026\t5,00\tLAMP\tb1".encode("utf-16")),
         DateOrder.DAY_FIRST,
     )
 
