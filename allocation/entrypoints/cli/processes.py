@@ -4,7 +4,6 @@ import os
 import signal
 
 from allocation import bootstrap
-from allocation.adapters import metrics
 from allocation.adapters.sql import migrations
 from allocation.entrypoints import inbound, relay
 from allocation.entrypoints.cli import demo, setup
@@ -63,7 +62,7 @@ def run_relay() -> None:
     settings = dependencies.settings
     logs.configure(settings.log_format, settings.log_level)
     with tracing.making("allocation-relay", settings.broker_transport):
-        relay.run(dependencies, metrics.RelayMetrics(), lifecycle.stop_signal())
+        relay.run(dependencies, lifecycle.stop_signal())
 
 
 def run_inbound() -> None:
@@ -72,4 +71,4 @@ def run_inbound() -> None:
     settings = dependencies.settings
     logs.configure(settings.log_format, settings.log_level)
     with tracing.making("allocation-inbound", settings.broker_transport):
-        inbound.run(dependencies, metrics.InboundMetrics(), lifecycle.stop_signal())
+        inbound.run(dependencies, lifecycle.stop_signal())
