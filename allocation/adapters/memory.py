@@ -178,15 +178,12 @@ class MemoryInbox:
             self._store.commands[message.id] = _Row(message)
             self._store.outbox.append(message)
 
-    def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome]:
+    def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome | None]:
+        known = self._store.commands.keys() & {message.id for message in messages}
         for message in messages:
             self._store.commands.setdefault(message.id, _Row(message))
         rows = {message.id: self._known(message) for message in messages}
-        return {known: row.outcome for known, row in rows.items() if row.outcome is not None}
-
-    def was_accepted(self, message: Message) -> bool:
-        # A malformed command is never accepted, only claimed.
-        return not isinstance(self._store.commands[message.id].message.command, Malformed)
+        return {command_id: rows[command_id].outcome for command_id in known}
 
     def record(self, message: Message, outcome: Outcome) -> None:
         row = self._store.commands[message.id]

@@ -2,7 +2,6 @@
 
 from collections import Counter as Tally
 from collections.abc import Collection, Iterable, Mapping
-from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -138,16 +137,6 @@ class InboundMetrics:
 
     def dead_lettered(self, queue: str, reason: str) -> None:
         self._dead_letters.labels(queue, reason).inc()
-
-
-@cache
-def relay() -> RelayMetrics:
-    return RelayMetrics()
-
-
-@cache
-def inbound() -> InboundMetrics:
-    return InboundMetrics()
 
 
 def _dead_letters(queue: str, registry: CollectorRegistry) -> Counter:

@@ -8,9 +8,9 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class OrderLine:
-    """`qty` pieces of `sku` that the order `orderid` wants, for some `customer` or other.
+    """`qty` pieces of `sku` that the order `orderid` wants, for `customer`.
 
-    `split`: several batches may serve it.
+    `split`: several batches may serve it. The contract's schemas refuse a quantity below one.
     """
 
     orderid: str

@@ -1,4 +1,7 @@
-"""Requests of callers, each an imperative; the contract's JSON Schemas define their fields."""
+"""Requests of callers, each an imperative.
+
+The contract's JSON Schemas define their fields, and refuse invalid values: a quantity below one.
+"""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -36,7 +39,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class FollowUp(Command):
-    """A command that a decision leaves to be executed."""
+    """A command that a decision leaves to be executed; `Product.pull_follow_ups` returns them."""
 
     @property
     def due_at(self) -> datetime | None:

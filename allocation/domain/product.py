@@ -70,11 +70,11 @@ class Product:
         self.version += 1
         self._books.add_batch(Batch(batchref, self.sku, qty, eta, best_before=best_before))
         self._record(BatchCreated(batchref, self.sku, qty, eta, best_before))
-        self._serve_waiting_next()
+        self._leave_allocate_waiting()
         return Succeeded(status="created", batchref=batchref)
 
     def change_batch_quantity(self, batchref: str, qty: int) -> Outcome:
-        """Set the purchased quantity; lines give way to a shortage."""
+        """Set the purchased quantity; on a shortage lines give way by `shortage_order`."""
         batch = self._known_batch(batchref)
         if batch.purchased == qty:
             return Succeeded(status="unchanged", batchref=batchref, qty=qty)
@@ -83,7 +83,7 @@ class Product:
         return Succeeded(status="changed", batchref=batchref, qty=qty)
 
     def write_off(self, batchref: str, qty: int, reason: str) -> Outcome:
-        """Take pieces off a batch; lines give way to a shortage."""
+        """Take pieces off a batch; on a shortage lines give way by `shortage_order`."""
         batch = self._known_batch(batchref)
         if qty > batch.purchased:
             return Refused("quantity too large", field="qty", qty=qty, known_qty=batch.purchased)
@@ -117,13 +117,13 @@ class Product:
 
     def allocate(self, line: OrderLine) -> Outcome:
         """Promise stock to `line`, or queue it until stock arrives. Repeating a line is a no-op."""
-        if self._held(line.orderid):
+        if self._reserved(line.orderid):
             return self._refused("reserved", line.orderid)
         known = self._books.parts(line.orderid)
         return self._repeated(known, line) if known else self._take(line, expires_at=None)
 
     def reserve(self, line: OrderLine, expires_at: datetime) -> Outcome:
-        """Hold stock for `line` until then, as `allocate` would promise it."""
+        """Hold stock for `line` as `allocate` would, until the follow-up `Expire` ends that."""
         known = self._books.parts(line.orderid)
         if known:
             return self._repeated(known, line)
@@ -139,7 +139,7 @@ class Product:
             self.version += self.sequence > before
             if all_served and enough(batches, line.qty, split=line.split):
                 return None
-        elif self._held(line.orderid) and not hold:
+        elif self._reserved(line.orderid) and not hold:
             return self._refused("reserved", line.orderid)
         else:
             repeated = self._repeated(known, line)
@@ -149,45 +149,46 @@ class Product:
                 return None
         return self._refused("not all in stock", line.orderid, field="lines")
 
-    def held_until(self, orderid: str) -> datetime | None:
-        """When the hold on the order's line ends; None if the line is not held."""
-        return min(
-            (line.expires_at for line in self._held(orderid) if line.expires_at), default=None
-        )
+    def reserved_until(self, orderid: str) -> datetime | None:
+        """When the reservation of the order's line expires; None if it is not reserved."""
+        ends = [line.expires_at for line in self._reserved(orderid) if line.expires_at]
+        return min(ends, default=None)
 
     def waits(self, orderid: str) -> bool:
         """Whether pieces of the order's line wait for stock."""
         return self._waiting_pieces(orderid) > 0
 
     def confirm(self, orderid: str) -> bool:
-        """Make the order's held line an allocation; False when it holds none here."""
-        return self._hold_until(None, self._held(orderid))
+        """Make the order's reservation an allocation; False if it has none of this product."""
+        return self._promise_again(None, self._reserved(orderid))
 
     def can_extend(self, orderid: str) -> bool:
-        """Whether the order's line may be held for longer: it never was. True without one."""
-        return not any(line.extended for line in self._held(orderid))
+        """Whether the reservation was never extended; True without one."""
+        return not any(line.extended for line in self._reserved(orderid))
 
     def extend(self, orderid: str, expires_at: datetime) -> bool:
-        """Hold the order's held line until then; False if it is not held, or for longer already."""
+        """Have the reservation expire later; False without one, or if it does already."""
         held = [
-            line for line in self._held(orderid) if line.expires_at and line.expires_at < expires_at
+            line
+            for line in self._reserved(orderid)
+            if line.expires_at and line.expires_at < expires_at
         ]
         for line in held:
             line.extended = True
             self._follow_ups[Expire(orderid, expires_at)] = None
-        return self._hold_until(expires_at, held)
+        return self._promise_again(expires_at, held)
 
     def release(self, orderid: str) -> bool:
-        """Give up the order's held line; False when it holds none here."""
-        return self._give_up(self._held(orderid), "released")
+        """Give up the order's reservation; False if it has none of this product."""
+        return self._give_up(self._reserved(orderid), "released")
 
     def expire(self, orderid: str, expires_at: datetime) -> bool:
-        """Give up the order's line if it is held until then, and no longer; whether it was."""
-        held = [line for line in self._held(orderid) if line.expires_at == expires_at]
+        """Give up the reservation if it ends then; one that was confirmed or extended stays."""
+        held = [line for line in self._reserved(orderid) if line.expires_at == expires_at]
         return self._give_up(held, "expired")
 
     def deallocate(self, orderid: str) -> Outcome:
-        """Give up the order's line, whatever its status, but for goods that have left."""
+        """Give up the order's line, whatever its status, except goods that were dispatched."""
         parts = self._books.parts(orderid)
         if not parts:
             return self._refused("unknown order line", orderid)
@@ -221,13 +222,13 @@ class Product:
     # Follow-ups
 
     def allocate_waiting(self) -> Outcome:
-        """Serve the waiting lines that fit, oldest first; announce once that the others wait."""
+        """Serve the waiting lines that fit, by `service_order`; announce once that others wait."""
         before = self.sequence
         batches, all_served = self._serve_waiting()
         if all_served:
             for line in self._books.waiting_unannounced(LINES_PER_COMMAND):
                 self._announce_out_of_stock(line, batches)
-            self._serve_waiting_next()  # pulled only if some are left
+            self._leave_allocate_waiting()  # pulled only if some are left
         self.version += self.sequence > before
         return Succeeded(status="served", events=self.sequence - before)
 
@@ -238,7 +239,7 @@ class Product:
         self.version += self.sequence > before
         return Succeeded(status="reviewed", events=self.sequence - before)
 
-    # What the decisions left to be published and done
+    # What the decisions leave: events to publish, follow-ups to execute
 
     def pull_events(self) -> list[Event]:
         """The events recorded since the last call, in order of their sequence."""
@@ -261,7 +262,7 @@ class Product:
         fits = self._books.first_waiting(at_most=_most_free(self._books.open_batches()))
         return fits is not None or bool(self._books.waiting_unannounced(1))
 
-    def _serve_waiting_next(self) -> None:
+    def _leave_allocate_waiting(self) -> None:
         self._follow_ups[AllocateWaiting(self.sku)] = None
 
     def _record(self, event: Event, **fields: Any) -> None:
@@ -269,7 +270,7 @@ class Product:
         self.sequence += 1
         self._events.append(replace(event, sequence=self.sequence, **fields))
 
-    # Taking a line
+    # New lines
 
     def _take(self, line: OrderLine, expires_at: datetime | None) -> Outcome:
         self.version += 1
@@ -289,7 +290,7 @@ class Product:
         return self._answer(self._books.parts(line.orderid))
 
     def _repeated(self, known: Sequence[Line], line: OrderLine) -> Outcome:
-        """The line stays as it is: the answer says where it differs from this request."""
+        """A repeated line changes nothing: the answer says where it differs from this request."""
         qty = sum(part.qty for part in known)
         if qty != line.qty:
             return Refused("quantity differs", field="qty", qty=line.qty, known_qty=qty)
@@ -346,7 +347,7 @@ class Product:
             assert served or line.split, f"{line.qty} pieces fit no batch with {most_free}"
             if self._strategy.by_free:
                 batches = self._strategy.sort(batches)
-        self._serve_waiting_next()
+        self._leave_allocate_waiting()
         return batches, False
 
     def _serve(self, line: Line, batches: Sequence[Batch]) -> bool:
@@ -400,8 +401,8 @@ class Product:
         self._record(OutOfStock(line.orderid, self.sku, line.qty, part=line.part, choice=choice))
         line.told = True
 
-    def _hold_until(self, expires_at: datetime | None, lines: Sequence[Line]) -> bool:
-        """Promise the lines anew: held until then, or, without a time, allocated."""
+    def _promise_again(self, expires_at: datetime | None, lines: Sequence[Line]) -> bool:
+        """Promise the lines again: reserved until then, or, without a time, allocated."""
         self.version += bool(lines)
         for line in lines:
             line.expires_at = expires_at
@@ -409,16 +410,16 @@ class Product:
                 self._record_promise(line, line.batchref, self._waiting_pieces(line.orderid))
         return bool(lines)
 
-    # Shortages and new days
+    # Shortages: who gives way, and new arrival days
 
     def _set_quantity(self, batch: Batch, qty: int) -> None:
         self._record(BatchQuantityChanged(batch.batchref, self.sku, qty))
         for line in self._books.lines_that_give_way(batch.batchref):
             if batch.allocated <= qty:
                 break
-            self._make_wait(line)
+            self._give_way(line)
         if qty > batch.purchased:
-            self._serve_waiting_next()
+            self._leave_allocate_waiting()
         batch.purchased = qty
 
     def _review(self, late: Batch) -> None:
@@ -444,8 +445,8 @@ class Product:
         if not all_served or len(lines) > LINES_PER_COMMAND:
             self._follow_ups[ReviewPromises(late.batchref)] = None
 
-    def _make_wait(self, line: Line) -> None:
-        """Free what the line holds; it waits again, with its age and as one with the rest."""
+    def _give_way(self, line: Line) -> None:
+        """Free what the line holds; it waits again, with its age, as one part with what waits."""
         self._free(line, "moved")
         if not line.split:
             return
@@ -472,7 +473,7 @@ class Product:
             return
         self._known_batch(line.batchref).allocated -= line.qty
         line.batchref = line.promised_at = line.eta = None
-        self._serve_waiting_next()
+        self._leave_allocate_waiting()
 
     # Parts of lines
 
@@ -502,7 +503,7 @@ class Product:
         for other in self._books.parts(part.orderid)[:1]:
             other.last_part = max(other.last_part, part.part, part.last_part)
 
-    def _held(self, orderid: str) -> list[Line]:
+    def _reserved(self, orderid: str) -> list[Line]:
         return [line for line in self._books.parts(orderid) if line.expires_at is not None]
 
     def _waiting_pieces(self, orderid: str) -> int:

@@ -15,7 +15,6 @@ from kombu import Connection
 from kombu.message import Message as Delivered
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from allocation.adapters.metrics import InboundMetrics
 from allocation.adapters.rabbitmq import topology
 from allocation.adapters.sql.migrations import wait_for_schema
 from allocation.bootstrap import Dependencies, build
@@ -57,16 +56,15 @@ def main() -> None:
     settings = dependencies.settings
     logs.configure(settings.log_format, settings.log_level)
     with tracing.making("allocation-inbound", settings.broker_transport):
-        run(dependencies, dependencies.inbound_metrics, lifecycle.stop_signal())
+        run(dependencies, lifecycle.stop_signal())
 
 
-def run(dependencies: Dependencies, metrics: InboundMetrics, stop: threading.Event) -> None:
+def run(dependencies: Dependencies, stop: threading.Event) -> None:
     """Accept the events of other systems until `stop` is set, through outages."""
     settings = dependencies.settings
-    metrics_server.serve(
-        metrics.registry, settings.metrics_host, settings.metrics_port, "allocation"
-    )
-    Inbound(dependencies, metrics).run(stop)
+    registry = dependencies.inbound_metrics.registry
+    metrics_server.serve(registry, settings.metrics_host, settings.metrics_port, "allocation")
+    Inbound(dependencies).run(stop)
 
 
 class Inbound:
@@ -76,9 +74,9 @@ class Inbound:
     events go back to the queue when the process ends.
     """
 
-    def __init__(self, dependencies: Dependencies, metrics: InboundMetrics) -> None:
+    def __init__(self, dependencies: Dependencies) -> None:
         self._dependencies = dependencies
-        self._metrics = metrics
+        self._metrics = metrics = dependencies.inbound_metrics
         self._dead_letters = DeadLetterPublisher(
             dependencies.confirming_broker, metrics.dead_lettered
         )

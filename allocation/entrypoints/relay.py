@@ -46,28 +46,25 @@ def main() -> None:
     settings = dependencies.settings
     logs.configure(settings.log_format, settings.log_level)
     with tracing.making("allocation-relay", settings.broker_transport):
-        run(dependencies, dependencies.relay_metrics, lifecycle.stop_signal())
+        run(dependencies, lifecycle.stop_signal())
 
 
-def run(dependencies: Dependencies, metrics: RelayMetrics, stop: threading.Event) -> None:
+def run(dependencies: Dependencies, stop: threading.Event) -> None:
     """Relay until `stop` is set; stands by while another relay is active, and outlives outages."""
     settings = dependencies.settings
-    metrics_server.serve(
-        metrics.registry, settings.metrics_host, settings.metrics_port, "allocation"
-    )
-    relay = Relay(dependencies, metrics, stop)
+    registry = dependencies.relay_metrics.registry
+    metrics_server.serve(registry, settings.metrics_host, settings.metrics_port, "allocation")
+    relay = Relay(dependencies, stop)
     work_through_outages(stop, dependencies.broker, relay.session, relay.on_outage, OUTAGES)
 
 
 class Relay:
     """The only relay that is active, or one that stands by."""
 
-    def __init__(
-        self, dependencies: Dependencies, metrics: RelayMetrics, stop: threading.Event
-    ) -> None:
+    def __init__(self, dependencies: Dependencies, stop: threading.Event) -> None:
         self._settings = dependencies.settings
         self._engine = dependencies.engine
-        self._metrics = metrics
+        self._metrics = dependencies.relay_metrics
         self._stop = stop
 
     def session(self, connection: Connection) -> float:

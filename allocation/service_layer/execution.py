@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from allocation.domain.commands import FollowUp, meant
+from allocation.domain.commands import Command, FollowUp, meant
 from allocation.domain.outcomes import Outcome, Refused
 from allocation.service_layer.handlers import HANDLERS
 from allocation.service_layer.unit_of_work import Message, UnitOfWork
@@ -37,11 +37,14 @@ def execute_batch(messages: Sequence[Message], uow: UnitOfWork) -> list[Outcome]
     """
     with uow:
         uow.products.load([meant(message.command) for message in messages])
-        outcomes = uow.inbox.claim(messages)
+        known = uow.inbox.claim(messages)
+        outcomes = {each: outcome for each, outcome in known.items() if outcome is not None}
         follow_ups: dict[FollowUp, Message] = {}
         for message in messages:
             if message.id not in outcomes:
-                outcomes[message.id] = _handle(message, uow, follow_ups)
+                # The rule for new ids does not hold for what was accepted before.
+                command = meant(message.command) if message.id in known else message.command
+                outcomes[message.id] = _handle(command, message, uow, follow_ups)
         # Each follow-up once, caused by the last command that asked for it.
         uow.inbox.accept(
             [_caused(each, cause) for each, cause in follow_ups.items() if each.due_at is None]
@@ -68,11 +71,10 @@ def drop(command_id: UUID, uow: UnitOfWork) -> bool:
     return dropped
 
 
-def _handle(message: Message, uow: UnitOfWork, follow_ups: dict[FollowUp, Message]) -> Outcome:
+def _handle(
+    command: Command, message: Message, uow: UnitOfWork, follow_ups: dict[FollowUp, Message]
+) -> Outcome:
     """Call the command's handler; record its outcome and events, and add its follow-ups."""
-    command = message.command
-    if uow.inbox.was_accepted(message):
-        command = meant(command)
     outcome = HANDLERS[type(command)](command, uow)
     for product in uow.products.pull_seen():
         for event in product.pull_events():

@@ -132,13 +132,13 @@ def _one_of_order(line: OrderLine, expires_at: datetime | None, uow: UnitOfWork)
 
 @handles(commands.Confirm)
 def confirm(command: commands.Confirm, uow: UnitOfWork) -> Outcome:
-    """Make every held line of the order an allocation.
+    """Make every reservation of the order an allocation.
 
     A line that waits for stock, wholly or in part, goes on waiting, for an allocation; with
-    `all_or_nothing` the command is refused instead. A hold that ended in the meantime, by the clock
-    alone, is confirmed all the same: its stock is still there.
+    `all_or_nothing` the command is refused instead. A reservation whose time has passed, and that
+    `expire` has not ended yet, is confirmed all the same: its stock is still there.
     """
-    held = _holding(command.orderid, uow)
+    held = _reserved_products(command.orderid, uow)
     if not held:
         return _no_reservation(command.orderid)
     waiting = [product for product in held if product.waits(command.orderid)]
@@ -156,8 +156,8 @@ def confirm(command: commands.Confirm, uow: UnitOfWork) -> Outcome:
 
 @handles(commands.Extend)
 def extend(command: commands.Extend, uow: UnitOfWork) -> Outcome:
-    """Hold the order's held lines for longer, never for a shorter time: all of them, or none."""
-    held = _holding(command.orderid, uow)
+    """Have the order's reservations expire later, never earlier: all of them, or none."""
+    held = _reserved_products(command.orderid, uow)
     if not held:
         return _no_reservation(command.orderid)
     for product in held:
@@ -167,7 +167,7 @@ def extend(command: commands.Extend, uow: UnitOfWork) -> Outcome:
     expires_at = uow.now() + timedelta(seconds=command.ttl)
     extended = [product.extend(command.orderid, expires_at) for product in held]
     waiting = sum(product.waits(command.orderid) for product in held)
-    ends = [end for product in held if (end := product.held_until(command.orderid))]
+    ends = [end for product in held if (end := product.reserved_until(command.orderid))]
     return Succeeded(
         status="extended" if any(extended) else "unchanged",
         lines=len(held) - waiting,
@@ -178,8 +178,8 @@ def extend(command: commands.Extend, uow: UnitOfWork) -> Outcome:
 
 @handles(commands.Release)
 def release(command: commands.Release, uow: UnitOfWork) -> Outcome:
-    """Give up every held line of the order, also lines that wait for stock."""
-    held = _holding(command.orderid, uow)
+    """Give up every reservation of the order, also of lines that wait for stock."""
+    held = _reserved_products(command.orderid, uow)
     if not held:
         return _no_reservation(command.orderid)
     for product in held:
@@ -189,7 +189,7 @@ def release(command: commands.Release, uow: UnitOfWork) -> Outcome:
 
 @handles(commands.Expire)
 def expire(command: commands.Expire, uow: UnitOfWork) -> Outcome:
-    """Give up the lines of the order whose time has come; those confirmed or extended stay."""
+    """Give up the reservations of the order that end then; those confirmed or extended stay."""
     products = uow.products.of_order(command.orderid)
     expired = [product.expire(command.orderid, command.expires_at) for product in products]
     return Succeeded(status="expired" if any(expired) else "kept", lines=sum(expired))
@@ -237,9 +237,9 @@ def _line(command: commands.Allocate | commands.Reserve) -> OrderLine:
     return OrderLine(command.orderid, command.sku, command.qty, command.customer, command.split)
 
 
-def _holding(orderid: str, uow: UnitOfWork) -> list[Product]:
-    """The products of which the order has a held line."""
-    return [each for each in uow.products.of_order(orderid) if each.held_until(orderid)]
+def _reserved_products(orderid: str, uow: UnitOfWork) -> list[Product]:
+    """The products of which the order has a reservation."""
+    return [each for each in uow.products.of_order(orderid) if each.reserved_until(orderid)]
 
 
 def _no_reservation(orderid: str) -> Refused:

@@ -96,16 +96,12 @@ class Inbox(Protocol):
         """
         ...
 
-    def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome]:
-        """Take the commands for this unit of work; returns the outcomes of those decided before.
+    def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome | None]:
+        """Take the commands for this unit of work; returns the outcomes of those known before.
 
-        To be called after their products are locked: a repeat waits there for the first. Raises
-        CommandConflict.
+        None for one that was accepted and not decided. To be called after their products are
+        locked: a repeat waits there for the first. Raises CommandConflict.
         """
-        ...
-
-    def was_accepted(self, message: Message) -> bool:
-        """Whether a claimed command was accepted before it came to be decided."""
         ...
 
     def record(self, message: Message, outcome: Outcome) -> None:

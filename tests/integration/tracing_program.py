@@ -18,7 +18,6 @@ from opentelemetry.trace import SpanKind
 from sqlalchemy import select
 
 from allocation import bootstrap
-from allocation.adapters import metrics
 from allocation.adapters.sql.tables import outbox
 from allocation.entrypoints import inbound, relay
 from allocation.entrypoints.api.app import create_app
@@ -53,8 +52,8 @@ def main(traceparent: str) -> None:
     resequencer = Resequencer(warehouse, metadata, pick_list.apply, timedelta(seconds=60))
     figures, stop = SubscriberMetrics("warehouse"), threading.Event()
     lasting = [
-        partial(relay.run, dependencies, metrics.RelayMetrics(), stop),
-        partial(inbound.run, dependencies, metrics.InboundMetrics(), stop),
+        partial(relay.run, dependencies, stop),
+        partial(inbound.run, dependencies, stop),
         partial(subscriber(of_workers, "warehouse", parse, resequencer, figures).run, stop),
         partial(Relay(warehouse, of_workers, figures.registry).run, stop),
     ]

@@ -114,7 +114,9 @@ class Channel(filesystem.Channel):
     # Consuming
 
     def _get(self, queue: str) -> Payload:
-        self._sweep_sometimes()
+        if time.monotonic() - self._swept >= SWEEP_EVERY:
+            self._swept = time.monotonic()
+            self.files.sweep()
         while taken := self.files.claim(queue):
             claim, payload = taken
             if reason := self._undeliverable(claim, payload):
@@ -204,35 +206,26 @@ class Channel(filesystem.Channel):
                 log.info("the disk has space again: messages are delivered")
         return self._full
 
-    def _sweep_sometimes(self) -> None:
-        if time.monotonic() - self._swept < SWEEP_EVERY:
-            return
-        self._swept = time.monotonic()
-        self.files.sweep()
-
     # Exchanges and queues
 
     def exchange_declare(
         self,
         exchange: str | None = None,
         type: str = "direct",
-        durable: bool = False,
-        auto_delete: bool = False,
-        arguments: Payload | None = None,
-        nowait: bool = False,
         passive: bool = False,
+        **_options: Any,
     ) -> None:
-        exchange = exchange or f"amq.{type or 'direct'}"
-        known = self.files.exchange(exchange)
+        type = type or "direct"
+        exchange = exchange or f"amq.{type}"
         if passive:
-            if known is None:
+            if self.files.exchange(exchange) is None:
                 raise _not_found("exchange", exchange)
             return
         with self.files.changing_exchange(exchange) as changing:
-            if changing.setdefault("type", type or "direct") != (type or "direct"):
+            if changing.setdefault("type", type) != type:
                 raise _differs("exchange", exchange, "type", changing["type"], type)
 
-    def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
+    def exchange_delete(self, exchange: str, **_options: Any) -> None:
         self.files.remove_exchange(exchange)
 
     def queue_declare(
@@ -259,9 +252,7 @@ class Channel(filesystem.Channel):
                 self._exclusive.add(queue)
         return queue_declare_ok_t(queue, self.files.size(queue), self.files.holders(queue))
 
-    def queue_delete(
-        self, queue: str, if_unused: bool = False, if_empty: bool = False, **_options: Any
-    ) -> None:
+    def queue_delete(self, queue: str, if_empty: bool = False, **_options: Any) -> None:
         if not (if_empty and self.files.size(queue)):
             self.files.remove_queue(queue)
 
@@ -285,7 +276,6 @@ class Channel(filesystem.Channel):
         queue: str,
         exchange: str | None = None,
         routing_key: str = "",
-        arguments: Payload | None = None,
         **_options: Any,
     ) -> None:
         with self.files.changing_exchange(exchange or "amq.direct") as changing:

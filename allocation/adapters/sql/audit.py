@@ -25,7 +25,6 @@ from sqlalchemy import (
     exists,
     false,
     func,
-    literal,
     or_,
     select,
     text,
@@ -121,7 +120,6 @@ _RELEASED = "allocation.reservation_released.v1"
 
 @invariant("each batch promises exactly what its lines hold, within its quantity", batches)
 def batch_counters() -> Violations:
-    """Batches whose counter is not the sum of their lines, or leaves its bounds."""
     held = (
         select(allocations.c.batchref, func.sum(allocations.c.qty).label("qty"))
         .where(promised)
@@ -143,7 +141,6 @@ def batch_counters() -> Violations:
 
 @invariant("each line holds stock of its own product", allocations)
 def lines_on_batches_of_their_sku() -> Violations:
-    """Lines that hold stock of another product."""
     return (
         select(_line(allocations.c.orderid, allocations.c.sku))
         .join(batches, batches.c.batchref == allocations.c.batchref)
@@ -153,7 +150,6 @@ def lines_on_batches_of_their_sku() -> Violations:
 
 @invariant("each line that was taken is allocated, waiting, or was given up", allocations)
 def lines_accounted_for() -> Violations:
-    """Lines that were taken, but are neither on the books nor given up."""
 
     def of_succeeded(*names: str) -> Select[tuple[str, str]]:
         orderid, sku = commands.c.body["orderid"], commands.c.body["sku"]
@@ -246,7 +242,6 @@ def lines_where_their_last_event_left_them() -> Violations:
 
 @invariant("each promise was told as the books have it", allocations)
 def promises_published_as_booked() -> Violations:
-    """Lines whose promise was published otherwise than the books have it."""
     name = case((allocations.c.expires_at.is_(None), _ALLOCATED), else_=_RESERVED)
     body = cast(outbox.c.body, Text)
     data = {name: outbox.c.body["data", name] for name in ("orderid", "batchref", "qty")}
@@ -278,16 +273,14 @@ def promises_published_as_booked() -> Violations:
 
 @invariant("each command that was accepted is on record", outbox)
 def accepted_commands_known() -> Violations:
-    """Commands that were accepted, but are no longer on record."""
-    known = select(literal(1)).where(commands.c.id == outbox.c.id)
-    return select(outbox.c.id).where(outbox.c.kind == "command", ~is_scheduled, ~known.exists())
+    known = exists().where(commands.c.id == outbox.c.id)
+    return select(outbox.c.id).where(outbox.c.kind == "command", ~is_scheduled, ~known)
 
 
 @invariant("each command has an outcome or is in the outbox", commands)
 def pending_commands_in_outbox() -> Violations:
-    """Commands without an outcome that are not in the outbox, from where the relay sends them."""
-    sent = select(literal(1)).where(outbox.c.id == commands.c.id)
-    return select(commands.c.id).where(commands.c.status == "pending", ~sent.exists())
+    sent = exists().where(outbox.c.id == commands.c.id)
+    return select(commands.c.id).where(commands.c.status == "pending", ~sent)
 
 
 @invariant("no command has been pending for longer than ALLOCATION_RESEND_AFTER", commands)
@@ -314,7 +307,6 @@ def no_overdue_commands() -> Violations:
 
 @invariant("no command failed", commands)
 def no_failed_commands() -> Violations:
-    """Commands that failed: their dead letters wait to be replayed."""
     return select(commands.c.name + " " + cast(commands.c.id, String)).where(
         commands.c.status == "failed"
     )
@@ -352,7 +344,6 @@ def sequences() -> Violations:
 
 @invariant("each event is sent, or waits behind none of its product that is", outbox)
 def sent_in_order() -> Violations:
-    """Products of which a later event counts as sent while an earlier one does not."""
     is_sent = outbox.c.sent_at.is_not(None)
     first_unsent = func.min(case((~is_sent, outbox.c.sequence)))
     last_sent = func.max(case((is_sent, outbox.c.sequence)))
@@ -366,7 +357,6 @@ def sent_in_order() -> Violations:
 
 @invariant("no line waits beside stock that it fits", allocations)
 def nothing_waits_beside_its_stock() -> Violations:
-    """Products with a line that fits free stock, and no pending command to serve it."""
     free = (
         select(batches.c.sku, func.max(batches.c.purchased - batches.c.allocated).label("largest"))
         .group_by(batches.c.sku)
@@ -382,10 +372,7 @@ def nothing_waits_beside_its_stock() -> Violations:
         select(smallest.c.sku)
         .join(free, free.c.sku == smallest.c.sku)
         .where(smallest.c.qty <= free.c.largest),
-        select(commands.c.body["sku"].as_string()).where(
-            commands.c.name == "allocation.allocate_waiting",
-            commands.c.status.in_(["pending", "failed"]),
-        ),
+        _named_by_undecided("allocation.allocate_waiting", "sku"),
     )
 
 
@@ -396,10 +383,7 @@ def promised_days_published() -> Violations:
         select(batches.c.batchref)
         .join(allocations, allocations.c.batchref == batches.c.batchref)
         .where(promised, allocations.c.eta.is_distinct_from(batches.c.eta)),
-        select(commands.c.body["batchref"].as_string()).where(
-            commands.c.name == "allocation.review_promises",
-            commands.c.status.in_(["pending", "failed"]),
-        ),
+        _named_by_undecided("allocation.review_promises", "batchref"),
     )
 
 
@@ -410,9 +394,14 @@ def reservations_end() -> Violations:
     return except_(
         select(allocations.c.orderid).where(allocations.c.expires_at.is_not(None)),
         select(orderid).where(outbox.c.name == "allocation.expire", is_scheduled),
-        select(commands.c.body["orderid"].as_string()).where(
-            commands.c.name == "allocation.expire", commands.c.status.in_(["pending", "failed"])
-        ),
+        _named_by_undecided("allocation.expire", "orderid"),
+    )
+
+
+def _named_by_undecided(command: str, field: str) -> Select[Any]:
+    """What this field of the commands of this name holds, of those without an outcome."""
+    return select(commands.c.body[field].as_string()).where(
+        commands.c.name == command, commands.c.status.in_(["pending", "failed"])
     )
 
 

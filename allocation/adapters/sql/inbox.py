@@ -66,14 +66,10 @@ class SqlInbox:
             if row.correlation_id != old[row.id].correlation_id:
                 raise CommandConflict(f"command {row.id} is known as part of another request")
 
-    def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome]:
+    def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome | None]:
         known = self._known(messages)
         self._recorded.update(known)
-        outcomes = {row.id: _outcome(row.status, row.outcome) for row in known.values()}
-        return {known: outcome for known, outcome in outcomes.items() if outcome is not None}
-
-    def was_accepted(self, message: Message) -> bool:
-        return message.id in self._recorded
+        return {row.id: _outcome(row.status, row.outcome) for row in known.values()}
 
     def record(self, message: Message, outcome: Outcome) -> None:
         decided = {**_columns(outcome), "decided_at": self._now()}

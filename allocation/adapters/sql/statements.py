@@ -7,6 +7,7 @@ from itertools import count
 from uuid import UUID
 
 from sqlalchemy import (
+    ClauseElement,
     Connection,
     Delete,
     Dialect,
@@ -22,8 +23,6 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from allocation.messaging.database import is_postgresql
-
-Insert = postgresql.Insert | sqlite.Insert
 
 Row = Mapping[str, object]
 
@@ -48,14 +47,14 @@ class Writes:
     def add(self, table: Table, rows: Sequence[Row]) -> None:
         """Insert the rows in their order; all have the same columns."""
         if self._on_postgresql:
-            self._put(f"new_{table.name}", table, rows)
+            self._put("added", table, rows)
         elif rows:
             self._connection.execute(sqlite.insert(table), rows)
 
     def change(self, table: Table, rows: Sequence[Row]) -> None:
         """Update the rows by their primary keys; all have the same columns, the keys among them."""
         if self._on_postgresql:
-            self._put(f"changed_{table.name}", table, rows)
+            self._put("changed", table, rows)
         elif rows:
             # A bound parameter may not be called like a column that is set.
             given = [{f"to_{name}": value for name, value in row.items()} for row in rows]
@@ -64,7 +63,7 @@ class Writes:
     def remove(self, table: Table, keys: Sequence[Row]) -> None:
         """Delete the rows of these primary keys."""
         if self._on_postgresql:
-            self._put(f"gone_{table.name}", table, keys)
+            self._put("gone", table, keys)
         elif keys:
             self._connection.execute(_removed(table), keys)
 
@@ -79,13 +78,13 @@ class Writes:
             self._connection.exec_driver_sql("; ".join(self._statements), self._parameters)
         self._statements, self._parameters = [], {}
 
-    def _put(self, name: str, table: Table, rows: Sequence[Row]) -> None:
+    def _put(self, change: str, table: Table, rows: Sequence[Row]) -> None:
         if not rows:
             return
+        name = f"{change}_{table.name}"
         if name in self._parameters:
             self.send()
-        statement = _SQL[name.partition("_")[0]]
-        sql = statement(table, tuple(rows[0]), self._connection.dialect)
+        sql = _sql(change, table, tuple(rows[0]), self._connection.dialect)
         planned = prepared(self._connection, sql, "json, bigint")
         self._statements.append(f"EXECUTE {planned} (%({name})s, %({name}_count)s)")
         self._parameters |= {name: as_json(rows), f"{name}_count": len(rows)}
@@ -111,7 +110,7 @@ def add_new(connection: Connection, table: Table, rows: Sequence[Row]) -> set[UU
     Waits while another transaction is about to insert one of them.
     """
     if is_postgresql(connection):
-        sql = _added_if_new_sql(table, tuple(rows[0]), connection.dialect)
+        sql = _sql("added_if_new", table, tuple(rows[0]), connection.dialect)
         planned = prepared(connection, sql, "json, bigint")
         given = {"rows": as_json(rows), "count": len(rows)}
         added = connection.exec_driver_sql(f"EXECUTE {planned} (%(rows)s, %(count)s)", given)
@@ -129,43 +128,26 @@ def as_json(rows: Sequence[Row]) -> str:
 
 
 @cache
-def _added_sql(table: Table, columns: tuple[str, ...], dialect: Dialect) -> str:
-    return str(_from_json(table, columns).compile(dialect=dialect))
-
-
-@cache
-def _added_if_new_sql(table: Table, columns: tuple[str, ...], dialect: Dialect) -> str:
-    insert = _from_json(table, columns).on_conflict_do_nothing(index_elements=["id"])
-    return str(insert.returning(table.c.id).compile(dialect=dialect))
-
-
-@cache
-def _changed_sql(table: Table, columns: tuple[str, ...], dialect: Dialect) -> str:
+def _sql(change: str, table: Table, columns: tuple[str, ...], dialect: Dialect) -> str:
+    """PostgreSQL's statement for rows that are added, or only with new ids, changed or gone."""
     given = _given(table, columns)
-    keys = {key.name for key in table.primary_key}
-    statement = (
-        table.update()
-        .where(*(table.c[key] == given.c[key] for key in keys))
-        .values({column: given.c[column] for column in columns if column not in keys})
-    )
+    keys = [key.name for key in table.primary_key]
+    is_given = (table.c[key] == given.c[key] for key in keys)
+    values = {column: given.c[column] for column in columns}
+    statement: ClauseElement
+    match change:
+        case "changed":
+            changed = {name: value for name, value in values.items() if name not in keys}
+            statement = table.update().where(*is_given).values(changed)
+        case "gone":
+            statement = table.delete().where(*is_given)
+        case _:
+            insert = postgresql.insert(table).from_select(columns, select(*values.values()))
+            statement = insert
+            if change == "added_if_new":
+                new = insert.on_conflict_do_nothing(index_elements=["id"])
+                statement = new.returning(table.c.id)
     return str(statement.compile(dialect=dialect))
-
-
-@cache
-def _gone_sql(table: Table, columns: tuple[str, ...], dialect: Dialect) -> str:
-    given = _given(table, columns)
-    statement = table.delete().where(*(table.c[key] == given.c[key] for key in columns))
-    return str(statement.compile(dialect=dialect))
-
-
-_SQL = {"new": _added_sql, "changed": _changed_sql, "gone": _gone_sql}
-
-
-def _from_json(table: Table, columns: tuple[str, ...]) -> postgresql.Insert:
-    given = _given(table, columns)
-    from_given = select(*(given.c[column] for column in columns))
-    insert: postgresql.Insert = postgresql.insert(table).from_select(columns, from_given)
-    return insert
 
 
 def _given(table: Table, columns: tuple[str, ...]) -> Subquery:

@@ -71,7 +71,12 @@ def _configure_logs(**_: Any) -> None:
 def _build(**_: Any) -> None:
     # First: it decides how the processes of the pool share the metrics that are built then.
     settings = Settings()
-    metrics_server.serve_pool(settings.metrics_host, settings.metrics_port, "allocation")
+    metrics_server.serve_pool(
+        settings.metrics_host,
+        settings.metrics_port,
+        "allocation",
+        celery_internals.place_in_pool,
+    )
     app.build()
 
 

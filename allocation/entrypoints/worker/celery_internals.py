@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from weakref import ref
 
 import structlog
+from billiard import current_process
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import Terminated, WorkerLostError
 from celery import current_app
@@ -47,6 +48,15 @@ def alias_transport(name: str, transport: str) -> None:
     the alias, Flower can't inspect a worker on the embedded broker.
     """
     TRANSPORT_ALIASES[name] = transport
+
+
+def place_in_pool() -> int | None:
+    """The number of this process among those of the pool; None in the worker's main process.
+
+    If billiard's processes lose `index`, all of the pool write their metrics into one file.
+    """
+    index: int | None = getattr(current_process(), "index", None)
+    return index
 
 
 def wait_or_stop(seconds: float) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import (
@@ -33,11 +34,12 @@ def serve(registry: CollectorRegistry, host: str, port: int | None, program: str
         _serve(registry, host, port, program)
 
 
-def serve_pool(host: str, port: int | None, program: str) -> None:
-    """Serve the metrics of this process and of the children of its Celery pool together.
+def serve_pool(host: str, port: int | None, program: str, place: Callable[[], int | None]) -> None:
+    """Serve the metrics of this process and of the children of its pool together.
 
-    They share a folder. A child's files are named by its place in the pool, not by its process id:
-    so its successor counts on from where it ended, and the files don't become more and more.
+    They share a folder. A child's files are named by its `place` in the pool (None in the parent),
+    not by its process id: so its successor counts on from where it ended, and the files don't
+    become more and more.
     """
     if port is None:
         return
@@ -45,7 +47,12 @@ def serve_pool(host: str, port: int | None, program: str) -> None:
     # Children end without this: they leave by `os._exit`.
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ[SHARED_FOLDER] = folder
-    values.ValueClass = values.MultiProcessValue(_place)
+
+    def name() -> str:
+        index = place()
+        return "parent" if index is None else f"child{index}"
+
+    values.ValueClass = values.MultiProcessValue(name)
     together = CollectorRegistry()
     MultiProcessCollector(together, path=folder)
     _serve(together, host, port, program)
@@ -78,13 +85,3 @@ def _serve(registry: CollectorRegistry, host: str, port: int, program: str) -> N
             " (ALLOCATION_METRICS_HOST is the address)"
         )
     _servers.append(server)
-
-
-def _place() -> str:
-    from billiard import current_process  # Celery's; a process without a pool needs none of it
-
-    return (
-        f"child{index}"
-        if (index := getattr(current_process(), "index", None)) is not None
-        else "parent"
-    )

@@ -11,7 +11,7 @@ from allocation.service_layer.unit_of_work import Message
 __all__ = ["app"]
 
 
-def claim(self: SqlInbox, messages: Sequence[Message]) -> dict[UUID, Outcome]:
+def claim(self: SqlInbox, messages: Sequence[Message]) -> dict[UUID, Outcome | None]:
     """Note the commands, and never know them again."""
     self._insert(messages)
     self._recorded.update(message.id for message in messages)

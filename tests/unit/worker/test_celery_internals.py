@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
+from billiard.pool import Pool
 from celery import Celery
 from celery.app import trace as tracer
 from celery.app.events import Events as CeleryEvents
@@ -311,3 +312,14 @@ def test_events_are_dropped_while_the_broker_is_blocked(unblocks: bool) -> None:
 
     assert connection.transport_options["confirm_publish"] is False
     assert len(sent) == unblocks
+
+
+def test_a_process_of_the_pool_knows_its_place_and_the_main_process_has_none() -> None:
+    pool = Pool(1)
+    try:
+        assert pool.apply(internals.place_in_pool) == 0
+    finally:
+        pool.terminate()
+        pool.join()
+
+    assert internals.place_in_pool() is None

@@ -54,7 +54,7 @@ class BreakableInbox(MemoryInbox):
         super().__init__(store)
         self._breaks = breaks
 
-    def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome]:
+    def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome | None]:
         for each in self._breaks:
             each(messages)
         return super().claim(messages)
