@@ -114,7 +114,7 @@ def waiting(connection: Connection) -> int:
     return connection.scalar(select(pending + unsent)) or 0
 
 
-def _count(table: Table, *which: ColumnElement[bool]) -> Select[tuple[int]]:
+def _count(table: Table, *which: ColumnElement[bool]) -> Select[int]:
     return select(func.count()).select_from(table).where(*which)
 
 

@@ -10,7 +10,7 @@ from allocation.adapters.sql.tables import commands
 from allocation.domain.commands import Allocate, CreateBatch
 from allocation.service_layer.execution import accept, execute
 from allocation.views import progress
-from allocation.views.progress import Backlog, Decided, Figures
+from allocation.views.progress import Backlog, Decided, Progress
 from tests.storage.conftest import Storage, message
 
 
@@ -38,15 +38,15 @@ def command(
     )
 
 
-def figures(sql: Storage) -> Figures:
+def figures(sql: Storage) -> Progress:
     assert sql.engine is not None
     with sql.engine.connect() as connection:
-        return progress.figures(connection, overdue_after=300)
+        return progress.current(connection, overdue_after=300)
 
 
 def test_the_figures_of_an_empty_database_are_all_zero(sql: Storage) -> None:
     """Not missing."""
-    assert figures(sql) == Figures(Backlog(0, 0.0, 0, 0.0, 0, 0, 0), Decided())
+    assert figures(sql) == Progress(Backlog(0, 0.0, 0, 0.0, 0, 0, 0), Decided())
 
 
 def test_the_figures_count_what_waits_and_what_was_just_decided(sql: Storage) -> None:
