@@ -1,4 +1,4 @@
-"""Load shedding: while relay or workers are behind, further commands are put off."""
+"""Load shedding: while relay or workers are behind, further commands are refused."""
 
 import threading
 import time

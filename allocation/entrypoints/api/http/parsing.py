@@ -25,7 +25,7 @@ LIMIT = 1024 * 1024
 
 READ_AT_MOST = LIMIT + 1
 """What Flask's MAX_CONTENT_LENGTH must be. Without a Content-Length, Werkzeug cuts a body there and
-says nothing; the byte beyond the limit tells."""
+raises no error; the byte beyond the limit shows it."""
 
 LONGEST = 4096
 """Characters of a parameter, at most; our own pages link to shorter ones."""

@@ -36,26 +36,26 @@ def of_request(connection: Connection) -> FlashMessage | None:
         command_id = UUID(request.args.get("command", ""))
     except ValueError:
         return None
-    told = progress.command(connection, command_id)
-    if told is None:
+    known = progress.command(connection, command_id)
+    if known is None:
         return None
     again = ""
-    if told["status"] == "rejected" and told["command"] in FORMS:
-        again = url_for(FORMS[told["command"]], **progress.body(connection, command_id))
-    return FlashMessage(told["status"], _text(told), told["accepted_at"], again)
+    if known["status"] == "rejected" and known["command"] in FORMS:
+        again = url_for(FORMS[known["command"]], **progress.body(connection, command_id))
+    return FlashMessage(known["status"], _text(known), known["accepted_at"], again)
 
 
-def _text(told: Json) -> str:
-    if told["status"] == "pending":
+def _text(known: Json) -> str:
+    if known["status"] == "pending":
         return "Accepted. It is waiting for a worker to decide it."
-    outcome = told["outcome"]
-    if told["status"] == "succeeded":
+    outcome = known["outcome"]
+    if known["status"] == "succeeded":
         what = {
             "created": "The batch {batchref} is on the books.",
             "changed": "The batch {batchref} now has {qty} pieces.",
             "unchanged": "The batch {batchref} had {qty} pieces already.",
         }
         return what.get(outcome["status"], "Done.").format(**outcome)
-    if told["status"] == "rejected":
+    if known["status"] == "rejected":
         return reasons.refusal(outcome["reason"], outcome)
     return "It failed at every try. It is among the dead letters, see Operations."

@@ -33,7 +33,7 @@ from allocation.views import Json, progress
 log = structlog.get_logger(__name__)
 
 MOST = 500
-"""Letters of each queue that a page looks at, or delivers again, at most: its oldest."""
+"""Dead letters of each queue that a page reads, or replays, at most: its oldest."""
 
 MOST_BYTES = 16 * 1024 * 1024
 """Bytes of bodies that a page reads from each queue: no message comes without its body."""
@@ -43,7 +43,7 @@ SHOWN_BYTES = 10_000
 
 MANAGEMENT_PORT = 15672
 
-_LETTER = ("id", "queue", "reason", "name", "attempts", "first", "last", "error")
+_COLUMNS = ("id", "queue", "reason", "name", "attempts", "first", "last", "error")
 
 T = TypeVar("T")
 
@@ -114,14 +114,12 @@ def dead_letters_csv() -> Response:
     def look(connection: Connection) -> list[Row]:
         return [summary(letter) for letter in selected(connection, selection, _oldest)]
 
-    rows, trouble = _asked(look)
-    if rows is None:
-        raise Problem(503, trouble, headers={"Retry-After": "5"})
-    return csv_response("dead letters", _LETTER, lambda _: rows)
+    rows = _required(look)
+    return csv_response("dead letters", _COLUMNS, lambda _: rows)
 
 
 def replay() -> AnyResponse:
-    """Deliver the letters again that the form names; what took effect before does so once."""
+    """Replay the dead letters that the form names; what took effect before does so once."""
     selection = _selection(request.form)
 
     refused: list[str] = []
@@ -137,16 +135,14 @@ def replay() -> AnyResponse:
                 done += 1
         return done
 
-    done, trouble = _asked(deliver)
-    if done is None:
-        raise Problem(503, trouble, headers={"Retry-After": "5"})
+    done = _required(deliver)
     if refused and not done:
         raise Problem(409, f"{refused[0]}.")
     return redirect(url_for("pages.dead_letters", replayed=done), 303)
 
 
 def _asked(ask: Callable[[Connection], T]) -> tuple[T | None, str | None]:
-    """What the broker says, or why it says nothing."""
+    """The answer of the broker, or why there is none."""
     try:
         with state.current().dependencies.confirming_broker() as connection:
             return ask(connection), None
@@ -155,6 +151,14 @@ def _asked(ask: Callable[[Connection], T]) -> tuple[T | None, str | None]:
     except (OperationalError, AMQPError, OSError) as error:
         log.warning("the broker gives the page no answer", error=str(error) or repr(error))
         return None, "The broker gives no answer; the log of the API says why."
+
+
+def _required(ask: Callable[[Connection], T]) -> T:
+    """The answer of the broker. Raises a 503 if there is none."""
+    said, trouble = _asked(ask)
+    if said is None:
+        raise Problem(503, trouble, headers={"Retry-After": "5"})
+    return said
 
 
 def _depths(connection: Connection) -> dict[str, int | None]:

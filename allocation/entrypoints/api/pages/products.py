@@ -154,7 +154,7 @@ def _after(last: Listed) -> str:
 
 
 def _place(text: str | None) -> tuple[int, str, int] | None:
-    """A place in the queue as a link has it; what is no place is the beginning."""
+    """A place in the queue as a link has it; None, the beginning, for an invalid one."""
     age, _, rest = (text or "").partition(":")
     part, _, orderid = rest.partition(":")
     since, place = number(age), number(part)

@@ -5,7 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -124,34 +124,26 @@ class Wanted:
         )
 
 
+@dataclass(slots=True)
 class Listener:
     """One stream. `reached` is the position up to which the client has received every event.
 
     It is the `id` that is sent. Events sent beyond it are remembered, so that each is sent once.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        events: LiveEvents,
-        wanted: Wanted,
-        reached: int | None,
-        is_connected: Callable[[], bool],
-        may_read: Callable[[], bool],
-    ) -> None:
-        self._engine = engine
-        self._events = events
-        self._wanted = wanted
-        self._reached = reached
-        self._sent: set[int] = set()
-        self._furthest = 0
-        self._last_id: int | None = None
-        self._is_connected = is_connected
-        self._may_read = may_read
-        self._next_beat = time.monotonic() + BEAT
-        self._next_look = time.monotonic() + LOOK_AT_KEY
-        self._admitted = True
-        self._begun = False
+    engine: Engine
+    events: LiveEvents
+    wanted: Wanted
+    reached: int | None
+    is_connected: Callable[[], bool]
+    may_read: Callable[[], bool]
+    _sent: set[int] = field(default_factory=set, init=False)
+    _furthest: int = field(default=0, init=False)
+    _last_id: int | None = field(default=None, init=False)
+    _next_beat: float = field(default_factory=lambda: time.monotonic() + BEAT, init=False)
+    _next_look: float = field(default_factory=lambda: time.monotonic() + LOOK_AT_KEY, init=False)
+    _admitted: bool = field(default=True, init=False)
+    _begun: bool = field(default=False, init=False)
 
     def text(self) -> Iterator[str]:
         """The stream, until the process stops, the client goes or its key is no longer valid.
@@ -161,25 +153,25 @@ class Listener:
         """
         while not self._is_over():
             try:
-                start = self._events.start_position(_STEP)
+                start = self.events.start_position(_STEP)
                 if start is not None:
                     yield from self._catch_up(start)
                     yield from self._follow(start)
             except SQLAlchemyError as error:
                 log.warning("a listener waits", error=str(error).partition("\n")[0])
-                self._events.pause(_STEP)
+                self.events.pause(_STEP)
             yield from self._beat()
 
     def _catch_up(self, start: StartPosition) -> Iterator[str]:
         """The events since the client disconnected, or fell behind, until `start`."""
-        if self._reached is None:
+        if self.reached is None:
             # It was opened while the database was away: state that was read since may be too old.
             yield self._reset(start) if self._begun else self._begin(start)
             return
-        if self._reached > start.settled and self._reached > self._last_number():
+        if self.reached > start.settled and self.reached > self._last_number():
             yield self._reset(start)  # the database is not the one that it was
             return
-        position = self._reached
+        position = self.reached
         while rows := self._kept_after(position):
             for row in rows:
                 if self._is_over():
@@ -201,7 +193,7 @@ class Listener:
         """The events from `start` on, as long as the client keeps up."""
         since: StartPosition | NewEvents = start
         while not self._is_over():
-            news = self._events.news(since, _STEP)
+            news = self.events.news(since, _STEP)
             if news is not None:
                 if news.lost:
                     return
@@ -221,19 +213,19 @@ class Listener:
         self._settle(news.settled)
         if rows:
             yield self._event(rows[-1])
-        if (self._last_id or 0) < self._furthest <= (self._reached or 0):
+        if (self._last_id or 0) < self._furthest <= (self.reached or 0):
             yield self._message()
 
     def _is_new(self, row: Row[Any]) -> bool:
-        is_unsent = row.position > (self._reached or 0) and row.position not in self._sent
-        return is_unsent and self._wanted.has(row)
+        is_unsent = row.position > (self.reached or 0) and row.position not in self._sent
+        return is_unsent and self.wanted.has(row)
 
     def _settle(self, settled: int) -> None:
-        self._reached = max(self._reached or 0, settled)
-        self._sent = {position for position in self._sent if position > self._reached}
+        self.reached = max(self.reached or 0, settled)
+        self._sent = {position for position in self._sent if position > self.reached}
 
     def _event(self, row: Row[Any]) -> str:
-        if row.position > (self._reached or 0):
+        if row.position > (self.reached or 0):
             self._sent.add(row.position)
         self._furthest = max(self._furthest, row.position)
         name = row.name.removeprefix("allocation.").rpartition(".v")[0]
@@ -246,7 +238,7 @@ class Listener:
         return self._message(": from here on")
 
     def _reset(self, start: StartPosition) -> str:
-        self._reached = start.settled
+        self.reached = start.settled
         self._sent.clear()
         return self._message("event: reset", "data: {}")
 
@@ -256,28 +248,28 @@ class Listener:
             yield self._message(":")
 
     def _is_over(self) -> bool:
-        return self._events.stopped or not self._is_connected() or not self._is_admitted()
+        return self.events.stopped or not self.is_connected() or not self._is_admitted()
 
     def _is_admitted(self) -> bool:
         if self._admitted and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_AT_KEY
             with suppress(SQLAlchemyError):  # a database that is down ends no stream
-                self._admitted = self._may_read()
+                self._admitted = self.may_read()
         return self._admitted
 
     def _message(self, *lines: str) -> str:
-        if self._reached is not None:
-            self._last_id = self._reached
-            lines = (f"id: {self._reached}", *lines)
+        if self.reached is not None:
+            self._last_id = self.reached
+            lines = (f"id: {self.reached}", *lines)
         if not self._begun:
             self._begun = True
             lines = (f"retry: {RETRY}", *lines)
         return "\n".join([*lines, "", ""])
 
     def _last_number(self) -> int:
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             return live_events.last_number(connection)
 
     def _kept_after(self, position: int) -> Sequence[Row[Any]]:
-        with self._engine.connect() as connection:
-            return live_events.kept_after(connection, position, self._wanted.skus)
+        with self.engine.connect() as connection:
+            return live_events.kept_after(connection, position, self.wanted.skus)
