@@ -1,4 +1,4 @@
-"""What holds for every event of Allocation, beyond CloudEvents."""
+"""Checks that all events of Allocation pass, beyond those of CloudEvents."""
 
 import re
 from collections.abc import Collection

@@ -1,4 +1,4 @@
-"""What a subscriber deletes when it is old, and the command that does so."""
+"""The command that deletes a worker's old rows."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -14,10 +14,10 @@ from allocation.messaging.retention import Past
 from workers.wiring import open_database
 
 
-def _old_notes(metadata: MetaData, limit: datetime) -> Past:
-    """Old notes of events that had their effect.
+def _received_before(metadata: MetaData, limit: datetime) -> Past:
+    """Ids of old events that had their effect, without the last event of each sku.
 
-    The last one of each sku stays: allocation keeps that event for ever, and may send it again.
+    Allocation keeps that event for ever, and may send it again.
     """
     received = metadata.tables["received"]
     progress = metadata.tables["progress"]
@@ -31,9 +31,9 @@ def _old_notes(metadata: MetaData, limit: datetime) -> Past:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Rows that a subscriber deletes: `name` is what programs call them, `one` and `many` people.
+    """Rows that are deleted if `past` selects them.
 
-    `past` gives the rows that are older than a time.
+    The JSON output calls them `name`, the text output `one` or `many`.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Kind:
 
 
 RECEIVED = Kind(
-    "received", _old_notes, one="note of an event received", many="notes of events received"
+    "received", _received_before, one="note of an event received", many="notes of events received"
 )
 
 

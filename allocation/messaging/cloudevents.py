@@ -49,7 +49,7 @@ def build(
     time: str | None = None,
     **extensions: object,
 ) -> Json:
-    """An event; `time`, without which it is now, has the format of RFC 3339."""
+    """An event; `time` has the format of RFC 3339, and defaults to now."""
     return {
         "specversion": "1.0",
         "id": str(id),
@@ -64,9 +64,9 @@ def build(
 
 
 def read_strictly(message: Message) -> Json:
-    """The event in a message from a sender outside: UTF-8 only, uncompressed, real JSON.
+    """The event in a message of another system: UTF-8, uncompressed, strict JSON.
 
-    Nothing is known of its extensions and data. Raises Unreadable.
+    Extensions and data are not checked. Raises Unreadable.
     """
     _, _, parameters = str(message.content_type).lower().partition(";")
     _check_content_type(message.content_type)
@@ -89,7 +89,7 @@ def read_strictly(message: Message) -> Json:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What every event of a sequence has: `sequence` counts those of `subject` from 1, gap-free."""
+    """An event of a sequence: `sequence` counts the events of `subject` from 1, without a gap."""
 
     id: UUID
     type: str
@@ -102,7 +102,7 @@ class Envelope:
 
     @property
     def trace_id(self) -> str | None:
-        """The id of the trace that the event is a part of; None if it names none."""
+        """The id of the event's trace; None if it has none."""
         traceparent = trace_context.accepted(self.body.get("traceparent"))
         correlation_id = uuid_or_none(self.body.get("correlationid"))
         if correlation_id is None:
@@ -135,7 +135,7 @@ def read(body: bytes | str, content_type: str | None) -> Envelope:
 
 
 def from_json(event: object) -> Envelope:
-    """The event that was decoded already. Raises Unreadable."""
+    """The event in a decoded body. Raises Unreadable."""
     known = _checked(event, "id", "type", "subject", "causationtype")
     if not _TYPE.fullmatch(known["type"]):
         raise Unreadable(f"the field type is {_shown(known, 'type')}, not like order.paid.v1")
@@ -200,7 +200,6 @@ def day(data: Mapping[str, Any], name: str) -> date | None:
 
 
 def uuid_or_none(value: object) -> UUID | None:
-    """The UUID that a text is; None if it is none."""
     try:
         return UUID(value) if isinstance(value, str) else None
     except ValueError:
@@ -217,7 +216,7 @@ def _wrong_content_type(content_type: object) -> Unreadable:
 
 
 def _checked(event: object, *names: str) -> Json:
-    """The event, if it is one, each of the `names` is a text, and its data are an object."""
+    """The event, if its fields called `names` are text and its data are an object."""
     if not isinstance(event, dict):
         raise Unreadable("the body is not a JSON object")
     if event.get("specversion") != "1.0":

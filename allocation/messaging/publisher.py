@@ -1,4 +1,4 @@
-"""Publishing many messages at once, and knowing of each whether the broker has it."""
+"""Publishes many messages at once, and says of each whether the broker confirmed it."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +13,10 @@ from kombu.exceptions import ChannelError
 
 CONFIRM_TIMEOUT = 10.0
 """Seconds without a confirm after which the connection counts as lost."""
-MOMENT = 0.001
-"""Seconds in which nothing came in: there is no more."""
+READ_TIMEOUT = 0.001
+"""Seconds without a confirm after which no more have arrived."""
 BIND_EVERY = 5.0
-"""Seconds between two calls of `bind`: a queue that somebody unbound misses no more than that."""
+"""Seconds between two calls of `bind`, after which a queue that somebody unbound is bound again."""
 
 OnChannel = Callable[[amqp.Channel], None]
 
@@ -39,22 +39,23 @@ class Outgoing:
 
 
 class Publisher(Protocol):
-    """Every call may raise the connection's own errors; then nothing is known of any message."""
+    """Each method may raise the connection's errors; then the state of all messages is unknown."""
 
     def send(self, messages: Sequence[Outgoing]) -> None:
         """Send all, in order, without waiting for confirms."""
         ...
 
     def settle(self, most: int) -> dict[str, bool]:
-        """Wait until at most `most` are unconfirmed; what the broker said since the last call.
+        """Wait until at most `most` messages are unconfirmed.
 
-        By id: whether the message is in a queue that will keep it.
+        Returns for each message, by id, that was settled since the last call whether a queue keeps
+        it.
         """
         ...
 
 
 def publish(publisher: Publisher, messages: Sequence[Outgoing]) -> set[str]:
-    """Send all, in order; the ids that reached a queue which will keep them."""
+    """Send all, in order; returns the ids of the messages that a queue keeps."""
     publisher.send(messages)
     return {message_id for message_id, kept in publisher.settle(0).items() if kept}
 
@@ -74,10 +75,9 @@ def publisher(
 
 
 class AmqpPublisher:
-    """Pipelined confirms: messages go out, and their confirms are awaited together.
+    """Sends many messages, then waits for their confirms together, on py-amqp's channel.
 
-    kombu waits for each confirm before the next message, which is six times slower; so this works
-    on py-amqp's channel.
+    kombu waits for each confirm before the next message, which is six times slower.
     """
 
     def __init__(self, connection: Connection, bind: OnChannel, require: OnChannel) -> None:
@@ -86,8 +86,8 @@ class AmqpPublisher:
         self._require = require
         self._channel: amqp.Channel = connection.channel()
         self._channel.confirm_select()
-        # py-amqp would look for news of a blocked connection before each message, for the time of
-        # half a message; here the missing confirms tell.
+        # py-amqp would look for a blocked connection before each message, which takes half as long
+        # as a message; here missing confirms say it.
         self._channel.connection.client_properties["capabilities"]["connection.blocked"] = False
         self._channel.events["basic_ack"].add(self._on_confirm(kept=True))
         self._channel.events["basic_nack"].add(self._on_confirm(kept=False))
@@ -125,10 +125,10 @@ class AmqpPublisher:
     def settle(self, most: int) -> dict[str, bool]:
         with suppress(TimeoutError):
             while self._pending:
-                self._connection.drain_events(timeout=MOMENT)
+                self._connection.drain_events(timeout=READ_TIMEOUT)
         while self._pending and (len(self._pending) > most or self._is_silent()):
             # In slices: a heartbeat begins the wait anew, and a broker that is short of memory or
-            # disk confirms nothing, and goes on to send these.
+            # disk goes on to send heartbeats.
             if self._is_silent():
                 raise TimeoutError(
                     "the broker confirms nothing: is it short of memory or disk? Its log says"
@@ -151,11 +151,11 @@ class AmqpPublisher:
     def _on_confirm(self, kept: bool) -> Callable[[int, bool], None]:
         def on_confirm(tag: int, multiple: bool) -> None:
             self._confirmed_at = time.monotonic()
-            # In the order of their tags.
+            # `_pending` is in the order of the tags.
             tags = list(takewhile(lambda known: known <= tag, self._pending)) if multiple else [tag]
             for known in tags:
                 message_id = self._pending.pop(known)
-                # What no queue takes is returned first, and then confirmed all the same.
+                # A message that no queue takes is returned first, and then confirmed.
                 self._settled[message_id] = kept and message_id not in self._unroutable
                 self._unroutable.discard(message_id)
 

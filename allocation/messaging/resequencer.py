@@ -5,6 +5,7 @@ missing for too long. The ids of received events and the effects commit in one t
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -40,7 +41,7 @@ from allocation.messaging.database import Insert, among, insert_into, is_outage
 log = structlog.get_logger(__name__)
 
 WINDOW = 50
-"""Held events of a subject that are read in one step, as many may wait behind the next gap."""
+"""Sequences of a subject that are read in one step, as many held events may follow the next gap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,6 @@ class ReorderBuffer:
     _events: dict[UUID, Envelope] = field(default_factory=dict)
 
     def add(self, event: Envelope) -> None:
-        """Add an event; a repeated one changes nothing."""
         self._events.setdefault(event.id, event)
 
     def release(self) -> list[Due]:
@@ -77,10 +77,6 @@ class ReorderBuffer:
         for each in due:
             del self._events[each.event.id]
         return due
-
-
-def _release(buffers: Iterable[ReorderBuffer]) -> list[Due]:
-    return [due for buffer in buffers for due in buffer.release()]
 
 
 class HeldFailed(Exception):
@@ -142,22 +138,22 @@ class Resequencer:
         try:
             return self._take(events, oldest)
         except NewSubjects as new:
-            with self._engine.begin() as connection:
-                ReceivedEvents(connection, self._metadata).start(new.subjects)
+            with self._transaction() as received:
+                received.start(new.subjects)
             return self._take(events, oldest)
 
     def _take_as_they_came(self, events: Sequence[Envelope]) -> set[UUID]:
-        with self._engine.begin() as connection:
-            received = ReceivedEvents(connection, self._metadata)
+        with self._transaction() as received:
             fresh, _ = received.fresh(events, ())
             if fresh:
-                self._apply(connection, [Due(event, late=False) for event in fresh.values()])
+                self._apply(
+                    received.connection, [Due(event, late=False) for event in fresh.values()]
+                )
                 received.add(fresh.values(), (), self._now())
         return set(fresh)
 
     def _take(self, events: Sequence[Envelope], oldest: Collection[UUID]) -> set[UUID]:
-        with self._engine.begin() as connection:
-            received = ReceivedEvents(connection, self._metadata)
+        with self._transaction() as received:
             sequences = received.lock({event.subject for event in events})
             fresh, holding = received.fresh(events, sequences)
             buffers = {subject: ReorderBuffer(next_) for subject, next_ in sequences.items()}
@@ -168,7 +164,7 @@ class Resequencer:
                 if event.id in fresh:
                     buffer.add(event)
 
-            due = _release(buffers.values())
+            due = [each for buffer in buffers.values() for each in buffer.release()]
             moved = {
                 subject: buffer
                 for subject, buffer in buffers.items()
@@ -178,9 +174,9 @@ class Resequencer:
             for step in chain([due] if due else [], self._release_held(received, moved, holding)):
                 early -= {each.event.id for each in step}
                 if len(events) > 1:
-                    self._apply(connection, step)
+                    self._apply(received.connection, step)
                 else:
-                    self._apply_alone(connection, step, held=step is not due)
+                    self._apply_alone(received.connection, step, held=step is not due)
             if fresh:
                 received.add(fresh.values(), early, self._now())
         return set(fresh)
@@ -193,18 +189,17 @@ class Resequencer:
         limit = self._now() - self._patience
         if self._since > limit:
             return
-        with self._engine.begin() as connection:
-            subjects = ReceivedEvents(connection, self._metadata).overdue(limit)
+        with self._transaction() as received:
+            subjects = received.overdue(limit)
         for subject in subjects:
-            with self._engine.begin() as connection:
-                received = ReceivedEvents(connection, self._metadata)
+            with self._transaction() as received:
                 missing = received.lock([subject])[subject]
                 first = received.first_held(subject, limit)
                 if first is None:
                     continue  # the missing event has come in the meantime
                 skipped = {subject: ReorderBuffer(first)}
                 for step in self._release_held(received, skipped, {subject}):
-                    self._apply_alone(connection, step, held=True)
+                    self._apply_alone(received.connection, step, held=True)
                 log.warning(
                     "events are missing; going on without them",
                     **{received.subject_column: subject},
@@ -214,8 +209,13 @@ class Resequencer:
 
     def drop_held(self, event: Envelope) -> None:
         """Drop an event that is held back; if it comes again, it is a new one."""
+        with self._transaction() as received:
+            received.drop_held(event.id)
+
+    @contextmanager
+    def _transaction(self) -> Iterator["ReceivedEvents"]:
         with self._engine.begin() as connection:
-            ReceivedEvents(connection, self._metadata).drop_held(event.id)
+            yield ReceivedEvents(connection, self._metadata)
 
     def _release_held(
         self,
@@ -232,14 +232,14 @@ class Resequencer:
             moved = {subject: buffer for subject, buffer in moved.items() if subject in holding}
             for event in received.held(moved) if moved else ():
                 moved[event.subject].add(event)
-            if due := _release(moved.values()):
+            if due := [each for buffer in moved.values() for each in buffer.release()]:
                 received.release([each.event.id for each in due])
                 yield due
             subjects = {each.event.subject for each in due}
             moved = {subject: buffer for subject, buffer in moved.items() if subject in subjects}
 
     def _apply_alone(self, connection: Connection, due: Iterable[Due], held: bool) -> None:
-        """Apply events one by one, so that a failure can be attributed to one event."""
+        """Apply events one by one, so that a failure names its event."""
         for each in due:
             try:
                 self._apply(connection, [each])
@@ -282,28 +282,23 @@ class NewSubjects(Exception):
     """No event of these subjects came before: `start` them in a transaction of their own."""
 
     def __init__(self, subjects: Collection[str]) -> None:
-        super().__init__(", ".join(subjects))
         self.subjects = subjects
 
 
 class ReceivedEvents:
-    """Both tables, within one transaction."""
+    """The resequencer's two tables, within one transaction."""
 
     def __init__(self, connection: Connection, metadata: MetaData) -> None:
-        self._connection = connection
+        self.connection = connection
         self._dialect = connection.dialect.name
         self._received = metadata.tables["received"]
         self._progress = metadata.tables["progress"]
         self._held = self._received.c.held.is_not(None)
-
-    @property
-    def subject_column(self) -> str:
-        """The name that the subscriber gave to the column of the subject."""
-        return self._received.c.subject.name
+        self.subject_column: str = self._received.c.subject.name
 
     def start(self, subjects: Iterable[str]) -> None:
         """Insert subjects; their next sequence is 1."""
-        self._connection.execute(
+        self.connection.execute(
             insert_into(self._progress, self._dialect).on_conflict_do_nothing(
                 index_elements=[self._progress.c.subject]
             ),
@@ -316,7 +311,7 @@ class ReceivedEvents:
         Raises NewSubjects: an insert here would block other processes, and could deadlock.
         """
         # One statement takes all locks, in the same order in each process: no deadlock.
-        rows = self._connection.execute(
+        rows = self.connection.execute(
             _next_sequences(self._progress, self._dialect), {"subjects": list(subjects)}
         )
         sequences = dict(rows.all())
@@ -326,7 +321,7 @@ class ReceivedEvents:
 
     def move(self, sequences: Mapping[str, int]) -> None:
         """Save the next sequence of subjects that are locked."""
-        self._connection.execute(
+        self.connection.execute(
             _moved(self._progress, self._dialect),
             [{"subject": subject, "next_sequence": next_} for subject, next_ in sequences.items()],
         )
@@ -335,7 +330,7 @@ class ReceivedEvents:
         self, events: Sequence[Envelope], subjects: Collection[str]
     ) -> tuple[dict[UUID, Envelope], set[str]]:
         """The events that were not received before, by id; and the subjects with held events."""
-        rows = self._connection.execute(
+        rows = self.connection.execute(
             _known(self._received, self._dialect),
             {"ids": [event.id for event in events], "subjects": list(subjects)},
         ).all()
@@ -348,8 +343,8 @@ class ReceivedEvents:
 
     def add(self, events: Iterable[Envelope], early: Collection[UUID], now: datetime) -> None:
         """Insert received events; those in `early` are held back, with their bodies."""
-        self._connection.execute(
-            _added(self._received, self._dialect),
+        self.connection.execute(
+            insert_into(self._received, self._dialect),
             [
                 {
                     "event_id": event.id,
@@ -365,7 +360,7 @@ class ReceivedEvents:
     def held(self, subjects: Collection[str]) -> list[Envelope]:
         """The held events within WINDOW of the next sequence."""
         columns = self._received.c
-        bodies = self._connection.scalars(
+        bodies = self.connection.scalars(
             select(columns.held)
             .join(self._progress, self._progress.c.subject == columns.subject)
             .where(
@@ -378,26 +373,23 @@ class ReceivedEvents:
 
     def release(self, ids: Collection[UUID]) -> None:
         """Mark held events as applied."""
-        column = self._received.c.event_id
-        self._connection.execute(
-            update(self._received).where(column.in_(ids), self._held).values(held=None)
-        )
+        which = self._received.c.event_id.in_(ids)
+        self.connection.execute(update(self._received).where(which, self._held).values(held=None))
 
     def drop_held(self, event_id: UUID) -> None:
-        """Delete an event that is held back."""
         column = self._received.c.event_id
-        self._connection.execute(delete(self._received).where(column == event_id, self._held))
+        self.connection.execute(delete(self._received).where(column == event_id, self._held))
 
     def overdue(self, limit: datetime) -> list[str]:
         """The subjects with an event that has been held back since before `limit`."""
         columns = self._received.c
         query = select(columns.subject).where(self._held, columns.received_at < limit)
-        return list(self._connection.scalars(query.distinct()))
+        return list(self.connection.scalars(query.distinct()))
 
     def first_held(self, subject: str, limit: datetime) -> int | None:
         """The lowest held sequence; None if no event has been held back since before `limit`."""
         columns = self._received.c
-        lowest, overdue = self._connection.execute(
+        lowest, overdue = self.connection.execute(
             select(
                 func.min(columns.sequence), func.count().filter(columns.received_at < limit)
             ).where(columns.subject == subject, self._held)
@@ -436,8 +428,3 @@ def _known(received: Table, dialect: str) -> CompoundSelect[Any]:
     return came.where(among(columns.event_id, "ids", dialect)).union_all(
         holding.where(columns.held.is_not(None), among(columns.subject, "subjects", dialect))
     )
-
-
-@cache
-def _added(received: Table, dialect: str) -> Insert:
-    return insert_into(received, dialect)

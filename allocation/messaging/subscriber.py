@@ -38,7 +38,7 @@ TRIES = 5
 """Times that an event is tried before it is dead-lettered."""
 LONGEST_BACKOFF = 0.8  # seconds; all other events wait meanwhile
 BACKLOG = 1000
-"""With more messages than this in the queue, a missing event may well be one of them."""
+"""With more messages than this in the queue, a missing event may be one of them."""
 MANY_DELIVERIES = 2
 """An event that was redelivered this often is processed alone, as it may have killed a consumer."""
 
@@ -62,7 +62,7 @@ class Delivery:
 
     @property
     def redelivered_often(self) -> bool:
-        """Whether consumers gave it back, or died, again and again."""
+        """Whether consumers returned it, or died, MANY_DELIVERIES times."""
         times = self._header("x-delivery-count")
         return isinstance(times, int) and times >= MANY_DELIVERIES
 
@@ -72,7 +72,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class InvalidMessage:
-    """A message that is no event which the subscriber can read."""
+    """A message that the subscriber can't read as an event."""
 
     message: Message
     problem: Unreadable
@@ -123,7 +123,7 @@ def acknowledge(batch: Batch) -> None:
 
 
 def declare_queue(connection: Connection, queue: str, exchange: str) -> None:
-    """Declare `queue`, bound to the fanout `exchange` of somebody else, and `<queue>.dead`.
+    """Declare `queue`, bound to the existing fanout `exchange`, and `<queue>.dead`.
 
     Both are quorum queues. The broker's user needs to configure, write and read `queue` and
     `<queue>.dead`, and to read `exchange`.
@@ -164,7 +164,7 @@ class Subscriber:
         *,
         linger: float = 0.0,
         declare: Callable[[Connection], object] | None = None,
-        publish: Callable[[Connection], object] | None = None,
+        publish: Callable[[Connection], object] = lambda connection: None,
         missing: str = "",
         alive: Callable[[], object] = lambda: None,
     ) -> None:
@@ -199,13 +199,11 @@ class Subscriber:
         self._consumer.run(self, stop)
 
     def start(self, connection: Connection) -> None:
-        """Raise the database's exception while it is down."""
         self._connection = connection
         self._dead = DeadLetterQueue(connection, self._queue)
         self._resequencer.resume()
 
     def read(self, message: Message) -> Delivery | InvalidMessage:
-        """Read a message that has arrived."""
         return read_delivery(message, self._parse)
 
     def process(self, pending: deque[Delivery | InvalidMessage]) -> None:
@@ -224,8 +222,7 @@ class Subscriber:
             else:
                 acknowledge(part)
             self._consumer.check_stop()
-        if self._publish:
-            self._publish(self._connection)
+        self._publish(self._connection)
 
     def tick(self, queue_messages: int) -> None:
         """Go on without events that have been missing for too long."""
@@ -233,8 +230,7 @@ class Subscriber:
         if queue_messages > BACKLOG:
             self._resequencer.still_catching_up()
         self._with_retries(self._resequencer.give_up_waiting)
-        if self._publish:
-            self._publish(self._connection)
+        self._publish(self._connection)
 
     def _commit_together(self, part: Batch) -> None:
         """Commit the part; a single event is left to `_process_alone`, which retries it."""

@@ -365,11 +365,11 @@ def test_it_goes_on_after_a_restart_of_the_broker_and_ends_when_asked(
     assert lonely.stop() == 0
 
 
-def test_the_dead_letter_queue_of_the_readme_takes_what_is_rejected(broker_url: str) -> None:
+def test_the_dead_letter_queue_of_the_docs_takes_what_is_rejected(broker_url: str) -> None:
     """The lines that a subscriber's author copies."""
     found: dict[str, Any] = {"Exchange": Exchange, "Queue": Queue}
     found["events"] = Exchange("allocation.events", type="fanout", durable=True)
-    exec(python_block("x-dead-letter-exchange"), found)
+    exec(python_block("x-dead-letter-exchange", "docs/add-a-subscriber.md"), found)
     with Connection(broker_url, transport_options={"confirm_publish": True}) as connection:
         channel = connection.channel()
         dead, mine = found["mine_dead"](channel), found["mine"](channel)

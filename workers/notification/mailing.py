@@ -2,8 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid5
 
 import structlog
@@ -134,14 +135,6 @@ def _changed_promise(
 
 
 @dataclass(frozen=True, slots=True)
-class _Draft:
-    event: Envelope
-    line: LineKey
-    part: int
-    mail: rules.Mail
-
-
-@dataclass(frozen=True, slots=True)
 class _Known:
     id: UUID
     sequence: int
@@ -155,7 +148,7 @@ class Drafts:
     def __init__(self, connection: Connection, lines: Collection[LineKey]) -> None:
         """The stored mails of these lines are known, too."""
         self._connection = connection
-        self._new: dict[UUID, _Draft] = {}
+        self._new: dict[UUID, dict[str, Any]] = {}
         self._appended: list[tuple[UUID, str]] = []
         self._known: defaultdict[LineKey, list[_Known]] = defaultdict(list)
         for row in rows_of(connection, _STORED, lines) if lines else ():
@@ -179,16 +172,30 @@ class Drafts:
         """
         for mail in new:
             mail_id = event.id if mail is new[0] else uuid5(event.id, mail.team)
-            self._new[mail_id] = _Draft(event, line, part, mail)
+            now = datetime.now(UTC)  # one per mail: mails are sent in the order of their time
+            self._new[mail_id] = {
+                "event_id": mail_id,
+                "orderid": line[0],
+                "sku": line[1],
+                "part": part,
+                "sequence": event.sequence,
+                "trace_id": event.trace_id,
+                "team": mail.team,
+                "subject": mail.subject,
+                "text": mail.text,
+                "status": "pending",
+                "tries": 0,
+                "not_before": now,
+                "created_at": now,
+            }
             self._known[line].append(_Known(mail_id, event.sequence, mail.team, part))
 
     def append(self, line: LineKey, sequence: int, text: str) -> None:
         """Append text to a mail to the orders team, unless its sending has begun."""
         known = self._to_orders(line, sequence)
         assert known is not None, f"no mail of {line} was added for {sequence}"
-        if draft := self._new.get(known.id):
-            mail = replace(draft.mail, text=draft.mail.text + text)
-            self._new[known.id] = replace(draft, mail=mail)
+        if row := self._new.get(known.id):
+            row["text"] += text
         else:
             self._appended.append((known.id, text))
 
@@ -206,31 +213,12 @@ class Drafts:
                 .values(text=mails.c.text + bindparam("more")),
                 [{"id": event_id, "more": text} for event_id, text in self._appended],
             )
-        if not self._new:
-            return
-        rows = []
-        for mail_id, draft in self._new.items():
-            now = datetime.now(UTC)  # one per mail: mails are sent in the order of their time
-            orderid, sku = draft.line
-            rows.append(
-                {
-                    "event_id": mail_id,
-                    "orderid": orderid,
-                    "sku": sku,
-                    "part": draft.part,
-                    "sequence": draft.event.sequence,
-                    "trace_id": draft.event.trace_id,
-                    "team": draft.mail.team,
-                    "subject": draft.mail.subject,
-                    "text": draft.mail.text,
-                    "status": "pending",
-                    "tries": 0,
-                    "not_before": now,
-                    "created_at": now,
-                }
+        if self._new:
+            insert = insert_into(mails, self._connection.dialect.name)
+            self._connection.execute(
+                insert.on_conflict_do_nothing(index_elements=["event_id"]),
+                list(self._new.values()),
             )
-        insert = insert_into(mails, self._connection.dialect.name)
-        self._connection.execute(insert.on_conflict_do_nothing(index_elements=["event_id"]), rows)
 
     def _to_orders(self, line: LineKey, sequence: int) -> _Known | None:
         for known in self._known[line]:

@@ -1,7 +1,7 @@
 """The events that the notification service uses, with the fields that it uses."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
@@ -17,86 +17,69 @@ class Day:
 
 
 @dataclass(frozen=True, slots=True)
-class OutOfStock:
+class _Line:
+    orderid: str
+    sku: str
+    part: int = field(default=0, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pieces(_Line):
+    qty: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Served(_Pieces):
+    """`waiting` further pieces of the line have no batch yet."""
+
+    batchref: str
+    waiting: int = field(default=0, kw_only=True)
+
+
+class OutOfStock(_Pieces):
     """`qty` pieces of the order line wait, whichever parts they were."""
 
-    orderid: str
-    sku: str
-    qty: int
-    part: int = 0
-
 
 @dataclass(frozen=True, slots=True)
-class Allocated:
+class Allocated(_Served):
     """A part of the order line is promised stock; a line that one batch serves is the part 0.
 
-    `waiting` pieces of the line still wait. No `day`: an event of a release that did not have it.
+    No `day`: an event of a release that did not have it.
     """
 
-    orderid: str
-    sku: str
-    qty: int
-    batchref: str
     day: Day | None = None
-    part: int = 0
-    waiting: int = 0
+
+
+class Reserved(_Served):
+    """Stock is reserved for a part of the order line."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reserved:
-    """Stock is held for a part of the order line."""
-
-    orderid: str
-    sku: str
-    qty: int
-    batchref: str
-    part: int = 0
-    waiting: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Deallocated:
+class Deallocated(_Pieces):
     """A part of the order line lost its promise; `cancelled`: its own caller gave the line up."""
 
-    orderid: str
-    sku: str
-    qty: int
     batchref: str | None
     cancelled: bool
-    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
-    """Stock is held no more for a part of the order line; not `moved`: the line is given up."""
+class Released(_Pieces):
+    """A part of the order line lost its reservation; not `moved`: the line is given up."""
 
-    orderid: str
-    sku: str
-    qty: int
     moved: bool
-    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class PromiseChanged:
+class PromiseChanged(_Pieces):
     """`qty` pieces of the order line come on another day than they were promised."""
 
-    orderid: str
-    sku: str
-    qty: int
     batchref: str
     old: Day
     new: Day
-    part: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatched:
+class Dispatched(_Line):
     """The goods of a part have left."""
-
-    orderid: str
-    sku: str
-    part: int = 0
 
 
 Message = OutOfStock | Allocated | Reserved | Deallocated | Released | PromiseChanged | Dispatched
@@ -121,41 +104,31 @@ def parse(event: Envelope) -> Message | None:
     if kind is None:
         return None
     data = event.data
-    name = (text(data, "orderid"), text(data, "sku"))
+    line = (text(data, "orderid"), text(data, "sku"))
     part = _count(data, "part")
+    if kind == "allocation.dispatched":
+        return Dispatched(*line, part=part)
+    pieces = (*line, number(data, "qty"))
     match kind:
         case "allocation.out_of_stock":
-            return OutOfStock(*name, number(data, "qty"), part)
-        case "allocation.promise_changed":
-            return PromiseChanged(
-                *name,
-                number(data, "qty"),
-                text(data, "batchref"),
-                old=Day(day(data, "old_eta")),
-                new=Day(day(data, "new_eta")),
-                part=part,
-            )
-        case "allocation.deallocated":
-            return Deallocated(
-                *name,
-                number(data, "qty"),
-                None if data.get("batchref") is None else text(data, "batchref"),
-                cancelled=event.causationtype == "allocation.deallocate",
-                part=part,
-            )
+            return OutOfStock(*pieces, part=part)
         case "allocation.reservation_released":
-            moved = data.get("reason") == "moved"
-            return Released(*name, number(data, "qty"), moved, part)
-        case "allocation.dispatched":
-            return Dispatched(*name, part)
-    served = (*name, number(data, "qty"), text(data, "batchref"))
+            return Released(*pieces, moved=data.get("reason") == "moved", part=part)
+        case "allocation.deallocated":
+            batchref = None if data.get("batchref") is None else text(data, "batchref")
+            cancelled = event.causationtype == "allocation.deallocate"
+            return Deallocated(*pieces, batchref, cancelled, part=part)
+    served = (*pieces, text(data, "batchref"))
+    if kind == "allocation.promise_changed":
+        old, new = Day(day(data, "old_eta")), Day(day(data, "new_eta"))
+        return PromiseChanged(*served, old, new, part=part)
     waiting = _count(data, "waiting")
-    known = Day(day(data, "eta")) if "eta" in data else None
+    eta = Day(day(data, "eta")) if "eta" in data else None
     if event.causationtype in REPEATING:
         return None
     if kind == "allocation.reserved":
-        return Reserved(*served, part, waiting)
-    return Allocated(*served, known, part, waiting)
+        return Reserved(*served, part=part, waiting=waiting)
+    return Allocated(*served, eta, part=part, waiting=waiting)
 
 
 def _count(data: Mapping[str, Any], name: str) -> int:

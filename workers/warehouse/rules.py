@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workers.warehouse.messages import Allocated, Deallocated, Dispatched
+from workers.warehouse.messages import Allocated, Deallocated, Dispatched, Message
 
 
 @dataclass(slots=True)
@@ -54,11 +54,9 @@ def dispatch_pick(picks: Sequence[Pick], message: Dispatched, sequence: int) -> 
         if pick.is_open and pick.batchref == message.batchref:
             pick.dispatched = True
             return None
-    return Pick(
-        *(message.orderid, message.sku, message.qty, message.batchref, sequence),
-        dispatched=True,
-        part=message.part,
-    )
+    pick = _opened(message, message.batchref, sequence)
+    pick.dispatched = True
+    return pick
 
 
 def open_pick(picks: Sequence[Pick], message: Allocated, sequence: int) -> Pick | None:
@@ -72,9 +70,7 @@ def open_pick(picks: Sequence[Pick], message: Allocated, sequence: int) -> Pick 
     for pick in picks:
         if pick.is_open:
             pick.closed = sequence
-    return Pick(
-        *(message.orderid, message.sku, message.qty, message.batchref, sequence), part=message.part
-    )
+    return _opened(message, message.batchref, sequence)
 
 
 def cancel_pick(picks: Sequence[Pick], message: Deallocated, sequence: int) -> Pick | None:
@@ -89,8 +85,12 @@ def cancel_pick(picks: Sequence[Pick], message: Deallocated, sequence: int) -> P
             pick.closed = sequence
     if message.batchref is None or any(pick.newest >= sequence for pick in picks):
         return None
+    pick = _opened(message, message.batchref, sequence)
+    pick.closed = sequence
+    return pick
+
+
+def _opened(message: Message, batchref: str, sequence: int) -> Pick:
     return Pick(
-        *(message.orderid, message.sku, message.qty, message.batchref, sequence),
-        closed=sequence,
-        part=message.part,
+        message.orderid, message.sku, message.qty, batchref, opened=sequence, part=message.part
     )

@@ -1,24 +1,16 @@
-"""What a subscriber counts for monitoring. No label is an id."""
+"""The metrics of a subscriber. No label is an id."""
 
 from collections import Counter as Tally
 from collections.abc import Collection, Iterable
 from time import perf_counter
-from typing import Protocol
 from uuid import UUID
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from allocation.messaging.cloudevents import Envelope
+
 REASONS = ("failed", "unreadable", "unknown version")
 """Why a subscriber may dead-letter a message."""
-
-
-class Event(Protocol):
-    """What is counted."""
-
-    @property
-    def id(self) -> UUID: ...
-    @property
-    def type(self) -> str: ...
 
 
 class SubscriberMetrics:
@@ -61,8 +53,8 @@ class SubscriberMetrics:
             registry=self.registry,
         )
 
-    def taken(self, events: Iterable[Event], new: Collection[UUID], began: float) -> None:
-        """A transaction, begun at `began`, took the events; those in `new` were not known yet."""
+    def taken(self, events: Iterable[Envelope], new: Collection[UUID], began: float) -> None:
+        """Count the events of a transaction; those in `new` were not received before."""
         self._batch_seconds.observe(perf_counter() - began)
         left = set(new)
         results: Tally[tuple[str, str]] = Tally()
@@ -72,14 +64,14 @@ class SubscriberMetrics:
         for (kind, result), count in results.items():
             self._events.labels(kind, result).inc(count)
 
-    def retried(self, event: Event) -> None:
+    def retried(self, event: Envelope) -> None:
         self._events.labels(event.type, "retried").inc()
 
-    def dead(self, event: Event) -> None:
-        """An event that failed is dead-lettered."""
+    def dead(self, event: Envelope) -> None:
+        """Count a dead-lettered event."""
         self._events.labels(event.type, "dead").inc()
         self._dead_letters.labels("failed").inc()
 
     def invalid(self, reason: str) -> None:
-        """A message that is no event, and so of no type, is dead-lettered."""
+        """Count a dead-lettered message that is not an event, and so has no type."""
         self._dead_letters.labels(reason).inc()
