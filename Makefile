@@ -4,6 +4,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Python keeps what it compiled: a process that has to compile the tree starts half as fast again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo up env check test compose-test faults bench lint style types layers quick docs
 .PHONY: screenshots clean

@@ -6,6 +6,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from tests.servers.shared import Run, run
 from tests.servers.shared_vhost import SharedVhost
 from tests.servers.vhosts import Vhosts
 
-PROCESSES: pytest.StashKey[list[Process]] = pytest.StashKey()
+PROCESSES: pytest.StashKey[list[list[Process]]] = pytest.StashKey()
 _RUN: pytest.StashKey[Run] = pytest.StashKey()
 _RUN_FOLDER = "run_folder"
 
@@ -86,7 +87,8 @@ def pytest_sessionfinish() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put tests that must share a process in one group, and begin with the groups and long tests.
 
-    All tests that stop a server run in the one process that starts a private server for them.
+    All tests that stop a server run in the one process that starts a private server for them, and
+    those with the whole service in the one that starts it.
     """
     for item in items:
         names = item.fixturenames if isinstance(item, pytest.Function) else []
@@ -96,6 +98,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if private in names:
                 item.add_marker(pytest.mark.xdist_group(private))
                 break
+        if "house_of_the_run" in names:
+            item.add_marker(pytest.mark.xdist_group("house"))
 
     def turn(item: pytest.Item) -> tuple[bool, bool]:
         return (
@@ -111,7 +115,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
     """A failed test shows how the logs of its processes end."""
     report = yield
     if report.failed:
-        for process in item.stash.get(PROCESSES, []):
+        started = item.stash.get(PROCESSES, [])
+        for process in chain.from_iterable(started):
             report.sections.append((f"log of {process.name}", process.log_tail()))
     return report
 
@@ -301,7 +306,7 @@ def state_dir(tmp_path: Path) -> Path:
 def processes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Process]]:
     """Starts commands, each logging to a file of its name; stops them at the end, latest first."""
     made = Processes(tmp_path)
-    request.node.stash[PROCESSES] = made.started
+    request.node.stash.setdefault(PROCESSES, []).append(made.started)
     yield made.start
     made.stop()
 

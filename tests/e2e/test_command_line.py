@@ -16,7 +16,9 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -131,10 +133,50 @@ def test_the_demo_plays_the_whole_story(allocation: Run) -> None:
     assert told.count("\n  holds  ") == len(audit.INVARIANTS)
 
 
-def test_up_starts_everything_and_stops_it_cleanly(allocation: Run) -> None:
-    """Each process says that it is ready; Ctrl-C ends all with status 0."""
-    up = allocation("up")
-    up.wait_for_log("Everything is ready", within=60)
+@dataclass
+class Up:
+    """An `up` that runs: what it said until it was ready, its settings, and ports of metrics."""
+
+    said: str
+    environment: dict[str, str]
+    metrics: dict[str, int]
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """One for the tests that leave it running: a start costs 20 s of the processor's time."""
+    folder = tmp_path_factory.mktemp("up")
+    port, flower = free_ports(2)
+    names = ("worker", "relay", "inbound", "warehouse", "notification")
+    first = free_row(len(names))
+    environment = {
+        "ALLOCATION_STATE_DIR": str(folder),
+        "ALLOCATION_PORT": str(port),
+        "ALLOCATION_FLOWER_PORT": str(flower),
+        "ALLOCATION_METRICS_PORT": str(first),
+    }
+    command = [sys.executable, "-m", "allocation", "up"]
+    process = Process(command, log=folder / "up.log", env=environment).start()
+    try:
+        process.wait_for_log("metrics of notification", within=60)
+        yield Up(process.logs(), environment, dict(zip(names, count(first), strict=False)))
+    finally:
+        process.stop()
+
+
+def test_up_starts_everything_and_stops_it_cleanly(
+    allocation: Run, environment: dict[str, str]
+) -> None:
+    """Each process says that it is ready; Ctrl-C ends all with status 0.
+
+    A login for Flower that was configured holds, and is not printed.
+    """
+    up = allocation("up", FLOWER_BASIC_AUTH="me:of-my-own")
+    up.wait_for_log("Flower  http", within=60)
+    flower = int(environment["ALLOCATION_FLOWER_PORT"])
+    assert ask(flower, "/api/tasks", "me:of-my-own")[0] == 200
+    assert f"Flower  http://127.0.0.1:{flower}/\n" in up.logs()
+    assert "of-my-own" not in up.logs()
     for line in (
         "api .*ready at",
         "relay .*ready: relaying",
@@ -152,21 +194,19 @@ def test_up_starts_everything_and_stops_it_cleanly(allocation: Run) -> None:
         assert f"{name} stopped (rc=0)" in up_log
 
 
-def test_up_prints_where_everything_is_and_flower_shows_what_came_by_http(
-    allocation: Run, environment: dict[str, str]
-) -> None:
+@pytest.mark.xdist_group("up")
+def test_up_prints_where_everything_is_and_flower_shows_what_came_by_http(up: Up) -> None:
     """Flower asks for the password of this run, which nobody else knows."""
-    up = allocation("up")
-    port, flower = int(environment["ALLOCATION_PORT"]), int(environment["ALLOCATION_FLOWER_PORT"])
-    up.wait_for_log("Flower  http", within=60)
+    port, flower = (int(up.environment[f"ALLOCATION_{name}"]) for name in ("PORT", "FLOWER_PORT"))
 
-    said, _, last = up.logs().partition("Everything is ready; Ctrl-C stops it.\n")
+    said, _, last = up.said.partition("Everything is ready; Ctrl-C stops it.\n")
     printed = [line.strip() for line in last.splitlines()]
     password = printed[2].rpartition(" ")[2].removesuffix(")")
     assert printed == [
         f"page    http://127.0.0.1:{port}/",
         f"docs    http://127.0.0.1:{port}/docs, of the messages http://127.0.0.1:{port}/docs/events",
         f"Flower  http://127.0.0.1:{flower}/ (user allocation, password {password})",
+        *(f"metrics of {name} http://127.0.0.1:{its}/metrics" for name, its in up.metrics.items()),
     ]
     # A line for each process that says more than that it is ready would hide what matters.
     assert [
@@ -197,35 +237,11 @@ def test_up_prints_where_everything_is_and_flower_shows_what_came_by_http(
     assert [ask(flower, path, wrong)[0] for wrong in (None, "allocation:password")] == [401] * 2
 
 
-def test_up_leaves_a_login_that_was_configured(
-    allocation: Run, environment: dict[str, str]
-) -> None:
-    """And does not print it."""
-    up = allocation("up", FLOWER_BASIC_AUTH="me:of-my-own")
-    up.wait_for_log("Flower  http", within=60)
-
-    flower = int(environment["ALLOCATION_FLOWER_PORT"])
-    assert ask(flower, "/api/tasks", "me:of-my-own")[0] == 200
-    assert f"Flower  http://127.0.0.1:{flower}/\n" in up.logs()
-    assert "of-my-own" not in up.logs()
-
-
-def test_up_gives_each_process_a_port_for_its_metrics(
-    allocation: Run, environment: dict[str, str], promtool: Callable[..., str]
-) -> None:
+@pytest.mark.xdist_group("up")
+def test_up_gives_each_process_a_port_for_its_metrics(up: Up, promtool: Callable[..., str]) -> None:
     """Counting up from the one that is set. Prometheus's own checker finds no fault in any page."""
-    first = free_row(5)
-    up = allocation("up", ALLOCATION_METRICS_PORT=str(first))
-    up.wait_for_log("metrics of notification", within=60)
-
-    served = dict(
-        zip(
-            ("worker", "relay", "inbound", "warehouse", "notification"),
-            range(first, first + 5),
-            strict=True,
-        )
-    )
-    port = int(environment["ALLOCATION_PORT"])
+    served = up.metrics
+    port = int(up.environment["ALLOCATION_PORT"])
     body = {"orderid": "order-1", "sku": "LAMP", "qty": 1}
     post = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/allocations",
@@ -238,8 +254,6 @@ def test_up_gives_each_process_a_port_for_its_metrics(
     assert {name: shown(text) for name, text in pages.items()} == exported()
     for text in pages.values():
         assert promtool("check", "metrics", said=text) == ""
-    for name, port in served.items():
-        assert f"metrics of {name} http://127.0.0.1:{port}/metrics" in up.logs()
 
 
 def shown(text: str) -> set[str]:

@@ -18,7 +18,7 @@ from tests.waiting import eventually
 
 EXAMPLE = ROOT / "examples" / "javascript"
 
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("javascript")]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("house")]
 
 Node = Callable[..., Process]
 

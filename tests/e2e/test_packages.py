@@ -19,7 +19,7 @@ from allocation.entrypoints.api.description.openapi import document
 from tests.e2e.conftest import House
 from tests.servers.processes import ROOT, Process, clean_environment
 
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("packages")]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("house")]
 
 SOURCES = ("allocation", "workers")
 BESIDE = ("pyproject.toml", "README.md", "LICENSE", "celeryconfig.py")

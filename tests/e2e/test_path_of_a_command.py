@@ -3,13 +3,17 @@
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
 
-from tests.e2e.conftest import House
+from tests.e2e.conftest import PROGRAMS, House, running_house
+from tests.servers.databases import Databases
 from tests.servers.processes import ROOT
+from tests.servers.shared import Run
+from tests.servers.vhosts import Vhosts
 from tests.waiting import eventually
 
 MOST_MODULES = 30
@@ -25,10 +29,22 @@ def recorded(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def process_environment(recorded: Path) -> dict[str, str]:
-    """What the service's processes get besides: every function that they call is recorded."""
+def recorded_house(
+    recorded: Path,
+    managed_rabbitmq: Vhosts,
+    shared_postgres: Databases,
+    shared_run: Run,
+    tmp_path: Path,
+) -> Iterator[House]:
+    """A house of which every function that its processes call is recorded."""
+    template = shared_run.template(shared_postgres)
     recorder = Path(__file__).with_name("recording")
-    return {"PYTHONPATH": str(recorder), "RECORDED_CALLS": str(recorded)}
+    with running_house(
+        *(PROGRAMS, managed_rabbitmq, shared_postgres, template, tmp_path),
+        PYTHONPATH=str(recorder),
+        RECORDED_CALLS=str(recorded),
+    ) as house:
+        yield house
 
 
 def set_phase(folder: Path, name: str) -> None:
@@ -49,9 +65,10 @@ def calls(folder: Path, phase: str) -> set[tuple[str, str]]:
 
 
 def test_the_modules_that_carry_a_command_are_those_of_the_page(
-    house: House, recorded: Path
+    recorded_house: House, recorded: Path
 ) -> None:
     """A module carries the command if one of its functions runs that does not run otherwise."""
+    house = recorded_house
     batch = {"batchref": "batch-1", "sku": "LAMP", "qty": 10}
     assert house.do("POST", "/v1/batches", batch)[0] == 201
     set_phase(recorded, "idle")

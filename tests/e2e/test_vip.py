@@ -20,12 +20,12 @@ from kombu import Connection, Exchange, Queue
 
 from allocation.adapters.rabbitmq import topology
 from tests.e2e.conftest import House
-from tests.e2e.test_chapter import python_block
 from tests.faults.proxy import Link, Proxy
 from tests.integration.conftest import BareClient
 from tests.servers.ports import LOOPBACK, free_ports
 from tests.servers.processes import ROOT, Process
 from tests.servers.rabbitmq import PrivateRabbitMQ
+from tests.servers.vhosts import Vhosts
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
@@ -124,7 +124,7 @@ def event(name: str, **data: object) -> dict[str, Any]:
 
 @pytest.fixture
 def shop(
-    private_rabbitmq: PrivateRabbitMQ,
+    rabbitmq: Vhosts,
     broker_url: str,
     tmp_path: Path,
     processes: Callable[..., Process],
@@ -133,8 +133,8 @@ def shop(
     with Connection(broker_url) as connection:
         topology.declare(connection)
     user, password, parts = f"vip-{token_hex(4)}", token_hex(16), urlsplit(broker_url)
-    private_rabbitmq.api("PUT", f"/api/users/{user}", {"password": password, "tags": ""})
-    private_rabbitmq.api(
+    rabbitmq.api("PUT", f"/api/users/{user}", {"password": password, "tags": ""})
+    rabbitmq.api(
         "PUT",
         f"/api/permissions{parts.path}/{user}",
         {"configure": r"vip\..+", "write": r"vip\..+", "read": r"vip\..+|allocation\.events"},
@@ -143,7 +143,7 @@ def shop(
     shop = Shop(broker_url, vip_url, tmp_path / "vip.db", processes)
     shop.listen()
     yield shop
-    private_rabbitmq.api("DELETE", f"/api/users/{user}")
+    rabbitmq.api("DELETE", f"/api/users/{user}")
 
 
 def test_the_third_confirmed_order_promotes_once_though_every_event_comes_twice(
@@ -363,24 +363,6 @@ def test_it_goes_on_after_a_restart_of_the_broker_and_ends_when_asked(
     lonely = shop.start(f"amqp://guest:guest@{LOOPBACK}:{port}//")
     lonely.wait_for_log("not being consumed")
     assert lonely.stop() == 0
-
-
-def test_the_dead_letter_queue_of_the_docs_takes_what_is_rejected(broker_url: str) -> None:
-    """The lines that a subscriber's author copies."""
-    found: dict[str, Any] = {"Exchange": Exchange, "Queue": Queue}
-    found["events"] = Exchange("allocation.events", type="fanout", durable=True)
-    exec(python_block("x-dead-letter-exchange", "docs/add-a-subscriber.md"), found)
-    with Connection(broker_url, transport_options={"confirm_publish": True}) as connection:
-        channel = connection.channel()
-        dead, mine = found["mine_dead"](channel), found["mine"](channel)
-        dead.declare()
-        mine.declare()
-        connection.Producer().publish(b"bad", exchange="allocation.events", routing_key="")
-
-        eventually(mine.get, what="the event").reject()
-
-        letter = eventually(lambda: dead.get(no_ack=True), what="the dead letter")
-    assert letter.body == b"bad"
 
 
 def test_the_example_imports_nothing_of_the_service_but_the_messaging_kit() -> None:

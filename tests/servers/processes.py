@@ -14,10 +14,11 @@ from tests.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What the caller's shell set for its own services must not reach the tests' processes.
+# What the caller's shell set for its own services must not reach the tests' processes. Without
+# bytecode each process compiles the product at its start, for a third of a second.
 _NOT_INHERITED = (
     *("ALLOCATION_", "WAREHOUSE_", "NOTIFICATION_"),
-    *("RABBITMQ_", "ERL_", "PG", "NOTIFY_"),
+    *("RABBITMQ_", "ERL_", "PG", "NOTIFY_", "PYTHONDONTWRITEBYTECODE"),
 )
 
 
