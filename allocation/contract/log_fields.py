@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from allocation.contract import codec
+from allocation.messaging.telemetry import trace_context
 from allocation.service_layer.unit_of_work import Message
 
 _NAMES = ("orderid", "sku", "batchref")
@@ -14,7 +15,7 @@ def of_message(message: Message) -> dict[str, str]:
         "command_id": str(message.id),
         "command": codec.command_name(message.command),
         **of_body({name: getattr(message.command, name, None) for name in _NAMES}),
-        "trace_id": message.trace_id,
+        "trace_id": trace_context.trace_id(message.traceparent, message.correlation_id),
     }
 
 

@@ -11,7 +11,6 @@ from allocation.domain.commands import Command
 from allocation.domain.events import Event
 from allocation.domain.outcomes import Outcome, Refused
 from allocation.domain.product import Product
-from allocation.messaging.telemetry import trace_context
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +25,6 @@ class Message:
     correlation_id: UUID
     causation_id: UUID | None = None
     traceparent: str | None = field(default=None, compare=False)
-
-    @property
-    def trace_id(self) -> str:
-        """The id of the trace that the command is a part of."""
-        return trace_context.trace_id(self.traceparent, self.correlation_id)
 
 
 class CommandConflict(Exception):
