@@ -29,7 +29,7 @@ quick: .venv/dev
 	$(BIN)/pytest -m 'not server and not matrix' --numprocesses 2 tests/unit tests/contract tests/storage
 
 test: lint ## every test, against real PostgreSQL and RabbitMQ that it starts by itself
-	$(BIN)/pytest --numprocesses 4 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
 
 compose-test: .venv/dev ## the deployed system on a container engine: the story, kills, restarts
 	$(BIN)/pytest --override-ini norecursedirs=.* --durations=0 tests/compose
