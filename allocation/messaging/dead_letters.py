@@ -36,8 +36,8 @@ CUT = "x-cut-bytes"
 """The header of a dead letter with the number of bytes that were cut off its body."""
 
 _OURS = ("reason", "error", "traceback", "attempts", "first", "last", "held_event")
-# These belong to the life that ended: a message that is replayed begins a new one, and whoever
-# replays it has decided that it is not too late.
+# A message that is replayed begins anew, without these. The operator who replays it has decided
+# that it is not too late.
 _OF_THE_PAST = {f"x-{name}" for name in _OURS} | {"first_failed_at", "expires"}
 _COUNTED = ("x-delivery-count", "x-acquired-")
 _THE_BROKERS = ("x-death", "x-first-death-", "x-last-death-", *_COUNTED)
@@ -265,7 +265,7 @@ def send_again(connection: Connection, queue: str, dead_letter: DeadLetter) -> N
 
 def _dead_letter(producer: Producer, queue: str, message: Message, details: Details) -> None:
     body = _bytes(message.body)[:LARGEST_BODY]
-    # By the queue's own exchange: whoever may write to the default one reaches every queue.
+    # By the queue's own exchange: a user who may write to the default one reaches every queue.
     _publish(producer, queue, "", message, headers_of(message, details), body)
 
 

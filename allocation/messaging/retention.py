@@ -1,6 +1,6 @@
 """Retention: rows past their time are deleted in small steps, each a transaction of its own.
 
-Whoever works on the same tables waits for one step at most, and breaking off does no harm.
+Other transactions on the same tables wait for one step at most, and breaking off does no harm.
 """
 
 import time

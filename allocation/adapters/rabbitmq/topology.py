@@ -49,9 +49,9 @@ def _dead(name: str) -> Queue:
         # Looking at a dead letter returns it, which counts as a delivery. RabbitMQ 4 drops a
         # message at the 20th unless told otherwise: this many are never reached.
         "x-delivery-limit": 2_000_000_000,
-        # And no length limit: whoever moves a message here must never be refused.
+        # And no length limit: a dead letter must never be refused.
     }
-    # An exchange of its own: whoever may write to the default one may write to every queue.
+    # An exchange of its own: a user who may write to the default one may write to every queue.
     exchange = Exchange(name, type="fanout", durable=True)
     return Queue(name, exchange=exchange, durable=True, queue_arguments=arguments)
 

@@ -155,7 +155,7 @@ class OutboxReader:
             if due:
                 state = {"status": "pending", "accepted_at": now}
                 rows = [{name: getattr(row, name) for name in _OF_COMMAND} | state for row in due]
-                # First the one, then the other: whoever is killed in between is repeated.
+                # In this order: a command whose relay is killed in between is accepted again.
                 add_new(self._connection, commands, rows)
                 due_now = outbox.c.position.in_([row.position for row in due])
                 # As of now: how long it was not due says nothing of the relay.
