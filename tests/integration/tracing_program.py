@@ -27,8 +27,8 @@ from allocation.messaging.telemetry import trace_context, tracing
 from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
 from tests.waiting import eventually
 from workers.warehouse import dispatching, pick_list
+from workers.warehouse.dispatch_outbox import Relay
 from workers.warehouse.messages import parse
-from workers.warehouse.outbox import Relay
 from workers.warehouse.running import open_database
 from workers.warehouse.settings import Settings
 from workers.warehouse.tables import metadata

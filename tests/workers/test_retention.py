@@ -17,8 +17,8 @@ from workers.notification.__main__ import app as notification
 from workers.retention import RECEIVED
 from workers.warehouse import pick_list, tables
 from workers.warehouse.__main__ import app as warehouse
+from workers.warehouse.dispatch_outbox import SENT
 from workers.warehouse.dispatching import dispatch
-from workers.warehouse.outbox import SENT
 from workers.warehouse.running import MIGRATIONS
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)

@@ -23,8 +23,8 @@ from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.waiting import eventually
 from tests.workers.conftest import Warehouse, as_bytes, event
 from workers.warehouse import tables
+from workers.warehouse.dispatch_outbox import Relay, add
 from workers.warehouse.dispatching import dispatch
-from workers.warehouse.outbox import Relay, add
 from workers.warehouse.running import MIGRATIONS
 from workers.warehouse.settings import Settings
 

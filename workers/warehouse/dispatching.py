@@ -8,7 +8,7 @@ from sqlalchemy import Engine, bindparam, select, update
 
 from allocation.messaging import cloudevents
 from allocation.messaging.resequencer import ReceivedEvents
-from workers.warehouse import outbox
+from workers.warehouse import dispatch_outbox
 from workers.warehouse.pick_list import as_pick
 from workers.warehouse.rules import Pick
 from workers.warehouse.tables import metadata, picks
@@ -43,7 +43,7 @@ def dispatch(
             .values(status="dispatched", closed_at=now),
             [{"of": pick.sku, "opened": pick.opened} for pick in leaving],
         )
-        outbox.add(connection, [_event(pick, now) for pick in leaving], now, traceparent)
+        dispatch_outbox.add(connection, [_event(pick, now) for pick in leaving], now, traceparent)
     return leaving
 
 

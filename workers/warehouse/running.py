@@ -18,7 +18,7 @@ from allocation.messaging.migrations import Migrations
 from allocation.messaging.telemetry import trace_context, tracing
 from allocation.messaging.telemetry.escaping import escaped
 from workers import retention, wiring
-from workers.warehouse import dispatching, outbox, pick_list
+from workers.warehouse import dispatch_outbox, dispatching, pick_list
 from workers.warehouse.messages import parse
 from workers.warehouse.settings import Settings
 from workers.warehouse.tables import VERSION_TABLE, metadata
@@ -43,7 +43,7 @@ def consume() -> None:
         migrations=MIGRATIONS,
         parse=parse,
         apply=pick_list.apply,
-        background=lambda engine, registry: outbox.Relay(engine, settings, registry).run,
+        background=lambda engine, registry: dispatch_outbox.Relay(engine, settings, registry).run,
     )
 
 
@@ -111,7 +111,7 @@ def prune(*, dry_run: bool, as_json: bool) -> None:
         settings.subscriber_keep,
         dry_run=dry_run,
         as_json=as_json,
-        kinds=(retention.RECEIVED, outbox.SENT),
+        kinds=(retention.RECEIVED, dispatch_outbox.SENT),
     )
 
 
