@@ -15,7 +15,7 @@ from allocation.messaging.telemetry.subscriber_metrics import SubscriberMetrics
 from allocation.views.progress import Backlog
 from workers.notification.mail_backends import MailFolder
 from workers.notification.sender import Sender
-from workers.warehouse.outbox import Relay
+from workers.warehouse.dispatch_outbox import Relay
 from workers.warehouse.settings import Settings
 
 Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
