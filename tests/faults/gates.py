@@ -65,7 +65,8 @@ class Gate:
                 connection.scalars(
                     text(
                         "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-                        f" AND objid = {self._key}"
+                        f" AND objid = {self._key} AND database ="
+                        " (SELECT oid FROM pg_database WHERE datname = current_database())"
                     )
                 )
             )

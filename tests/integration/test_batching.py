@@ -225,7 +225,10 @@ def test_ending_one_command_by_force_harms_no_other_of_its_batch(
         ids = send(client, allocates(21))
 
         def waiting() -> bool:
-            query = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+            query = text(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
             with service.engine.connect() as connection:
                 return bool(connection.scalar(query))
 

@@ -162,7 +162,10 @@ def test_the_wait_for_a_locked_product_is_measured(
     """It is the time that somebody else keeps the row."""
     worker(service, port)
     service.outcome(client.send("allocation.create_batch", batchref="b1", sku="LAMP", qty=10))
-    waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
     with service.engine.begin() as holder, service.engine.connect() as watcher:
         holder.execute(text("SELECT * FROM products FOR UPDATE"))
         command_id = client.send("allocation.allocate", orderid="o1", sku="LAMP", qty=1)

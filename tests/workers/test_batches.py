@@ -192,7 +192,10 @@ def test_skus_that_are_new_to_two_processes_at_once_are_noted_in_one_order(
 
     def waiting() -> bool:
         with engine.connect() as connection:
-            locks = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            locks = (
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
             return connection.execute(text(locks)).scalar_one() == 2
 
     with ThreadPoolExecutor(2) as pool:

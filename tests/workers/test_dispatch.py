@@ -219,7 +219,11 @@ def side_by_side(engine: Engine, gate: Gate, *acts: Callable[[], object]) -> lis
     """Begin the second act while the first one stands at the gate; what they returned."""
 
     def blocked() -> bool:
-        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype <> 'advisory'"
+        # A wait for another transaction names no database: of this one are the waiting sessions.
+        waits = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND wait_event_type = 'Lock' AND wait_event <> 'advisory'"
+        )
         with engine.connect() as connection:
             return connection.execute(text(waits)).scalar_one() > 0
 
