@@ -37,7 +37,11 @@ class Dependencies:
     def unit_of_work(self) -> SqlUnitOfWork:
         """A unit of work on the configured database."""
         # Not `self.worker_metrics.locked`: a process that locks nothing has no such metrics.
-        return SqlUnitOfWork(self.engine, locked=lambda each: self.worker_metrics.locked(each))
+        return SqlUnitOfWork(
+            self.engine,
+            locked=lambda each: self.worker_metrics.locked(each),
+            calendar=self.settings.calendar,
+        )
 
     def broker(self) -> Connection:
         """A connection to the configured broker, not open yet."""

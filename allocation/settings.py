@@ -3,6 +3,7 @@
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -116,6 +117,11 @@ class Settings(BaseSettings):
         pattern="^(https?://.*)?$",
         description="Where people find RabbitMQ's own page; unset: port 15672 of the page's host.",
     )
+    timezone: str = Field(
+        "UTC",
+        description="The shop's time zone, an IANA name such as Europe/Berlin: in it days begin"
+        " and end, for ETAs and best-before days.",
+    )
     log_format: Literal["console", "json"] = Field("console", description="For people or machines.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="The least."
@@ -132,6 +138,20 @@ class Settings(BaseSettings):
     def _are_known(cls, users: str) -> str:
         permissions.parse(users)
         return users
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("is no IANA name of a time zone, such as Europe/Berlin") from None
+        return name
+
+    @property
+    def calendar(self) -> ZoneInfo:
+        """The time zone in which the shop's days begin."""
+        return ZoneInfo(self.timezone)
 
     @model_validator(mode="after")
     def _take_former_names(self) -> "Settings":

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, tzinfo
 from types import TracebackType
 from typing import Self
 from uuid import UUID
@@ -14,7 +14,13 @@ from allocation.domain.commands import Command, Malformed, meant
 from allocation.domain.events import Event
 from allocation.domain.outcomes import Outcome, Refused
 from allocation.domain.product import Product
-from allocation.domain.strategies import service_order, shortage_order
+from allocation.domain.strategies import (
+    candidates,
+    earlier_batches,
+    first_fit,
+    service_order,
+    shortage_order,
+)
 from allocation.service_layer.unit_of_work import CommandConflict, Message
 
 
@@ -30,7 +36,7 @@ class _Row:
 class MemoryStore:
     """What is committed: products with their books, commands, and the outbox in order."""
 
-    products: dict[str, tuple[int, int, str]] = field(default_factory=dict)
+    products: dict[str, tuple[int, int, str, str, bool]] = field(default_factory=dict)
     batches: dict[str, Batch] = field(default_factory=dict)
     lines: dict[tuple[str, str, int], Line] = field(default_factory=dict)
     commands: dict[UUID, _Row] = field(default_factory=dict)
@@ -55,19 +61,34 @@ class MemoryBooks:
         parts = [line for (known, _), line in self.lines.items() if known == orderid]
         return sorted(parts, key=lambda line: line.part)
 
-    def first_waiting(self, at_most: int, after: Line | None = None) -> Line | None:
-        behind = (
-            line
-            for line in self._waiting()
-            if after is None or service_order(line) > service_order(after)
-        )
-        return next((line for line in behind if line.needs <= at_most), None)
+    def first_waiting(
+        self, batches: Sequence[Batch], today: date, after: Line | None = None
+    ) -> Line | None:
+        for line in self._waiting():
+            if after is not None and service_order(line) <= service_order(after):
+                continue
+            if any(batch.free >= line.needs for batch in candidates(batches, line, today)):
+                return line
+        return None
+
+    def longest_waiting(self) -> Line | None:
+        return next(iter(self._waiting()), None)
+
+    def promised_later(self, batches: Sequence[Batch], today: date) -> Line | None:
+        promised = (line for line in self.lines.values() if line.held)
+        for line in sorted(promised, key=service_order):
+            if first_fit(earlier_batches(batches, line, today), line.held):
+                return line
+        return None
 
     def waiting_unannounced(self, limit: int) -> Sequence[Line]:
         return [line for line in self._waiting() if not line.told][:limit]
 
     def lines_that_give_way(self, batchref: str) -> Iterator[Line]:
         return iter(sorted(self._promised(batchref), key=shortage_order))
+
+    def particular_lines(self, batchref: str) -> Sequence[Line]:
+        return [line for line in self._promised(batchref) if line.is_particular]
 
     def promised_another_day(self, batch: Batch, limit: int) -> Sequence[Line]:
         lines = (line for line in self._promised(batch.batchref) if line.eta != batch.eta)
@@ -94,8 +115,9 @@ class MemoryBooks:
 class MemoryProducts:
     """Products of a store, given out as they would be loaded."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: MemoryStore, today: Callable[[], date]) -> None:
         self._store = store
+        self._today = today
         self._open: dict[str, tuple[Product, MemoryBooks]] = {}
         self._seen: dict[str, Product] = {}
 
@@ -113,8 +135,8 @@ class MemoryProducts:
             batches = (batch for batch in self._store.batches.values() if batch.sku == sku)
             lines = (line for line in self._store.lines.values() if line.sku == sku)
             books = MemoryBooks(batches, lines)
-            version, sequence, strategy = self._store.products[sku]
-            self._open[sku] = Product(sku, books, version, sequence, strategy), books
+            state = self._store.products[sku]
+            self._open[sku] = Product(sku, books, *state, today=self._today()), books
         return self._seen.setdefault(sku, self._open[sku][0])
 
     def get_by_batchref(self, batchref: str) -> Product | None:
@@ -132,14 +154,16 @@ class MemoryProducts:
 
     def add(self, sku: str) -> Product:
         books = MemoryBooks()
-        self._open[sku] = Product(sku, books), books
+        self._open[sku] = Product(sku, books, today=self._today()), books
         return self._seen.setdefault(sku, self._open[sku][0])
 
     def save(self) -> None:
         """Write the products and their books into the store."""
         for product, books in self._open.values():
-            state = (product.version, product.sequence, product.strategy)
-            self._store.products[product.sku] = state
+            self._store.products[product.sku] = (
+                *(product.version, product.sequence),
+                *(product.strategy, product.waiting, product.improve),
+            )
             kept = {key: line for key, line in self._store.lines.items() if key[1] != product.sku}
             self._store.lines = kept | {
                 (line.orderid, line.sku, line.part): line for line in books.lines.values()
@@ -221,13 +245,15 @@ class MemoryUnitOfWork:
         self,
         store: MemoryStore | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        calendar: tzinfo = UTC,
     ) -> None:
         self.store = store or MemoryStore()
         self._now = now
+        self.calendar = calendar
 
     def __enter__(self) -> Self:
         self._copy = copy.deepcopy(self.store)
-        self.products = MemoryProducts(self._copy)
+        self.products = MemoryProducts(self._copy, self.today)
         self.inbox = MemoryInbox(self._copy)
         self.outbox = MemoryOutbox(self._copy, self.now)
         self._began: datetime | None = None
@@ -245,6 +271,9 @@ class MemoryUnitOfWork:
         if self._began is None:
             self._began = self._now()
         return self._began
+
+    def today(self) -> date:
+        return self.now().astimezone(self.calendar).date()
 
     def commit(self) -> None:
         self.products.save()

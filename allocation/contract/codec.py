@@ -140,7 +140,7 @@ def cloud_event(event: Event, cause: Message, time: datetime) -> Json:
         for each in fields(event)
         if each.name not in ("sequence", "choice")
     }
-    for name in ("part", "waiting"):  # 0 for a line that is served whole
+    for name in ("part", "waiting", "left"):  # 0 for a line that is served, and leaves, whole
         if not data.get(name):
             data.pop(name, None)
     kind = NAMES[type(event)]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from hashlib import blake2b
 from typing import Protocol
 
 
@@ -10,7 +11,9 @@ from typing import Protocol
 class OrderLine:
     """`qty` pieces of `sku` that the order `orderid` wants, for `customer`.
 
-    `split`: several batches may serve it. The contract's schemas refuse a quantity below one.
+    `split`: several batches may serve it. `priority`: 0 to 9, the higher is served first.
+    `not_before`: the customer wants it no earlier. `fresh_days`: how many days it must still be
+    good when the customer needs it. The contract's schemas refuse a quantity below one.
     """
 
     orderid: str
@@ -18,13 +21,18 @@ class OrderLine:
     qty: int
     customer: str | None = None
     split: bool = False
+    priority: int = 0
+    not_before: date | None = None
+    fresh_days: int = 0
 
 
 @dataclass(eq=False)
 class Batch:
     """Stock of one sku that came, or will come, together; no `eta` means on the shelf.
 
-    `best_before` is the day until which it is good, if there is one.
+    `best_before` is the last day on which it is good, if there is one. A batch that is `blocked`
+    (the reason) serves no line. `expired` and `overdue` say whether BatchExpired and BatchOverdue
+    were recorded for its present `best_before` and `eta`.
     """
 
     batchref: str
@@ -33,11 +41,49 @@ class Batch:
     eta: date | None = None
     allocated: int = 0
     best_before: date | None = None
+    blocked: str | None = None
+    expired: bool = False
+    overdue: bool = False
 
     @property
     def free(self) -> int:
         """Pieces that are promised to no line."""
         return self.purchased - self.allocated
+
+    @property
+    def version(self) -> str:
+        """Changes with the batch's quantity, days and block, and not with its promises."""
+        return fingerprint(self.purchased, self.eta, self.best_before, self.blocked)
+
+    def is_overdue(self, today: date) -> bool:
+        """Whether its ETA has passed without arrival: nobody knows when it comes."""
+        return self.eta is not None and self.eta < today
+
+    def has_expired(self, today: date) -> bool:
+        return self.best_before is not None and self.best_before < today
+
+    def is_good(self, today: date) -> bool:
+        """Whether it serves a line without wishes of its own: not blocked, and does not expire."""
+        return self.blocked is None and (
+            self.best_before is None or self.best_before >= max(today, self.arrival)
+        )
+
+    def serves(self, line: "Line | OrderLine", today: date) -> bool:
+        """Whether it is not blocked, and still good on the day on which the line needs it."""
+        if self.blocked is not None:
+            return False
+        if self.best_before is None:
+            return True
+        needed = max(today, self.arrival, line.not_before or date.min)
+        return (self.best_before - needed).days >= line.fresh_days
+
+    def why_it_stays(self, today: date) -> str | None:
+        """Why none of it can leave now; None if it can."""
+        if self.blocked is not None:
+            return "blocked"
+        if self.eta is not None:
+            return "not arrived"
+        return "expired" if self.has_expired(today) else None
 
     @property
     def arrival(self) -> date:
@@ -66,8 +112,10 @@ class Line:
     sequence of the event that promised the stock, and `eta` the day that was promised, None for the
     shelf. `told` says whether OutOfStock was recorded for the present wait.
 
-    A line with `expires_at` is held until then, which can be `extended` once. A line that was
-    `dispatched` keeps its batchref, and holds nothing of the batch any more.
+    A line with `expires_at` is held until then, which can be `extended` once. `dispatched_qty`
+    pieces have left, and the rest is still promised; a line that was `dispatched` has left as a
+    whole. It keeps its batchref, and holds nothing of the batch any more. `returned` pieces of
+    those that left came back.
     """
 
     orderid: str
@@ -85,6 +133,26 @@ class Line:
     expires_at: datetime | None = None
     extended: bool = False
     dispatched: bool = False
+    priority: int = 0
+    not_before: date | None = None
+    fresh_days: int = 0
+    dispatched_qty: int = 0
+    returned: int = 0
+
+    @property
+    def gone(self) -> int:
+        """Pieces that have left."""
+        return self.qty if self.dispatched else self.dispatched_qty
+
+    @property
+    def held(self) -> int:
+        """Pieces of the batch that are promised to the line, and have not left."""
+        return 0 if self.batchref is None else self.qty - self.gone
+
+    @property
+    def is_particular(self) -> bool:
+        """Whether not every batch that is good serves it."""
+        return self.fresh_days > 0 or self.not_before is not None
 
     @property
     def split(self) -> bool:
@@ -99,6 +167,17 @@ class Line:
     @property
     def status(self) -> str:
         return status_of(self.batchref, self.expires_at, dispatched=self.dispatched)
+
+
+def fingerprint(*facts: object) -> str:
+    """A short text that differs if one of the facts does; `expected_version` is compared to it."""
+    return blake2b(repr(facts).encode(), digest_size=8).hexdigest()
+
+
+def line_version(parts: Iterable[Line]) -> str:
+    """Changes with the line's quantity, priority, batches and status."""
+    facts = ((part.part, part.qty, part.batchref, part.status, part.gone) for part in parts)
+    return fingerprint(sorted(facts), {part.priority for part in parts})
 
 
 def status_of(batchref: str | None, expires_at: datetime | None, *, dispatched: bool) -> str:
@@ -120,7 +199,7 @@ class Books(Protocol):
     """What a product asks of its books; storage answers each question by an index."""
 
     def open_batches(self) -> Sequence[Batch]:
-        """Every batch with free stock, in any order; others may be among them."""
+        """Every batch with free stock that may serve, in any order; others may be among them."""
         ...
 
     def batch(self, batchref: str) -> Batch | None: ...
@@ -129,10 +208,23 @@ class Books(Protocol):
         """All there is of the order's line, by part: mostly one, or none."""
         ...
 
-    def first_waiting(self, at_most: int, after: Line | None = None) -> Line | None:
-        """The first waiting line by `service_order`, behind `after`, that `at_most` pieces serve.
+    def first_waiting(
+        self, batches: Sequence[Batch], today: date, after: Line | None = None
+    ) -> Line | None:
+        """The first waiting line by `service_order`, behind `after`, that one of `batches` serves.
 
-        A product that goes on behind the line that it got asks for no more pieces than before.
+        A product that goes on behind the line that it got offers no more than before.
+        """
+        ...
+
+    def longest_waiting(self) -> Line | None:
+        """The first waiting line by `service_order`, whether or not something serves it."""
+        ...
+
+    def promised_later(self, batches: Sequence[Batch], today: date) -> Line | None:
+        """The first line by `service_order` that one of `batches` serves earlier than promised.
+
+        All that the line holds has to fit. A line with `not_before` stays where it is.
         """
         ...
 
@@ -142,6 +234,10 @@ class Books(Protocol):
 
     def lines_that_give_way(self, batchref: str) -> Iterator[Line]:
         """The lines that hold stock of this batch, by `shortage_order`."""
+        ...
+
+    def particular_lines(self, batchref: str) -> Sequence[Line]:
+        """The lines that hold stock of this batch and are particular."""
         ...
 
     def promised_another_day(self, batch: Batch, limit: int) -> Sequence[Line]:

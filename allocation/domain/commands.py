@@ -4,7 +4,7 @@ The contract's JSON Schemas define their fields, and refuse invalid values: a qu
 """
 
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class FollowUp(Command):
     """A command that a decision leaves to be executed; `Product.pull_follow_ups` returns them."""
 
     @property
-    def due_at(self) -> datetime | None:
-        """When it is to be accepted; None: at once."""
+    def due_at(self) -> datetime | date | None:
+        """When it is to be accepted, a date: as that day begins; None: at once."""
         return None
 
 
@@ -62,8 +62,8 @@ class CreateBatch(Command):
 class Allocate(Command):
     """Promise stock to one order line.
 
-    `customer` is opaque: it travels with the line to the subscribers. `split`: several batches may
-    serve it.
+    `customer` is opaque: it travels with the line to the subscribers. The other fields are those of
+    `books.OrderLine`.
     """
 
     orderid: str
@@ -71,14 +71,14 @@ class Allocate(Command):
     qty: int
     customer: str | None = None
     split: bool = False
+    priority: int = 0
+    not_before: date | None = None
+    fresh_days: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Reserve(Command):
-    """Hold stock for one order line, as `Allocate` does, but for `ttl` seconds.
-
-    `customer` is opaque: it travels with the line to the subscribers.
-    """
+    """Hold stock for one order line, as `Allocate` does, but for `ttl` seconds."""
 
     orderid: str
     sku: str
@@ -86,15 +86,21 @@ class Reserve(Command):
     ttl: int
     customer: str | None = None
     split: bool = False
+    priority: int = 0
+    not_before: date | None = None
+    fresh_days: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One line of an order: `qty` pieces of `sku`; `split`: several batches may serve it."""
+    """One line of an order; its fields are those of `books.OrderLine`."""
 
     sku: str
     qty: int
     split: bool = False
+    priority: int = 0
+    not_before: date | None = None
+    fresh_days: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +159,58 @@ class Expire(FollowUp):
 class Dispatch(Command):
     """Take an allocated line's goods off the books: the warehouse has shipped them.
 
-    `batchref`: the batch that they came from, if the sender knows it.
+    `batchref`: the batch that they came from; without one, all that is there leaves. `qty`: so many
+    pieces of it. `reported`: they have left already; if the books do not have them, that is an
+    error for people, and no refusal.
     """
 
     orderid: str
     sku: str
     batchref: str | None = None
+    qty: int | None = None
+    reported: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnGoods(Command):
+    """Take dispatched pieces of a line back into `batchref`; without it, a new one on the shelf.
+
+    Pieces that are not `usable` are recorded, and go into no batch.
+    """
+
+    orderid: str
+    sku: str
+    qty: int
+    batchref: str
+    usable: bool = True
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeLineQuantity(Command):
+    """Have the order line want `qty` pieces; it keeps its age."""
+
+    orderid: str
+    sku: str
+    qty: int
+    expected_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePriority(Command):
+    """Set the priority of the order's lines, or of its line of one sku."""
+
+    orderid: str
+    priority: int
+    sku: str | None = None
+    expected_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelOrder(Command):
+    """Give up every line of the order, except goods that have left."""
+
+    orderid: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +219,25 @@ class Deallocate(Command):
 
     orderid: str
     sku: str
+    expected_version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeBatchQuantity(Command):
-    """Set a batch's purchased quantity: stock was counted, damaged or shipped short."""
+    """Set a batch's purchased quantity: stock was counted, damaged or shipped short.
+
+    `expected_version`: that of the batch which the sender has seen; if it is another one by now,
+    the command is refused.
+    """
+
+    batchref: str
+    qty: int
+    expected_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receive(Command):
+    """Add `qty` pieces to a batch."""
 
     batchref: str
     qty: int
@@ -183,6 +249,33 @@ class ChangeBatchEta(Command):
 
     batchref: str
     eta: date | None = None
+    expected_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeBestBefore(Command):
+    """Correct the last day on which a batch is good; no `best_before`: it keeps for ever."""
+
+    batchref: str
+    best_before: date | None = None
+    expected_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockBatch(Command):
+    """Have a batch serve no line, such as for a recall; the lines that it serves move, or wait."""
+
+    batchref: str
+    reason: str
+    expected_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnblockBatch(Command):
+    """Have a blocked batch serve lines again."""
+
+    batchref: str
+    expected_version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,15 +289,32 @@ class WriteOff(Command):
 
 @dataclass(frozen=True, slots=True)
 class ChooseStrategy(Command):
-    """Have a product's batches serve in another order from now on."""
+    """Have a product's batches serve in another order from now on.
+
+    `waiting`: `fill`, a line that does not fit is skipped; or `in_order`, nothing is served past an
+    older or more urgent line that waits. `improve`: promises move to stock that comes earlier.
+    """
 
     sku: str
     strategy: str
+    waiting: str = "fill"
+    improve: bool = True
+    expected_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateProduct(Command):
+    """Make a product known before its first batch, so that its lines wait."""
+
+    sku: str
+    strategy: str = "earliest_first"
+    waiting: str = "fill"
+    improve: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class AllocateWaiting(FollowUp):
-    """Serve the lines of `sku` that wait, as far as stock fits: the follow-up of freed stock."""
+    """Serve the lines of `sku` that wait, then improve promises: the follow-up of freed stock."""
 
     sku: str
 
@@ -214,6 +324,30 @@ class ReviewPromises(FollowUp):
     """Go on with the lines that a batch serves on another day: the follow-up of a new ETA."""
 
     batchref: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireBatch(FollowUp):
+    """Take a batch out, unless it has another `best_before` by now: that day has passed."""
+
+    batchref: str
+    best_before: date
+
+    @property
+    def due_at(self) -> date:
+        return self.best_before + timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class MarkOverdue(FollowUp):
+    """Publish that a batch is overdue, unless it has another `eta` by now: that day has passed."""
+
+    batchref: str
+    eta: date
+
+    @property
+    def due_at(self) -> date:
+        return self.eta + timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,18 @@ class StrategyChosen(Event):
 
     sku: str
     strategy: str
+    waiting: str = "fill"
+    improve: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ProductCreated(Event):
+    """The product is known from now on, before its first batch."""
+
+    sku: str
+    strategy: str
+    waiting: str
+    improve: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,61 @@ class WrittenOff(Event):
     sku: str
     qty: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Received(Event):
+    """`qty` pieces were added to the batch; its quantity follows as an event."""
+
+    batchref: str
+    sku: str
+    qty: int
+
+
+@dataclass(frozen=True, slots=True)
+class BestBeforeChanged(Event):
+    """The batch is good until another day; no `best_before`: for ever."""
+
+    batchref: str
+    sku: str
+    best_before: date | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchBlocked(Event):
+    """The batch serves no line until it is unblocked; `qty` pieces are held back."""
+
+    batchref: str
+    sku: str
+    qty: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchUnblocked(Event):
+    """The batch serves lines again."""
+
+    batchref: str
+    sku: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchExpired(Event):
+    """The batch's last good day has passed: `qty` pieces of it serve no line any more."""
+
+    batchref: str
+    sku: str
+    qty: int
+    best_before: date
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOverdue(Event):
+    """The batch has not arrived on its day: nobody knows when it comes."""
+
+    batchref: str
+    sku: str
+    eta: date
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +207,47 @@ class ReservationReleased(LineEvent):
 
 @dataclass(frozen=True, slots=True)
 class Dispatched(LineEvent):
-    """The order line's goods have left: they are off the batch's books."""
+    """`qty` pieces of the order line have left: they are off the batch's books.
+
+    `left` pieces of the part are still promised by the same batch.
+    """
 
     orderid: str
     sku: str
     qty: int
     batchref: str
+    left: int = field(default=0, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Returned(Event):
+    """`qty` dispatched pieces came back; if they are usable, the batch's quantity follows."""
+
+    orderid: str
+    sku: str
+    qty: int
+    batchref: str
+    usable: bool
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LineQuantityChanged(Event):
+    """The order line wants `qty` pieces; what that changes of its promises follows as events."""
+
+    orderid: str
+    sku: str
+    old_qty: int
+    qty: int
+
+
+@dataclass(frozen=True, slots=True)
+class PriorityChanged(Event):
+    """The order line is served by this priority from now on."""
+
+    orderid: str
+    sku: str
+    priority: int
 
 
 @dataclass(frozen=True, slots=True)

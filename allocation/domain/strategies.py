@@ -5,9 +5,10 @@ SQL repeats these orders with indexes; `tests/storage/test_books.py` compares it
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from operator import attrgetter
 
-from allocation.domain.books import Batch, Line
+from allocation.domain.books import Batch, Line, OrderLine, arrival
 from allocation.domain.events import Candidate, Choice
 
 CONSIDERED = 10
@@ -31,8 +32,10 @@ class Strategy:
         """Whether each promise may change the order."""
         return "free" in self.by
 
-    def sort(self, batches: Iterable[Batch]) -> list[Batch]:
-        return sorted(batches, key=attrgetter(*self.by))
+    def sort(self, batches: Iterable[Batch], today: date) -> list[Batch]:
+        """By this order, but the overdue ones last: nobody knows when they come."""
+        order = attrgetter(*self.by)
+        return sorted(batches, key=lambda batch: (batch.is_overdue(today), order(batch)))
 
 
 STRATEGIES = {
@@ -45,17 +48,58 @@ those without one last. Fewest open: the one with the least that is enough, so t
 """
 
 
-def service_order(line: Line) -> int:
-    """The sort key of waiting lines: the oldest is served first."""
-    return line.age
+FILL = "fill"
+IN_ORDER = "in_order"
+WAITING_RULES = (FILL, IN_ORDER)
+"""Fill: a waiting line that does not fit is skipped. In order: nothing is served past an older or
+more urgent line that waits, so that large lines don't starve.
+"""
 
 
-def shortage_order(line: Line) -> tuple[bool, int]:
+def service_order(line: Line) -> tuple[int, int]:
+    """The sort key of lines: the higher priority is served first, then the older line."""
+    return -line.priority, line.age
+
+
+def shortage_order(line: Line) -> tuple[bool, int, int]:
     """The sort key of promised lines on a shortage: the first one gives way first.
 
-    Reservations give way before allocations, the most recent promise first.
+    Reservations give way before allocations, the lower priority first, then the latest promise.
     """
-    return line.expires_at is None, -(line.promised_at or 0)
+    return line.expires_at is None, line.priority, -(line.promised_at or 0)
+
+
+def candidates(batches: Iterable[Batch], line: Line | OrderLine, today: date) -> list[Batch]:
+    """The batches that may serve the line, by preference; `batches` are sorted by the strategy.
+
+    A line with `not_before` prefers the batch that comes last but in time, so that early stock
+    stays free; if none is in time, the earliest after that day.
+    """
+    usable = [batch for batch in batches if batch.serves(line, today)]
+    day = line.not_before
+    if day is None:
+        return usable
+
+    def order(batch: Batch) -> tuple[bool, bool, int]:
+        late = batch.arrival > day
+        ordinal = batch.arrival.toordinal()
+        return batch.is_overdue(today), late, ordinal if late else -ordinal
+
+    return sorted(usable, key=order)
+
+
+def earlier_batches(batches: Iterable[Batch], line: Line, today: date) -> list[Batch]:
+    """The candidates of a promised line that come earlier than its promise.
+
+    None for a line with `not_before` whose promise is in time: it wants early stock to stay free.
+    """
+    if line.not_before is not None and arrival(line.eta) <= line.not_before:
+        return []
+    return [
+        batch
+        for batch in candidates(batches, line, today)
+        if batch.arrival < arrival(line.eta) and not batch.is_overdue(today)
+    ]
 
 
 def first_fit(batches: Iterable[Batch], qty: int) -> Batch | None:

@@ -1,6 +1,7 @@
 """What happens to a command: it is accepted, then executed once, or fails and may be dropped."""
 
 from collections.abc import Sequence
+from datetime import UTC, date, datetime, time, tzinfo
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from allocation.domain.commands import Command, FollowUp, meant
@@ -51,7 +52,7 @@ def execute_batch(messages: Sequence[Message], uow: UnitOfWork) -> list[Outcome]
         )
         for each, cause in follow_ups.items():
             if each.due_at is not None:
-                uow.outbox.schedule(_caused(each, cause), each.due_at)
+                uow.outbox.schedule(_caused(each, cause), _moment(each.due_at, uow.calendar))
         uow.commit()
     return [outcomes[message.id] for message in messages]
 
@@ -82,6 +83,15 @@ def _handle(
         follow_ups |= dict.fromkeys(product.pull_follow_ups(), message)
     uow.inbox.record(message, outcome)
     return outcome
+
+
+def _moment(due_at: datetime | date, calendar: tzinfo) -> datetime:
+    """The moment itself, or the one in which the day begins."""
+    if isinstance(due_at, datetime):
+        return due_at
+    # No time zone moves these days out of what a datetime can be.
+    day = min(max(due_at, date(1970, 1, 1)), date(9999, 12, 30))
+    return datetime.combine(day, time.min, calendar).astimezone(UTC)
 
 
 def _caused(command: FollowUp, cause: Message) -> Message:

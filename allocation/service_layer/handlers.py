@@ -15,6 +15,18 @@ C = TypeVar("C", bound=Command)
 Handler = Callable[[C, UnitOfWork], Outcome]
 Decision = Callable[[C, Product], Outcome]
 
+
+class NotOnTheBooks(Exception):
+    """Goods were reported to have left that the books do not have: people must look into it."""
+
+    def __init__(self, command: commands.Dispatch, refusal: Refused) -> None:
+        facts = ", ".join(f"{name} {fact}" for name, fact in refusal.facts.items())
+        super().__init__(
+            f"goods were reported to have left, and the books do not have them: {refusal.reason}"
+            f" ({facts}); order {command.orderid}, sku {command.sku}, qty {command.qty or 'all'}"
+        )
+
+
 HANDLERS: dict[type[Command], Handler[Any]] = {}
 """By the class of the command; `handles` and `product_decides` add to it."""
 
@@ -57,10 +69,29 @@ def create_batch(command: commands.CreateBatch, uow: UnitOfWork) -> Outcome:
     return product.create_batch(command.batchref, command.qty, command.eta, command.best_before)
 
 
+@handles(commands.CreateProduct)
+def create_product(command: commands.CreateProduct, uow: UnitOfWork) -> Outcome:
+    """Make a product known before its first batch; one that is known keeps its strategy."""
+    product = uow.products.get(command.sku)
+    if product is None:
+        added = uow.products.add(command.sku)
+        return added.create(command.strategy, command.waiting, command.improve)
+    wanted = command.strategy, command.waiting, command.improve
+    if wanted != (product.strategy, product.waiting, product.improve):
+        return Refused("product known", field="sku", sku=command.sku, strategy=product.strategy)
+    return Succeeded(status="unchanged", sku=command.sku)
+
+
 @product_decides(commands.ChangeBatchQuantity)
 def change_batch_quantity(command: commands.ChangeBatchQuantity, product: Product) -> Outcome:
     """Set what a batch holds; lines that it can no longer serve move."""
-    return product.change_batch_quantity(command.batchref, command.qty)
+    return product.change_batch_quantity(command.batchref, command.qty, command.expected_version)
+
+
+@product_decides(commands.Receive)
+def receive(command: commands.Receive, product: Product) -> Outcome:
+    """Add pieces to a batch."""
+    return product.receive(command.batchref, command.qty)
 
 
 @product_decides(commands.WriteOff)
@@ -72,19 +103,53 @@ def write_off(command: commands.WriteOff, product: Product) -> Outcome:
 @product_decides(commands.ChangeBatchEta)
 def change_batch_eta(command: commands.ChangeBatchEta, product: Product) -> Outcome:
     """Set when a batch arrives; lines that another batch serves earlier than that move."""
-    return product.change_batch_eta(command.batchref, command.eta)
+    return product.change_batch_eta(command.batchref, command.eta, command.expected_version)
+
+
+@product_decides(commands.ChangeBestBefore)
+def change_best_before(command: commands.ChangeBestBefore, product: Product) -> Outcome:
+    """Correct the last good day of a batch; lines that it no longer serves move."""
+    return product.change_best_before(
+        command.batchref, command.best_before, command.expected_version
+    )
+
+
+@product_decides(commands.BlockBatch)
+def block_batch(command: commands.BlockBatch, product: Product) -> Outcome:
+    """Have a batch serve no line; its lines move, or wait."""
+    return product.block_batch(command.batchref, command.reason, command.expected_version)
+
+
+@product_decides(commands.UnblockBatch)
+def unblock_batch(command: commands.UnblockBatch, product: Product) -> Outcome:
+    """Have a blocked batch serve lines again."""
+    return product.unblock_batch(command.batchref, command.expected_version)
+
+
+@product_decides(commands.ExpireBatch)
+def expire_batch(command: commands.ExpireBatch, product: Product) -> Outcome:
+    """Take a batch out whose last good day has passed."""
+    return product.expire_batch(command.batchref, command.best_before)
+
+
+@product_decides(commands.MarkOverdue)
+def mark_overdue(command: commands.MarkOverdue, product: Product) -> Outcome:
+    """Publish that a batch has not arrived on its day."""
+    return product.mark_overdue(command.batchref, command.eta)
 
 
 @product_decides(commands.ChooseStrategy)
 def choose_strategy(command: commands.ChooseStrategy, product: Product) -> Outcome:
     """Have a product's batches serve in another order."""
-    return product.choose_strategy(command.strategy)
+    return product.choose_strategy(
+        command.strategy, command.waiting, command.improve, command.expected_version
+    )
 
 
 @product_decides(commands.Allocate)
 def allocate(command: commands.Allocate, product: Product) -> Outcome:
     """Promise stock to one order line."""
-    return product.allocate(_line(command))
+    return product.allocate(_line(command, command.orderid, command.customer))
 
 
 @handles(commands.Reserve)
@@ -93,7 +158,8 @@ def reserve(command: commands.Reserve, uow: UnitOfWork) -> Outcome:
     product = _product_of(command, uow)
     if isinstance(product, Refused):
         return product
-    return product.reserve(_line(command), uow.now() + timedelta(seconds=command.ttl))
+    line = _line(command, command.orderid, command.customer)
+    return product.reserve(line, uow.now() + timedelta(seconds=command.ttl))
 
 
 @handles(commands.AllocateOrder)
@@ -102,7 +168,7 @@ def allocate_order(command: commands.AllocateOrder, uow: UnitOfWork) -> Outcome:
     if len({line.sku for line in command.lines}) < len(command.lines):
         return Refused("sku twice", field="lines", orderid=command.orderid)
     wanted = [
-        OrderLine(command.orderid, line.sku, line.qty, command.customer, line.split)
+        _line(line, command.orderid, command.customer)
         for line in sorted(command.lines, key=lambda line: line.sku)
     ]
     if command.all_or_nothing:
@@ -197,14 +263,69 @@ def expire(command: commands.Expire, uow: UnitOfWork) -> Outcome:
 
 @product_decides(commands.Dispatch)
 def dispatch(command: commands.Dispatch, product: Product) -> Outcome:
-    """Take an allocated line's goods off the books."""
-    return product.dispatch(command.orderid, command.batchref)
+    """Take an allocated line's goods off the books.
+
+    Raises NotOnTheBooks if goods were reported to have left that the books do not have.
+    """
+    outcome = product.dispatch(command.orderid, command.batchref, command.qty)
+    if command.reported and isinstance(outcome, Refused):
+        raise NotOnTheBooks(command, outcome)
+    return outcome
+
+
+@handles(commands.ReturnGoods)
+def return_goods(command: commands.ReturnGoods, uow: UnitOfWork) -> Outcome:
+    """Take dispatched goods back into a batch of the same product."""
+    known = uow.products.get_by_batchref(command.batchref)
+    product = uow.products.get(command.sku)
+    if product is None:
+        return Refused("unknown sku", field="sku", sku=command.sku)
+    if known not in (None, product):
+        return Refused("batchref taken", field="batchref", batchref=command.batchref)
+    return product.return_goods(
+        command.orderid, command.qty, command.batchref, command.usable, command.reason
+    )
+
+
+@product_decides(commands.ChangeLineQuantity)
+def change_line_quantity(command: commands.ChangeLineQuantity, product: Product) -> Outcome:
+    """Have an order line want more or fewer pieces."""
+    return product.change_line_quantity(command.orderid, command.qty, command.expected_version)
+
+
+@handles(commands.ChangePriority)
+def change_priority(command: commands.ChangePriority, uow: UnitOfWork) -> Outcome:
+    """Set the priority of one line of an order, or of all of them."""
+    if command.sku is not None:
+        product = uow.products.get(command.sku)
+        if product is None:
+            return Refused("unknown sku", field="sku", sku=command.sku)
+        return product.change_priority(command.orderid, command.priority, command.expected_version)
+    products = uow.products.of_order(command.orderid)
+    if not products:
+        return _unknown_order(command.orderid)
+    for product in products:
+        product.change_priority(command.orderid, command.priority)
+    return Succeeded(status="changed", priority=command.priority, lines=len(products))
+
+
+@handles(commands.CancelOrder)
+def cancel_order(command: commands.CancelOrder, uow: UnitOfWork) -> Outcome:
+    """Give up every line of the order; what has left stays."""
+    products = uow.products.of_order(command.orderid)
+    if not products:
+        return _unknown_order(command.orderid)
+    cancelled = sum([product.cancel(command.orderid) for product in products])
+    dispatched = sum(product.dispatched_pieces(command.orderid) > 0 for product in products)
+    if not cancelled:
+        return Refused("dispatched", field="orderid", orderid=command.orderid)
+    return Succeeded(status="cancelled", lines=cancelled, dispatched=dispatched)
 
 
 @product_decides(commands.Deallocate)
 def deallocate(command: commands.Deallocate, product: Product) -> Outcome:
     """Give up one order line."""
-    return product.deallocate(command.orderid)
+    return product.deallocate(command.orderid, command.expected_version)
 
 
 @product_decides(commands.ReviewPromises)
@@ -233,8 +354,25 @@ def _product_of(command: Command, uow: UnitOfWork) -> Product | Refused:
     return uow.products.get(sku) or Refused("unknown sku", field="sku", sku=sku)
 
 
-def _line(command: commands.Allocate | commands.Reserve) -> OrderLine:
-    return OrderLine(command.orderid, command.sku, command.qty, command.customer, command.split)
+def _line(
+    wanted: commands.Allocate | commands.Reserve | commands.Wanted,
+    orderid: str,
+    customer: str | None,
+) -> OrderLine:
+    return OrderLine(
+        orderid,
+        wanted.sku,
+        wanted.qty,
+        customer,
+        wanted.split,
+        wanted.priority,
+        wanted.not_before,
+        wanted.fresh_days,
+    )
+
+
+def _unknown_order(orderid: str) -> Refused:
+    return Refused("unknown order", field="orderid", orderid=orderid)
 
 
 def _reserved_products(orderid: str, uow: UnitOfWork) -> list[Product]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime, tzinfo
 from types import TracebackType
 from typing import Protocol, Self
 from uuid import UUID
@@ -150,6 +150,15 @@ class UnitOfWork(Protocol):
 
     def now(self) -> datetime:
         """The storage's own clock, which all processes share: one time in each unit of work."""
+        ...
+
+    def today(self) -> date:
+        """The day that it is now in `calendar`."""
+        ...
+
+    @property
+    def calendar(self) -> tzinfo:
+        """The time zone in which the shop's days begin."""
         ...
 
     def commit(self) -> None: ...

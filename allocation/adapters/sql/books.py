@@ -1,17 +1,22 @@
 """The books of products in SQL: each question is one indexed query, however long the history."""
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import fields
+from datetime import date
 from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    ColumnElement,
     Connection,
     Select,
     String,
     and_,
     bindparam,
+    exists,
     func,
+    or_,
     select,
     tuple_,
 )
@@ -19,6 +24,7 @@ from sqlalchemy import (
 from allocation.adapters.sql import tables
 from allocation.adapters.sql.statements import Writes
 from allocation.domain.books import Batch, Line
+from allocation.domain.strategies import earlier_batches, first_fit, service_order
 from allocation.messaging.database import among, is_postgresql
 
 CHUNK = 100
@@ -29,6 +35,8 @@ Skus = dict[str, str | None]
 
 _LINE = tables.allocations.c
 _BATCH = tables.batches.c
+_BATCH_FIELDS = tuple(field.name for field in fields(Batch))
+_CHANGING = tuple(name for name in _BATCH_FIELDS if name not in ("batchref", "sku"))
 _NO_LINE_WAITS = 2**31
 
 
@@ -51,6 +59,11 @@ class SqlBooks:
         self.stored_lines: dict[tuple[str, int], tuple[Any, ...]] = {}
         # No waiting line needs fewer pieces: with less free stock no query is needed.
         self.least_wanted = 0
+        # Whether a line waits that not every good batch serves.
+        self.particular_waits = False
+        # No promised line may move that holds fewer pieces, or was promised a later day.
+        self.least_held = 0
+        self.latest_promise = date.min
         self._waiting: list[Line] = []
 
     def open_batches(self) -> Sequence[Batch]:
@@ -72,46 +85,107 @@ class SqlBooks:
         known = self.lines.get(orderid, {})
         return [line for _, line in sorted(known.items()) if line is not None]
 
-    def first_waiting(self, at_most: int, after: Line | None = None) -> Line | None:
+    def first_waiting(
+        self, batches: Sequence[Batch], today: date, after: Line | None = None
+    ) -> Line | None:
+        good = [batch for batch in batches if batch.is_good(today)]
+        at_most = max((batch.free for batch in good), default=0)
         if at_most < max(1, self.least_wanted):
             return None
+
+        def fits(line: Line) -> bool:
+            if not line.is_particular:
+                return line.needs <= at_most
+            return any(batch.free >= line.needs and batch.serves(line, today) for batch in good)
+
         if after is None:
             self._waiting = []
-        age = 0 if after is None else after.age
-        fitting = [line for line in self._waiting if line.age > age and line.needs <= at_most]
+        fitting = [line for line in self._waiting if _is_behind(line, after) and fits(line)]
         if not fitting:
-            fitting = self._fetch(
-                select(tables.allocations)
-                .where(tables.waits, tables.needs <= at_most, _LINE.age > age)
-                .order_by(_LINE.age)
-                .limit(CHUNK)
-            )
+            conditions = [tables.waits, tables.needs <= at_most]
+            if self.particular_waits:
+                conditions.append(
+                    or_(
+                        ~tables.is_particular,
+                        _some_batch_serves(today, self._connection.dialect.name),
+                    )
+                )
+            if after is not None:
+                conditions.append(_behind(after))
+            query = select(tables.allocations).where(*conditions)
+            fitting = self._fetch(query.order_by(*tables.in_service_order).limit(CHUNK))
         self._waiting = fitting
         if not fitting:
-            # The lines before `after` did not fit either, when there was more.
-            self.least_wanted = at_most + 1
+            if not self.particular_waits:
+                # The lines before `after` did not fit either, when there was more.
+                self.least_wanted = at_most + 1
             return None
         return fitting[0]
+
+    def longest_waiting(self) -> Line | None:
+        if self.least_wanted == _NO_LINE_WAITS:
+            return None
+        query = select(tables.allocations).where(tables.waits)
+        return next(iter(self._fetch(query.order_by(*tables.in_service_order).limit(1))), None)
+
+    def promised_later(self, batches: Sequence[Batch], today: date) -> Line | None:
+        offers = self._offers(batches, today)
+        if not offers:
+            return None
+        after: Line | None = None
+        while True:
+            query = select(tables.allocations).where(tables.improvable, _is_offered(offers))
+            if after is not None:
+                query = query.where(_behind(after))
+            lines = self._fetch(query.order_by(*tables.in_service_order).limit(CHUNK))
+            for line in lines:
+                if first_fit(earlier_batches(batches, line, today), line.held):
+                    return line
+            if len(lines) < CHUNK:
+                return None
+            after = lines[-1]
+
+    def _offers(self, batches: Sequence[Batch], today: date) -> list[Batch]:
+        """Batches that may serve a promised line earlier, each with more than those before it."""
+        # Batches that hold lines, as this unit of work left them, may have promised later days.
+        days = [batch.arrival for batch in self.batches.values() if batch.allocated]
+        latest = max([self.latest_promise, *days])
+        offers: list[Batch] = []
+        most = self.least_held - 1 if self.least_held else 0
+        for batch in sorted(batches, key=lambda batch: batch.arrival):
+            is_offer = batch.free > most and batch.arrival < latest and batch.is_good(today)
+            if is_offer and not batch.is_overdue(today):
+                offers.append(batch)
+                most = batch.free
+        return offers
 
     def waiting_unannounced(self, limit: int) -> Sequence[Line]:
         if self.least_wanted == _NO_LINE_WAITS:
             return []
         query = select(tables.allocations).where(tables.untold)
-        return self._fetch(query.order_by(_LINE.age).limit(limit))
+        return self._fetch(query.order_by(*tables.in_service_order).limit(limit))
 
     def lines_that_give_way(self, batchref: str) -> Iterator[Line]:
-        self.least_wanted = 0  # these lines may wait from now on
+        # These lines may wait from now on.
+        self.least_wanted, self.particular_waits = 0, True
         # Two queries, as each has an index: reservations, then allocations.
         for condition in (tables.held, tables.promised):
             query = (
                 select(tables.allocations)
                 .where(_LINE.batchref == batchref, condition)
-                .order_by(_LINE.promised_at.desc())
+                .order_by(*tables.in_shortage_order)
                 .limit(CHUNK)
             )
             # Lines that gave way are promised no more: the same query brings the next ones.
             while chunk := self._fetch(query):
                 yield from chunk
+
+    def particular_lines(self, batchref: str) -> Sequence[Line]:
+        self.least_wanted, self.particular_waits = 0, True
+        query = select(tables.allocations).where(
+            _LINE.batchref == batchref, tables.promised, tables.is_particular
+        )
+        return self._fetch(query.order_by(*tables.in_shortage_order))
 
     def promised_another_day(self, batch: Batch, limit: int) -> Sequence[Line]:
         query = (
@@ -134,13 +208,15 @@ class SqlBooks:
         self.lines.setdefault(line.orderid, {})[line.part] = line
         if line.batchref is None:
             self.least_wanted = min(self.least_wanted, line.needs)
+            self.particular_waits |= line.is_particular
+        self.least_held = min(self.least_held, line.needs)
 
     def remove_line(self, line: Line) -> None:
         self.lines[line.orderid][line.part] = None
 
     def know_batch(self, row: Any) -> None:
         """Take a batch as it is stored."""
-        batch = Batch(row.batchref, row.sku, row.purchased, row.eta, row.allocated, row.best_before)
+        batch = Batch(**{name: getattr(row, name) for name in _BATCH_FIELDS})
         self.batches[row.batchref] = batch
         self.stored_batches[row.batchref] = _numbers(batch)
 
@@ -182,10 +258,7 @@ def write(books: Collection[SqlBooks], changes: Writes) -> None:
             if stored is None:
                 new_batches.append(dict(vars(batch)))
             elif stored != state:
-                purchased, allocated, eta = state
-                changed_batches.append(
-                    {"batchref": ref, "purchased": purchased, "allocated": allocated, "eta": eta}
-                )
+                changed_batches.append({"batchref": ref} | dict(zip(_CHANGING, state, strict=True)))
             each.stored_batches[ref] = state
         for key, line in each.known_parts():
             before = each.stored_lines.get(key)
@@ -218,6 +291,9 @@ def load(
     for row in connection.execute(_stock(dialect), {"skus": list(asked)}):
         books = made[row.product]
         books.least_wanted = row.least or _NO_LINE_WAITS
+        books.particular_waits = row.particular_waits
+        books.least_held = row.least_held or _NO_LINE_WAITS
+        books.latest_promise = row.latest_promise or date.min
         if row.batchref is not None:
             books.know_batch(row)
     if named := [batchref for batchref, sku in skus.items() if sku in made]:
@@ -236,14 +312,24 @@ def load(
 
 @cache
 def _stock(dialect: str) -> Select[Any]:
-    """The open batches of the `skus`, and the least that a line of each waits for.
+    """The open batches of the `skus`, and what says that no line waits, or improves, for them.
 
     A product without an open batch is one row without a batch.
     """
     products = tables.products.c
-    least = select(func.min(tables.needs)).where(_LINE.sku == products.sku, tables.waits)
+
+    def of_lines(value: Any, condition: ColumnElement[bool]) -> Any:
+        return select(value).where(_LINE.sku == products.sku, condition).scalar_subquery()
+
+    particular = exists().where(_LINE.sku == products.sku, tables.waits, tables.is_particular)
     asked = (
-        select(products.sku.label("product"), least.scalar_subquery().label("least"))
+        select(
+            products.sku.label("product"),
+            of_lines(func.min(tables.needs), tables.waits).label("least"),
+            particular.label("particular_waits"),
+            of_lines(func.min(tables.holds), tables.improvable).label("least_held"),
+            of_lines(func.max(_LINE.eta), tables.improvable).label("latest_promise"),
+        )
         .where(among(products.sku, "skus", dialect))
         .subquery("asked")
     )
@@ -276,9 +362,45 @@ def _stored_lines(connection: Connection, keys: Collection[tuple[str, str]]) -> 
     return connection.execute(select(tables.allocations).where(is_asked)).all()
 
 
+def _is_behind(line: Line, after: Line | None) -> bool:
+    return after is None or service_order(line) > service_order(after)
+
+
+def _behind(after: Line) -> ColumnElement[bool]:
+    """Lines that are behind this one by `service_order`."""
+    return or_(
+        _LINE.priority < after.priority,
+        and_(_LINE.priority == after.priority, _LINE.age > after.age),
+    )
+
+
+def _is_offered(offers: Sequence[Batch]) -> ColumnElement[bool]:
+    """Lines that hold no more than one of the batches has, and were promised a later day."""
+    return or_(*(and_(tables.holds <= batch.free, _LINE.eta > batch.arrival) for batch in offers))
+
+
+def _some_batch_serves(today: date, dialect: str) -> ColumnElement[bool]:
+    """Particular lines that an open batch serves, as `Batch.serves` says."""
+    if dialect == "postgresql":
+        last_day = _BATCH.best_before - _LINE.fresh_days
+    else:
+        last_day = func.date(_BATCH.best_before, -_LINE.fresh_days.cast(String) + " days")
+    is_good = and_(
+        last_day >= today,
+        or_(_BATCH.eta.is_(None), last_day >= _BATCH.eta),
+        or_(_LINE.not_before.is_(None), last_day >= _LINE.not_before),
+    )
+    return exists().where(
+        _BATCH.sku == _LINE.sku,
+        tables.is_open,
+        _BATCH.purchased - _BATCH.allocated >= tables.needs,
+        or_(_BATCH.best_before.is_(None), is_good),
+    )
+
+
 def _state(line: Line) -> tuple[Any, ...]:
     return tuple(vars(line).values())
 
 
 def _numbers(batch: Batch) -> tuple[Any, ...]:
-    return batch.purchased, batch.allocated, batch.eta
+    return tuple(getattr(batch, name) for name in _CHANGING)

@@ -27,7 +27,9 @@ from sqlalchemy import (
     false,
     func,
     literal_column,
+    or_,
     text,
+    true,
     type_coerce,
 )
 
@@ -72,6 +74,8 @@ products = Table(
     Column("version", BigInteger, nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Column("strategy", String(30), nullable=False, server_default="earliest_first"),
+    Column("waiting", String(10), nullable=False, server_default="fill"),
+    Column("improve", Boolean, nullable=False, server_default=true()),
 )
 
 batches = Table(
@@ -83,10 +87,17 @@ batches = Table(
     Column("allocated", Integer, nullable=False),
     Column("eta", Date),
     Column("best_before", Date),
+    Column("blocked", String(200)),
+    Column("expired", Boolean, nullable=False, server_default=false()),
+    Column("overdue", Boolean, nullable=False, server_default=false()),
     CheckConstraint("0 <= allocated AND allocated <= purchased", name="books_balance"),
 )
-is_open = batches.c.allocated < batches.c.purchased
-# A batch without free stock costs an allocation nothing.
+is_open = and_(
+    batches.c.allocated < batches.c.purchased,
+    batches.c.blocked.is_(None),
+    ~batches.c.expired,
+)
+# A batch without free stock, or that serves no line, costs an allocation nothing.
 _partial_index("ix_batches_open", batches.c.sku, where=is_open)
 # Reads page through a product's empty batches, its history, by this index, or skip them by it. On
 # PostgreSQL its `batchref` has COLLATE "C", the order of these pages: see migration 0011.
@@ -116,6 +127,11 @@ allocations = Table(
     Column("expires_at", UtcDateTime),
     Column("extended", Boolean, nullable=False, server_default=false()),
     Column("dispatched", Boolean, nullable=False, server_default=false()),
+    Column("priority", SmallInteger, nullable=False, server_default=text("0")),
+    Column("not_before", Date),
+    Column("fresh_days", Integer, nullable=False, server_default=text("0")),
+    Column("dispatched_qty", Integer, nullable=False, server_default=text("0")),
+    Column("returned", Integer, nullable=False, server_default=text("0")),
     CheckConstraint("qty >= 1", name="qty_positive"),
     CheckConstraint("(batchref IS NULL) = (promised_at IS NULL)", name="allocated_or_waiting"),
 )
@@ -125,12 +141,30 @@ waits = allocations.c.batchref.is_(None)
 untold = and_(waits, ~allocations.c.told)
 promised = and_(allocations.c.batchref.is_not(None), ~allocations.c.dispatched)
 held = and_(allocations.c.batchref.is_not(None), allocations.c.expires_at.is_not(None))
-_partial_index("ix_allocations_waiting", allocations.c.sku, needs, allocations.c.age, where=waits)
-_partial_index("ix_allocations_untold", allocations.c.sku, allocations.c.age, where=untold)
+holds = allocations.c.qty - allocations.c.dispatched_qty
+"""Pieces of its batch that a promised line still holds."""
+is_particular = or_(allocations.c.fresh_days > 0, allocations.c.not_before.is_not(None))
+improvable = and_(promised, allocations.c.eta.is_not(None))
+"""Lines that were promised for a day, and may move to stock that comes earlier."""
+in_service_order = (allocations.c.priority.desc(), allocations.c.age)
+"""The columns of `service_order`."""
+in_shortage_order = (allocations.c.priority, allocations.c.promised_at.desc())
+"""The columns of `shortage_order`, after reservations were separated from allocations."""
+_SKU = allocations.c.sku
+_partial_index("ix_allocations_waiting", _SKU, needs, allocations.c.age, where=waits)
+_partial_index("ix_allocations_queue", _SKU, *in_service_order, where=waits)
+_partial_index("ix_allocations_untold", _SKU, *in_service_order, where=untold)
+_partial_index("ix_allocations_particular", _SKU, allocations.c.batchref, where=is_particular)
+_ON_BATCH = (allocations.c.batchref, *in_shortage_order)
+_partial_index("ix_allocations_promised", *_ON_BATCH, where=promised)
+_partial_index("ix_allocations_held", *_ON_BATCH, where=held)
+# The first finds the next line that improves; the others say at once that there is none.
 _partial_index(
-    "ix_allocations_promised", allocations.c.batchref, allocations.c.promised_at, where=promised
+    *("ix_allocations_improvable", _SKU, *in_service_order, allocations.c.eta, holds),
+    where=improvable,
 )
-_partial_index("ix_allocations_held", allocations.c.batchref, allocations.c.promised_at, where=held)
+_partial_index("ix_allocations_improvable_eta", _SKU, allocations.c.eta, where=improvable)
+_partial_index("ix_allocations_improvable_qty", _SKU, holds, where=improvable)
 
 commands = Table(
     "commands",

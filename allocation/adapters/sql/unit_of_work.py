@@ -1,7 +1,7 @@
 """The unit of work on a SQL database: one session, one transaction, one commit."""
 
 from collections.abc import Callable, Collection, Sequence
-from datetime import datetime
+from datetime import UTC, date, datetime, tzinfo
 from functools import cache
 from time import perf_counter
 from types import TracebackType
@@ -24,11 +24,17 @@ from allocation.messaging.database import among, is_postgresql
 class SqlProducts:
     """Products whose rows this transaction locked; all else is read under that lock."""
 
-    def __init__(self, connection: Connection, locked: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        locked: Callable[[float], None],
+        today: Callable[[], date],
+    ) -> None:
         self._connection = connection
         self._locked = locked
+        self._today = today
         self._products: dict[str, Product] = {}
-        self._stored: dict[str, tuple[int, int]] = {}
+        self._stored: dict[str, dict[str, object]] = {}
         self._books: dict[str, SqlBooks] = {}
         self._skus: Skus = {}
         # The skus of the lines of each order that was loaded as a whole.
@@ -71,9 +77,8 @@ class SqlProducts:
         return [product for product in products if product is not None]
 
     def add(self, sku: str) -> Product:
-        product = Product(
-            sku, self._books.setdefault(sku, SqlBooks(self._connection, sku, self._skus))
-        )
+        books_of = self._books.setdefault(sku, SqlBooks(self._connection, sku, self._skus))
+        product = Product(sku, books_of, today=self._today())
         new = Writes(self._connection)
         new.add(tables.products, [_row(product)])
         new.send()
@@ -84,9 +89,7 @@ class SqlProducts:
         """Add the changes of the products and their books to `changes`."""
         books.write(self._books.values(), changes)
         changed = [
-            product
-            for sku, product in self._products.items()
-            if self._stored[sku] != (product.version, product.sequence)
+            product for sku, product in self._products.items() if self._stored[sku] != _row(product)
         ]
         changes.change(tables.products, [_row(each) for each in changed])
         for product in changed:
@@ -121,11 +124,22 @@ class SqlProducts:
         self._books.update(books.load(self._connection, self._skus, skus, lines))
         for row in locked:
             books_of = self._books[row.sku]
-            self._know(Product(row.sku, books_of, row.version, row.sequence, row.strategy))
+            self._know(
+                Product(
+                    row.sku,
+                    books_of,
+                    row.version,
+                    row.sequence,
+                    row.strategy,
+                    row.waiting,
+                    row.improve,
+                    self._today(),
+                )
+            )
 
     def _know(self, product: Product) -> None:
         self._products[product.sku] = product
-        self._stored[product.sku] = product.version, product.sequence
+        self._stored[product.sku] = _row(product)
 
     def _see(self, product: Product) -> Product:
         return self._seen.setdefault(product.sku, product)
@@ -158,6 +172,8 @@ def _row(product: Product) -> dict[str, object]:
         "version": product.version,
         "sequence": product.sequence,
         "strategy": product.strategy,
+        "waiting": product.waiting,
+        "improve": product.improve,
     }
 
 
@@ -173,13 +189,18 @@ class SqlUnitOfWork:
         engine: Engine,
         locked: Callable[[float], None] = lambda seconds: None,
         clock: Callable[[Connection], datetime] = clock,
+        calendar: tzinfo = UTC,
     ) -> None:
-        """`locked` is called with the seconds that it took to lock rows of products."""
+        """`locked` is called with the seconds that it took to lock rows of products.
+
+        `calendar` is the time zone in which the shop's days begin.
+        """
         self._engine = (
             engine if is_postgresql(engine) else engine.execution_options(sqlite_begin="IMMEDIATE")
         )
         self._locked = locked
         self._clock = clock
+        self.calendar = calendar
 
     def __enter__(self) -> Self:
         try:
@@ -187,7 +208,7 @@ class SqlUnitOfWork:
         except SQLAlchemyError as error:
             raise translated(error) from error
         self._began: datetime | None = None
-        self.products = SqlProducts(self._connection, self._locked)
+        self.products = SqlProducts(self._connection, self._locked, self.today)
         self.outbox = SqlOutbox(self.now)
         self.inbox = SqlInbox(self._connection, self.outbox, self.now)
         return self
@@ -210,6 +231,9 @@ class SqlUnitOfWork:
         if self._began is None:
             self._began = self._clock(self._connection)
         return self._began
+
+    def today(self) -> date:
+        return self.now().astimezone(self.calendar).date()
 
     def commit(self) -> None:
         changes = Writes(self._connection)

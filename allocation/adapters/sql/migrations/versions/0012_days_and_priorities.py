@@ -1,0 +1,143 @@
+"""Days, priorities, blocks, partial dispatches and returns"""
+
+from datetime import UTC, date, datetime, time, timedelta
+from uuid import uuid4
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0012"
+down_revision = "0011"
+
+_NONE = sa.text("0")
+_PROMISED = "batchref IS NOT NULL AND NOT dispatched"
+_HELD = "batchref IS NOT NULL AND expires_at IS NOT NULL"
+_WAITS = "batchref IS NULL"
+_UNTOLD = "batchref IS NULL AND NOT told"
+_OPEN = "allocated < purchased"
+_SERVING = f"{_OPEN} AND blocked IS NULL AND NOT expired"
+_IMPROVABLE = f"{_PROMISED} AND eta IS NOT NULL"
+_SERVICE = (sa.text("priority DESC"), "age")
+_SHORTAGE = ("batchref", "priority", sa.text("promised_at DESC"))
+_HOLDS = sa.text("(qty - dispatched_qty)")
+_AT_ONCE = 1000
+
+
+def upgrade() -> None:
+    # Workers of the release before insert rows without the new columns.
+    op.add_column(
+        "products", sa.Column("waiting", sa.String(10), nullable=False, server_default="fill")
+    )
+    op.add_column(
+        "products", sa.Column("improve", sa.Boolean(), nullable=False, server_default=sa.true())
+    )
+    op.add_column("batches", sa.Column("blocked", sa.String(200), nullable=True))
+    for name in ("expired", "overdue"):
+        flag: sa.Column[bool] = sa.Column(
+            name, sa.Boolean(), nullable=False, server_default=sa.false()
+        )
+        op.add_column("batches", flag)
+    op.add_column("allocations", sa.Column("not_before", sa.Date(), nullable=True))
+    op.add_column("allocations", _count("priority", sa.SmallInteger()))
+    for name in ("fresh_days", "dispatched_qty", "returned"):
+        op.add_column("allocations", _count(name, sa.Integer()))
+    _replace("ix_batches_open", "batches", _SERVING, "sku")
+    _replace("ix_allocations_untold", "allocations", _UNTOLD, "sku", *_SERVICE)
+    _replace("ix_allocations_promised", "allocations", _PROMISED, *_SHORTAGE)
+    _replace("ix_allocations_held", "allocations", _HELD, *_SHORTAGE)
+    _add("ix_allocations_queue", _WAITS, "sku", *_SERVICE)
+    _add(
+        "ix_allocations_particular",
+        "fresh_days > 0 OR not_before IS NOT NULL",
+        *("sku", "batchref"),
+    )
+    _add("ix_allocations_improvable", _IMPROVABLE, "sku", *_SERVICE, "eta", _HOLDS)
+    _add("ix_allocations_improvable_eta", _IMPROVABLE, "sku", "eta")
+    _add("ix_allocations_improvable_qty", _IMPROVABLE, "sku", _HOLDS)
+    _schedule()
+
+
+def downgrade() -> None:
+    op.execute(
+        "DELETE FROM outbox WHERE due_at IS NOT NULL"
+        " AND name IN ('allocation.expire_batch', 'allocation.mark_overdue')"
+    )
+    for name in ("queue", "particular", "improvable", "improvable_eta", "improvable_qty"):
+        op.drop_index(f"ix_allocations_{name}", table_name="allocations")
+    _replace("ix_allocations_held", "allocations", _HELD, "batchref", "promised_at")
+    _replace("ix_allocations_promised", "allocations", _PROMISED, "batchref", "promised_at")
+    _replace("ix_allocations_untold", "allocations", _UNTOLD, "sku", "age")
+    _replace("ix_batches_open", "batches", _OPEN, "sku")
+    with op.batch_alter_table("allocations") as table:
+        for name in ("priority", "not_before", "fresh_days", "dispatched_qty", "returned"):
+            table.drop_column(name)
+    with op.batch_alter_table("batches") as table:
+        for name in ("blocked", "expired", "overdue"):
+            table.drop_column(name)
+    with op.batch_alter_table("products") as table:
+        table.drop_column("improve")
+        table.drop_column("waiting")
+
+
+def _count(name: str, kind: sa.Integer) -> "sa.Column[int]":
+    return sa.Column(name, kind, nullable=False, server_default=_NONE)
+
+
+def _replace(name: str, table: str, where: str, *columns: str | sa.TextClause) -> None:
+    op.drop_index(name, table_name=table)
+    _add(name, where, *columns, table=table)
+
+
+def _add(name: str, where: str, *columns: str | sa.TextClause, table: str = "allocations") -> None:
+    condition = sa.text(where)
+    op.create_index(name, table, list(columns), postgresql_where=condition, sqlite_where=condition)
+
+
+def _schedule() -> None:
+    """Have stock that is there looked at when its best-before day, or its ETA, has passed.
+
+    The days begin in UTC here; a worker that is asked too early schedules the command again.
+    """
+    connection = op.get_bind()
+    batches = sa.table(
+        "batches",
+        *(sa.column("batchref", sa.String), sa.column("purchased", sa.Integer)),
+        *(sa.column("eta", sa.Date), sa.column("best_before", sa.Date)),
+    )
+    asked = sa.select(batches).where(
+        batches.c.purchased > 0,
+        sa.or_(batches.c.eta.is_not(None), batches.c.best_before.is_not(None)),
+    )
+    now = datetime.now(UTC)
+    rows = []
+    for batch in connection.execute(asked):
+        for name, field in (("expire_batch", "best_before"), ("mark_overdue", "eta")):
+            day: date | None = getattr(batch, field)
+            if day is not None and day < date(9999, 12, 30):
+                rows.append(_row(name, {"batchref": batch.batchref, field: str(day)}, day, now))
+    for first in range(0, len(rows), _AT_ONCE):
+        op.bulk_insert(_OUTBOX, rows[first : first + _AT_ONCE])
+
+
+_OUTBOX = sa.table(
+    "outbox",
+    *(sa.column(name, sa.Uuid) for name in ("id", "correlation_id")),
+    *(sa.column(name, sa.String) for name in ("kind", "name")),
+    sa.column("body", sa.JSON),
+    *(sa.column(name, sa.DateTime(timezone=True)) for name in ("created_at", "sent_at", "due_at")),
+)
+
+
+def _row(name: str, body: dict[str, str], day: date, now: datetime) -> dict[str, object]:
+    due_at = datetime.combine(max(day, date(1970, 1, 1)) + timedelta(days=1), time.min, UTC)
+    command_id = uuid4()
+    return {
+        "id": command_id,
+        "correlation_id": command_id,
+        "kind": "command",
+        "name": f"allocation.{name}",
+        "body": body,
+        "created_at": now,
+        "sent_at": now,
+        "due_at": due_at,
+    }
