@@ -6,7 +6,7 @@ For the backoff of reconnects and of subscribers see `allocation.messaging.backo
 import random
 
 MAX_RETRIES = 12
-"""Retries of a command that could not be decided, about seven minutes in all."""
+"""Retries of a command that could not be decided; their delays are seven minutes at most."""
 
 LONGEST_DELAY = 60  # seconds
 

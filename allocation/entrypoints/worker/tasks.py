@@ -33,7 +33,7 @@ class CommandTask(Task):
     """Decides the command that the task's name and keyword arguments are.
 
     A body that breaks the contract is refused and recorded, as any other refusal; one with fields
-    of a newer contract is dead-lettered. Conflicts and an unreachable database are retried, about
+    of a newer contract is dead-lettered. Conflicts and an unreachable database are retried, up to
     seven minutes in all; a command that still fails then, or fails otherwise, is dead-lettered and
     marked as failed. While the database needs an operator, such as for a full disk, commands are
     retried without end.
