@@ -1,4 +1,7 @@
-"""The command that deletes a worker's old rows."""
+"""The command that deletes a subscriber's old rows.
+
+The number of days is `subscriber_keep` in `workers.settings`.
+"""
 
 import json
 from collections.abc import Callable, Sequence

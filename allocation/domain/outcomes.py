@@ -1,4 +1,7 @@
-"""How a command ended: an expected outcome is a value; after an exception it is retried."""
+"""How a command ended: an expected outcome is a value; after an exception it is retried.
+
+`Product.pull_follow_ups` returns the commands that a decision leaves to be executed.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """Dead letters: messages that nobody could process, in a queue of their own, with the reason.
 
+`subscriber.Subscriber` decides when an event is given up: if it is invalid or fails `TRIES` times.
+
 The headers of a dead letter say what is known, each behind `x-`: reason, error, traceback,
 attempts, first, last. The reason, the error and the last time are always there.
 """

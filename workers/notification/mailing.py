@@ -1,4 +1,7 @@
-"""Writes mails as rows, in the transaction of their events; `sender` sends them after it."""
+"""Decides which mails an event leads to, and writes them as rows in the event's transaction.
+
+`mail_texts` has what they say; `sender` sends them after the commit.
+"""
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -14,7 +17,7 @@ from allocation.messaging.cloudevents import Envelope
 from allocation.messaging.database import insert_into
 from allocation.messaging.resequencer import Due
 from workers.notification import ledger as ledgers
-from workers.notification import rules
+from workers.notification import mail_texts
 from workers.notification.ledger import Entry, Ledger
 from workers.notification.messages import (
     Allocated,
@@ -60,14 +63,14 @@ def _line(message: Message) -> LineKey:
     return (message.orderid, message.sku)
 
 
-def _mails(ledger: Ledger, drafts: "Drafts", each: Due, message: Message) -> list[rules.Mail]:
+def _mails(ledger: Ledger, drafts: "Drafts", each: Due, message: Message) -> list[mail_texts.Mail]:
     """Update the ledger by the event; the mails that the event leads to."""
     sequence = each.event.sequence
     match message:
         case OutOfStock():
             if not each.late:
                 ledger.wait(message.part, message.qty, sequence)
-            return [rules.out_of_stock(message)]
+            return [mail_texts.out_of_stock(message)]
         case Allocated():
             return _served(ledger, each, message)
         case Reserved():
@@ -97,21 +100,21 @@ def _left(ledger: Ledger, each: Due, message: Deallocated | Released) -> None:
         ledger.leave(Entry(message.part, batchref, message.qty, sequence))
 
 
-def _served(ledger: Ledger, each: Due, message: Allocated) -> list[rules.Mail]:
+def _served(ledger: Ledger, each: Due, message: Allocated) -> list[mail_texts.Mail]:
     """The mails about pieces that moved, and about those that still wait beside them."""
     part, waiting = message.part, message.waiting
     served = ledger.serve(part, message.batchref, message.qty, waiting, each.event.sequence)
     # For a late event it is not known whether those pieces still wait.
     waiting = 0 if each.late else waiting
-    found = [rules.moved(message, served.moved, waiting)] if served.moved else []
+    found = [mail_texts.moved(message, served.moved, waiting)] if served.moved else []
     if waiting and served.waited:
-        found.append(rules.still_out_of_stock(message, served.waited))
+        found.append(mail_texts.still_out_of_stock(message, served.waited))
     return found
 
 
 def _changed_promise(
     ledger: Ledger, drafts: "Drafts", each: Due, message: PromiseChanged
-) -> list[rules.Mail]:
+) -> list[mail_texts.Mail]:
     """The mail about another day; none if the mail about the move can say it."""
     line, part, sequence = _line(message), message.part, each.event.sequence
     # No event has said yet where these pieces went; one that does so now is late.
@@ -119,7 +122,7 @@ def _changed_promise(
     # A part that moves to another day has two events in a row: the first names the batch, the
     # second the day.
     if drafts.has_mail_to_orders(line, part, sequence - 1):
-        drafts.append(line, sequence - 1, rules.old_day(message))
+        drafts.append(line, sequence - 1, mail_texts.old_day(message))
         return []
     if ledger.left_since(part, sequence) or drafts.has_newer(line, sequence):
         log.warning(
@@ -131,7 +134,7 @@ def _changed_promise(
         for entry in own
         if entry.batchref is not None and entry.batchref != message.batchref
     }
-    return [rules.promise_changed(message, left)]
+    return [mail_texts.promise_changed(message, left)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +167,9 @@ class Drafts:
         """Whether a later event led to a mail about the line."""
         return any(known.sequence > sequence for known in self._known[line])
 
-    def add(self, event: Envelope, line: LineKey, part: int, new: Sequence[rules.Mail]) -> None:
+    def add(
+        self, event: Envelope, line: LineKey, part: int, new: Sequence[mail_texts.Mail]
+    ) -> None:
         """Add the mails about the event, two at most; adding them again has no effect.
 
         The first has the event's id, the second an id derived from it: mail programs deduplicate by

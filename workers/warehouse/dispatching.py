@@ -10,7 +10,7 @@ from allocation.messaging import cloudevents
 from allocation.messaging.resequencer import ReceivedEvents
 from workers.warehouse import dispatch_outbox
 from workers.warehouse.pick_list import as_pick
-from workers.warehouse.rules import Pick
+from workers.warehouse.picks import Pick
 from workers.warehouse.tables import metadata, picks
 
 

@@ -1,4 +1,4 @@
-"""The pick list in the warehouse's database."""
+"""The pick list in the warehouse's database; `picks` has its rules."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, Row, bindparam, insert, select, updat
 from allocation.messaging.resequencer import Due
 from workers.order_lines import rows_of
 from workers.warehouse.messages import Allocated, Deallocated, Dispatched, Message, parse
-from workers.warehouse.rules import (
+from workers.warehouse.picks import (
     Pick,
     cancel_pick,
     dispatch_pick,

@@ -1,4 +1,7 @@
-"""The outbox: a unit of work adds messages to it, and one reader at a time has them sent."""
+"""The outbox: a unit of work adds messages to it, and one reader at a time has them sent.
+
+`allocation.messaging.outbox_relay.in_order` keeps the order of each sku.
+"""
 
 import fcntl
 import select as os_select

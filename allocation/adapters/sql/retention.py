@@ -1,4 +1,7 @@
-"""How long events and commands are kept, and their deletion in small steps."""
+"""Which events and commands are past their time, and their deletion in small steps.
+
+The numbers of days are `keep_events` and `keep_commands` in `allocation.settings`.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

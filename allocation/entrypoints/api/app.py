@@ -10,6 +10,7 @@ from allocation.entrypoints.api.description import openapi
 from allocation.entrypoints.api.http import database_state, parsing, problems, telemetry
 from allocation.entrypoints.api.http.database_state import DatabaseState
 from allocation.entrypoints.api.http.load_shedding import LoadShedder
+from allocation.entrypoints.api.http.rate_limit import RateLimits, rate_limit
 from allocation.entrypoints.api.http.telemetry import Metrics
 from allocation.entrypoints.api.http.waiting import OutcomeWaiter
 from allocation.entrypoints.api.pages import error_pages
@@ -30,7 +31,7 @@ def create_app(dependencies: Dependencies, session_secret: bytes | None = None) 
     parsing.route_by_sent_path(app)
 
     database = DatabaseState(engine, settings.resend_after)
-    limits = security.RateLimits(security.rate_limit(settings))
+    limits = RateLimits(rate_limit(settings))
     api = state.Api(
         dependencies=dependencies,
         database=database,

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from allocation.entrypoints.cli import dead, demo, export, keys, setup, up
+from allocation.entrypoints.cli.check import check
 from allocation.entrypoints.cli.import_batches import import_batches
 from allocation.entrypoints.cli.prune import prune
 from allocation.entrypoints.cli.replay import replay
@@ -29,7 +30,7 @@ PANELS: Mapping[str, Sequence[Any]] = {
     "Set it up": (setup.migrate, setup.topology, keys.app),
     RUN: (),
     "Stock in and out": (import_batches, export.app),
-    "Look after it": (status, setup.check, replay, prune, dead.app),
+    "Look after it": (status, check, replay, prune, dead.app),
     DESCRIBE: (),
 }
 """Commands and groups by the panel of the help, in the order of use; `allocation.__main__` adds

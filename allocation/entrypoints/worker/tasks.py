@@ -1,6 +1,5 @@
-"""One Celery task a command, with the retry policy; the executor decides the command."""
+"""One Celery task a command, under its name; the executor decides, `retries` has the delays."""
 
-import random
 import time
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -10,7 +9,7 @@ import structlog
 from celery import Task
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 
-from allocation.entrypoints.worker import celery_internals
+from allocation.entrypoints.worker import celery_internals, retries
 from allocation.entrypoints.worker.executor import Call, Traced, result
 from allocation.entrypoints.worker.failures import Failures
 from allocation.messaging.telemetry import tracing
@@ -26,12 +25,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-
-UNUSABLE_PAUSE = 1.0
-"""Seconds before a command goes back to the embedded broker, which redelivers it at once."""
-UNUSABLE_RETRIES = 6
-"""How far retries are counted while the storage can't be used: the delay is the longest by then."""
-
 _undecided: ContextVar[Exception | None] = ContextVar("undecided", default=None)
 """Why the batch of the task that is running could not decide its command."""
 
@@ -40,7 +33,7 @@ class CommandTask(Task):
     """Decides the command that the task's name and keyword arguments are.
 
     A body that breaks the contract is refused and recorded, as any other refusal; one with fields
-    of a newer contract is dead-lettered. Conflicts and an unreachable database are retried, about
+    of a newer contract is dead-lettered. Conflicts and an unreachable database are retried, up to
     seven minutes in all; a command that still fails then, or fails otherwise, is dead-lettered and
     marked as failed. While the database needs an operator, such as for a full disk, commands are
     retried without end.
@@ -48,8 +41,7 @@ class CommandTask(Task):
 
     app: "WorkerApp"
     Request = celery_internals.Request
-    max_retries = 12
-    longest_delay = 60  # seconds
+    max_retries = retries.MAX_RETRIES
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -83,11 +75,11 @@ class CommandTask(Task):
             if self.app.dependencies.settings.broker_transport is not None:
                 # The embedded broker may not be able to write either: it keeps what it has.
                 log.warning("the command can't be decided now", error=str(error))
-                time.sleep(UNUSABLE_PAUSE)
+                time.sleep(retries.UNUSABLE_PAUSE)
                 return Reject(error, requeue=True)
             # Without end: the command is not the cause.
-            self.request.retries = min(self.request.retries, UNUSABLE_RETRIES)
-        delay = self._delay()
+            self.request.retries = min(self.request.retries, retries.UNUSABLE_RETRIES)
+        delay = retries.delay(self.request.retries)
         log.warning("retry: nobody could decide the command", seconds=delay, error=repr(error))
         try:
             later = self.retry(
@@ -117,11 +109,6 @@ class CommandTask(Task):
                 error=str(error),
                 **failed.names(),
             )
-
-    def _delay(self) -> int:
-        """Seconds until the next attempt: doubling, with jitter, and never 0."""
-        longest = min(self.longest_delay, 2**self.request.retries)
-        return random.randint(1, longest)  # noqa: S311 - jitter needs no secrecy
 
 
 TASKS = (

@@ -1,17 +1,8 @@
-"""Which hosts are loopback, what signs the cookies, and the rate limit of one caller."""
-
-import sys
-import threading
-import time
-from typing import Any
+"""Which hosts are loopback, and what signs the cookies."""
 
 import pytest
 
-from allocation.entrypoints.api.auth.security import (
-    RateLimits,
-    rate_limit,
-    session_secret,
-)
+from allocation.entrypoints.api.auth.security import session_secret
 from allocation.settings import Settings, is_loopback
 
 
@@ -50,47 +41,3 @@ def test_what_signs_the_cookies_is_set_or_made_of_the_key_or_new() -> None:
     assert b"a key" not in of_a
     assert session_secret(Settings(), made) == made
     assert len(session_secret(Settings(), None)) == 32
-
-
-@pytest.mark.parametrize(
-    ("settings", "limit"),
-    [
-        ({}, 0),
-        ({"api_key": "mine"}, 0),
-        ({"host": "0.0.0.0"}, 1000),
-        ({"host": "0.0.0.0", "rate_limit": 0}, 0),
-        ({"rate_limit": 7}, 7),
-    ],
-)
-def test_only_where_others_may_ask_there_is_a_limit_unless_one_is_set(
-    settings: dict[str, Any], limit: int
-) -> None:
-    """A load test on one machine meets none by accident."""
-    assert rate_limit(Settings(**settings)) == limit
-
-
-def test_callers_at_once_are_counted_without_an_error() -> None:
-    """The library's storage alone fails when two threads come at the same moment."""
-    limits = RateLimits(1_000_000)
-    failures: list[RuntimeError] = []
-    together = threading.Barrier(8)
-
-    def ask() -> None:
-        for _ in range(250):
-            time.sleep(0.012)  # until the storage's timer has run: the next hit starts another
-            together.wait()
-            try:
-                limits.count("caller")
-            except RuntimeError as error:
-                failures.append(error)
-
-    switching = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    sys.setswitchinterval(switching)
-
-    assert failures == []

@@ -1,4 +1,4 @@
-"""Who is mailed about what."""
+"""The mails: which team each goes to, its subject and its text; `mailing` decides on them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

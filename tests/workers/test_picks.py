@@ -1,8 +1,5 @@
-from workers.notification import messages as notification
-from workers.notification import rules
-from workers.notification.ledger import Entry, Ledger, Served
 from workers.warehouse.messages import Allocated, Deallocated
-from workers.warehouse.rules import Pick, cancel_pick, open_pick
+from workers.warehouse.picks import Pick, cancel_pick, open_pick
 
 ALLOCATED = Allocated("o1", "LAMP", 3, "b1")
 
@@ -71,49 +68,3 @@ def test_a_cancellation_that_comes_too_late_leaves_the_newer_pick_alone() -> Non
     cancel_pick([newer], Deallocated("o1", "LAMP", 3, "b1"), 5)
 
     assert newer.closed is None
-
-
-def test_the_stock_team_hears_of_a_line_that_waits() -> None:
-    mail = rules.out_of_stock(notification.OutOfStock("o1", "LAMP", 3))
-
-    assert (mail.team, mail.subject) == ("stock", "Out of stock: 3 x LAMP for order o1")
-
-
-def test_the_orders_team_hears_of_a_line_that_moved() -> None:
-    mail = rules.moved(notification.Allocated("o1", "LAMP", 3, "b2"), {"b1": 3}, waiting=0)
-
-    assert (mail.team, mail.subject) == ("orders", "Order o1 moved to batch b2")
-    assert "b1" in mail.text
-
-
-def test_a_line_that_does_not_move_as_a_whole_is_mailed_with_the_pieces_that_do() -> None:
-    message = notification.Allocated("o1", "LAMP", 3, "b2")
-
-    mails = [rules.moved(message, {"b1": 3}, waiting=1), rules.moved(message, {"b1": 2}, waiting=0)]
-
-    assert [mail.subject for mail in mails] == [
-        "Order o1: 3 of the pieces moved to batch b2",
-        "Order o1: 2 of the pieces moved to batch b2",
-    ]
-
-
-def test_the_stock_team_hears_how_many_pieces_still_wait() -> None:
-    mail = rules.still_out_of_stock(
-        notification.Allocated("o1", "LAMP", 3, "b2", part=1, waiting=4), served=2
-    )
-
-    assert mail == rules.Mail(
-        "stock",
-        "Still out of stock: 4 x LAMP for order o1",
-        "The batch b2 serves 2 x LAMP that the order o1 waited for.\nStill waiting: 4 x LAMP.\n",
-    )
-
-
-def test_a_first_promise_and_a_return_to_the_same_batch_are_no_moves() -> None:
-    ledger = Ledger()
-
-    first = ledger.serve(part=0, batchref="b1", qty=3, waiting=0, sequence=1)
-    ledger.leave(Entry(0, "b1", 3, sequence=2))
-    again = ledger.serve(part=0, batchref="b1", qty=3, waiting=0, sequence=3)
-
-    assert (first, again, ledger.entries) == (Served({}, 0), Served({}, 0), [])

@@ -1,4 +1,4 @@
-"""The pick list's rules: what an event does to the picks of one order line, or of a part of it."""
+"""The rules of picks: what an event does to those of one order line, or of a part of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
