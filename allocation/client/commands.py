@@ -33,6 +33,9 @@ class Line(TypedDict):
     sku: str
     qty: int
     split: NotRequired[bool]
+    priority: NotRequired[int]
+    not_before: NotRequired[Day]
+    fresh_days: NotRequired[int]
 
 
 class HttpCommands(ABC):
@@ -78,11 +81,23 @@ class HttpCommands(ABC):
         qty: int,
         customer: str | None = None,
         split: bool | None = None,
+        priority: int | None = None,
+        not_before: Day | None = None,
+        fresh_days: int | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
         """Promise stock to one order line."""
         return self.send(
-            "allocate", orderid=orderid, sku=sku, qty=qty, customer=customer, split=split, **options
+            "allocate",
+            orderid=orderid,
+            sku=sku,
+            qty=qty,
+            customer=customer,
+            split=split,
+            priority=priority,
+            not_before=not_before,
+            fresh_days=fresh_days,
+            **options,
         )
 
     def reserve(
@@ -94,6 +109,9 @@ class HttpCommands(ABC):
         ttl: int,
         customer: str | None = None,
         split: bool | None = None,
+        priority: int | None = None,
+        not_before: Day | None = None,
+        fresh_days: int | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
         """Hold stock for one order line, for a while: until it is confirmed, released, or
@@ -107,6 +125,9 @@ class HttpCommands(ABC):
             ttl=ttl,
             customer=customer,
             split=split,
+            priority=priority,
+            not_before=not_before,
+            fresh_days=fresh_days,
             **options,
         )
 
@@ -149,21 +170,52 @@ class HttpCommands(ABC):
         """Give up every held line of the order."""
         return self.send("release", orderid=orderid, **options)
 
-    def deallocate(self, *, orderid: str, sku: str, **options: Unpack[Options]) -> Outcome:
+    def deallocate(
+        self,
+        *,
+        orderid: str,
+        sku: str,
+        expected_version: str | None = None,
+        **options: Unpack[Options],
+    ) -> Outcome:
         """Give up one order line."""
-        return self.send("deallocate", orderid=orderid, sku=sku, **options)
+        return self.send(
+            "deallocate", orderid=orderid, sku=sku, expected_version=expected_version, **options
+        )
 
     def change_batch_quantity(
-        self, *, batchref: str, qty: int, **options: Unpack[Options]
+        self,
+        *,
+        batchref: str,
+        qty: int,
+        expected_version: str | None = None,
+        **options: Unpack[Options],
     ) -> Outcome:
         """Set what a batch holds: stock was counted, damaged or shipped short."""
-        return self.send("change_batch_quantity", batchref=batchref, qty=qty, **options)
+        return self.send(
+            "change_batch_quantity",
+            batchref=batchref,
+            qty=qty,
+            expected_version=expected_version,
+            **options,
+        )
 
     def change_batch_eta(
-        self, *, batchref: str, eta: Day | None = None, **options: Unpack[Options]
+        self,
+        *,
+        batchref: str,
+        eta: Day | None = None,
+        expected_version: str | None = None,
+        **options: Unpack[Options],
     ) -> Outcome:
         """Set when a batch arrives: it is late, early, or there."""
-        return self.send("change_batch_eta", batchref=batchref, eta=eta, **options)
+        return self.send(
+            "change_batch_eta",
+            batchref=batchref,
+            eta=eta,
+            expected_version=expected_version,
+            **options,
+        )
 
     def write_off(
         self, *, batchref: str, qty: int, reason: str, **options: Unpack[Options]
@@ -176,20 +228,178 @@ class HttpCommands(ABC):
         *,
         sku: str,
         strategy: Literal["earliest_first", "first_to_expire", "fewest_open"],
+        waiting: Literal["fill", "in_order"] | None = None,
+        improve: bool | None = None,
+        expected_version: str | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
         """Have a product's batches serve in another order from now on."""
-        return self.send("choose_strategy", sku=sku, strategy=strategy, **options)
+        return self.send(
+            "choose_strategy",
+            sku=sku,
+            strategy=strategy,
+            waiting=waiting,
+            improve=improve,
+            expected_version=expected_version,
+            **options,
+        )
 
 
 class AmqpCommands(HttpCommands):
     """Every command, also those that have no route."""
 
     def dispatch(
-        self, *, orderid: str, sku: str, batchref: str | None = None, **options: Unpack[Options]
+        self,
+        *,
+        orderid: str,
+        sku: str,
+        batchref: str | None = None,
+        qty: int | None = None,
+        reported: bool | None = None,
+        **options: Unpack[Options],
     ) -> Outcome:
-        """Take an allocated line's goods off the books: the warehouse has shipped them."""
-        return self.send("dispatch", orderid=orderid, sku=sku, batchref=batchref, **options)
+        """Take allocated goods that are there off the books: the warehouse has shipped them."""
+        return self.send(
+            "dispatch",
+            orderid=orderid,
+            sku=sku,
+            batchref=batchref,
+            qty=qty,
+            reported=reported,
+            **options,
+        )
+
+    def return_goods(
+        self,
+        *,
+        orderid: str,
+        sku: str,
+        qty: int,
+        batchref: str,
+        usable: bool | None = None,
+        reason: str | None = None,
+        **options: Unpack[Options],
+    ) -> Outcome:
+        """Take dispatched pieces of an order line back into a batch."""
+        return self.send(
+            "return_goods",
+            orderid=orderid,
+            sku=sku,
+            qty=qty,
+            batchref=batchref,
+            usable=usable,
+            reason=reason,
+            **options,
+        )
+
+    def change_line_quantity(
+        self,
+        *,
+        orderid: str,
+        sku: str,
+        qty: int,
+        expected_version: str | None = None,
+        **options: Unpack[Options],
+    ) -> Outcome:
+        """Have an order line want more or fewer pieces; it keeps its age."""
+        return self.send(
+            "change_line_quantity",
+            orderid=orderid,
+            sku=sku,
+            qty=qty,
+            expected_version=expected_version,
+            **options,
+        )
+
+    def change_priority(
+        self,
+        *,
+        orderid: str,
+        priority: int,
+        sku: str | None = None,
+        expected_version: str | None = None,
+        **options: Unpack[Options],
+    ) -> Outcome:
+        """Set the priority of an order's lines."""
+        return self.send(
+            "change_priority",
+            orderid=orderid,
+            priority=priority,
+            sku=sku,
+            expected_version=expected_version,
+            **options,
+        )
+
+    def cancel_order(self, *, orderid: str, **options: Unpack[Options]) -> Outcome:
+        """Give up every line of an order; what has left stays."""
+        return self.send("cancel_order", orderid=orderid, **options)
+
+    def receive(self, *, batchref: str, qty: int, **options: Unpack[Options]) -> Outcome:
+        """Add pieces to a batch."""
+        return self.send("receive", batchref=batchref, qty=qty, **options)
+
+    def change_best_before(
+        self,
+        *,
+        batchref: str,
+        best_before: Day | None = None,
+        expected_version: str | None = None,
+        **options: Unpack[Options],
+    ) -> Outcome:
+        """Correct the day until which a batch is good."""
+        return self.send(
+            "change_best_before",
+            batchref=batchref,
+            best_before=best_before,
+            expected_version=expected_version,
+            **options,
+        )
+
+    def block_batch(
+        self,
+        *,
+        batchref: str,
+        reason: str,
+        expected_version: str | None = None,
+        **options: Unpack[Options],
+    ) -> Outcome:
+        """Have a batch serve no line, such as for a quality hold or a recall; the lines that it
+        serves move, or wait.
+        """
+        return self.send(
+            "block_batch",
+            batchref=batchref,
+            reason=reason,
+            expected_version=expected_version,
+            **options,
+        )
+
+    def unblock_batch(
+        self, *, batchref: str, expected_version: str | None = None, **options: Unpack[Options]
+    ) -> Outcome:
+        """Have a blocked batch serve lines again."""
+        return self.send(
+            "unblock_batch", batchref=batchref, expected_version=expected_version, **options
+        )
+
+    def create_product(
+        self,
+        *,
+        sku: str,
+        strategy: Literal["earliest_first", "first_to_expire", "fewest_open"] | None = None,
+        waiting: Literal["fill", "in_order"] | None = None,
+        improve: bool | None = None,
+        **options: Unpack[Options],
+    ) -> Outcome:
+        """Make a product known before its first batch, so that its lines can wait."""
+        return self.send(
+            "create_product",
+            sku=sku,
+            strategy=strategy,
+            waiting=waiting,
+            improve=improve,
+            **options,
+        )
 
 
 ROUTES: Mapping[str, tuple[str, str]] = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from random import Random
 
 import pytest
@@ -14,6 +14,7 @@ from allocation.domain.books import Batch, Line
 from allocation.domain.strategies import service_order, shortage_order
 from tests.storage.conftest import Storage
 
+TODAY = date(2030, 1, 1)
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
 
@@ -38,7 +39,14 @@ def books_with(sql: Storage, lines: list[Line]) -> Iterator[SqlBooks]:
 def test_lines_give_way_in_the_order_of_the_domain(sql: Storage) -> None:
     ends = [None, NOON, None, NOON, NOON, None, None, NOON]
     lines = [
-        Line(f"o{n}", "LAMP", 1, age=n, batchref="b1", promised_at=n, expires_at=end)
+        Line(
+            *(f"o{n}", "LAMP", 1),
+            age=n,
+            batchref="b1",
+            promised_at=n,
+            expires_at=end,
+            priority=n % 3,
+        )
         for n, end in enumerate(ends, start=1)
     ]
     expected = [line.orderid for line in sorted(lines, key=shortage_order)]
@@ -54,20 +62,26 @@ def test_lines_give_way_in_the_order_of_the_domain(sql: Storage) -> None:
 
 def test_waiting_lines_are_served_in_the_order_of_the_domain(sql: Storage) -> None:
     lines = [
-        Line(f"o{n}", "LAMP", qty, age=n, smallest_part=1 if qty == 9 else None)
+        Line(
+            *(f"o{n}", "LAMP", qty),
+            age=n,
+            smallest_part=1 if qty == 9 else None,
+            priority=n % 3,
+        )
         for n, qty in enumerate((5, 6, 9, 1, 7, 5, 2, 9, 3), start=1)
     ]
 
     served: list[Line] = []
     with books_with(sql, lines) as made:
-        while line := made.first_waiting(at_most=5, after=served[-1] if served else None):
+        offered = [Batch("b1", "LAMP", 5)]
+        while line := made.first_waiting(offered, TODAY, after=served[-1] if served else None):
             served.append(line)
 
     assert served == [line for line in sorted(lines, key=service_order) if line.needs <= 5]
 
 
 def test_lines_are_announced_in_the_order_of_the_domain(sql: Storage) -> None:
-    lines = [Line(f"o{n}", "LAMP", 1, age=n, told=n in (2, 3)) for n in range(1, 8)]
+    lines = [Line(f"o{n}", "LAMP", 1, age=n, told=n in (2, 3), priority=n % 2) for n in range(1, 8)]
 
     with books_with(sql, lines) as made:
         announced = made.waiting_unannounced(4)

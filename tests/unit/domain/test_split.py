@@ -159,7 +159,7 @@ def test_the_parts_are_dispatched_batch_by_batch_or_all_at_once() -> None:
 
     outcome = lamp.dispatch("order-1", "on-shelf")
 
-    assert outcome == Succeeded(status="dispatched", batchref="on-shelf")
+    assert outcome == Succeeded(status="dispatched", batchref="on-shelf", qty=4, left=5)
     assert lamp.pull_events() == [Dispatched("order-1", "LAMP", 4, "on-shelf", part=1)]
     assert lamp.deallocate("order-1") == Succeeded(status="deallocated")
     assert lamp.deallocate("order-1") == Refused(

@@ -12,6 +12,7 @@ from allocation.domain.strategies import STRATEGIES, first_fit
 from tests.unit.domain.test_product import LATER, SOON, lamp_with, line
 
 NEXT_YEAR = date(2031, 1, 1)
+TODAY = date(2029, 12, 1)
 
 STOCK = {
     "shelf": Batch("shelf", "LAMP", 9),
@@ -61,7 +62,8 @@ def test_a_strategy_puts_batches_in_one_order_however_they_come(strategy: str) -
     sort = STRATEGIES[strategy].sort
 
     orders = {
-        tuple(batch.batchref for batch in sort(given)) for given in permutations(STOCK.values())
+        tuple(batch.batchref for batch in sort(given, TODAY))
+        for given in permutations(STOCK.values())
     }
 
     assert orders == {tuple(ORDERS[strategy])}
@@ -85,7 +87,7 @@ def test_a_strategy_puts_batches_in_one_order_however_they_come(strategy: str) -
 def test_the_first_batch_that_is_enough_serves(
     strategy: str, qty: int, batchref: str | None
 ) -> None:
-    chosen = first_fit(STRATEGIES[strategy].sort(STOCK.values()), qty)
+    chosen = first_fit(STRATEGIES[strategy].sort(STOCK.values(), TODAY), qty)
 
     assert (chosen and chosen.batchref) == batchref
 
