@@ -203,7 +203,7 @@ def dispatch(command: commands.Dispatch, product: Product) -> Outcome:
 
 @product_decides(commands.Deallocate)
 def deallocate(command: commands.Deallocate, product: Product) -> Outcome:
-    """Give up one order line."""
+    """Cancel one order line."""
     return product.deallocate(command.orderid)
 
 
@@ -215,7 +215,7 @@ def review_promises(command: commands.ReviewPromises, product: Product) -> Outco
 
 @product_decides(commands.AllocateWaiting)
 def allocate_waiting(command: commands.AllocateWaiting, product: Product) -> Outcome:
-    """Serve the lines that wait for this sku."""
+    """Serve the waiting lines of this sku."""
     return product.allocate_waiting()
 
 
