@@ -80,7 +80,7 @@ class HttpCommands(ABC):
         split: bool | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
-        """Promise stock to one order line."""
+        """Allocate stock to one order line."""
         return self.send(
             "allocate", orderid=orderid, sku=sku, qty=qty, customer=customer, split=split, **options
         )

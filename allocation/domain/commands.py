@@ -60,7 +60,7 @@ class CreateBatch(Command):
 
 @dataclass(frozen=True, slots=True)
 class Allocate(Command):
-    """Promise stock to one order line.
+    """Allocate stock to one order line.
 
     `customer` is opaque: it travels with the line to the subscribers. `split`: several batches may
     serve it.
@@ -179,7 +179,7 @@ class ChangeBatchQuantity(Command):
 
 @dataclass(frozen=True, slots=True)
 class ChangeBatchEta(Command):
-    """Set when a batch arrives: it is late, or early; no `eta`: it is on the shelf now."""
+    """Change a batch's ETA: it is late, or early; no `eta`: it is on the shelf now."""
 
     batchref: str
     eta: date | None = None

@@ -201,7 +201,7 @@ def test_a_wrong_key_is_told_at_its_field(visitor: FlaskClient) -> None:
 
     assert told.status_code == 401
     assert 'aria-invalid="true" aria-describedby="error hint"' in told.text
-    assert '<p id="error" class="error" role="alert">This is no valid API key.</p>' in told.text
+    assert '<p id="error" class="error" role="alert">The API key is not valid.</p>' in told.text
     assert 'name="next" value="/stock?a=b"' in told.text
     assert "no such key" not in told.text
     assert visitor.get("/stock").status_code == 303
@@ -401,7 +401,7 @@ def test_errors_on_pages_are_pages_and_those_of_the_api_are_problems(
     api = visitor.get("/v1/stok", headers=HTML)
 
     assert (unknown.status_code, unknown.mimetype) == (404, "text/html")
-    assert "<p>Nothing answers at this path.</p>" in unknown.text
+    assert "<p>There is no resource at this path.</p>" in unknown.text
     assert unknown.headers["Content-Security-Policy"].startswith("default-src 'none'")
     assert (broken.status_code, broken.mimetype) == (500, "text/html")
     assert "urn:uuid:" in broken.text

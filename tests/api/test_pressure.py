@@ -1,4 +1,4 @@
-"""While too much waits to be done, further commands are put off; nothing piles up without end."""
+"""While the service is overloaded, it refuses new commands; nothing piles up without end."""
 
 import sys
 from collections.abc import Callable, Iterator

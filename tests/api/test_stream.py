@@ -552,7 +552,7 @@ def test_an_id_that_the_stream_never_sent_is_refused(client: FlaskClient, last: 
     assert response.status_code == 422
     assert response.json is not None
     assert response.json["errors"] == [
-        {"field": "Last-Event-ID", "problem": "is none that this stream has sent"}
+        {"field": "Last-Event-ID", "problem": "is not an id that this stream has sent"}
     ]
 
 
