@@ -96,7 +96,7 @@ class HttpCommands(ABC):
         split: bool | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
-        """Hold stock for one order line, for a while: until it is confirmed, released, or
+        """Reserve stock for one order line until the reservation is confirmed, released or
         expires.
         """
         return self.send(
@@ -120,8 +120,8 @@ class HttpCommands(ABC):
         customer: str | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
-        """Promise stock to every line of an order, or hold it: each line for itself, or all of
-        them or none.
+        """Allocate or reserve stock for every line of an order: for each line separately, or for
+        all lines or none.
         """
         return self.send(
             "allocate_order",
@@ -140,8 +140,8 @@ class HttpCommands(ABC):
         return self.send("confirm", orderid=orderid, all_or_nothing=all_or_nothing, **options)
 
     def extend(self, *, orderid: str, ttl: int, **options: Unpack[Options]) -> Outcome:
-        """Hold every held line of the order for longer, counted from now; once for each line. A
-        hold that lasts longer already stays as it is.
+        """Extend the order's reservations, counted from now. Each line can be extended once. A
+        reservation that already lasts longer stays as it is.
         """
         return self.send("extend", orderid=orderid, ttl=ttl, **options)
 

@@ -332,7 +332,7 @@ def test_a_key_that_may_only_look_sees_pages_and_sends_no_form(
     refused = visitor.post("/stock", data={"csrf_token": seen.text.split()[0]})
 
     assert (seen.status_code, refused.status_code) == (200, 403)
-    assert "<p>This takes a key with the scope write.</p>" in refused.text
+    assert "<p>This request requires a key with the scope write.</p>" in refused.text
     assert '<a href="/login">log in with another key</a>' in refused.text
     with visitor.session_transaction() as session:
         assert session["key"] == key.id
@@ -359,7 +359,7 @@ def test_a_form_without_its_token_is_refused(
         *(200, 200),
     ]
     assert without.mimetype == "text/html"
-    assert "Load its page again, and try again." in without.text
+    assert "The form has expired. Reload its page and try again." in without.text
 
 
 def test_on_loopback_without_keys_pages_are_open(serve_pages: ServePages) -> None:

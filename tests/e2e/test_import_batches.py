@@ -193,8 +193,9 @@ def test_ctrl_c_says_what_was_handed_over(allocation: Run, ask: Ask, tmp_path: P
 
     assert status == 130
     assert importing.logs() == (
-        "allocation: broken off; 500 rows were handed over by now. Run the same again to go on:"
-        " what was handed over has no effect twice\n"
+        "allocation: interrupted; 500 rows were sent so far. Run the same command again to"
+        " continue:"
+        " no row takes effect twice\n"
     )
 
 
@@ -397,9 +398,9 @@ def test_without_a_worker_it_stops_waiting_and_tells_what_is_undecided(
     assert told.wait(60) == 1
     assert told.logs() == (
         "3 rows: 0 created, 0 rejected, 3 undecided.\n"
-        "allocation: for 0.2 seconds nothing moved: the last rows are undecided. Are worker and"
-        " relay running? `allocation status` shows what waits; 3 rows were handed over by now."
-        " Run the same again to go on: what was handed over has no effect twice\n"
+        "allocation: no progress for 0.2 seconds: the last rows are undecided. Are worker and"
+        " relay running? `allocation status` shows what is pending; 3 rows were sent so far."
+        " Run the same command again to continue: no row takes effect twice\n"
     )
 
 
@@ -411,7 +412,7 @@ def test_a_database_that_is_away_is_said_in_one_sentence(allocation: Run, tmp_pa
 
     assert told.wait(60) == 1
     assert told.logs().startswith(
-        "allocation: the database at postgresql://me:**@127.0.0.1:1/none gave no answer: "
+        "allocation: the database at postgresql://me:**@127.0.0.1:1/none does not respond: "
     )
     assert "Traceback" not in told.logs()
     assert "secret" not in told.logs()

@@ -65,7 +65,7 @@ def declare(dependencies: "Dependencies") -> tuple[list[str], list[str]]:
 
 
 def check(as_json: AsJson = False) -> None:
-    """Prove the books: one line a promise; exit status 1 when one does not hold."""
+    """Audit the books: one line for each invariant; exit status 1 if one is violated."""
     from allocation import bootstrap
     from allocation.adapters.sql import audit
 
