@@ -278,7 +278,7 @@ def test_a_queue_that_is_none_is_an_error_that_names_those_there_are(visitor: Br
     """A link that somebody mistyped."""
     page = visitor.get(f"{DEAD_LETTERS}?queue=mine", 422)
 
-    assert "mine is no dead-letter queue; there are allocation.dead," in text(page.main)
+    assert "mine is not a dead-letter queue; there are allocation.dead," in text(page.main)
 
 
 def test_dead_letters_are_to_be_had_as_a_sheet(visitor: Browser) -> None:

@@ -104,7 +104,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str, str]] = {
         event() | {"type": "batch.painted.v1"},
         {},
         "unknown type",
-        "the type 'batch.painted.v1' is not known here",
+        "the type 'batch.painted.v1' is unknown",
     ),
     "later version": (
         event() | {"type": "batch.quantity_changed.v2"},

@@ -119,7 +119,7 @@ def test_letters_are_listed_by_reason_and_shown_one_by_one(
     ]
     assert "fetch_tea" in broken.run("dead", "list", "--reason", "unknown task", "--each")
     shown = broken.run("dead", "show", str(unknown["id"]))
-    assert "the task 'allocation.fetch_tea' is not known here" in shown
+    assert "the task 'allocation.fetch_tea' is unknown" in shown
     assert broken.depth("allocation.dead") == 4
 
 

@@ -232,7 +232,10 @@ def test_a_database_that_is_away_costs_no_event_and_no_delivery(
     private_postgres.kill()
     tell(service.broker_url, [counted(number) for number in range(500)])
     for process in (running, other):
-        eventually(lambda p=process: p.logs().count("events wait") >= 3, what="three tries")  # type: ignore[misc]
+        eventually(
+            lambda p=process: p.logs().count("accepted now; retrying") >= 3,  # type: ignore[misc]
+            what="three tries",
+        )
 
     assert other.stop() == 0
     private_postgres.start()

@@ -147,7 +147,7 @@ def test_a_command_that_comes_again_later_is_counted_as_retried(
 
     assert service.outcome(command_id, within=40)[0] == "succeeded"
 
-    retries = process.logs().count("retry: nobody could decide")
+    retries = process.logs().count("the command failed; it will be retried")
     has_counted(port, RETRIES, {("allocation.allocate",): retries})
     has_counted(
         port,

@@ -61,7 +61,7 @@ class SqlInbox:
         old = {message.id: message for message in messages if message.id not in new}
         known = self._known(list(old.values()))
         if known.keys() != old.keys():
-            raise ConcurrentUpdate("a command was deleted while it came again")
+            raise ConcurrentUpdate("a command was deleted while it was sent again")
         for row in known.values():
             if row.correlation_id != old[row.id].correlation_id:
                 raise CommandConflict(f"command {row.id} is known as part of another request")
@@ -164,8 +164,8 @@ class SqlInbox:
             name, _ = known = meanings.setdefault(message.id, meant)
             if known != meant:
                 raise CommandConflict(
-                    f"command {message.id} is known as {name} with another body"
-                    " and keeps its first meaning: send this one with an id of its own"
+                    f"command {message.id} was accepted before as {name} with another body, and"
+                    " stays as it was: send this command with a new id"
                 )
         return rows
 

@@ -182,7 +182,7 @@ def test_the_same_facts_have_the_same_id_however_they_are_written() -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"sep=;\n", "line 2 is empty: it names the columns, batchref,sku,qty,eta,best_before"),
+        (b"sep=;\n", "line 2 is empty: it must name the columns, batchref,sku,qty,eta,best_before"),
         (
             b"sep=,\nbatchref;sku;qty\n",
             "line 2: the column batchref is missing; the header has batchref;sku;qty",

@@ -80,7 +80,11 @@ class _BacklogCollector(Collector):
             pending_age = "Age of the oldest pending command; 0 if there are none."
             overdue = "Commands and follow-ups pending for longer than ALLOCATION_RESEND_AFTER."
             gauges += [
-                ("outbox_unsent", "Rows that the relay has to send.", found.unsent),
+                (
+                    "outbox_unsent",
+                    "Outbox rows that the relay has not published yet.",
+                    found.unsent,
+                ),
                 ("outbox_oldest_unsent_seconds", unsent_age, found.oldest_unsent_seconds),
                 ("commands_pending", "Commands of clients without an outcome.", found.pending),
                 ("commands_oldest_pending_seconds", pending_age, found.oldest_pending_seconds),
