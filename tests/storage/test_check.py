@@ -124,7 +124,7 @@ def test_books_with_a_whole_life_hold(sql: Storage) -> None:
             "each line holds stock of its own",
             "o1 CHAIR",
         ),
-        ("DELETE FROM allocations WHERE orderid = 'o2'", "each line that was taken", "o2 LAMP"),
+        ("DELETE FROM allocations WHERE orderid = 'o2'", "each accepted line", "o2 LAMP"),
         (
             "INSERT INTO commands (id, name, body, status, correlation_id, accepted_at) SELECT"
             " '00000000000000000000000000000099', name, body, 'pending', correlation_id,"
@@ -164,7 +164,7 @@ def test_books_with_a_whole_life_hold(sql: Storage) -> None:
             "each promise was published as the books have it",
             "o1 LAMP",
         ),
-        ("UPDATE batches SET eta = '2030-01-01'", "each line was told the day", "b1"),
+        ("UPDATE batches SET eta = '2030-01-01'", "the promised day of each line", "b1"),
         (
             "UPDATE allocations SET expires_at = '2030-01-01' WHERE orderid = 'o1'",
             "each reservation will end",

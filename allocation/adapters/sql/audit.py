@@ -148,7 +148,7 @@ def lines_on_batches_of_their_sku() -> Violations:
     )
 
 
-@invariant("each line that was taken is allocated, waiting, or was given up", allocations)
+@invariant("each accepted line is allocated, waiting, or was given up", allocations)
 def lines_accounted_for() -> Violations:
 
     def of_succeeded(*names: str) -> Select[tuple[str, str]]:
