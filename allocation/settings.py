@@ -125,7 +125,7 @@ class Settings(BaseSettings):
         "console", description="Format of log lines: `console` for people, `json` for programs."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="The least."
+        "INFO", description="Lowest level of the log lines that are written."
     )
 
     @field_validator("broker_url")

@@ -20,7 +20,9 @@ class WorkerSettings(BaseSettings):
         Path("var"), description="Folder of the embedded databases and broker, and of mails."
     )
     allocation_broker_url: str = Field("", description="RabbitMQ or spool://; unset: embedded.")
-    allocation_log_format: Literal["console", "json"] = Field("console", description="Log lines.")
+    allocation_log_format: Literal["console", "json"] = Field(
+        "console", description="Format of log lines: `console` for people, `json` for programs."
+    )
     allocation_metrics_host: str = Field(
         "127.0.0.1", description="Address that the subscribers serve their metrics on."
     )

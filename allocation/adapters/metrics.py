@@ -34,7 +34,7 @@ class WorkerMetrics:
         _begin(self._retries, registry.COMMANDS)
         self._seconds = Histogram(
             "allocation_job_seconds",
-            "Duration of the execution of a batch of commands.",
+            "Time to execute a batch of commands.",
             buckets=_BUCKETS,
             registry=self.registry,
         )

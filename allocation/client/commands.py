@@ -162,7 +162,7 @@ class HttpCommands(ABC):
     def change_batch_eta(
         self, *, batchref: str, eta: Day | None = None, **options: Unpack[Options]
     ) -> Outcome:
-        """Change the day on which a batch arrives, or record that it has arrived."""
+        """Record that a batch arrives on another day, or that it has arrived."""
         return self.send("change_batch_eta", batchref=batchref, eta=eta, **options)
 
     def write_off(

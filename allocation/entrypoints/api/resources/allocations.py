@@ -46,7 +46,7 @@ def _explanation() -> s.Json:
             id=s.uuid("The id of the command that decided it."), command={"type": "string"}
         ),
         began_with=began_with,
-        qty=s.count("Pieces."),
+        qty=s.count("Number of pieces."),
         optional={
             "part": s.count("The number of the part, if several batches serve the line."),
             "candidates": s.count("Number of batches with free pieces; present for a choice only."),

@@ -60,7 +60,7 @@ resource.command(
             status=s.one_of(
                 "extended",
                 "unchanged",
-                description="unchanged: the reservations last longer already.",
+                description="unchanged: the reservations already last longer.",
             ),
             expires_at=UNTIL
             | {"description": "The time at which the first of the order's reservations ends."},
