@@ -310,7 +310,7 @@ def test_the_terminal_shows_the_first_twenty_rejected_rows(allocation: Run, tmp_
     [
         (b"", "line 1 is empty: it must name the columns, batchref,sku,qty,eta,best_before"),
         (b"batchref,qty\n", "line 1: the column sku is missing"),
-        (b"batchref,sku,qty,qty\n", "line 1: the column qty comes twice"),
+        (b"batchref,sku,qty,qty\n", "line 1: the column qty appears twice"),
         (b'"batchref,sku,qty\n', "line 1: a quote is not closed on its line"),
         ("batchref,sku,qty\n".encode("utf-16-be"), "line 1 has NUL characters, as in UTF-16"),
     ],
