@@ -261,7 +261,10 @@ def test_what_is_no_event_goes_to_a_dead_letter_queue(service: Service) -> None:
 
 def test_who_may_not_listen_is_told_why(broker_url: str) -> None:
     """Where nothing is told, and where the name is taken by another kind of queue."""
-    with pytest.raises(Unreachable, match="has no exchange for events"), listen(broker_url, "shop.events"):
+    with (
+        pytest.raises(Unreachable, match="no exchange for events"),
+        listen(broker_url, "shop.events"),
+    ):
         pass
     with Connection(broker_url) as connection:
         topology.declare(connection)
