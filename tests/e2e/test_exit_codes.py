@@ -50,7 +50,7 @@ MISUSED = [
     (["dead", "show"], "Missing argument"),
     (["dead", "replay"], "choose dead letters by ids, --queue, --reason, --name, or --all"),
     (["dead", "drop", "--yes"], "choose dead letters by ids, --queue, --reason, --name, or --all"),
-    (["replay", "--queue", "warehouse.events", "--since", "soon"], "--since soon is no time"),
+    (["replay", "--queue", "warehouse.events", "--since", "soon"], "--since soon is not a time"),
     (["replay", "--queue", "allocation.commands"], "is not a queue for events"),
     (["keys", "create", "a\nb"], "1 to 100 printable characters"),
     (["keys", "create", "shop", "--scope", "all"], "Invalid value for '--scope'"),
