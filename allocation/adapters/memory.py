@@ -208,7 +208,7 @@ class MemoryInbox:
     def _known(self, message: Message) -> _Row:
         row = self._store.commands[message.id]
         if meant(row.message.command) != meant(message.command):
-            raise CommandConflict(f"command {message.id} is known with another body")
+            raise CommandConflict(f"command {message.id} was accepted before with another body")
         return row
 
 

@@ -179,7 +179,7 @@ def test_one_id_that_says_two_things_keeps_the_first_and_harms_no_other(service:
 
     letters = dead(service, 2)
     assert [letter.reason for letter in letters] == ["conflict", "conflict"]
-    assert all("is known as" in letter.error for letter in letters)
+    assert all("was accepted before as" in letter.error for letter in letters)
     eventually(lambda: service.depth(QUEUE) == 0, what="nothing left")
     assert accepted(service) == list(range(1, 60))
     assert handed_over(service) == 59

@@ -64,7 +64,9 @@ class SqlInbox:
             raise ConcurrentUpdate("a command was deleted while it was sent again")
         for row in known.values():
             if row.correlation_id != old[row.id].correlation_id:
-                raise CommandConflict(f"command {row.id} is known as part of another request")
+                raise CommandConflict(
+                    f"command {row.id} was accepted before as part of another request"
+                )
 
     def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome | None]:
         known = self._known(messages)
