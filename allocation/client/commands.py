@@ -59,7 +59,7 @@ class HttpCommands(ABC):
         best_before: Day | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
-        """Put stock on the books."""
+        """Add a batch of stock."""
         return self.send(
             "create_batch",
             batchref=batchref,
@@ -80,7 +80,7 @@ class HttpCommands(ABC):
         split: bool | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
-        """Promise stock to one order line."""
+        """Allocate stock to one order line."""
         return self.send(
             "allocate", orderid=orderid, sku=sku, qty=qty, customer=customer, split=split, **options
         )
@@ -96,7 +96,7 @@ class HttpCommands(ABC):
         split: bool | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
-        """Hold stock for one order line, for a while: until it is confirmed, released, or
+        """Reserve stock for one order line until the reservation is confirmed, released or
         expires.
         """
         return self.send(
@@ -120,8 +120,8 @@ class HttpCommands(ABC):
         customer: str | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
-        """Promise stock to every line of an order, or hold it: each line for itself, or all of
-        them or none.
+        """Allocate or reserve stock for every line of an order: for each line separately, or for
+        all lines or none.
         """
         return self.send(
             "allocate_order",
@@ -136,39 +136,39 @@ class HttpCommands(ABC):
     def confirm(
         self, *, orderid: str, all_or_nothing: bool | None = None, **options: Unpack[Options]
     ) -> Outcome:
-        """Make every held line of the order an allocation."""
+        """Turn the order's reservations into allocations."""
         return self.send("confirm", orderid=orderid, all_or_nothing=all_or_nothing, **options)
 
     def extend(self, *, orderid: str, ttl: int, **options: Unpack[Options]) -> Outcome:
-        """Hold every held line of the order for longer, counted from now; once for each line. A
-        hold that lasts longer already stays as it is.
+        """Extend the order's reservations, counted from now. Each line can be extended once. A
+        reservation that already lasts longer stays as it is.
         """
         return self.send("extend", orderid=orderid, ttl=ttl, **options)
 
     def release(self, *, orderid: str, **options: Unpack[Options]) -> Outcome:
-        """Give up every held line of the order."""
+        """Release all reservations of the order."""
         return self.send("release", orderid=orderid, **options)
 
     def deallocate(self, *, orderid: str, sku: str, **options: Unpack[Options]) -> Outcome:
-        """Give up one order line."""
+        """Cancel one order line."""
         return self.send("deallocate", orderid=orderid, sku=sku, **options)
 
     def change_batch_quantity(
         self, *, batchref: str, qty: int, **options: Unpack[Options]
     ) -> Outcome:
-        """Set what a batch holds: stock was counted, damaged or shipped short."""
+        """Set a batch's quantity, for example after a count, damage or a short shipment."""
         return self.send("change_batch_quantity", batchref=batchref, qty=qty, **options)
 
     def change_batch_eta(
         self, *, batchref: str, eta: Day | None = None, **options: Unpack[Options]
     ) -> Outcome:
-        """Set when a batch arrives: it is late, early, or there."""
+        """Record that a batch arrives on another day, or that it has arrived."""
         return self.send("change_batch_eta", batchref=batchref, eta=eta, **options)
 
     def write_off(
         self, *, batchref: str, qty: int, reason: str, **options: Unpack[Options]
     ) -> Outcome:
-        """Take pieces off a batch's books: they are damaged, lost or stolen."""
+        """Remove pieces from a batch that were damaged, lost or stolen."""
         return self.send("write_off", batchref=batchref, qty=qty, reason=reason, **options)
 
     def choose_strategy(
@@ -178,7 +178,7 @@ class HttpCommands(ABC):
         strategy: Literal["earliest_first", "first_to_expire", "fewest_open"],
         **options: Unpack[Options],
     ) -> Outcome:
-        """Have a product's batches serve in another order from now on."""
+        """Choose the order in which a product's batches serve its lines."""
         return self.send("choose_strategy", sku=sku, strategy=strategy, **options)
 
 
@@ -188,7 +188,7 @@ class AmqpCommands(HttpCommands):
     def dispatch(
         self, *, orderid: str, sku: str, batchref: str | None = None, **options: Unpack[Options]
     ) -> Outcome:
-        """Take an allocated line's goods off the books: the warehouse has shipped them."""
+        """Record that the warehouse has shipped an allocated line: its pieces leave the batch."""
         return self.send("dispatch", orderid=orderid, sku=sku, batchref=batchref, **options)
 
 

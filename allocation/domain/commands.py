@@ -60,7 +60,7 @@ class CreateBatch(Command):
 
 @dataclass(frozen=True, slots=True)
 class Allocate(Command):
-    """Promise stock to one order line.
+    """Allocate stock to one order line.
 
     `customer` is opaque: it travels with the line to the subscribers. `split`: several batches may
     serve it.
@@ -113,7 +113,7 @@ class AllocateOrder(Command):
 
 @dataclass(frozen=True, slots=True)
 class Confirm(Command):
-    """Make every held line of the order an allocation.
+    """Turn the order's reservations into allocations.
 
     `all_or_nothing`: only if all of them hold stock.
     """
@@ -132,7 +132,7 @@ class Extend(Command):
 
 @dataclass(frozen=True, slots=True)
 class Release(Command):
-    """Give up every held line of the order."""
+    """Release all reservations of the order."""
 
     orderid: str
 
@@ -151,7 +151,7 @@ class Expire(FollowUp):
 
 @dataclass(frozen=True, slots=True)
 class Dispatch(Command):
-    """Take an allocated line's goods off the books: the warehouse has shipped them.
+    """Record that the warehouse has shipped an allocated line: its pieces leave the batch.
 
     `batchref`: the batch that they came from, if the sender knows it.
     """
@@ -179,7 +179,7 @@ class ChangeBatchQuantity(Command):
 
 @dataclass(frozen=True, slots=True)
 class ChangeBatchEta(Command):
-    """Set when a batch arrives: it is late, or early; no `eta`: it is on the shelf now."""
+    """Change a batch's ETA: it is late, or early; no `eta`: it is on the shelf now."""
 
     batchref: str
     eta: date | None = None
@@ -196,7 +196,7 @@ class WriteOff(Command):
 
 @dataclass(frozen=True, slots=True)
 class ChooseStrategy(Command):
-    """Have a product's batches serve in another order from now on."""
+    """Choose the order in which a product's batches serve its lines."""
 
     sku: str
     strategy: str

@@ -83,7 +83,7 @@ class Product:
         return Succeeded(status="changed", batchref=batchref, qty=qty)
 
     def write_off(self, batchref: str, qty: int, reason: str) -> Outcome:
-        """Take pieces off a batch; on a shortage lines give way by `shortage_order`."""
+        """Write off pieces of a batch; on a shortage lines give way by `shortage_order`."""
         batch = self._known_batch(batchref)
         if qty > batch.purchased:
             return Refused("quantity too large", field="qty", qty=qty, known_qty=batch.purchased)
@@ -93,7 +93,7 @@ class Product:
         return Succeeded(status="written off", batchref=batchref, left=batch.purchased)
 
     def change_batch_eta(self, batchref: str, eta: date | None) -> Outcome:
-        """Set when a batch arrives; lines that another batch serves earlier than that move."""
+        """Change a batch's ETA; lines that another batch serves earlier than that move."""
         batch = self._known_batch(batchref)
         day = eta.isoformat() if eta else None
         if batch.eta == eta:
