@@ -29,7 +29,7 @@ def command_line() -> "typer.Typer":
 
     @app.command(rich_help_panel=RUN)
     def relay() -> None:
-        """Send what the outbox holds to the broker, until stopped."""
+        """Publish the messages of the outbox to the broker, until stopped."""
         from allocation.entrypoints import relay
 
         relay.main()
@@ -46,14 +46,14 @@ def command_line() -> "typer.Typer":
 
     @app.command(rich_help_panel=DESCRIBE)
     def openapi() -> None:
-        """Print the description of the HTTP API: OpenAPI, as JSON."""
+        """Print the OpenAPI description of the HTTP API as JSON."""
         from allocation.entrypoints.api.description import openapi
 
         print_json(openapi.document())
 
     @app.command(rich_help_panel=DESCRIBE)
     def asyncapi() -> None:
-        """Print the description of the messages: AsyncAPI, as JSON."""
+        """Print the AsyncAPI description of the messages as JSON."""
         from allocation.contract import asyncapi
 
         print_json(asyncapi.document())

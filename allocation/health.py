@@ -45,15 +45,15 @@ def _worker(_settings: Settings, _name: str) -> None:
 
     node = f"celery@{socket.gethostname()}"
     if not app.control.inspect(destination=[node], timeout=TIMEOUT).ping():
-        raise Unhealthy(f"the worker {node} gives no answer")
+        raise Unhealthy(f"the worker {node} does not respond")
 
 
 def _alive(settings: Settings, name: str) -> None:
     last = heartbeat.last_beat(settings.state_dir, name)
     if last is None:
-        raise Unhealthy(f"{name} has given no sign of life yet")
+        raise Unhealthy(f"{name} has not sent a heartbeat yet")
     if (age := time.time() - last) > STALE:
-        raise Unhealthy(f"{name} gave its last sign of life {age:.0f} seconds ago")
+        raise Unhealthy(f"{name} sent its last heartbeat {age:.0f} seconds ago")
 
 
 def _get(url: str, headers: dict[str, str]) -> None:

@@ -32,36 +32,39 @@ class Settings(BaseSettings):
     )
     broker_users: str = Field(
         "",
-        description="Users that `allocation topology` makes, with the rights of their roles:"
-        " worker:password relay:password and so on.",
+        description="Users that `allocation topology` creates, with the permissions of their"
+        " roles: worker:password relay:password and so on.",
     )
     broker_management_url: str = Field(
         "",
         pattern="^(https?://.*)?$",
-        description="RabbitMQ's management API, which makes them; unset: port 15672 of the broker.",
+        description="RabbitMQ's management API, which creates them; unset: port 15672 of the"
+        " broker.",
     )
     host: str = Field("127.0.0.1", description="Address that the API listens on.")
     port: int = Field(5005, ge=1, le=65535, description="Port that the API listens on.")
     api_key: str = Field(
-        "", description="A key with all rights, sent as `Authorization: Bearer ...`."
+        "", description="An API key with all scopes, sent as `Authorization: Bearer ...`."
     )
     session_secret: str = Field(
         "",
         pattern="^(.{16,})?$",
-        description="Signs the cookies of who is logged in, 16 characters at least; unset: made"
-        " from the API key, or at each start.",
+        description="Signs the session cookies; at least 16 characters; unset: derived from the"
+        " API key, or generated at each start.",
     )
     rate_limit: int | None = Field(
         None,
         ge=0,
-        description="Requests per second that each process of the API takes from one caller;"
-        " 0: any number; unset: 1000 beyond loopback, any number on it.",
+        description="Requests per second that each API process accepts from one caller; 0: no"
+        " limit; unset: 1000 beyond loopback, no limit on loopback.",
     )
     max_outbox_age: float = Field(
-        30, gt=0, description="Seconds that the relay may be behind before commands are put off."
+        30,
+        gt=0,
+        description="Seconds that the relay may be behind before the API refuses new commands.",
     )
     max_pending: int = Field(
-        100_000, ge=1, description="Commands that may be pending before further ones are put off."
+        100_000, ge=1, description="Commands that may be pending before the API refuses new ones."
     )
     resend_after: float = Field(
         300,
@@ -72,16 +75,15 @@ class Settings(BaseSettings):
     api_workers: int = Field(2, ge=1, description="Processes that serve the API.")
     api_threads: int = Field(8, ge=1, description="Requests that each of them serves at once.")
     api_streams: int = Field(
-        20, ge=0, description="Live streams of events that each of them serves besides."
+        20, ge=0, description="Event streams that each of them serves at once, in addition."
     )
-    batch_size: int = Field(
-        200, ge=1, description="Commands that a worker decides together, at most."
-    )
+    batch_size: int = Field(200, ge=1, description="Maximum number of commands in a batch.")
     linger: float = Field(
         0.002,
         ge=0,
         le=1,
-        description="Seconds that a command waits for others, when nothing else is being decided.",
+        description="Seconds that a batch waits for further commands while no other batch is"
+        " running.",
     )
     gather_size: int | None = Field(
         None, ge=1, description="The former name of ALLOCATION_BATCH_SIZE, until the next release."
@@ -92,9 +94,11 @@ class Settings(BaseSettings):
         le=1,
         description="The former name of ALLOCATION_LINGER, until the next release.",
     )
-    keep_events: int = Field(30, ge=1, description="Days after which a sent event may be dropped.")
+    keep_events: int = Field(
+        30, ge=1, description="Days after which a published event may be dropped."
+    )
     keep_commands: int = Field(
-        30, ge=1, description="Days after which a decided command may be forgotten."
+        30, ge=1, description="Days after which a decided command may be dropped."
     )
     metrics_host: str = Field(
         "127.0.0.1", description="Address that worker, relay and inbound serve their metrics on."
@@ -103,28 +107,31 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=65535,
-        description="Port of the metrics of worker, relay or inbound; unset: none are served."
-        " `allocation up` gives each process one, counting up from here.",
+        description="Port of the metrics of worker, relay or inbound; unset: no metrics are"
+        " served. `allocation up` gives each process its own port, counting up from this one.",
     )
     flower_port: int = Field(5555, ge=1, le=65535, description="Port of Flower in `allocation up`.")
     flower_link: str = Field(
         "",
         pattern="^(https?://.*)?$",
-        description="Where people find Flower; unset: its port on the page's host.",
+        description="URL of Flower for links; unset: its port on the page's host.",
     )
     broker_link: str = Field(
         "",
         pattern="^(https?://.*)?$",
-        description="Where people find RabbitMQ's own page; unset: port 15672 of the page's host.",
+        description="URL of RabbitMQ's management page for links; unset: port 15672 of the page's"
+        " host.",
+    )
+    log_format: Literal["console", "json"] = Field(
+        "console", description="Format of log lines: `console` for people, `json` for programs."
     )
     timezone: str = Field(
         "UTC",
         description="The shop's time zone, an IANA name such as Europe/Berlin: in it days begin"
         " and end, for ETAs and best-before days.",
     )
-    log_format: Literal["console", "json"] = Field("console", description="For people or machines.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="The least."
+        "INFO", description="Lowest level of the log lines that are written."
     )
 
     @field_validator("broker_url")

@@ -46,7 +46,10 @@ class Kind:
 
 
 RECEIVED = Kind(
-    "received", _received_before, one="note of an event received", many="notes of events received"
+    "received",
+    _received_before,
+    one="record of a received event",
+    many="records of received events",
 )
 
 

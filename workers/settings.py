@@ -20,15 +20,17 @@ class WorkerSettings(BaseSettings):
         Path("var"), description="Folder of the embedded databases and broker, and of mails."
     )
     allocation_broker_url: str = Field("", description="RabbitMQ or spool://; unset: embedded.")
-    allocation_log_format: Literal["console", "json"] = Field("console", description="Log lines.")
+    allocation_log_format: Literal["console", "json"] = Field(
+        "console", description="Format of log lines: `console` for people, `json` for programs."
+    )
     allocation_metrics_host: str = Field(
         "127.0.0.1", description="Address that the subscribers serve their metrics on."
     )
     subscriber_patience: float = Field(
-        60, ge=0, description="Seconds to wait for an event that is missing before later ones."
+        60, ge=0, description="Seconds to wait for a missing event before processing later ones."
     )
     subscriber_keep: int = Field(
-        60, ge=1, description="Days after which the note of an event that came may be dropped."
+        60, ge=1, description="Days after which the record of a received event may be dropped."
     )
 
     @field_validator("allocation_broker_url")

@@ -197,7 +197,9 @@ class MemoryInbox:
         for message in messages:
             if message.id in self._store.commands:
                 if self._known(message).message.correlation_id != message.correlation_id:
-                    raise CommandConflict(f"command {message.id} is known as part of another")
+                    raise CommandConflict(
+                        f"command {message.id} was accepted before as part of another request"
+                    )
                 continue
             self._store.commands[message.id] = _Row(message)
             self._store.outbox.append(message)
@@ -230,7 +232,7 @@ class MemoryInbox:
     def _known(self, message: Message) -> _Row:
         row = self._store.commands[message.id]
         if meant(row.message.command) != meant(message.command):
-            raise CommandConflict(f"command {message.id} is known with another body")
+            raise CommandConflict(f"command {message.id} was accepted before with another body")
         return row
 
 

@@ -20,30 +20,33 @@ class WorkerMetrics:
         self.registry = CollectorRegistry()
         self._decided = Counter(
             "allocation_commands_decided",
-            "Commands by name and outcome; failed: nobody could decide it.",
+            "Commands by name and outcome; failed: no worker could decide the command.",
             ["command", "outcome"],
             registry=self.registry,
         )
         _begin(self._decided, registry.COMMANDS, ("succeeded", "rejected", "failed"))
         self._retries = Counter(
             "allocation_command_retries",
-            "Commands that nobody could decide just then, and that come again later.",
+            "Commands that failed and will be retried, by name.",
             ["command"],
             registry=self.registry,
         )
         _begin(self._retries, registry.COMMANDS)
         self._seconds = Histogram(
             "allocation_job_seconds",
-            "The deciding of commands that were there together, as one job.",
+            "Time to execute a batch of commands.",
             buckets=_BUCKETS,
             registry=self.registry,
         )
         self._size = Histogram(
-            "allocation_job_commands", "Commands of a job.", buckets=_SIZES, registry=self.registry
+            "allocation_job_commands",
+            "Number of commands in a batch.",
+            buckets=_SIZES,
+            registry=self.registry,
         )
         self._lock_wait = Histogram(
             "allocation_lock_wait_seconds",
-            "From asking for the rows of a job's products to having them, locked.",
+            "Time to lock the product rows of a batch.",
             buckets=_BUCKETS,
             registry=self.registry,
         )
@@ -76,12 +79,12 @@ class RelayMetrics:
         self.registry = CollectorRegistry()
         self.active = Gauge(
             "allocation_relay_active",
-            "Whether this relay is the one that sends; the others stand by.",
+            "1 if this relay is the active one, 0 if it stands by.",
             registry=self.registry,
         )
         self._sent = Counter(
             "allocation_relay_sent",
-            "Messages that the broker has, by kind (command, event) and name.",
+            "Messages that the broker confirmed, by kind (command, event) and name.",
             ["kind", "name"],
             registry=self.registry,
         )
@@ -89,22 +92,24 @@ class RelayMetrics:
         _begin(self._sent, ("event",), registry.EVENTS)
         self.refused = Counter(
             "allocation_relay_refused",
-            "Messages that the broker did not take.",
+            "Messages that the broker did not accept.",
             registry=self.registry,
         )
         self.resent = Counter(
             "allocation_relay_resent",
-            "Overdue commands that were sent again, as the broker held fewer than were pending.",
+            "Overdue commands that were published again, because the broker held fewer commands"
+            " than were pending.",
             registry=self.registry,
         )
         self.pauses = Counter(
             "allocation_relay_pauses",
-            "Times that database or broker failed the relay, which then paused.",
+            "Failures of the database or the broker after which the relay paused.",
             registry=self.registry,
         )
         self._confirm = Histogram(
             "allocation_relay_confirm_seconds",
-            "From sending a message to marking that the broker has it: the oldest of each mark.",
+            "Time from publishing a message to marking it as confirmed; each mark counts its"
+            " oldest message.",
             buckets=_BUCKETS,
             registry=self.registry,
         )
@@ -123,12 +128,12 @@ class InboundMetrics:
         self.registry = CollectorRegistry()
         self.consuming = Gauge(
             "allocation_inbound_consuming",
-            "Whether the queue is being consumed.",
+            "1 if the process consumes its queue, else 0.",
             registry=self.registry,
         )
         self.events = Counter(
             "allocation_inbound_events",
-            "Events of other systems: accepted as commands, or refused and set aside.",
+            "Events of other systems: accepted as commands, or refused and dead-lettered.",
             ["result"],
             registry=self.registry,
         )
@@ -142,7 +147,7 @@ class InboundMetrics:
 def _dead_letters(queue: str, registry: CollectorRegistry) -> Counter:
     made = Counter(
         "allocation_dead_letters",
-        "Messages set aside by this process, by their dead-letter queue and the reason.",
+        "Messages that this process dead-lettered, by dead-letter queue and reason.",
         ["queue", "reason"],
         registry=registry,
     )

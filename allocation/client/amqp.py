@@ -64,7 +64,7 @@ class AmqpClient(AmqpCommands):
         Unauthorized and Unreachable; ValueError when there is nobody to ask for the outcome.
         """
         if wait and self._http is None:
-            raise ValueError("give the client an HttpClient: the broker tells no outcomes")
+            raise ValueError("pass an HttpClient: outcomes are not available over AMQP")
         command_id = _command_id(idempotency_key)
         body = plain(fields)
         with self._one_at_a_time:
@@ -97,8 +97,8 @@ class AmqpClient(AmqpCommands):
             except ChannelError as error:
                 self._disconnect()
                 raise Unreachable(
-                    f"the broker has nobody who takes commands ({error.reply_text}):"
-                    " `allocation topology` makes the queue",
+                    f"the broker has no queue for commands ({error.reply_text}): `allocation"
+                    " topology` declares it",
                     command_id,
                 ) from error
             except LOST as error:
@@ -106,7 +106,7 @@ class AmqpClient(AmqpCommands):
                 self._disconnect()
                 if not patience.pause():
                     raise Unreachable(
-                        f"the broker confirms nothing ({error!r})", command_id
+                        f"the broker does not confirm ({error!r})", command_id
                     ) from error
 
     def _connected(self, patience: Patience, command_id: str) -> Producer:

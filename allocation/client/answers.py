@@ -23,7 +23,7 @@ class Answer:
 
     @property
     def detail(self) -> str:
-        return str(self.body.get("detail", "no reason told"))
+        return str(self.body.get("detail", "no reason given"))
 
     @property
     def retry_after(self) -> float:
@@ -58,7 +58,7 @@ def taken(answer: Answer) -> Outcome:
     statuses |= {409: "rejected", 500: "failed"}
     status, location = statuses.get(answer.status), answer.headers.get("Location")
     if status is None or not location:
-        raise ClientError(f"this is no answer of Allocation: {answer.status}, {answer.detail}")
+        raise ClientError(f"this is not a response of Allocation: {answer.status}, {answer.detail}")
     facts, reason = dict(answer.body), None
     if status in ("rejected", "failed"):
         reason = facts["title"]
@@ -75,7 +75,7 @@ def standing(answer: Answer, command_id: str) -> Outcome:
     if answer.status == 404 and answer.body.get("status") == 404:
         return Outcome(command_id, "pending", {})
     if answer.status != 200 or "status" not in answer.body:
-        raise ClientError(f"this is no answer of Allocation: {answer.status}, {answer.detail}")
+        raise ClientError(f"this is not a response of Allocation: {answer.status}, {answer.detail}")
     facts = dict(answer.body["outcome"] or {})
     facts.pop("field", None)
     return Outcome(answer.body["id"], answer.body["status"], facts, facts.pop("reason", None))

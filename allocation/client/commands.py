@@ -62,7 +62,7 @@ class HttpCommands(ABC):
         best_before: Day | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
-        """Put stock on the books."""
+        """Add a batch of stock."""
         return self.send(
             "create_batch",
             batchref=batchref,
@@ -86,7 +86,7 @@ class HttpCommands(ABC):
         fresh_days: int | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
-        """Promise stock to one order line."""
+        """Allocate stock to one order line."""
         return self.send(
             "allocate",
             orderid=orderid,
@@ -114,7 +114,7 @@ class HttpCommands(ABC):
         fresh_days: int | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
-        """Hold stock for one order line, for a while: until it is confirmed, released, or
+        """Reserve stock for one order line until the reservation is confirmed, released or
         expires.
         """
         return self.send(
@@ -141,8 +141,8 @@ class HttpCommands(ABC):
         customer: str | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
-        """Promise stock to every line of an order, or hold it: each line for itself, or all of
-        them or none.
+        """Allocate or reserve stock for every line of an order: for each line separately, or for
+        all lines or none.
         """
         return self.send(
             "allocate_order",
@@ -157,17 +157,17 @@ class HttpCommands(ABC):
     def confirm(
         self, *, orderid: str, all_or_nothing: bool | None = None, **options: Unpack[Options]
     ) -> Outcome:
-        """Make every held line of the order an allocation."""
+        """Turn the order's reservations into allocations."""
         return self.send("confirm", orderid=orderid, all_or_nothing=all_or_nothing, **options)
 
     def extend(self, *, orderid: str, ttl: int, **options: Unpack[Options]) -> Outcome:
-        """Hold every held line of the order for longer, counted from now; once for each line. A
-        hold that lasts longer already stays as it is.
+        """Extend the order's reservations, counted from now. Each line can be extended once. A
+        reservation that already lasts longer stays as it is.
         """
         return self.send("extend", orderid=orderid, ttl=ttl, **options)
 
     def release(self, *, orderid: str, **options: Unpack[Options]) -> Outcome:
-        """Give up every held line of the order."""
+        """Release all reservations of the order."""
         return self.send("release", orderid=orderid, **options)
 
     def deallocate(
@@ -178,7 +178,7 @@ class HttpCommands(ABC):
         expected_version: str | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
-        """Give up one order line."""
+        """Cancel one order line."""
         return self.send(
             "deallocate", orderid=orderid, sku=sku, expected_version=expected_version, **options
         )
@@ -191,7 +191,7 @@ class HttpCommands(ABC):
         expected_version: str | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
-        """Set what a batch holds: stock was counted, damaged or shipped short."""
+        """Set a batch's quantity, for example after a count, damage or a short shipment."""
         return self.send(
             "change_batch_quantity",
             batchref=batchref,
@@ -208,7 +208,7 @@ class HttpCommands(ABC):
         expected_version: str | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
-        """Set when a batch arrives: it is late, early, or there."""
+        """Record that a batch arrives on another day, or that it has arrived."""
         return self.send(
             "change_batch_eta",
             batchref=batchref,
@@ -220,7 +220,7 @@ class HttpCommands(ABC):
     def write_off(
         self, *, batchref: str, qty: int, reason: str, **options: Unpack[Options]
     ) -> Outcome:
-        """Take pieces off a batch's books: they are damaged, lost or stolen."""
+        """Remove pieces from a batch that were damaged, lost or stolen."""
         return self.send("write_off", batchref=batchref, qty=qty, reason=reason, **options)
 
     def choose_strategy(
@@ -233,7 +233,7 @@ class HttpCommands(ABC):
         expected_version: str | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
-        """Have a product's batches serve in another order from now on."""
+        """Choose the order in which a product's batches serve its lines."""
         return self.send(
             "choose_strategy",
             sku=sku,
@@ -320,7 +320,9 @@ class AmqpCommands(HttpCommands):
         expected_version: str | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
-        """Set the priority of an order's lines."""
+        """Set the priority of every line of an order, or, with a sku, of its line of that
+        product.
+        """
         return self.send(
             "change_priority",
             orderid=orderid,

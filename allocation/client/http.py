@@ -39,7 +39,9 @@ class HttpClient(HttpCommands):
         tls: ssl.SSLContext | None = None,
     ) -> None:
         if urlsplit(url).scheme not in ("http", "https"):
-            raise ValueError(f"the URL of the API begins with http:// or https://, not as {url!r}")
+            raise ValueError(
+                f"the URL of the API must begin with http:// or https://, unlike {url!r}"
+            )
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._patience = patience
@@ -114,7 +116,7 @@ class HttpClient(HttpCommands):
             else:
                 if not answer.is_for_later:
                     return answer
-                why = f"{self._url} puts it off ({answer.status}: {answer.detail})"
+                why = f"{self._url} refuses the request for now ({answer.status}: {answer.detail})"
                 pause = answer.retry_after
             if not patience.pause(pause):
                 raise Unreachable(why, key)
@@ -136,7 +138,7 @@ class _NoRedirect(HTTPRedirectHandler):
 def _request(name: str, fields: dict[str, Any]) -> tuple[str, str, dict[str, Any] | None]:
     """Method, path and body of the command."""
     if name not in ROUTES:
-        raise Invalid(f"the command {name!r} does not go over HTTP", {})
+        raise Invalid(f"the command {name!r} has no route over HTTP", {})
     method, template = ROUTES[name]
     names = [field for _, field, _, _ in Formatter().parse(template) if field]
     if missing := {field: "is missing" for field in names if not fields.get(field)}:

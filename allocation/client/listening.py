@@ -22,8 +22,14 @@ _AT_ONCE = 100  # events that come before the first is acknowledged
 
 _REFUSALS: dict[type[ChannelError], tuple[type[ClientError], str]] = {
     AccessRefused: (Unauthorized, "the broker refuses the user"),
-    NotFound: (Unreachable, "the broker tells no events, `allocation topology` makes the exchange"),
-    PreconditionFailed: (ClientError, "there is such a queue or exchange of another kind"),
+    NotFound: (
+        Unreachable,
+        "the broker has no exchange for events: `allocation topology` declares it",
+    ),
+    PreconditionFailed: (
+        ClientError,
+        "a queue or exchange of this name exists with other properties",
+    ),
 }
 
 
@@ -80,7 +86,7 @@ class Listener:
                 if (told := self._next(self._connection or self._connect())) is not None:
                     return told
             except LOST as error:
-                log.warning("the broker is lost, connecting again: %r", error)
+                log.warning("the connection to the broker is lost, reconnecting: %r", error)
                 self._disconnect()
         raise StopIteration
 
@@ -95,7 +101,7 @@ class Listener:
         try:
             told = event(message.body)
         except ValueError as error:
-            log.warning("a message goes to %s.dead: %s", self._name, error)
+            log.warning("a message is dead-lettered to %s.dead: %s", self._name, error)
             message.reject()
             return None
         self._current = message
@@ -107,7 +113,7 @@ class Listener:
             try:
                 message.ack()
             except LOST as error:
-                log.warning("the last event comes again: %r", error)
+                log.warning("the last event will be delivered again: %r", error)
                 self._disconnect()
 
     def _connect(self) -> Connection:
@@ -124,7 +130,9 @@ class Listener:
             except LOST as error:
                 self._disconnect()
                 if not patience.pause():
-                    raise Unreachable(f"the broker goes away again ({error!r})") from error
+                    raise Unreachable(
+                        f"the connection to the broker is lost repeatedly ({error!r})"
+                    ) from error
 
     def _consume(self, channel: Any) -> None:
         dead, queue = _queues(self._name)

@@ -58,7 +58,7 @@ def event(body: bytes | str) -> Event:
             correlationid=told.get("correlationid"),
         )
     except (KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"this is no event of Allocation: {error!r}") from error
+        raise ValueError(f"this is not an event of Allocation: {error!r}") from error
 
 
 def plain(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,25 +29,38 @@ _HEADERS: Json = {
     "id": {
         "type": "string",
         "format": "uuid",
-        "description": "The command's id: it takes effect once, however often it is sent."
-        " `GET /v1/commands/{id}` tells its outcome.",
+        "description": "The command's id. A command that is sent again with the same id takes"
+        " effect once."
+        " `GET /v1/commands/{id}` returns its outcome.",
     },
-    "root_id": {"type": ["string", "null"], "format": "uuid", "description": "What began it all."},
-    "parent_id": {"type": ["string", "null"], "format": "uuid", "description": "What caused it."},
-    "traceparent": {"description": "The span it comes from, as W3C writes it; else ignored."},
+    "root_id": {
+        "type": ["string", "null"],
+        "format": "uuid",
+        "description": "The id of the first message in the chain of causes.",
+    },
+    "parent_id": {
+        "type": ["string", "null"],
+        "format": "uuid",
+        "description": "The id of the message that caused it.",
+    },
+    "traceparent": {
+        "description": "The span that sent the command, in W3C Trace Context format;"
+        " a malformed value is ignored."
+    },
     "eta": {
         "type": ["string", "null"],
         "format": "date-time",
-        "description": "When it is due; the broker holds it until then, 8 years at most.",
+        "description": "The time at which the command is due; the broker holds it until then, at"
+        " most 8 years.",
     },
     "expires": {
         "type": ["string", "null"],
         "format": "date-time",
-        "description": "When it is too late.",
+        "description": "The time after which the command is dropped.",
     },
     "timelimit": {
         "type": ["array", "null"],
-        "description": "Seconds that it may take, hard and soft: each from 1 to 3600, or null.",
+        "description": "Hard and soft time limit in seconds: each from 1 to 3600, or null.",
         "items": {"type": ["number", "null"], "minimum": 1, "maximum": 3600},
         "minItems": 2,
         "maxItems": 2,
@@ -56,20 +69,23 @@ _HEADERS: Json = {
         "type": "integer",
         "minimum": 0,
         "maximum": 1000,
-        "description": "How often it was tried before.",
+        "description": "Number of previous attempts.",
     },
 }
 
 _INTRODUCTION = (
     "Promises each order line stock from a batch. Commands come in as Celery tasks, events of other"
-    " systems as CloudEvents; what happened is told as CloudEvents. Everything is told at least"
-    " once: whoever reads keeps the ids of what took effect."
+    " systems as CloudEvents. The service publishes its own events as CloudEvents. Delivery is at"
+    " least once: consumers deduplicate by the message's id."
 )
 _TAGS = [
-    {"name": "command", "description": "What callers may ask."},
-    {"name": "internal", "description": "Sent by the service to itself: not for callers."},
-    {"name": "event", "description": "What happened."},
-    {"name": "inbound", "description": "What other systems tell."},
+    {"name": "command", "description": "Commands to the service."},
+    {
+        "name": "internal",
+        "description": "Commands that the service sends to itself; clients must not send them.",
+    },
+    {"name": "event", "description": "Events that the service publishes."},
+    {"name": "inbound", "description": "Events of other systems, which become commands."},
 ]
 
 
@@ -99,15 +115,15 @@ def document() -> Json:
                 "host": "127.0.0.1:5672",
                 "protocol": "amqp",
                 "protocolVersion": "0-9-1",
-                "description": "RabbitMQ, wherever `ALLOCATION_BROKER_URL` says.",
+                "description": "RabbitMQ; `ALLOCATION_BROKER_URL` sets the address.",
             }
         },
         "channels": _exchanges()
         | {f"{each.name}.queue": _queue(each) for each in topology.queues()},
         "operations": {
-            "receiveCommands": _receives(topology.COMMANDS, "Take a command"),
-            "sendEvents": _sends(topology.EVENTS, "Tell what happened"),
-            "receiveInboundEvents": _receives(topology.INBOUND, "Hear of another system"),
+            "receiveCommands": _receives(topology.COMMANDS, "Receive commands"),
+            "sendEvents": _sends(topology.EVENTS, "Publish events"),
+            "receiveInboundEvents": _receives(topology.INBOUND, "Receive events of other systems"),
         },
         "components": {
             "messages": {name: _message(name, each) for name, each in MESSAGES.items()},
@@ -138,18 +154,22 @@ def _command(name: str) -> Json:
     return {
         "title": name.removeprefix("allocation."),
         "description": "A Celery task, protocol 2; any Celery client sends one by `send_task`."
-        " Other headers of Celery's may be there and are ignored; canvases are refused.",
+        " Other headers of Celery are ignored; a message of a canvas is refused.",
         "contentType": "application/json",
         "tags": [{"name": "command"}, *([{"name": "internal"}] if name in FOLLOW_UPS else [])],
         "correlationId": {"location": "$message.header#/id"},
         "headers": {"type": "object", "properties": own | _HEADERS, "required": ["task", "id"]},
         "payload": {
             "type": "array",
-            "description": "[args, kwargs, embed]: keyword arguments only.",
+            "description": "[args, kwargs, embed]; only keyword arguments are accepted.",
             "items": [
                 {"type": "array", "maxItems": 0},
                 {"$ref": f"#/components/schemas/{name}"},
-                {"type": "object", "description": "Of canvases: empty, or nulls only."},
+                {
+                    "type": "object",
+                    "description": "Celery uses it for canvases: must be empty, or"
+                    " have only nulls.",
+                },
             ],
             "minItems": 3,
             "additionalItems": False,
@@ -192,14 +212,14 @@ def _exchanges() -> Json:
         (
             topology.commands_exchange(),
             topology.COMMANDS,
-            "Where commands are sent: by this routing key.",
+            "Commands are published here with this routing key.",
         ),
         (
             topology.events_exchange(),
             None,
-            "Where all that happened is told: bind a queue of your own.",
+            "The service publishes its events here. Bind a queue of your own.",
         ),
-        (inbound, "{type}", "Where other systems tell what they know."),
+        (inbound, "{type}", "Other systems publish their events here."),
     ):
         described = {
             "name": exchange.name,
@@ -224,12 +244,14 @@ def _queue(queue: Queue) -> Json:
     source = topology.dead_queues().get(queue.name)
     if source is None:
         dead = queue.queue_arguments["x-dead-letter-routing-key"]
-        description = f"Bound to the exchange {exchange}; what can't be taken goes to {dead}."
+        description = (
+            f"Bound to the exchange {exchange}; messages that can't be processed go to {dead}."
+        )
     else:
         exchange = next(each.exchange.name for each in topology.queues() if each.name == source)
         description = (
-            f"The dead letters of {source}: as they came, with the reason in the headers `x-reason`"
-            " and `x-error`, or in `x-death` where the broker moved them by itself."
+            f"The dead letters of {source}: the messages as they were published, with the reason in"
+            " the headers `x-reason` and `x-error`, or in `x-death` if the broker moved them."
             " `allocation dead` lists, shows, replays and drops them."
         )
     described = {"name": queue.name, "durable": True, "exclusive": False, "autoDelete": False}

@@ -81,8 +81,8 @@ def check_fields(name: str, body: Mapping[str, Any]) -> None:
     if unknown and not _violations(name, known):
         names = ascii(sorted(unknown))[1:-1]
         raise UnknownFields(
-            f"{name} has no field {names[:200]} here: upgrade this worker and replay the command,"
-            " or mend its sender"
+            f"this release of {name} has no field {names[:200]}: upgrade this worker and replay"
+            " the command, or correct its sender"
         )
 
 

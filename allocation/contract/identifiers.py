@@ -9,7 +9,7 @@ _DOT_SEGMENTS = (".", "..")  # clients resolve them in a path, encoded or not (R
 _REFUSED = {
     "Cc": "a control character",
     "Cf": "an invisible character",
-    "Zs": "a blank that is not a plain space",
+    "Zs": "a space character other than the plain space",
     "Zl": "a line separator",
     "Zp": "a paragraph separator",
     "Cs": "a character that is not Unicode text",
@@ -28,7 +28,7 @@ def problem(text: str) -> str | None:
     The rule excludes ids that look like another id. Empty text is left to the schema.
     """
     if text in _DOT_SEGMENTS:
-        return "is a dot segment, which no path can carry"
+        return "is a dot segment, which a path can't contain"
     if text != trimmed(text):
         where = "beginning" if text != text.lstrip() else "end"
         return f"has white space at its {where}" if trimmed(text) else "is only white space"

@@ -94,7 +94,7 @@ def _command(event: codec.Json) -> Command:
     kind, data = event["type"], event["data"]
     meaning = TYPES.get(kind)
     if meaning is None:
-        raise UnknownType(f"the type {kind!r} is not known here")
+        raise UnknownType(f"the type {kind!r} is unknown")
     # Only what is known is looked at: the rest may be as odd as it likes.
     known = {field: data[field] for field in meaning.fields if field in data}
     envelope = {name: event[name] for name in _ENVELOPE}

@@ -119,7 +119,9 @@ def complete(
         if handled is not None and kind not in handled:
             raise Undeclared(f"{kind.__qualname__} has no handler in service_layer/handlers.py")
     if unknown := sorted(described - kinds.keys()):
-        raise Undeclared(f"the contract has a schema of {unknown[0]}, and the domain no such class")
+        raise Undeclared(
+            f"the contract has a schema of {unknown[0]}, but the domain has no class for it"
+        )
 
 
 def _commands() -> dict[str, CommandType]:

@@ -60,7 +60,7 @@ class CreateBatch(Command):
 
 @dataclass(frozen=True, slots=True)
 class Allocate(Command):
-    """Promise stock to one order line.
+    """Allocate stock to one order line.
 
     `customer` is opaque: it travels with the line to the subscribers. The other fields are those of
     `books.OrderLine`.
@@ -119,7 +119,7 @@ class AllocateOrder(Command):
 
 @dataclass(frozen=True, slots=True)
 class Confirm(Command):
-    """Make every held line of the order an allocation.
+    """Turn the order's reservations into allocations.
 
     `all_or_nothing`: only if all of them hold stock.
     """
@@ -138,7 +138,7 @@ class Extend(Command):
 
 @dataclass(frozen=True, slots=True)
 class Release(Command):
-    """Give up every held line of the order."""
+    """Release all reservations of the order."""
 
     orderid: str
 
@@ -157,7 +157,7 @@ class Expire(FollowUp):
 
 @dataclass(frozen=True, slots=True)
 class Dispatch(Command):
-    """Take an allocated line's goods off the books: the warehouse has shipped them.
+    """Record that the warehouse has shipped an allocated line: its pieces leave the batch.
 
     `batchref`: the batch that they came from; without one, all that is there leaves. `qty`: so many
     pieces of it. `reported`: they have left already; if the books do not have them, that is an
@@ -245,7 +245,7 @@ class Receive(Command):
 
 @dataclass(frozen=True, slots=True)
 class ChangeBatchEta(Command):
-    """Set when a batch arrives: it is late, or early; no `eta`: it is on the shelf now."""
+    """Change a batch's ETA: it is late, or early; no `eta`: it is on the shelf now."""
 
     batchref: str
     eta: date | None = None

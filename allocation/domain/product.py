@@ -167,7 +167,7 @@ class Product:
         return Succeeded(status="received", batchref=batchref, qty=batch.purchased)
 
     def write_off(self, batchref: str, qty: int, reason: str) -> Outcome:
-        """Take pieces off a batch; on a shortage lines give way by `shortage_order`."""
+        """Write off pieces of a batch; on a shortage lines give way by `shortage_order`."""
         batch = self._known_batch(batchref)
         if qty > batch.purchased:
             return Refused("quantity too large", field="qty", qty=qty, known_qty=batch.purchased)

@@ -147,7 +147,11 @@ class Inbound:
                 if isinstance(error, ConcurrentUpdate) and failures >= TRIES:
                     raise
                 seconds = backoff.seconds(failures)
-                log.warning("events wait", error=repr(error)[:500], seconds=round(seconds, 1))
+                log.warning(
+                    "events can't be accepted now; retrying",
+                    error=repr(error)[:500],
+                    seconds=round(seconds, 1),
+                )
                 self._consumer.wait(seconds)
         for each in asked:
             each.message.ack()
@@ -170,9 +174,7 @@ class Inbound:
 
     def _dead_letter(self, message: Delivered, reason: str, error: str, **facts: object) -> None:
         names = inbound_events.names(message)
-        log.error(
-            "an event goes to the dead-letter queue", reason=reason, error=error[:1000], **names
-        )
+        log.error("an event is dead-lettered", reason=reason, error=error[:1000], **names)
         self._metrics.events.labels("refused").inc()
         facts = {"reason": reason, "error": error[:1000], **facts}
         if self._dead_letters.dead_letter(message, topology.INBOUND_DEAD, facts):

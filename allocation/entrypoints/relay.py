@@ -129,8 +129,9 @@ class Relay:
     def _on_refused(self, rows: Sequence[Any]) -> None:
         self._metrics.refused.inc(len(rows))
         log.error(
-            "the broker took only a part: a queue is full, or missing, or not bound;"
-            " `allocation status` shows which, and `allocation topology` mends the latter two",
+            "the broker accepted only some messages: a queue is full, missing or not bound;"
+            " `allocation status` shows which, and `allocation topology` repairs a missing"
+            " queue or binding",
             refused=len(rows),
             **names(rows[0]),
         )
@@ -166,7 +167,7 @@ class Resending:
         if most and (sent := self._reader.send_again(self._after, most)):
             self._metrics.resent.inc(sent)
             log.warning(
-                "overdue commands are sent again: the broker holds fewer than are pending",
+                "overdue commands are published again: the broker holds fewer than are pending",
                 commands=sent,
                 queue=topology.COMMANDS,
             )

@@ -33,7 +33,7 @@ def bisect(
             if len(part) == 1:
                 yield part, error
                 continue
-            log.warning("a batch failed: trying it in halves", size=len(part), error=repr(error))
+            log.warning("a batch failed: bisecting it", size=len(part), error=repr(error))
             middle = len(part) // 2
             parts += [part[middle:], part[:middle]]
         else:

@@ -138,7 +138,9 @@ def from_json(event: object) -> Envelope:
     """The event in a decoded body. Raises Unreadable."""
     known = _checked(event, "id", "type", "subject", "causationtype")
     if not _TYPE.fullmatch(known["type"]):
-        raise Unreadable(f"the field type is {_shown(known, 'type')}, not like order.paid.v1")
+        raise Unreadable(
+            f"the field type is {_shown(known, 'type')}, not of the form order.paid.v1"
+        )
     sequence = known.get("sequence")
     if type(sequence) is not int or not 1 <= sequence < 2**63:
         raise Unreadable(f"the field sequence is {_shown(known, 'sequence')}")
@@ -166,7 +168,7 @@ def version_one(event: Envelope, wanted: Collection[str]) -> str | None:
     if name not in wanted:
         return None
     if version != "1":
-        raise UnknownVersion(f"{event.type} has a version that is not known here")
+        raise UnknownVersion(f"{event.type} has an unknown version")
     return name
 
 
@@ -174,7 +176,7 @@ def text(data: Mapping[str, Any], name: str) -> str:
     """A field that must be 1 to 255 characters, no control characters. Raises Unreadable."""
     value = data.get(name)
     if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise Unreadable(f"the field data.{name} is {value!r}, no name")
+        raise Unreadable(f"the field data.{name} is {value!r}, not a name")
     return value
 
 
@@ -182,7 +184,7 @@ def number(data: Mapping[str, Any], name: str) -> int:
     """A field that must be a positive whole number. Raises Unreadable."""
     value = data.get(name)
     if type(value) is not int or not 1 <= value < 2**31:
-        raise Unreadable(f"the field data.{name} is {value!r}, no positive whole number")
+        raise Unreadable(f"the field data.{name} is {value!r}, not a positive whole number")
     return value
 
 
@@ -196,7 +198,7 @@ def day(data: Mapping[str, Any], name: str) -> date | None:
             return date.fromisoformat(value)
     except ValueError:
         pass
-    raise Unreadable(f"the field data.{name} is {value!r}, no day")
+    raise Unreadable(f"the field data.{name} is {value!r}, not a day")
 
 
 def uuid_or_none(value: object) -> UUID | None:
@@ -225,10 +227,10 @@ def _checked(event: object, *names: str) -> Json:
         value = event.get(name)
         if not isinstance(value, str) or not _NAME.fullmatch(value):
             raise Unreadable(
-                f"the field {name} is {_shown(event, name)}, no text of 1 to 255 characters"
+                f"the field {name} is {_shown(event, name)}, not a text of 1 to 255 characters"
             )
     if not isinstance(event.get("data"), dict):
-        raise Unreadable(f"the field data is {_shown(event, 'data')}, no JSON object")
+        raise Unreadable(f"the field data is {_shown(event, 'data')}, not a JSON object")
     return event
 
 
@@ -237,4 +239,4 @@ def _shown(event: Json, name: str) -> str:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

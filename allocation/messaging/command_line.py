@@ -5,8 +5,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many there are.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print the number; change nothing.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class _PlainFlags:

@@ -52,14 +52,14 @@ def address(url: str) -> Address:
         for name, value in parse_qsl(query, keep_blank_values=True):
             if name not in _TLS or not base.startswith("amqps://"):
                 raise ValueError(
-                    "the URL may have a query with amqps:// only, of cacertfile, certfile and"
-                    " keyfile; a ? in a password is %3F"
+                    "only an amqps:// URL may have a query, of cacertfile, certfile and keyfile;"
+                    " write a ? in a password as %3F"
                 )
             if not Path(value).is_file():
-                raise ValueError(f"{name} names no file: {value}")
+                raise ValueError(f"{name} is not a file: {value}")
             files[_TLS[name]] = value
     if "keyfile" in files and "certfile" not in files:
-        raise ValueError("keyfile needs a certfile beside it")
+        raise ValueError("keyfile requires certfile")
     return Address(";".join(nodes), files)
 
 

@@ -114,7 +114,7 @@ class DeadLetterPublisher:
             *connection.connection_errors,
             *connection.channel_errors,
         ) as error:
-            log.warning("the broker took no copy of a message", error=str(error))
+            log.warning("the broker did not accept the dead letter", error=str(error))
             # A late confirm must not be taken for the next message's.
             connection.collect()
             self._producer = None
@@ -139,7 +139,8 @@ class DeadLetterQueue:
             self._publish(message, details)
         except (*self._connection.channel_errors, MessageNacked) as failure:
             log.error(
-                f"{self._name} takes no message; if it is missing, run `allocation topology`",
+                f"{self._name} does not accept messages; if it is missing, run `allocation"
+                " topology`",
                 error=str(failure),
             )
             message.reject()
@@ -156,7 +157,7 @@ class DeadLetterQueue:
 
     def _publish(self, message: Message, details: Details) -> None:
         log.error(
-            "an event goes to the dead-letter queue",
+            "an event is dead-lettered",
             reason=details["reason"],
             error=str(details["error"]),
         )

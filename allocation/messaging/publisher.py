@@ -131,7 +131,7 @@ class AmqpPublisher:
             # disk goes on to send heartbeats.
             if self._is_silent():
                 raise TimeoutError(
-                    "the broker confirms nothing: is it short of memory or disk? Its log says"
+                    "the broker does not confirm: is it short of memory or disk? Check its log"
                 )
             with suppress(TimeoutError):
                 self._connection.drain_events(timeout=1)

@@ -201,7 +201,7 @@ class Resequencer:
                 for step in self._release_held(received, skipped, {subject}):
                     self._apply_alone(received.connection, step, held=True)
                 log.warning(
-                    "events are missing; going on without them",
+                    "events are missing; continuing without them",
                     **{received.subject_column: subject},
                     first_missing=missing,
                     last_missing=first - 1,

@@ -84,7 +84,7 @@ def create_product(command: commands.CreateProduct, uow: UnitOfWork) -> Outcome:
 
 @product_decides(commands.ChangeBatchQuantity)
 def change_batch_quantity(command: commands.ChangeBatchQuantity, product: Product) -> Outcome:
-    """Set what a batch holds; lines that it can no longer serve move."""
+    """Change a batch's quantity; lines that it can no longer serve move."""
     return product.change_batch_quantity(command.batchref, command.qty, command.expected_version)
 
 
@@ -96,7 +96,7 @@ def receive(command: commands.Receive, product: Product) -> Outcome:
 
 @product_decides(commands.WriteOff)
 def write_off(command: commands.WriteOff, product: Product) -> Outcome:
-    """Take pieces off a batch; lines that it can no longer serve move."""
+    """Write off pieces of a batch; lines that it can no longer serve move."""
     return product.write_off(command.batchref, command.qty, command.reason)
 
 
@@ -148,7 +148,7 @@ def choose_strategy(command: commands.ChooseStrategy, product: Product) -> Outco
 
 @product_decides(commands.Allocate)
 def allocate(command: commands.Allocate, product: Product) -> Outcome:
-    """Promise stock to one order line."""
+    """Allocate stock to one order line."""
     return product.allocate(_line(command, command.orderid, command.customer))
 
 
@@ -324,7 +324,7 @@ def cancel_order(command: commands.CancelOrder, uow: UnitOfWork) -> Outcome:
 
 @product_decides(commands.Deallocate)
 def deallocate(command: commands.Deallocate, product: Product) -> Outcome:
-    """Give up one order line."""
+    """Cancel one order line."""
     return product.deallocate(command.orderid, command.expected_version)
 
 
@@ -336,7 +336,7 @@ def review_promises(command: commands.ReviewPromises, product: Product) -> Outco
 
 @product_decides(commands.AllocateWaiting)
 def allocate_waiting(command: commands.AllocateWaiting, product: Product) -> Outcome:
-    """Serve the lines that wait for this sku."""
+    """Serve the waiting lines of this sku."""
     return product.allocate_waiting()
 
 

@@ -1,4 +1,4 @@
-// Sends an order line by plain AMQP, and hears from a queue of its own what came of it.
+// Sends an order line by plain AMQP, and receives the resulting events from a queue of its own.
 //
 //     node send-and-hear.js ORDERID SKU QTY
 //
@@ -11,7 +11,7 @@ import { connect } from "amqplib";
 const [orderid, sku, qty] = process.argv.slice(2);
 const connection = await connect(process.env.BROKER_URL ?? "amqp://guest:guest@127.0.0.1:5672");
 
-// First the queue, then the command: what is told before the queue is bound does not reach it.
+// First the queue, then the command: events published before the queue is bound do not reach it.
 const events = await connection.createChannel();
 const { queue } = await events.assertQueue("javascript.events", {
   durable: true,

@@ -59,8 +59,8 @@ class AllocationBroker {
   }
 }
 
-// What came of a command, GET /v1/commands/{id} tells. celery-ts asks its backend at once, and its own
-// empty one answers by an error that nobody hears.
+// GET /v1/commands/{id} returns the outcome of a command. celery-ts queries its backend at once, and its own
+// empty backend would cause an unhandled error.
 const noResults = { get: async () => ({ result: undefined }), end: async () => {} };
 
 const [orderid, sku, qty] = process.argv.slice(2);

@@ -91,7 +91,7 @@ def test_a_database_that_falls_silent_is_found_out_in_time(
     assert took < 2
     assert ready.status_code == 503
     assert ready.json is not None
-    assert ready.json["detail"] == "The database gave no answer in 0.2 s."
+    assert ready.json["detail"] == "The database did not respond within 0.2 s."
     assert "allocation_database_up 0.0" in figures.text
     assert client.get("/healthz").status_code == 200
 

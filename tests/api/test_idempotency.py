@@ -55,7 +55,7 @@ def test_a_key_that_comes_with_another_body_is_refused(client: FlaskClient, engi
         "type": "/problems/idempotency-key-reused",
         "title": "idempotency key reused",
         "status": 422,
-        "detail": "This Idempotency-Key came before with another request.",
+        "detail": "This Idempotency-Key was used before with another request.",
     }
     assert count(engine) == (1, 1)
 

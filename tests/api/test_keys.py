@@ -98,7 +98,7 @@ def test_a_key_opens_what_its_scopes_say(client: FlaskClient, engine: Engine) ->
         "type": "/problems/missing-scope",
         "title": "missing scope",
         "status": 403,
-        "detail": "This takes a key with the scope write.",
+        "detail": "This request requires a key with the scope write.",
         "scope": "write",
     }
     assert 'error="insufficient_scope", scope="write"' in refused.headers["WWW-Authenticate"]

@@ -201,7 +201,7 @@ def test_a_wrong_key_is_told_at_its_field(visitor: FlaskClient) -> None:
 
     assert told.status_code == 401
     assert 'aria-invalid="true" aria-describedby="error hint"' in told.text
-    assert '<p id="error" class="error" role="alert">This is no valid API key.</p>' in told.text
+    assert '<p id="error" class="error" role="alert">The API key is not valid.</p>' in told.text
     assert 'name="next" value="/stock?a=b"' in told.text
     assert "no such key" not in told.text
     assert visitor.get("/stock").status_code == 303
@@ -332,7 +332,7 @@ def test_a_key_that_may_only_look_sees_pages_and_sends_no_form(
     refused = visitor.post("/stock", data={"csrf_token": seen.text.split()[0]})
 
     assert (seen.status_code, refused.status_code) == (200, 403)
-    assert "<p>This takes a key with the scope write.</p>" in refused.text
+    assert "<p>This request requires a key with the scope write.</p>" in refused.text
     assert '<a href="/login">log in with another key</a>' in refused.text
     with visitor.session_transaction() as session:
         assert session["key"] == key.id
@@ -359,7 +359,7 @@ def test_a_form_without_its_token_is_refused(
         *(200, 200),
     ]
     assert without.mimetype == "text/html"
-    assert "Load its page again, and try again." in without.text
+    assert "The form has expired. Reload its page and try again." in without.text
 
 
 def test_on_loopback_without_keys_pages_are_open(serve_pages: ServePages) -> None:
@@ -401,7 +401,7 @@ def test_errors_on_pages_are_pages_and_those_of_the_api_are_problems(
     api = visitor.get("/v1/stok", headers=HTML)
 
     assert (unknown.status_code, unknown.mimetype) == (404, "text/html")
-    assert "<p>Nothing answers at this path.</p>" in unknown.text
+    assert "<p>There is no resource at this path.</p>" in unknown.text
     assert unknown.headers["Content-Security-Policy"].startswith("default-src 'none'")
     assert (broken.status_code, broken.mimetype) == (500, "text/html")
     assert "urn:uuid:" in broken.text

@@ -62,7 +62,8 @@ def rejected(index: int, *errors: tuple[str, str]) -> dict[str, Any]:
             "type": "/problems/invalid-input",
             "title": "invalid input",
             "status": 422,
-            "detail": "A field breaks the contract; `errors` names each and says how.",
+            "detail": "A field breaks the contract; `errors` has each invalid field and its"
+            " problem.",
             "index": index,
             "errors": [{"field": field, "problem": problem} for field, problem in errors],
         },
@@ -133,8 +134,8 @@ def test_a_request_without_a_good_line_is_refused(client: FlaskClient, engine: E
         "type": "/problems/invalid-input",
         "title": "invalid input",
         "status": 422,
-        "detail": "A field breaks the contract; `errors` names each and says how.",
-        "errors": [{"field": "lines", "problem": "has no line that keeps the contract"}],
+        "detail": "A field breaks the contract; `errors` has each invalid field and its problem.",
+        "errors": [{"field": "lines", "problem": "has no valid line"}],
         "lines": [
             rejected(0, ("qty", "the value is less than the minimum of 1")),
             rejected(1, ("orderid", "is missing"), ("qty", "is missing")),
@@ -150,7 +151,7 @@ def test_a_request_without_a_good_line_is_refused(client: FlaskClient, engine: E
         (lines(MANY + 1), "has 1001 lines and may have 1 to 1000"),
         ({"lines": {}}, "is not a list"),
         ({"lines": None}, "is not a list"),
-        ({"lines": [line(0)]} | line(1), "has other fields beside it"),
+        ({"lines": [line(0)]} | line(1), "must be the only field"),
         ({"line": [line(0)]}, "is missing"),
         ({}, "is missing"),
     ],
@@ -245,7 +246,7 @@ def test_a_key_that_comes_with_other_lines_is_refused(
         "type": "/problems/idempotency-key-reused",
         "title": "idempotency key reused",
         "status": 422,
-        "detail": "This Idempotency-Key came before with another request.",
+        "detail": "This Idempotency-Key was used before with another request.",
     }
     assert turned.json == response.json
     assert rows(engine_of(client)) == before
@@ -307,7 +308,7 @@ def test_lines_that_were_waited_for_are_answered_with_their_outcomes(client: Fla
                 "type": "/problems/unknown-sku",
                 "title": "unknown sku",
                 "status": 409,
-                "detail": "No batch of this sku was ever put on the books.",
+                "detail": "No batch of this sku was ever added.",
                 "sku": "SOFA",
                 "index": 2,
                 "errors": [{"field": "sku", "problem": "unknown sku"}],
@@ -392,7 +393,7 @@ def test_of_two_lines_about_the_same_order_and_sku_the_second_is_refused(
             "type": "/problems/line-twice",
             "title": "line twice",
             "status": 409,
-            "detail": "The request has a line of the same order and sku before this one.",
+            "detail": "An earlier line of the request has the same order and sku.",
             "index": 1,
             "orderid": "order-1",
             "sku": "LAMP",

@@ -88,7 +88,7 @@ def test_the_queues_are_shown_with_what_they_hold(visitor: Browser) -> None:
         *("allocation.dead", "allocation.inbound.dead"),
         *("warehouse.events.dead", "notification.events.dead"),
     ]
-    assert shown.pop("allocation.dead") == "1 View the letters of allocation.dead"
+    assert shown.pop("allocation.dead") == "1 View the dead letters of allocation.dead"
     assert set(shown.values()) == {"0"}
 
 
@@ -100,7 +100,7 @@ def test_the_figures_are_those_of_the_database(visitor: Browser) -> None:
 
     assert figures == (
         "Decided in the last minute 0 Pending 1 the oldest for 0 seconds"
-        " Follow-ups 0 Overdue 0 Not sent yet 1 the oldest for 0 seconds Lines waiting 0"
+        " Follow-ups 0 Overdue 0 Not published yet 1 the oldest for 0 seconds Lines waiting 0"
     )
 
 
@@ -121,7 +121,7 @@ def test_a_broker_that_is_away_is_said_and_the_rest_is_shown(
 
     page = serve_pages(broker_url=f"amqp://127.0.0.1:{nobody}//").get(path)
 
-    said = "The broker gives no answer; the log of the API says why."
+    said = "The broker does not respond; the log of the API has the error."
     assert text(page.find(role="alert")) == said
 
 
@@ -137,7 +137,7 @@ def test_replaying_while_the_broker_is_away_says_so(
     answer = visitor.client.post(f"{DEAD_LETTERS}/replay", data={"csrf_token": token["value"]})
 
     assert (answer.status_code, answer.mimetype) == (503, "text/html")
-    assert "The broker gives no answer" in answer.text
+    assert "The broker does not respond" in answer.text
 
 
 def test_dead_letters_are_grouped_by_their_causes(visitor: Browser) -> None:
@@ -147,7 +147,7 @@ def test_dead_letters_are_grouped_by_their_causes(visitor: Browser) -> None:
 
     page = visitor.get(DEAD_LETTERS)
 
-    failed = "It failed at every try"
+    failed = "Every attempt failed"
     unknown = "The command has a field that this release doesn't know"
     assert rows(page, "Dead letters by") == [
         [f"{failed} OSError", "allocation.allocate", "allocation.dead", "2", replays(failed)],
@@ -157,7 +157,7 @@ def test_dead_letters_are_grouped_by_their_causes(visitor: Browser) -> None:
 
 
 def replays(reason: str) -> str:
-    return f"Replay those with the reason: {reason}"
+    return f"Replay dead letters with the reason: {reason}"
 
 
 def test_the_letters_of_a_cause_are_shown_with_headers_and_body(visitor: Browser) -> None:
@@ -250,7 +250,7 @@ def test_a_letter_that_somebody_else_replayed_is_said_to_be_gone(visitor: Browse
 
     after = replay(visitor, page)
 
-    said = "No letter was delivered: there is no such dead letter any more."
+    said = "No dead letter was delivered: it does not exist any more."
     assert text(after.find(class_="notice")) == said
     assert depths() == {"allocation.commands": 1}
 
@@ -270,7 +270,7 @@ def test_without_dead_letters_the_page_says_so(visitor: Browser) -> None:
     nothing = text(visitor.get(DEAD_LETTERS).find(class_="empty"))
     none_of_it = text(visitor.get(f"{DEAD_LETTERS}?reason=odd").find(class_="empty"))
 
-    assert nothing == "There are no dead letters. Whatever came could be understood and decided."
+    assert nothing == "There are no dead letters: every message was read and decided."
     assert none_of_it == "There are no such dead letters. All dead letters"
 
 
@@ -278,7 +278,7 @@ def test_a_queue_that_is_none_is_an_error_that_names_those_there_are(visitor: Br
     """A link that somebody mistyped."""
     page = visitor.get(f"{DEAD_LETTERS}?queue=mine", 422)
 
-    assert "mine is no dead-letter queue; there are allocation.dead," in text(page.main)
+    assert "mine is not a dead-letter queue; there are allocation.dead," in text(page.main)
 
 
 def test_dead_letters_are_to_be_had_as_a_sheet(visitor: Browser) -> None:
@@ -320,7 +320,7 @@ def test_links_lead_to_flower_and_the_broker_s_own_page(
     page = serve_pages(**settings).get("/operations")
 
     links = {text(each): each["href"] for each in page.find_all("a")}
-    assert (links["Flower"], links.get("RabbitMQ’s own page")) == (flower, management)
+    assert (links["Flower"], links.get("RabbitMQ’s management page")) == (flower, management)
 
 
 def bury_large(number: int, **headers: object) -> None:

@@ -154,7 +154,7 @@ def test_the_list_goes_on_by_a_link_and_keeps_its_filter(
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("/", "There is no stock on the books yet."),
+        ("/", "There is no stock yet."),
         ("/?q=x", "There are no products yet."),
         ("/orders", "Find an order by its whole id"),
         ("/orders?orderid=nope", "There is no order nope"),
@@ -174,8 +174,8 @@ def test_a_filter_that_nothing_fits_leads_back_to_all(
     by_name = visitor.get("/?q=zebra").find(class_="empty")
     by_trouble = visitor.get("/?trouble=1").find(class_="empty")
 
-    assert text(by_name) == "No product fits: no sku contains “zebra”. Show all products"
-    assert text(by_trouble) == "No product fits: no line waits for one. Show all products"
+    assert text(by_name) == "No product matches: no sku contains “zebra”. Show all products"
+    assert text(by_trouble) == "No product matches: no line waits for one. Show all products"
 
 
 def test_a_product_shows_its_batches_as_bars_its_queue_and_its_moves(
@@ -207,8 +207,8 @@ def test_a_product_shows_its_batches_as_bars_its_queue_and_its_moves(
         "30 pieces for order order-3 wait: no batch can serve them",
         f"8 pieces promised to order order-2 from batch b-2, which arrives {SHIP.day} {SHIP:%B %Y}",
         "5 pieces promised to order order-1 from batch b-1",
-        f"batch b-2 put on the books: 20 pieces, arriving {SHIP.day} {SHIP:%B %Y}",
-        "batch b-1 put on the books: 5 pieces, on the shelf",
+        f"batch b-2 added: 20 pieces, arriving {SHIP.day} {SHIP:%B %Y}",
+        "batch b-1 added: 5 pieces, on the shelf",
     ]
 
 
@@ -271,10 +271,10 @@ def test_every_event_is_told_in_a_sentence(visitor: Browser, shop: Callable[...,
         "batch b-2 now has 19 pieces",
         "1 piece of batch b-2 written off: wet",
     ]
-    assert f"batch b-2 now comes on another day: {day}" in sentences
+    assert f"batch b-2 now arrives on another day: {day}" in sentences
     assert "batch b-1 now has 3 pieces" in sentences
-    assert any(each.startswith("2 pieces held for order basket from") for each in sentences)
-    assert "2 pieces no longer held for order basket: the caller gave it up" in sentences
+    assert any(each.startswith("2 pieces reserved for order basket from") for each in sentences)
+    assert "2 pieces no longer reserved for order basket: the caller released it" in sentences
 
 
 def test_an_order_is_found_by_its_id(visitor: Browser, shop: Callable[..., None]) -> None:
@@ -301,15 +301,15 @@ def test_an_order_that_was_given_up_keeps_its_history(
 
     page = visitor.get("/orders?orderid=order-1")
 
-    assert text(page.find(class_="empty")) == "Every line of it was given up."
+    assert text(page.find(class_="empty")) == "All lines of this order were cancelled."
     assert "5 pieces no longer promised to order order-1 from batch b-1" in text(page)
 
 
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("/products/NOPE", "No batch of the sku NOPE was ever put on the books."),
-        ("/orders/nope", "The order nope has no line, and nothing of it is kept."),
+        ("/products/NOPE", "No batch of the sku NOPE was ever added."),
+        ("/orders/nope", "The order nope has no lines and no stored history."),
         ("/batches/nope", "There is no batch with the reference nope."),
     ],
 )
@@ -327,7 +327,7 @@ def test_a_batch_is_added_by_a_form(visitor: Browser) -> None:
     page = visitor.get(sent.headers["Location"])
 
     assert sent.status_code == 303
-    assert text(page.find(class_="notice")) == "The batch b-1 is on the books."
+    assert text(page.find(class_="notice")) == "The batch b-1 was added."
     assert [row[0] for row in rows(page, "Batches of BED")] == ["b-1"]
 
 
@@ -377,11 +377,11 @@ def test_a_form_that_can_t_be_taken_comes_back_with_what_is_wrong(visitor: Brows
     typed = {str(each["name"]): each["value"] for each in page.find_all("input")}
     assert wrong == {
         "batchref": "This has an invisible character U+200B.",
-        "sku": "Fill this in.",
+        "sku": "This field is required.",
         "qty": "Write a whole number from 1 to 2 147 483 647.",
-        "eta": "Write a day as in 2030-01-31, or leave it empty.",
+        "eta": "Write a day like 2030-01-31, or leave the field empty.",
     }
-    assert text(page.find(role="alert")) == "Nothing was saved: see below what is wrong."
+    assert text(page.find(role="alert")) == "Nothing was saved: correct the fields below."
     assert [typed[name] for name in ("batchref", "qty", "eta", "best_before")] == [
         *("b\u200b1", "many", "soon", "2031-01-31"),
     ]
@@ -399,7 +399,7 @@ def test_a_refusal_is_said_on_the_form_and_can_be_mended(visitor: Browser) -> No
     mended = visitor.send(refused, "/new-batch", batchref="b-2")
 
     assert text(refused.find(id="batchref-hint")) == (
-        "Batch b-1 exists already; choose another reference."
+        "Batch b-1 already exists; choose another reference."
     )
     assert "batchref taken" not in text(refused)
     typed = {str(each["name"]): each["value"] for each in refused.find_all("input")}
@@ -418,7 +418,7 @@ def test_what_a_batch_holds_is_changed_by_a_form(
     page = visitor.get(sent.headers["Location"])
 
     assert text(page.find(class_="notice")) == "The batch b-1 now has 9 pieces."
-    assert text(page.find(class_="figures")) == "Promised 0 Free 9 Holds 9"
+    assert text(page.find(class_="figures")) == "Promised 0 Free 9 Quantity 9"
 
 
 def test_while_no_worker_decides_the_form_says_that_it_waits(
@@ -431,8 +431,8 @@ def test_while_no_worker_decides_the_form_says_that_it_waits(
     sent = visitor.send(visitor.get("/batches/b-1"), "/batches/b-1", qty="9")
     page = visitor.get(sent.headers["Location"])
 
-    assert text(page.find(class_="notice")).startswith("Accepted. It is waiting for a worker")
-    assert text(page.find(class_="figures")) == "Promised 0 Free 5 Holds 5"
+    assert text(page.find(class_="notice")).startswith("Accepted. The command waits for a worker")
+    assert text(page.find(class_="figures")) == "Promised 0 Free 5 Quantity 5"
 
 
 def test_a_batch_of_a_new_product_shows_how_its_command_stands_while_no_worker_runs(
@@ -449,10 +449,10 @@ def test_a_batch_of_a_new_product_shows_how_its_command_stands_while_no_worker_r
 
     assert text(before.h1) == "NEW"
     notice = before.find(class_="notice")
-    assert text(notice) == "Accepted. It is waiting for a worker to decide it. Look again"
+    assert text(notice) == "Accepted. The command waits for a worker to decide it. Look again"
     assert isinstance(notice, Tag)
     assert notice["hx-trigger"] == "load delay:2s"
-    assert text(after.find(class_="notice")) == "The batch b-1 is on the books."
+    assert text(after.find(class_="notice")) == "The batch b-1 was added."
     assert [row[0] for row in rows(after, "Batches of NEW")] == ["b-1"]
 
 
@@ -467,7 +467,7 @@ def test_a_command_that_is_refused_later_leads_back_to_its_form(
     shop()
     notice = visitor.get(sent.headers["Location"]).find(class_="notice")
 
-    assert text(notice) == "Batch b-1 exists already; choose another reference. Back to the form"
+    assert text(notice) == "Batch b-1 already exists; choose another reference. Back to the form"
     assert isinstance(notice, Tag)
     assert notice.a is not None
     form = visitor.get(str(notice.a["href"]))
@@ -491,7 +491,7 @@ def test_all_of_a_batch_can_be_lost(visitor: Browser, shop: Callable[..., None])
     [field] = page.find_all("input", id="qty")
     [of_new] = visitor.get("/new-batch").find_all("input", id="qty")
     assert (field["min"], of_new["min"]) == ("0", "1")
-    assert text(after.find(class_="figures")) == "Promised 0 Free 0 Holds 0"
+    assert text(after.find(class_="figures")) == "Promised 0 Free 0 Quantity 0"
 
 
 @pytest.mark.usefixtures("worker")
@@ -521,7 +521,7 @@ def test_what_was_typed_survives_a_form_that_is_out_of_date(
     shop(batch("b-1", "BED", 5))
 
     refused = _page(visitor.client.post(path, data=typed | {"csrf_token": "old"}), 400)
-    [back] = refused.find_all("a", string="Back to the form, with what you typed")
+    [back] = refused.find_all("a", string="Back to the form with your input")
     form = visitor.get(str(back["href"]))
 
     shown = {str(each["name"]): each["value"] for each in form.find_all("input")}
@@ -570,7 +570,7 @@ def test_who_may_only_read_sees_no_forms(
         ["/batches/b-1"],
     ]
     refused = reading.get("/new-batch", 403)
-    assert "This takes a key with the scope write." in text(refused.main)
+    assert "This request requires a key with the scope write." in text(refused.main)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""While too much waits to be done, further commands are put off; nothing piles up without end."""
+"""While the service is overloaded, it refuses new commands; nothing piles up without end."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ def test_while_the_relay_is_stopped_commands_are_put_off_and_then_taken_again(
 
     relay.stop()
     first = client.post("/v1/allocations", json=LINE, headers=KEY)
-    eventually(lambda: send(client) == 503, within=30, what="commands put off")
+    eventually(lambda: send(client) == 503, within=30, what="commands refused")
     repeat = client.post("/v1/allocations", json=LINE, headers=KEY)
     relay.start()
     eventually(lambda: send(client) == 202, within=30, what="commands taken again")
@@ -69,7 +69,7 @@ def test_an_old_row_in_the_outbox_puts_commands_off(serve: Serve, each_engine: E
     with each_engine.begin() as connection:
         a_minute_ago = datetime.now(UTC) - timedelta(minutes=1)
         connection.execute(update(outbox).values(created_at=a_minute_ago))
-    eventually(lambda: send(client) == 503, what="commands put off")
+    eventually(lambda: send(client) == 503, what="commands refused")
 
     before = count(each_engine)
     refused = client.post("/v1/allocations", json=LINE)
@@ -94,7 +94,7 @@ def test_too_many_pending_commands_put_further_ones_off(serve: Serve, each_engin
     url = each_engine.url.render_as_string(hide_password=False)
     client = serve(database_url=url, max_pending="3")
 
-    eventually(lambda: send(client) == 503, what="commands put off")
+    eventually(lambda: send(client) == 503, what="commands refused")
     problem = client.post("/v1/allocations", json=LINE).json
     with each_engine.begin() as connection:
         decided = {"status": "succeeded", "outcome": {}, "decided_at": datetime.now(UTC)}

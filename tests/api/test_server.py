@@ -212,7 +212,7 @@ def test_a_stop_lets_go_of_waiting_requests_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({}, "the database can't be asked for API keys"),
+        ({}, "the API keys can't be read from the database"),
         ({"ALLOCATION_API_KEY": "fifteen letters"}, "has fewer than 16 characters"),
     ],
 )

@@ -301,7 +301,7 @@ def test_listeners_outlive_the_database(
         house.settled_id(ear)
 
     assert heard == [house.log()] * 2
-    assert "their listeners wait" in api.logs()
+    assert "the streams wait" in api.logs()
     house.engine.dispose()
 
 
@@ -349,7 +349,7 @@ def test_streams_have_places_of_their_own(own_house: House) -> None:
         *(503, "application/problem+json"),
         "5",
     )
-    assert body["detail"] == "This process serves 2 streams already. Try again later."
+    assert body["detail"] == "This process already serves 2 streams. Try again later."
     assert ready == 200
 
 
@@ -552,7 +552,7 @@ def test_an_id_that_the_stream_never_sent_is_refused(client: FlaskClient, last: 
     assert response.status_code == 422
     assert response.json is not None
     assert response.json["errors"] == [
-        {"field": "Last-Event-ID", "problem": "is none that this stream has sent"}
+        {"field": "Last-Event-ID", "problem": "is not an id that this stream has sent"}
     ]
 
 

@@ -110,7 +110,7 @@ def _take(browser: Browser, address: str, name: str, width: int, scheme: str) ->
     page = context.new_page()
     page.goto(address, wait_until="load")
     if page.locator("body[data-stream]").count():
-        page.get_by_text("Live: what changes shows by itself.").wait_for()
+        page.get_by_text("Live: this page updates automatically.").wait_for()
     page.screenshot(path=PICTURES / name)
     context.close()
     print(f"docs/img/{name}", flush=True)

@@ -17,7 +17,7 @@ from tests.waiting import eventually
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("browser")]
 
-LIVE = "Live: what changes shows by itself."
+LIVE = "Live: this page updates automatically."
 
 
 def stock(house: House, sku: str = "LAMP", qty: int = 10) -> None:
@@ -59,7 +59,7 @@ def test_a_batch_added_in_the_page_appears(visits: Visits) -> None:
         page.get_by_label("Pieces").fill("12")
         page.get_by_role("button", name="Add the batch").click()
 
-        expect(page.locator(".notice")).to_have_text(f"The batch batch-{number} is on the books.")
+        expect(page.locator(".notice")).to_have_text(f"The batch batch-{number} was added.")
         expect(page.get_by_role("img", name="0 promised, 12 free")).to_be_visible()
         page.get_by_role("link", name="Products").click()
         expect(page.get_by_role("rowheader", name=f"LAMP-{number}")).to_be_visible()
@@ -93,7 +93,7 @@ def test_a_dead_letter_is_replayed(visits: Visits, house: House) -> None:
         orderid = f"order-{number}"
         command_id = put_dead_letter(house, orderid)
         page = visit.goto("/operations")
-        page.get_by_role("link", name="View the letters of allocation.dead").click()
+        page.get_by_role("link", name="View the dead letters of allocation.dead").click()
         expect(page.get_by_text("OSError: the disk was full", exact=True)).to_be_visible()
         page.get_by_text("Headers and body").click()
         expect(page.locator("pre")).to_contain_text(orderid)
@@ -150,7 +150,7 @@ def test_who_is_logged_in_has_the_menu_in_one_line_and_tries_the_api_out(
         operation.get_by_role("button", name="Execute").click()
 
         answer = operation.locator(".live-responses-table")
-        expect(answer).to_contain_text("No batch of this sku was ever put on the books.")
+        expect(answer).to_contain_text("No batch of this sku was ever added.")
         assert _too_wide(page) <= 0, visit.look
         is_dark = page.evaluate("document.documentElement.classList.contains('dark-mode')")
         assert is_dark == ("dark" in visit.look)
@@ -182,7 +182,7 @@ def test_dead_letters_appear_and_go_without_a_reload(visits: Visits, house: Hous
 
     put_dead_letter(house, "order-1")
     expect(page.get_by_role("cell", name="allocation.dead")).to_be_visible(timeout=15_000)
-    page.get_by_role("link", name="It failed at every try").click()
+    page.get_by_role("link", name="Every attempt failed").click()
     page.get_by_text("Headers and body").click()
     put_dead_letter(house, "order-2")
 
@@ -207,9 +207,7 @@ def test_a_batch_of_a_new_product_shows_once_a_worker_runs(visits: Visits, house
 
     house.processes["worker"].start()
 
-    expect(page.locator(".notice")).to_have_text(
-        "The batch batch-1 is on the books.", timeout=40_000
-    )
+    expect(page.locator(".notice")).to_have_text("The batch batch-1 was added.", timeout=40_000)
     expect(page.get_by_role("img", name="0 promised, 12 free")).to_be_visible()
 
 
@@ -240,7 +238,7 @@ def test_a_page_catches_up_after_the_api_was_away(visits: Visits, house: House) 
     page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
     page.set_viewport_size({"width": 390, "height": 300})
     page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
-    expect(page.locator("#live-state")).to_have_text("Not live for the moment; trying again.")
+    expect(page.locator("#live-state")).to_have_text("Not live: reconnecting.")
     expect(page.locator("#live-state")).to_be_in_viewport(ratio=1)
     house.processes["api"].start()
     house.processes["api"].wait_for_log("ready at", within=40)

@@ -126,5 +126,7 @@ def test_what_the_service_sends_to_itself_is_marked() -> None:
     assert internal == {
         "allocation.allocate_waiting",
         "allocation.expire",
+        "allocation.expire_batch",
+        "allocation.mark_overdue",
         "allocation.review_promises",
     }

@@ -17,6 +17,8 @@ BROUGHT = [
     ("allocation.allocate", "orderid"),
     ("allocation.reserve", "orderid"),
     ("allocation.allocate_order", "orderid"),
+    ("allocation.create_product", "sku"),
+    ("allocation.return_goods", "batchref"),
 ]
 """Commands, and the ids that they introduce."""
 
@@ -26,7 +28,7 @@ ODD = {
     "E9 ": "has white space at its end",
     "\N{NO-BREAK SPACE}E9": "has white space at its beginning",
     "E9\N{EM SPACE}": "has white space at its end",
-    "E\N{NO-BREAK SPACE}9": "has a blank that is not a plain space U+00A0",
+    "E\N{NO-BREAK SPACE}9": "has a space character other than the plain space U+00A0",
     "E\N{LINE SEPARATOR}9": "has a line separator U+2028",
     "E\N{PARAGRAPH SEPARATOR}9": "has a paragraph separator U+2029",
     "E9\N{ZERO WIDTH SPACE}": "has an invisible character U+200B",
@@ -37,8 +39,8 @@ ODD = {
     "E\N{LANGUAGE TAG}9": "has an invisible character U+E0001",
     "e\N{COMBINING ACUTE ACCENT}": "is not in Unicode's composed form (NFC)",
     "\N{ANGSTROM SIGN}": "is not in Unicode's composed form (NFC)",
-    ".": "is a dot segment, which no path can carry",
-    "..": "is a dot segment, which no path can carry",
+    ".": "is a dot segment, which a path can't contain",
+    "..": "is a dot segment, which a path can't contain",
 }
 UNSTORABLE = {
     "E\x009": "has a control character U+0000",

@@ -61,7 +61,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str, str]] = {
     "no bytes": (b"", {}, "unreadable", "the body is not JSON"),
     "half an event": (b'{"specversion": ', {}, "unreadable", "the body is not JSON"),
     "UTF-16": (json.dumps(event()).encode("utf-16"), {}, "unreadable", "the body is not JSON"),
-    "not a number": (quantity("b", float("nan")), {}, "unreadable", "NaN is no JSON"),
+    "not a number": (quantity("b", float("nan")), {}, "unreadable", "NaN is not JSON"),
     "deep": (b'{"data": ' + b"[" * 100_000, {}, "unreadable", "the body is not JSON"),
     "large": (b" " * (LARGEST_BODY + 1), {}, "unreadable", "262145 bytes, more than"),
     "long number": (b'{"id": ' + b"9" * 10_000 + b"}", {}, "unreadable", "the body is not JSON"),
@@ -104,7 +104,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str, str]] = {
         event() | {"type": "batch.painted.v1"},
         {},
         "unknown type",
-        "the type 'batch.painted.v1' is not known here",
+        "the type 'batch.painted.v1' is unknown",
     ),
     "later version": (
         event() | {"type": "batch.quantity_changed.v2"},

@@ -58,7 +58,9 @@ def test_a_class_without_a_handler_is_named() -> None:
 
 
 def test_a_schema_without_a_class_is_named() -> None:
-    with pytest.raises(Undeclared, match=r"a schema of allocation\.recall, and the domain no such"):
+    with pytest.raises(
+        Undeclared, match=r"a schema of allocation\.recall, but the domain has no class for it"
+    ):
         complete({}, {"allocation.recall"})
 
 

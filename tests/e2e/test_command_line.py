@@ -273,7 +273,7 @@ def test_up_starts_nothing_where_a_port_is_taken(
             assert up.wait(60) == 1
         assert up.logs() == (
             f"allocation: {what} can't listen on 127.0.0.1:{taken[name]}: Address already in use;"
-            f" stop what uses it, or set {name} to another port\n"
+            f" stop the program that uses the port, or set {name} to another port\n"
         )
     assert list(state_dir.iterdir()) == []
 
@@ -306,7 +306,7 @@ def test_two_up_do_not_share_a_folder_and_a_closed_pipe_ends_the_one_that_runs(
         first.terminate()
     assert second.logs() == (
         f"allocation: another `allocation up` uses the folder {state_dir} (process {first.pid}, or"
-        " processes that outlived it): stop it, or choose another folder by"
+        " processes that it started): stop it, or choose another folder with"
         " ALLOCATION_STATE_DIR\n"
     )
     with (state_dir / "up.lock").open() as lock:  # which every process of `up` inherits
@@ -440,12 +440,12 @@ def test_dead_letters_fit_a_terminal_of_80_columns(
         (
             ["check"],
             {"ALLOCATION_DATABASE_URL": "postgresql://me:secret@127.0.0.1:1/none"},
-            "the database at postgresql://me:**@127.0.0.1:1/none gave no answer",
+            "the database at postgresql://me:**@127.0.0.1:1/none does not respond",
         ),
         (
             ["topology"],
             {"ALLOCATION_BROKER_URL": "amqp://me:secret@127.0.0.1:1//"},
-            "the broker at amqp://me:**@127.0.0.1:1// gave no answer",
+            "the broker at amqp://me:**@127.0.0.1:1// does not respond",
         ),
     ],
 )

@@ -45,16 +45,16 @@ MISUSED = [
     (["stauts"], "Did you mean 'status'?"),
     (["dead", "lst"], "Did you mean 'list'?"),
     (["status", "--wach"], "--watch"),
-    (["status", "--watch", "--json"], "give one of them"),
+    (["status", "--watch", "--json"], "--watch and --json can't be used together"),
     (["dead", "list", "--queue", "x"], "there are allocation.dead, allocation.inbound.dead, "),
     (["dead", "show"], "Missing argument"),
-    (["dead", "replay"], "say which: ids, --queue, --reason, --name, or --all"),
-    (["dead", "drop", "--yes"], "say which: ids, --queue, --reason, --name, or --all"),
-    (["replay", "--queue", "warehouse.events", "--since", "soon"], "--since soon is no time"),
-    (["replay", "--queue", "allocation.commands"], "takes no events"),
+    (["dead", "replay"], "choose dead letters by ids, --queue, --reason, --name, or --all"),
+    (["dead", "drop", "--yes"], "choose dead letters by ids, --queue, --reason, --name, or --all"),
+    (["replay", "--queue", "warehouse.events", "--since", "soon"], "--since soon is not a time"),
+    (["replay", "--queue", "allocation.commands"], "is not a queue for events"),
     (["keys", "create", "a\nb"], "1 to 100 printable characters"),
     (["keys", "create", "shop", "--scope", "all"], "Invalid value for '--scope'"),
-    (["export", "batches", "--json"], "name a file with --output"),
+    (["export", "batches", "--json"], "name one with --output"),
     (["export", "lines", "--output", "/nowhere/lines.csv"], "/nowhere: No such file or directory"),
     (["import-batches", "/nowhere/batches.csv"], "/nowhere/batches.csv: No such file or directory"),
 ]
@@ -136,8 +136,8 @@ def test_to_look_at_a_service_that_never_ran_says_so_and_leaves_no_files(
     ended = run(*arguments)
 
     assert (ended.exit_code, ended.stdout) == (1, "")
-    assert "nothing runs here: the " in ended.stderr
-    assert "is not there yet; `allocation up` starts everything" in ended.stderr
+    assert "the service does not run here: the " in ended.stderr
+    assert "does not exist yet; `allocation up` starts everything" in ended.stderr
     assert not state_dir.exists()
 
 
@@ -151,7 +151,7 @@ def test_without_the_schema_each_command_names_the_one_that_makes_it(
     ended = run(*arguments)
 
     assert (ended.exit_code, ended.stdout) == (1, "")
-    assert "has not the schema of this version: run `allocation migrate`" in ended.stderr
+    assert "lacks the schema of this version: run `allocation migrate`" in ended.stderr
 
 
 def test_postgresql_says_it_in_other_words(
@@ -163,7 +163,7 @@ def test_postgresql_says_it_in_other_words(
     ended = run("status")
 
     assert (ended.exit_code, ended.stdout) == (1, "")
-    assert "has not the schema of this version: run `allocation migrate`" in ended.stderr
+    assert "lacks the schema of this version: run `allocation migrate`" in ended.stderr
 
 
 def test_programs_are_told_what_migrate_and_topology_made() -> None:

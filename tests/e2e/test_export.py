@@ -176,7 +176,7 @@ def test_a_file_that_can_not_be_completed_is_not_there(
     [
         (["--sku", "NONE"], 1, "no product has the sku NONE"),
         (["--output", "/nowhere/batches.csv"], 2, "/nowhere: No such file or directory"),
-        (["--json"], 2, "name a file with --output"),
+        (["--json"], 2, "name one with --output"),
     ],
 )
 @pytest.mark.parametrize("books", ["sqlite"], indirect=True)

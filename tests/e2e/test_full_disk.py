@@ -212,7 +212,7 @@ def test_a_full_disk_of_the_database_alone_costs_no_command_a_delivery(
             connection=connection,
         )
 
-    said = "the command can't be decided now"
+    said = "the command can't be decided now; it will be retried"
     # More often than the queue allows deliveries.
     eventually(lambda: service.process.logs().count(said) > 21, within=90, what="22 tries")
     disk.free()

@@ -193,8 +193,9 @@ def test_ctrl_c_says_what_was_handed_over(allocation: Run, ask: Ask, tmp_path: P
 
     assert status == 130
     assert importing.logs() == (
-        "allocation: broken off; 500 rows were handed over by now. Run the same again to go on:"
-        " what was handed over has no effect twice\n"
+        "allocation: interrupted; 500 rows were sent so far. Run the same command again to"
+        " continue:"
+        " no row takes effect twice\n"
     )
 
 
@@ -307,9 +308,9 @@ def test_the_terminal_shows_the_first_twenty_rejected_rows(allocation: Run, tmp_
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "line 1 is empty: it names the columns, batchref,sku,qty,eta,best_before"),
+        (b"", "line 1 is empty: it must name the columns, batchref,sku,qty,eta,best_before"),
         (b"batchref,qty\n", "line 1: the column sku is missing"),
-        (b"batchref,sku,qty,qty\n", "line 1: the column qty comes twice"),
+        (b"batchref,sku,qty,qty\n", "line 1: the column qty appears twice"),
         (b'"batchref,sku,qty\n', "line 1: a quote is not closed on its line"),
         ("batchref,sku,qty\n".encode("utf-16-be"), "line 1 has NUL characters, as in UTF-16"),
     ],
@@ -397,9 +398,9 @@ def test_without_a_worker_it_stops_waiting_and_tells_what_is_undecided(
     assert told.wait(60) == 1
     assert told.logs() == (
         "3 rows: 0 created, 0 rejected, 3 undecided.\n"
-        "allocation: for 0.2 seconds nothing moved: the last rows are undecided. Are worker and"
-        " relay running? `allocation status` shows what waits; 3 rows were handed over by now."
-        " Run the same again to go on: what was handed over has no effect twice\n"
+        "allocation: no progress for 0.2 seconds: the last rows are undecided. Are worker and"
+        " relay running? `allocation status` shows what is pending; 3 rows were sent so far."
+        " Run the same command again to continue: no row takes effect twice\n"
     )
 
 
@@ -411,7 +412,7 @@ def test_a_database_that_is_away_is_said_in_one_sentence(allocation: Run, tmp_pa
 
     assert told.wait(60) == 1
     assert told.logs().startswith(
-        "allocation: the database at postgresql://me:**@127.0.0.1:1/none gave no answer: "
+        "allocation: the database at postgresql://me:**@127.0.0.1:1/none does not respond: "
     )
     assert "Traceback" not in told.logs()
     assert "secret" not in told.logs()

@@ -172,7 +172,7 @@ def test_each_process_stops_in_its_grace_during_the_alarm(
         lock.close()
         accept(message(CreateBatch("b2", "LAMP", 10), 2), SqlUnitOfWork(service.engine))
         warehouse.send(signal.SIGCONT)
-        warehouse.wait_for_log("goes to the dead-letter queue")
+        warehouse.wait_for_log("an event is dead-lettered")
         statuses = [
             process.stop(grace, by=signal.SIGTERM)
             for process, grace in ((relay, 25), (warehouse, 25), (worker, 55))

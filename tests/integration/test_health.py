@@ -33,14 +33,14 @@ def test_a_process_that_never_lived_is_unhealthy(
     healthy: Callable[[str], tuple[int, str]],
 ) -> None:
     """And the check says what it looked for."""
-    assert healthy("relay") == (1, "relay has given no sign of life yet\n")
+    assert healthy("relay") == (1, "relay has not sent a heartbeat yet\n")
 
 
 @pytest.mark.parametrize("name", ["relay", "inbound"])
 def test_a_process_that_works_is_healthy_and_one_that_hangs_is_not(
     service: Service, healthy: Callable[[str], tuple[int, str]], name: str
 ) -> None:
-    """Its sign of life grows old."""
+    """Its heartbeat grows old."""
     process: Process = getattr(service, name)()
     process.wait_for_log("ready: ")
     assert healthy(name) == (0, "")
@@ -51,7 +51,7 @@ def test_a_process_that_works_is_healthy_and_one_that_hangs_is_not(
     os.utime(sign, (hour_ago, hour_ago))
 
     status, said = healthy(name)
-    assert (status, said.startswith(f"{name} gave its last sign of life 36")) == (1, True)
+    assert (status, said.startswith(f"{name} sent its last heartbeat 36")) == (1, True)
     process.send(signal.SIGCONT)
     eventually(lambda: healthy(name)[0] == 0, what="a healthy process again")
 

@@ -179,7 +179,7 @@ def test_one_id_that_says_two_things_keeps_the_first_and_harms_no_other(service:
 
     letters = dead(service, 2)
     assert [letter.reason for letter in letters] == ["conflict", "conflict"]
-    assert all("is known as" in letter.error for letter in letters)
+    assert all("was accepted before as" in letter.error for letter in letters)
     eventually(lambda: service.depth(QUEUE) == 0, what="nothing left")
     assert accepted(service) == list(range(1, 60))
     assert handed_over(service) == 59
@@ -232,7 +232,10 @@ def test_a_database_that_is_away_costs_no_event_and_no_delivery(
     private_postgres.kill()
     tell(service.broker_url, [counted(number) for number in range(500)])
     for process in (running, other):
-        eventually(lambda p=process: p.logs().count("events wait") >= 3, what="three tries")  # type: ignore[misc]
+        eventually(
+            lambda p=process: p.logs().count("accepted now; retrying") >= 3,  # type: ignore[misc]
+            what="three tries",
+        )
 
     assert other.stop() == 0
     private_postgres.start()

@@ -188,7 +188,7 @@ def test_a_command_that_nobody_could_decide_is_named(
     }
     other = client.send("allocation.confirm", orderid="o2")
 
-    retry = "retry: nobody could decide the command"
+    retry = "the command failed; it will be retried"
     assert line(worker, retry, orderid="o1") == command | {"trace_id": TRACE}
     assert line(worker, retry, orderid="o2") == {
         "command_id": other,
@@ -212,7 +212,7 @@ def test_an_event_that_is_set_aside_is_named(writing: Writing) -> None:
 
     tell(writing.service.broker_url, [event, b"\xff", {**event, "traceparent": 7, "id": "count-2"}])
 
-    aside = "an event goes to the dead-letter queue"
+    aside = "an event is dead-lettered"
     named = {"event_id": "count-1", "type": event["type"], "batchref": "b1", "trace_id": TRACE}
     assert line(inbound, aside, event_id="count-1") == named
     assert line(inbound, aside, reason="unreadable") == {}
@@ -243,8 +243,9 @@ def test_the_relay_names_the_first_of_what_the_broker_refused(
 
     refused = line(
         relay,
-        "the broker took only a part: a queue is full, or missing, or not bound;"
-        " `allocation status` shows which, and `allocation topology` mends the latter two",
+        "the broker accepted only some messages: a queue is full, missing or not bound;"
+        " `allocation status` shows which, and `allocation topology` repairs a missing queue"
+        " or binding",
     )
     assert UUID(refused.pop("command_id"))
     assert refused == {"command": "allocation.allocate_waiting", "sku": "LAMP", "trace_id": TRACE}

@@ -141,13 +141,13 @@ def test_a_command_that_comes_again_later_is_counted_as_retried(
     service.outcome(client.send("allocation.create_batch", batchref="b1", sku="LAMP", qty=10))
     private_postgres.kill()
     command_id = client.send("allocation.allocate", orderid="o1", sku="LAMP", qty=1)
-    process.wait_for_log(f"retry.*{command_id}")
+    process.wait_for_log(f"will be retried.*{command_id}")
     private_postgres.start()
     service.engine.dispose()
 
     assert service.outcome(command_id, within=40)[0] == "succeeded"
 
-    retries = process.logs().count("retry: nobody could decide")
+    retries = process.logs().count("the command failed; it will be retried")
     has_counted(port, RETRIES, {("allocation.allocate",): retries})
     has_counted(
         port,

@@ -262,9 +262,13 @@ def test_a_new_subscriber_begins_where_the_log_begins(
     ("arguments", "ends_with", "sentence"),
     [
         (["--queue", "nobody.events"], 1, "there is no queue nobody.events"),
-        (["--queue", "allocation.commands"], 2, "allocation.commands takes no events"),
-        (["--queue", "warehouse.events.dead"], 2, "warehouse.events.dead takes no events"),
-        (["--queue", QUEUE, "--since", "yesterday"], 2, "--since yesterday is no time"),
+        (["--queue", "allocation.commands"], 2, "allocation.commands is not a queue for events"),
+        (
+            ["--queue", "warehouse.events.dead"],
+            2,
+            "warehouse.events.dead is not a queue for events",
+        ),
+        (["--queue", QUEUE, "--since", "yesterday"], 2, "--since yesterday is not a time"),
         (["--queue", QUEUE, "--sku", "SOFA"], 1, "no product has the sku SOFA"),
     ],
 )

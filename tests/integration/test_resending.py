@@ -62,7 +62,7 @@ def test_commands_of_a_purged_queue_are_sent_again_and_decided(
 
     start_worker(processes, service)
 
-    relay.wait_for_log("overdue commands are sent again", within=60)
+    relay.wait_for_log("overdue commands are published again", within=60)
     eventually(lambda: pending(service) == 0, within=60, what="all of them decided")
     holds(service)
 
@@ -96,7 +96,7 @@ def test_a_backlog_does_not_grow_however_old_it_is(service: Service) -> None:
             channel.basic_get(QUEUE, no_ack=True)
 
     # When these ten have come back, the relay has checked several times.
-    relay.wait_for_log("overdue commands are sent again", within=60)
+    relay.wait_for_log("overdue commands are published again", within=60)
     eventually(lambda: service.depth(QUEUE) == 100, within=60, what="the ten in the queue again")
     again = "allocation_relay_resent_total"
     assert samples(page(port))[again, frozenset()] == 10

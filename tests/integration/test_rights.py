@@ -153,7 +153,7 @@ def test_each_process_does_its_whole_work_with_the_rights_of_its_role(
     # A retry that the broker delays.
     private_postgres.kill()
     command_id = client.send("allocation.allocate", orderid="o2", sku="LAMP", qty=1)
-    started["worker"].wait_for_log(f"retry.*{command_id}")
+    started["worker"].wait_for_log(f"will be retried.*{command_id}")
     private_postgres.start()
     service.engine.dispose()  # its connections were to the server that was killed
     assert service.outcome(command_id, within=40)[0] == "succeeded"

@@ -355,10 +355,10 @@ def test_a_server_without_starttls_gets_no_mail() -> None:
 @pytest.mark.parametrize(
     ("query", "reason"),
     [
-        ("cacertfile=/no/such/file", "cacertfile names no file: /no/such/file"),
+        ("cacertfile=/no/such/file", "cacertfile is not a file: /no/such/file"),
         ("verify=verify_none", "cacertfile, certfile and"),
-        (f"keyfile={os.devnull}", "names no file"),
-        ("fragment-of-a-secret", "the URL may have a query"),
+        (f"keyfile={os.devnull}", "is not a file"),
+        ("fragment-of-a-secret", "only an amqps:// URL may have a query"),
     ],
 )
 def test_a_url_that_makes_no_sense_is_one_sentence_without_its_password(

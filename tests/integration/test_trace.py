@@ -102,7 +102,7 @@ def test_a_command_that_is_tried_again_stays_in_its_trace(
     """Each retry carries it on."""
     private_postgres.kill()
     traced(client, FIRST).send("allocation.create_batch", batchref="b1", sku="LAMP", qty=1)
-    celery_setup.worker.container.process.wait_for_log("retry: nobody could decide")
+    celery_setup.worker.container.process.wait_for_log("the command failed; it will be retried")
 
     private_postgres.start()
     service.relay()

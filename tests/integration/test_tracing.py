@@ -351,6 +351,6 @@ def test_without_the_extra_the_service_says_so_and_works(
     create_batch(service, warehouse)
 
     for process in started.values():
-        process.wait_for_log(r"no spans are made: install allocation\[otel\]")
+        process.wait_for_log(r"no spans are recorded: install allocation\[otel\]")
     with service.engine.connect() as connection:
         assert set(connection.scalars(select(outbox.c.traceparent))) == {CALLER}

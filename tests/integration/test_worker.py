@@ -134,7 +134,7 @@ def test_a_command_outlives_an_absent_database(
     private_postgres.kill()
 
     command_id = client.send("allocation.allocate", orderid="o1", sku="LAMP", qty=1)
-    celery_setup.worker.container.process.wait_for_log(f"retry.*{command_id}")
+    celery_setup.worker.container.process.wait_for_log(f"will be retried.*{command_id}")
     private_postgres.start()
     service.engine.dispose()  # the test's own connections, used a moment before the kill
 

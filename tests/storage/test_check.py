@@ -124,7 +124,7 @@ def test_books_with_a_whole_life_hold(sql: Storage) -> None:
             "each line holds stock of its own",
             "o1 CHAIR",
         ),
-        ("DELETE FROM allocations WHERE orderid = 'o2'", "each line that was taken", "o2 LAMP"),
+        ("DELETE FROM allocations WHERE orderid = 'o2'", "each accepted line", "o2 LAMP"),
         (
             "INSERT INTO commands (id, name, body, status, correlation_id, accepted_at) SELECT"
             " '00000000000000000000000000000099', name, body, 'pending', correlation_id,"
@@ -135,7 +135,7 @@ def test_books_with_a_whole_life_hold(sql: Storage) -> None:
         ("DELETE FROM outbox WHERE sequence = 2", "each product's events are numbered", "LAMP"),
         (
             "UPDATE outbox SET sent_at = created_at WHERE sequence = 3",
-            "each event is sent, or waits",
+            "no event was published before",
             "LAMP",
         ),
         (
@@ -146,25 +146,25 @@ def test_books_with_a_whole_life_hold(sql: Storage) -> None:
         ("UPDATE batches SET purchased = 14", "no line waits beside stock", "LAMP"),
         (
             "DELETE FROM allocations WHERE orderid = 'o2'",
-            "each line stands where the last event",
+            "each line has the status of the last event",
             "o2 LAMP",
         ),
         (
             "UPDATE allocations SET batchref = NULL, promised_at = NULL WHERE orderid = 'o1'",
-            "each line stands where the last event",
+            "each line has the status of the last event",
             "o1 LAMP",
         ),
         (
             "UPDATE allocations SET batchref = 'b1', promised_at = 3 WHERE orderid = 'o2'",
-            "each promise was told as the books have it",
+            "each promise was published as the books have it",
             "o2 LAMP",
         ),
         (
             "UPDATE allocations SET qty = 8 WHERE orderid = 'o1'",
-            "each promise was told as the books have it",
+            "each promise was published as the books have it",
             "o1 LAMP",
         ),
-        ("UPDATE batches SET eta = '2030-01-01'", "each line was told the day", "b1"),
+        ("UPDATE batches SET eta = '2030-01-01'", "the promised day of each line", "b1"),
         (
             "UPDATE allocations SET expires_at = '2030-01-01' WHERE orderid = 'o1'",
             "each reservation will end",
@@ -172,12 +172,12 @@ def test_books_with_a_whole_life_hold(sql: Storage) -> None:
         ),
         (
             "UPDATE allocations SET expires_at = '2030-01-01' WHERE orderid = 'o1'",
-            "each promise was told as the books have it",
+            "each promise was published as the books have it",
             "o1 LAMP",
         ),
         (
             "UPDATE allocations SET orderid = 'o9' WHERE orderid = 'o1'",
-            "each promise was told as the books have it",
+            "each promise was published as the books have it",
             "o9 LAMP",
         ),
     ],
@@ -205,7 +205,7 @@ def test_a_line_that_was_given_up_and_holds_stock_is_found(sql: Storage) -> None
         " VALUES ('o2', 'LAMP', 1, 9, 'b1', 1, false)",
     )
 
-    assert broken(sql)["each line stands where the last event about it says"] == ("o2 LAMP",)
+    assert broken(sql)["each line has the status of the last event about it"] == ("o2 LAMP",)
 
 
 def test_an_accepted_command_that_vanished_is_found(sql: Storage) -> None:
@@ -214,7 +214,7 @@ def test_an_accepted_command_that_vanished_is_found(sql: Storage) -> None:
 
     cook(sql, "DELETE FROM commands WHERE status = 'pending'")
 
-    [breach] = broken(sql)["each command that was accepted is on record"]
+    [breach] = broken(sql)["each command that was accepted is stored"]
     assert breach.endswith("9")
 
 

@@ -23,8 +23,8 @@ from workers.warehouse.dispatching import NothingToDispatch, dispatch
 from workers.warehouse.running import MIGRATIONS
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
-BACK = "a line was taken back after its goods were dispatched: the pick stays dispatched"
-OTHER = "a line was promised other stock after its goods were dispatched: nothing more is picked"
+BACK = "a line was cancelled after its goods were dispatched: the pick stays dispatched"
+OTHER = "a line was allocated again after its goods were dispatched: nothing more is picked"
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_nothing_leaves_twice(engine: Engine) -> None:
     dispatch(engine, "o1", None, NOW)
     before = told(engine)
 
-    with pytest.raises(NothingToDispatch, match="was dispatched already"):
+    with pytest.raises(NothingToDispatch, match="was already dispatched"):
         dispatch(engine, "o1", None, NOW)
 
     assert told(engine) == before
@@ -155,8 +155,8 @@ def test_of_a_line_in_parts_every_dispatched_pick_is_told_beside_the_newest(engi
         dispatch(engine, "o1", None, NOW)
 
     assert list(reason.value.args) == [
-        "The pick of 3 x LAMP for the order o1 was dispatched already.",
-        "The pick of 2 x LAMP for the order o1 was dispatched already.",
+        "The pick of 3 x LAMP for the order o1 was already dispatched.",
+        "The pick of 2 x LAMP for the order o1 was already dispatched.",
         "The pick of 2 x LAMP for the order o1 was cancelled.",
     ]
 
@@ -270,7 +270,7 @@ def test_two_who_dispatch_at_once_tell_it_once(postgresql: Engine) -> None:
 
     ends = side_by_side(postgresql, gate, *[lambda: dispatched(postgresql)] * 2)
 
-    assert ends == ["dispatched", "The pick of 3 x LAMP for the order o1 was dispatched already."]
+    assert ends == ["dispatched", "The pick of 3 x LAMP for the order o1 was already dispatched."]
     assert lines_told(postgresql) == [("o1", "LAMP")]
 
 

@@ -57,7 +57,7 @@ def test_programs_are_told_what_leaves(embedded: Engine) -> None:
         "dispatched": [{"orderid": "o1", "sku": "LAMP", "qty": 3, "batchref": "b1"}]
     }
     assert (again.exit_code, again.stdout) == (1, "")
-    assert "was dispatched already" in again.stderr
+    assert "was already dispatched" in again.stderr
 
 
 def test_the_command_says_what_it_can_not_dispatch_and_fails(embedded: Engine) -> None:
@@ -77,11 +77,11 @@ def test_the_command_says_what_it_can_not_dispatch_and_fails(embedded: Engine) -
 
     assert [(ended.exit_code, ended.stdout) for ended in ends] == [(1, "")] * 4
     assert [ended.stderr for ended in ends] == [
-        "The pick of 3 x CHAIR for the order o1 was dispatched already.\n"
+        "The pick of 3 x CHAIR for the order o1 was already dispatched.\n"
         "The pick of 3 x LAMP for the order o1 was cancelled.\n",
         "The pick of 3 x LAMP for the order o1 was cancelled.\n",
-        "The pick list has nothing for the order o2.\n",
-        "The pick list has nothing for the order o1 and the sku TABLE.\n",
+        "The pick list has no pick for the order o2.\n",
+        "The pick list has no pick for the order o1 and the sku TABLE.\n",
     ]
     assert (pick_list.listed(embedded), told(embedded)) == before
 

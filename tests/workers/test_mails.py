@@ -422,7 +422,7 @@ def test_the_process_goes_on_hearing_while_the_mail_server_is_away(
     process = notification.start(NOTIFICATION_SMTP_URL=address)
 
     notification.tell(event("out_of_stock", 1, orderid="o1", qty=2))
-    process.wait_for_log("a mail waits")
+    process.wait_for_log("a mail could not be sent; it will be retried")
     notification.tell(event("out_of_stock", 2, orderid="o2", qty=2))
     eventually(lambda: count(notification.engine) == 2, what="both mails noted")
     letterbox.password = "something else"

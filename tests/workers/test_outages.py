@@ -82,7 +82,10 @@ def test_a_missing_dead_letter_queue_holds_up_no_good_event(warehouse: Warehouse
     eventually(lambda: warehouse.picks() == [("o1", "b1", "open")], what="the pick")
 
     assert (
-        process.logs().count("takes no message; if it is missing, run `allocation topology`") == 1
+        process.logs().count(
+            "does not accept messages; if it is missing, run `allocation topology`"
+        )
+        == 1
     )
     assert process.logs().count("ready: consuming") == 1
 

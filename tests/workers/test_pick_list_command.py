@@ -93,7 +93,7 @@ def test_the_picks_of_one_order_are_shown_alone() -> None:
 def test_an_empty_list_says_so_to_people_and_is_an_empty_array_to_programs() -> None:
     """Before the first event."""
     assert "The pick list is empty" in show()
-    assert "nothing for the order o1" in show("--orderid", "o1")
+    assert "The pick list has no pick for the order o1" in show("--orderid", "o1")
     assert json.loads(show("--json")) == []
 
 

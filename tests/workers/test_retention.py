@@ -100,7 +100,7 @@ def test_each_subscriber_has_the_command(
     counted = CliRunner().invoke(app, ["prune", "--dry-run", "--json"], catch_exceptions=False)
 
     assert (shown.exit_code, counted.exit_code) == (0, 0)
-    assert shown.stdout.startswith("0 notes of events received before ")
+    assert shown.stdout.startswith("0 records of received events before ")
     assert json.loads(counted.stdout) == {"dry_run": True, "received": 0} | others
 
 
@@ -114,7 +114,7 @@ def test_the_command_drops_what_the_setting_says(
 
     shown = CliRunner().invoke(warehouse, ["prune"], catch_exceptions=False)
 
-    assert shown.stdout.startswith("4 notes of events received before ")
+    assert shown.stdout.startswith("4 records of received events before ")
     assert noted(made) == [("CHAIR", 2), ("LAMP", 4), ("LAMP", 7)]
     made.dispose()
 
@@ -163,7 +163,7 @@ def test_the_warehouse_s_command_drops_both(
     shown = CliRunner().invoke(warehouse, ["prune"], catch_exceptions=False)
 
     assert [line.partition(" before ")[0] for line in shown.stdout.splitlines()] == [
-        "4 notes of events received",
+        "4 records of received events",
         "1 event sent",
     ]
     made.dispose()

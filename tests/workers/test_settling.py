@@ -160,7 +160,7 @@ def test_an_event_that_fails_harms_no_other_of_its_batch(warehouse: Warehouse) -
     assert (letter.headers["x-reason"], letter.headers["x-attempts"]) == ("failed", 5)
     assert "IntegrityError" in letter.headers["x-error"]
     assert as_bytes(letter.body) == as_bytes(clash)
-    assert "a batch failed: trying it in halves" in process.logs()
+    assert "a batch failed: bisecting it" in process.logs()
     assert process.stop() == 0
     assert in_queue(warehouse) == 0
 

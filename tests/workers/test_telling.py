@@ -33,7 +33,7 @@ pytestmark = pytest.mark.long
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 INBOUND = Exchange("allocation.inbound", type="topic", durable=True)
 HEARD = Queue("heard", INBOUND, routing_key="#", durable=True)
-WAITS = "what was dispatched can't be told"
+WAITS = "events about dispatched lines can't be published"
 
 
 def listen(connection: Connection) -> None:

@@ -24,7 +24,8 @@ def page() -> str:
     return markdown.page(
         "Command line",
         "the programs' own help",
-        "How they end and what they print is told in [the command line](../command-line.md).",
+        "Their exit statuses and their output are described in [the command"
+        " line](../command-line.md).",
         *(part for name, app in _PROGRAMS for part in _command(name, get_command(app), top=True)),
     )
 

@@ -1,6 +1,6 @@
-"""The notification service: `python -m workers.notification` mails people about what needs them.
+"""The notification service: `python -m workers.notification` mails people about stock and promises.
 
-`... prune` forgets events that came long ago.
+`... prune` deletes old records of events.
 """
 
 import typer
@@ -12,7 +12,7 @@ app = Program(help=__doc__)
 
 @app.callback(invoke_without_command=True)
 def consume(context: typer.Context) -> None:
-    """Note mails from the events and send them, until stopped."""
+    """Make mails from events and send them, until stopped."""
     if context.invoked_subcommand:
         return
     from workers.notification import running
@@ -22,7 +22,7 @@ def consume(context: typer.Context) -> None:
 
 @app.command()
 def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
-    """Forget events that came more than SUBSCRIBER_KEEP days ago; the mails stay."""
+    """Delete the records of events that are older than SUBSCRIBER_KEEP days; mails stay."""
     from workers.notification import running
 
     running.prune(dry_run=dry_run, as_json=as_json)

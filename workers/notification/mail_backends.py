@@ -77,7 +77,7 @@ class SmtpServer:
             )
         for name, file in files.items():
             if not Path(file).is_file():
-                raise ValueError(f"NOTIFICATION_SMTP_URL: {name} names no file: {file}")
+                raise ValueError(f"NOTIFICATION_SMTP_URL: {name} is not a file: {file}")
         self._scheme = parts.scheme
         self._tls = ssl.create_default_context(cafile=files.get("cacertfile"))
         if "certfile" in files:

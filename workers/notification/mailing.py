@@ -94,7 +94,7 @@ def _left(ledger: Ledger, each: Due, message: Deallocated | Released) -> None:
         # Later events have been processed already; a mail about an old move would only confuse.
         ledger.forget(sequence, message.part)
         log.warning(
-            "a deallocation came too late: no move is mailed for it", **each.event.log_fields()
+            "a deallocation arrived too late: its move is not mailed", **each.event.log_fields()
         )
     else:
         ledger.leave(Entry(message.part, batchref, message.qty, sequence))
@@ -126,7 +126,7 @@ def _changed_promise(
         return []
     if ledger.left_since(part, sequence) or drafts.has_newer(line, sequence):
         log.warning(
-            "another day was told too late: newer things were mailed", **each.event.log_fields()
+            "a new day arrived too late: newer facts were mailed already", **each.event.log_fields()
         )
         return []
     left = {

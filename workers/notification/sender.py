@@ -43,7 +43,8 @@ class Sender:
         self._addresses = addresses
         self._mails = Counter(
             "notification_mails",
-            "Mails by what became of a try: sent, refused for good, put_off to be tried again.",
+            "Attempts to send a mail by result: sent, refused (not retried), put_off (retried"
+            " later).",
             ["result"],
             registry=registry,
         )
@@ -78,7 +79,12 @@ class Sender:
             self._mails.labels("refused").inc()
         except OSError as error:  # smtplib's own errors are among these
             delay = backoff.seconds(row.tries, LONGEST_BACKOFF)
-            log.warning("a mail waits", error=str(error), again_in=round(delay), **names)
+            log.warning(
+                "a mail could not be sent; it will be retried",
+                error=str(error),
+                again_in=round(delay),
+                **names,
+            )
             not_before = datetime.now(UTC) + timedelta(seconds=delay)
             self._mark(row.event_id, not_before=not_before, error=str(error))
             self._mails.labels("put_off").inc()

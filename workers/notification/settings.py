@@ -19,10 +19,10 @@ class Settings(WorkerSettings):
     )
     notification_from: str = Field("allocation@example.com", description="The mails' sender.")
     notification_stock_team: str = Field(
-        "stock-team@example.com", description="Who hears that stock is missing."
+        "stock-team@example.com", description="Recipient of mails about missing stock."
     )
     notification_orders_team: str = Field(
-        "orders-team@example.com", description="Who hears that an order moved."
+        "orders-team@example.com", description="Recipient of mails about orders that moved."
     )
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """The warehouse: `python -m workers.warehouse` keeps the pick list, `... picks` shows it.
 
-`... dispatch ORDERID` says that an order's goods leave.
-`... prune` forgets what came or was told long ago.
+`... dispatch ORDERID` records that an order is shipped.
+`... prune` deletes old records of events.
 """
 
 from typing import Annotated
@@ -15,7 +15,7 @@ app = Program(help=__doc__)
 
 @app.callback(invoke_without_command=True)
 def consume(context: typer.Context) -> None:
-    """Keep the pick list from the events, and tell what was dispatched, until stopped."""
+    """Consume events into the pick list and publish what was dispatched, until stopped."""
     if context.invoked_subcommand:
         return
     from workers.warehouse import running
@@ -25,13 +25,13 @@ def consume(context: typer.Context) -> None:
 
 @app.command()
 def dispatch(
-    orderid: Annotated[str, typer.Argument(help="The order whose goods leave.")],
-    sku: Annotated[str | None, typer.Option(help="Only this sku's.")] = None,
+    orderid: Annotated[str, typer.Argument(help="The order that is shipped.")],
+    sku: Annotated[str | None, typer.Option(help="Only this sku.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Mark the order's open picks as dispatched; allocation is told by the warehouse's process.
+    """Mark the order's open picks as dispatched; the running warehouse publishes the events.
 
-    Where the environment has a TRACEPARENT, what is told is a part of that trace.
+    If the environment has a TRACEPARENT, the events belong to that trace.
     """
     from workers.warehouse import running
 
@@ -40,7 +40,7 @@ def dispatch(
 
 @app.command()
 def picks(
-    orderid: Annotated[str | None, typer.Option(help="Only this order's picks.")] = None,
+    orderid: Annotated[str | None, typer.Option(help="Only picks of this order.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the pick list."""
@@ -51,7 +51,7 @@ def picks(
 
 @app.command()
 def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
-    """Forget events that came, or were told, more than SUBSCRIBER_KEEP days ago; picks stay."""
+    """Delete the records of events that are older than SUBSCRIBER_KEEP days; picks stay."""
     from workers.warehouse import running
 
     running.prune(dry_run=dry_run, as_json=as_json)

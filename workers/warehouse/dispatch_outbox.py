@@ -71,7 +71,8 @@ class Relay:
         self._settings = settings
         self._sent = Counter(
             "warehouse_told",
-            "Events that the broker has of what was dispatched; one sent again counts again.",
+            "Events about dispatched lines that the broker confirmed; a repeated publication"
+            " counts again.",
             registry=registry,
         )
 
@@ -113,7 +114,9 @@ class Relay:
                     content_type=CONTENT_TYPE,
                 )
                 if not publish(sender, [message]):
-                    raise Refused("the broker took no event: its queue is full, or missing")
+                    raise Refused(
+                        "the broker did not accept the event: its queue is full or missing"
+                    )
         self._sent.inc()
         log.info(
             "told",
@@ -150,7 +153,7 @@ def _log_outage(error: Exception, seconds: float) -> None:
         else ""
     )
     log.warning(
-        f"what was dispatched can't be told{hint}",
+        f"events about dispatched lines can't be published{hint}",
         error=str(error) or repr(error),
         retry_in_seconds=round(seconds, 1),
     )

@@ -50,11 +50,11 @@ def dispatch(
 def _why(known: Sequence[Pick], orderid: str, sku: str | None) -> list[str]:
     if not known:
         of_sku = "" if sku is None else f" and the sku {sku}"
-        return [f"The pick list has nothing for the order {orderid}{of_sku}."]
+        return [f"The pick list has no pick for the order {orderid}{of_sku}."]
     newest = {pick.sku: pick for pick in known}
     return [
         f"The pick of {pick.qty} x {pick.sku} for the order {orderid} "
-        + ("was dispatched already." if pick.dispatched else "was cancelled.")
+        + ("was already dispatched." if pick.dispatched else "was cancelled.")
         for pick in known
         if pick.dispatched or pick is newest[pick.sku]
     ]

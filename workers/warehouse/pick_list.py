@@ -66,9 +66,9 @@ def _warn(each: Due, message: Allocated | Deallocated, gone: Pick) -> None:
     if each.event.sequence < gone.opened:
         return
     log.warning(
-        "a line was promised other stock after its goods were dispatched: nothing more is picked"
+        "a line was allocated again after its goods were dispatched: nothing more is picked"
         if isinstance(message, Allocated)
-        else "a line was taken back after its goods were dispatched: the pick stays dispatched",
+        else "a line was cancelled after its goods were dispatched: the pick stays dispatched",
         batchref=message.batchref,
         dispatched_batchref=gone.batchref,
         **each.event.log_fields(),

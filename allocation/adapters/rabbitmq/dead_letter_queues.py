@@ -41,7 +41,7 @@ class Selection:
     def __post_init__(self) -> None:
         if self.queue is not None and self.queue not in topology.dead_queues():
             known = ", ".join(topology.dead_queues())
-            raise NoSuchQueue(f"{self.queue} is no dead-letter queue; there are {known}")
+            raise NoSuchQueue(f"{self.queue} is not a dead-letter queue; there are {known}")
 
     @property
     def is_everything(self) -> bool:

@@ -92,9 +92,9 @@ def make_users(url: str, management: str, passwords: Mapping[str, str]) -> list[
                 pass
         except OSError as error:
             raise NoUsers(
-                f"the management API at {base} did not take {path}: {error}."
-                " ALLOCATION_BROKER_URL must be that of an administrator,"
-                " and ALLOCATION_BROKER_MANAGEMENT_URL the API's address"
+                f"the management API at {base} refused {path}: {error}. ALLOCATION_BROKER_URL must"
+                " have an administrator's user, and ALLOCATION_BROKER_MANAGEMENT_URL must be"
+                " the API's address"
             ) from error
 
     for name, password in passwords.items():

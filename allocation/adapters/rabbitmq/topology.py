@@ -123,9 +123,9 @@ def declare(connection: Connection) -> list[str]:
             bind_queue_to_native_delayed_delivery_exchange(connection, commands_queue())
     except PreconditionFailed as error:
         raise Undeclared(
-            f"the broker has one of the queues with other arguments: {error.reply_text}."
-            " Arguments can't be changed: stop whoever publishes to it, let its consumers empty it,"
-            " delete it (`rabbitmqctl delete_queue NAME`), and run `allocation topology` again"
+            f"the broker has one of the queues with other arguments: {error.reply_text}. Arguments"
+            " can't be changed: stop its publishers, let its consumers empty it, delete it"
+            " (`rabbitmqctl delete_queue NAME`), and run `allocation topology` again"
         ) from error
     except AccessRefused as error:
         raise Undeclared(

@@ -100,7 +100,7 @@ class Channel(filesystem.Channel):
         self._inplace_augment_message(message, exchange, routing_key)
         taken = [self.files.put(queue, message) for queue in self._route(exchange, routing_key)]
         if mandatory and not any(taken):
-            raise Unroutable(f"no queue takes {routing_key!r} from the exchange {exchange!r}")
+            raise Unroutable(f"no queue is bound to the exchange {exchange!r} for {routing_key!r}")
 
     def _route(self, exchange: str, routing_key: str) -> list[str]:
         if not exchange:
@@ -324,7 +324,9 @@ class Transport(filesystem.Transport):
         super().__init__(client, **options)
         folder = unquote(urlsplit(client.hostname).path)
         if not folder:
-            raise ValueError(f"{client.hostname!r} names no folder: write spool:///absolute/folder")
+            raise ValueError(
+                f"{client.hostname!r} is not an absolute folder: write spool:///absolute/folder"
+            )
         self.files = Files(Path(folder))
 
     @property

@@ -148,7 +148,7 @@ def lines_on_batches_of_their_sku() -> Violations:
     )
 
 
-@invariant("each line that was taken is allocated, waiting, or was given up", allocations)
+@invariant("each accepted line is allocated, waiting, or was given up", allocations)
 def lines_accounted_for() -> Violations:
 
     def of_succeeded(*names: str) -> Select[tuple[str, str]]:
@@ -169,7 +169,7 @@ def lines_accounted_for() -> Violations:
     )
 
 
-@invariant("each line stands where the last event about it says", outbox)
+@invariant("each line has the status of the last event about it", outbox)
 def lines_where_their_last_event_left_them() -> Violations:
     """Lines on the books that contradict the last event that is kept of them.
 
@@ -240,7 +240,7 @@ def lines_where_their_last_event_left_them() -> Violations:
     )
 
 
-@invariant("each promise was told as the books have it", allocations)
+@invariant("each promise was published as the books have it", allocations)
 def promises_published_as_booked() -> Violations:
     name = case((allocations.c.expires_at.is_(None), _ALLOCATED), else_=_RESERVED)
     body = cast(outbox.c.body, Text)
@@ -271,7 +271,7 @@ def promises_published_as_booked() -> Violations:
     )
 
 
-@invariant("each command that was accepted is on record", outbox)
+@invariant("each command that was accepted is stored", outbox)
 def accepted_commands_known() -> Violations:
     known = exists().where(commands.c.id == outbox.c.id)
     return select(outbox.c.id).where(outbox.c.kind == "command", ~is_scheduled, ~known)
@@ -294,9 +294,9 @@ def no_overdue_commands() -> Violations:
             + (" overdue, the oldest is " + commands.c.name + " ")
             + cast(commands.c.id, String)
             + (
-                ": check that the workers and the relay run; the relay sends again what the broker"
-                " has lost. `allocation status` shows the queue, `allocation dead list` the"
-                " commands that failed"
+                ": check that the workers and the relay run; the relay publishes commands again"
+                " that the broker has lost. `allocation status` shows the queue, `allocation"
+                " dead list` the commands that failed"
             )
         )
         .where(overdue)
@@ -342,7 +342,7 @@ def sequences() -> Violations:
     )
 
 
-@invariant("each event is sent, or waits behind none of its product that is", outbox)
+@invariant("no event was published before an earlier event of its product", outbox)
 def sent_in_order() -> Violations:
     is_sent = outbox.c.sent_at.is_not(None)
     first_unsent = func.min(case((~is_sent, outbox.c.sequence)))
@@ -376,7 +376,7 @@ def nothing_waits_beside_its_stock() -> Violations:
     )
 
 
-@invariant("each line was told the day on which its batch comes", allocations)
+@invariant("the promised day of each line is its batch's ETA", allocations)
 def promised_days_published() -> Violations:
     """Batches that come on another day than they promised to lines, and no pending review."""
     return except_(

@@ -61,10 +61,12 @@ class SqlInbox:
         old = {message.id: message for message in messages if message.id not in new}
         known = self._known(list(old.values()))
         if known.keys() != old.keys():
-            raise ConcurrentUpdate("a command was deleted while it came again")
+            raise ConcurrentUpdate("a command was deleted while it was sent again")
         for row in known.values():
             if row.correlation_id != old[row.id].correlation_id:
-                raise CommandConflict(f"command {row.id} is known as part of another request")
+                raise CommandConflict(
+                    f"command {row.id} was accepted before as part of another request"
+                )
 
     def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome | None]:
         known = self._known(messages)
@@ -164,8 +166,8 @@ class SqlInbox:
             name, _ = known = meanings.setdefault(message.id, meant)
             if known != meant:
                 raise CommandConflict(
-                    f"command {message.id} is known as {name} with another body"
-                    " and keeps its first meaning: send this one with an id of its own"
+                    f"command {message.id} was accepted before as {name} with another body, and"
+                    " stays as it was: send this command with a new id"
                 )
         return rows
 

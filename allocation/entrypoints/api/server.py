@@ -60,9 +60,8 @@ def _check_keys(dependencies: Dependencies) -> None:
     reachable = f"other machines can reach {settings.host}"
     if not settings.api_key and not _database_has_keys(dependencies.engine):
         sys.exit(
-            f"allocation: there is no API key, and {reachable}: make one with"
-            " `allocation keys create`, set ALLOCATION_API_KEY, or listen on 127.0.0.1"
-            " (ALLOCATION_HOST)"
+            f"allocation: there is no API key, and {reachable}: create one with `allocation keys"
+            " create`, set ALLOCATION_API_KEY, or listen on 127.0.0.1 (ALLOCATION_HOST)"
         )
     if settings.api_key and len(settings.api_key) < SHORTEST_KEY:
         sys.exit(
@@ -77,7 +76,7 @@ def _database_has_keys(engine: Engine) -> bool:
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", error)).strip()
         sys.exit(
-            f"allocation: the database can't be asked for API keys: {reason}; check"
+            f"allocation: the API keys can't be read from the database: {reason}; check"
             " ALLOCATION_DATABASE_URL, and run `allocation migrate` once"
         )
     finally:
@@ -104,7 +103,7 @@ class _Log(Logger):
 
     def exception(self, msg: str, *args: object, **kwargs: object) -> None:
         if isinstance(sys.exc_info()[1], TimeoutError):  # of a socket, see stream.SEND_TIMEOUT
-            self.warning("a client was cut off: it took nothing of what was sent")
+            self.warning("a client was disconnected: it did not read the response")
         else:
             super().exception(msg, *args, **kwargs)
 

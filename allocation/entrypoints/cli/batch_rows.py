@@ -106,7 +106,9 @@ class BatchRows:
     def _header(self, line: _Line | None, delimiter: str | None) -> tuple[str, tuple[str, ...]]:
         if line is None or not line.text.strip():
             number = line.number if line else 1 + (delimiter is not None)
-            raise Unreadable(f"line {number} is empty: it names the columns, {','.join(COLUMNS)}")
+            raise Unreadable(
+                f"line {number} is empty: it must name the columns, {','.join(COLUMNS)}"
+            )
         if "\0" in line.text:
             raise Unreadable(
                 f"line {line.number} has NUL characters, as in UTF-16 without a byte order mark:"
@@ -131,7 +133,7 @@ class BatchRows:
         found = max(read, key=lambda each: len(set(COLUMNS) & set(read[each])))
         columns = read[found]
         if twice := [name for name in COLUMNS if columns.count(name) > 1]:
-            raise Unreadable(f"line {line.number}: the column {twice[0]} comes twice")
+            raise Unreadable(f"line {line.number}: the column {twice[0]} appears twice")
         if missing := [name for name in REQUIRED if name not in columns]:
             raise Unreadable(
                 f"line {line.number}: the column {missing[0]} is missing; the header has"

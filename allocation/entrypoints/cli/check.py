@@ -14,31 +14,31 @@ if TYPE_CHECKING:
 
 
 def check(as_json: AsJson = False) -> None:
-    """Prove the books: one line a promise; exit status 1 when one does not hold."""
+    """Audit the books: one line for each invariant; exit status 1 if one is violated."""
     from allocation import bootstrap
     from allocation.adapters.sql import audit
 
     dependencies = bootstrap.build()
     settings = dependencies.settings
 
-    def proved() -> list[audit.Result]:
-        proofs = []
-        for proof in audit.run(dependencies.engine, settings.resend_after):
-            proofs.append(proof)
+    def audited() -> list[audit.Result]:
+        results = []
+        for result in audit.run(dependencies.engine, settings.resend_after):
+            results.append(result)
             if not as_json:
-                _print_proof(proof)
-        return proofs
+                _print_result(result)
+        return results
 
-    proofs = ask_database(settings, proved)
+    results = ask_database(settings, audited)
     if as_json:
-        rows = [asdict(proof) | {"holds": proof.holds} for proof in proofs]
+        rows = [asdict(result) | {"holds": result.holds} for result in results]
         console.print_json(data=rows)
-    if not all(proof.holds for proof in proofs):
+    if not all(result.holds for result in results):
         raise typer.Exit(FAILED)
 
 
-def _print_proof(proof: "audit.Result") -> None:
-    verdict = "[green]holds [/green]" if proof.holds else "[red]BROKEN[/red]"
-    console.print(f"{verdict} {proof.promise} ({proof.examined} examined)")
-    for breach in proof.broken:
-        console.print(f"         {escaped(str(breach))}", markup=False)
+def _print_result(result: "audit.Result") -> None:
+    verdict = "[green]holds [/green]" if result.holds else "[red]BROKEN[/red]"
+    console.print(f"{verdict} {result.promise} ({result.examined} examined)")
+    for violation in result.broken:
+        console.print(f"         {escaped(str(violation))}", markup=False)

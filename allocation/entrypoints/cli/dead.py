@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 app = Program(
     name="dead",
-    help="Dead letters: what could not be understood or decided, by whichever process.",
+    help="Dead letters: messages that a process could not read or decide.",
     no_args_is_help=True,
 )
 
@@ -46,14 +46,16 @@ def _dead_queues() -> list[str]:
     return list(topology.dead_queues())
 
 
-Ids = Annotated[list[str] | None, typer.Argument(help="The letters' ids, see `dead list --each`.")]
+Ids = Annotated[
+    list[str] | None, typer.Argument(help="Ids of dead letters, see `dead list --each`.")
+]
 DeadQueue = Annotated[
     str | None,
-    typer.Option("--queue", help="Only of this dead-letter queue.", autocompletion=_dead_queues),
+    typer.Option("--queue", help="Only dead letters of this queue.", autocompletion=_dead_queues),
 ]
-Reason = Annotated[str | None, typer.Option(help="Only those with this reason.")]
-Name = Annotated[str | None, typer.Option(help="Only of this command or event type.")]
-All = Annotated[bool, typer.Option("--all", help="Every one of them.")]
+Reason = Annotated[str | None, typer.Option(help="Only dead letters with this reason.")]
+Name = Annotated[str | None, typer.Option(help="Only this command or event type.")]
+All = Annotated[bool, typer.Option("--all", help="All dead letters.")]
 Row = dict[str, Any]
 
 
@@ -62,10 +64,12 @@ def show_list(
     queue: DeadQueue = None,
     reason: Reason = None,
     name: Name = None,
-    each: Annotated[bool, typer.Option("--each", help="Each letter, not the groups.")] = False,
+    each: Annotated[
+        bool, typer.Option("--each", help="List each dead letter instead of groups.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show how many there are of each reason, or each of them."""
+    """Show the number of dead letters for each reason, or each dead letter."""
     from allocation import bootstrap
     from allocation.adapters.rabbitmq.dead_letter_queues import by_cause, summary
 
@@ -112,10 +116,10 @@ def _ago(moment: object) -> str:
 
 @app.command()
 def show(
-    letter_id: Annotated[str, typer.Argument(metavar="ID", help="Its id.")],
+    letter_id: Annotated[str, typer.Argument(metavar="ID", help="The dead letter's id.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show all that is known of one: why, since when, its headers and its body."""
+    """Show one dead letter: its reason, its time, its headers and its body."""
     from allocation import bootstrap
     from allocation.adapters.rabbitmq.dead_letter_queues import summary
 
@@ -157,9 +161,9 @@ def replay(
     everything: All = False,
     as_json: AsJson = False,
 ) -> None:
-    """Deliver letters again, as if they came for the first time; what took effect does so once.
+    """Deliver dead letters again; a message that took effect before has no second effect.
 
-    A letter whose body was cut stays where it is.
+    A dead letter whose body was cut stays in its queue.
     """
     from allocation import bootstrap
     from allocation.adapters.rabbitmq.dead_letter_queues import deliver_again
@@ -192,17 +196,17 @@ def drop(
     reason: Reason = None,
     name: Name = None,
     everything: All = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask for confirmation.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Throw letters away for good; a command among them counts as rejected from then on."""
+    """Delete dead letters for good; a command among them counts as rejected from then on."""
     from allocation import bootstrap
     from allocation.adapters.rabbitmq import topology
     from allocation.service_layer import execution
 
     selection = _selection(ids, queue, reason, name, everything=everything)
     if not yes:
-        typer.confirm("They can't be brought back. Drop them?", abort=True)
+        typer.confirm("Dropped messages can't be restored. Drop them?", abort=True)
     dependencies = bootstrap.build()
 
     def drop(_: object, letters: "Iterator[DeadLetter]") -> int:
@@ -236,7 +240,7 @@ def _selection(
     except NoSuchQueue as error:
         misused(str(error))
     if selection.is_everything and not everything:
-        misused("say which: ids, --queue, --reason, --name, or --all")
+        misused("choose dead letters by ids, --queue, --reason, --name, or --all")
     return selection
 
 

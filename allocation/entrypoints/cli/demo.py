@@ -25,7 +25,7 @@ class StepFailed(Exception):
 
 
 def demo() -> None:
-    """Play the whole story on the embedded default, in a temporary folder, and end."""
+    """Run an example from start to end on the embedded default, in a temporary folder."""
     from allocation.settings import Settings
 
     page = up.page(Settings())
@@ -35,9 +35,9 @@ def demo() -> None:
         except StepFailed as failure:
             fail(str(failure))
     console.print(
-        "Everything held. Next: `make up` (or `allocation up`) keeps the service running;"
-        f" then open its page, {page}."
-        " README.md shows how other services send commands and hear events."
+        "Everything worked. Next: `make up` (or `allocation up`) keeps the service running; then"
+        f" open its page, {page}. README.md shows how other services send commands and receive"
+        " events."
     )
 
 
@@ -68,13 +68,13 @@ class Demo:
                 ("shrink the batch from another service", self._a_smaller_batch),
                 ("let an order wait", self._an_order_that_nothing_can_serve),
                 ("serve the order that waits", self._new_stock),
-                ("tell that a shipment is late", self._a_late_shipment),
-                ("hold stock for a basket", self._a_basket),
+                ("report a late shipment", self._a_late_shipment),
+                ("reserve stock for a basket", self._a_basket),
                 ("dispatch", self._goods_that_leave),
             ):
                 self._step = step
                 play()
-        self._step = "prove the books"
+        self._step = "audit the books"
         for line in self._run("-m", "allocation", "check").splitlines():
             self._say(line)
 
@@ -120,30 +120,32 @@ class Demo:
     def _an_order(self) -> None:
         order = {"orderid": "order-1", "sku": "RED-CHAIR", "qty": 8}
         self._ask("/v1/allocations", order, batchref="early")
-        self._say("order-1 wants 8 and is allocated to batch early, the one that is there first.")
+        self._say("order-1 needs 8 pieces and is allocated to batch early, which arrives first.")
         self._picks({("order-1", "early"): "open"})
 
     def _a_smaller_batch(self) -> None:
         self._send("allocation.change_batch_quantity", {"batchref": "early", "qty": 5})
         self._say(
-            "Another service, which imports nothing of ours, sends"
-            " allocation.change_batch_quantity by name: early has only 5."
+            "Another service, which imports none of our code, sends"
+            " allocation.change_batch_quantity by name: batch early has only 5."
         )
         self._until("order-1 is on batch late", lambda: self._line("order-1")["batchref"] == "late")
-        self._say("order-1 does not fit any more: it moved to batch late.")
+        self._say("order-1 no longer fits, so it moved to batch late.")
         self._picks({("order-1", "early"): "cancelled", ("order-1", "late"): "open"})
 
     def _an_order_that_nothing_can_serve(self) -> None:
         order = {"orderid": "order-2", "sku": "RED-CHAIR", "qty": 100}
         self._ask("/v1/allocations", order, status="waiting")
-        self._say("order-2 wants 100, which nothing can serve: it waits and keeps its place.")
+        self._say(
+            "order-2 needs 100 pieces, which no batch can serve: it waits and keeps its place."
+        )
         mail = self._until("the stock team's mail", lambda: self._mail("order-2"))
         self._say(f"The stock team got a mail: “{mail}”")
 
     def _new_stock(self) -> None:
         self._ask("/v1/batches", {"batchref": "new", "sku": "RED-CHAIR", "qty": 100})
         self._until("order-2 is on batch new", lambda: self._line("order-2")["batchref"] == "new")
-        self._say("A new batch arrives, and order-2 is served from batch new.")
+        self._say("A new batch arrives, and batch new serves order-2.")
         self._picks(
             {
                 ("order-1", "early"): "cancelled",
@@ -156,15 +158,15 @@ class Demo:
         self._send("allocation.change_batch_eta", {"batchref": "late", "eta": "2030-09-01"})
         self._until("order-1 comes later", lambda: self._line("order-1")["eta"] == "2030-09-01")
         mail = self._until("the orders team's mail", lambda: self._mail("2030-09-01"))
-        self._say("Batch late comes on 2030-09-01 instead, and so does order-1.")
+        self._say("Batch late arrives on 2030-09-01 instead, and so does order-1.")
         self._say(f"The orders team got a mail: “{mail}”")
 
     def _a_basket(self) -> None:
         basket = {"orderid": "order-3", "sku": "RED-CHAIR", "qty": 2, "ttl": 900}
         self._ask("/v1/reservations", basket, status="reserved")
-        self._say("order-3 is in a basket: 2 of batch early are held for 15 minutes.")
+        self._say("order-3 is in a basket: 2 pieces of batch early are reserved for 15 minutes.")
         self._ask("/v1/reservations/order-3/confirm", {}, status="confirmed")
-        self._say("It is confirmed in time, and only now the warehouse hears of it.")
+        self._say("The order is confirmed in time, and only now does the warehouse get a pick.")
         self._pick("order-3", "open")
 
     def _goods_that_leave(self) -> None:
@@ -172,7 +174,7 @@ class Demo:
         self._until(
             "order-3 is dispatched", lambda: self._line("order-3")["status"] == "dispatched"
         )
-        self._say("The warehouse has shipped order-3: its 2 pieces are off the books.")
+        self._say("The warehouse has shipped order-3: its 2 pieces have left the batch.")
         self._pick("order-3", "dispatched")
 
     def _say(self, sentence: str) -> None:
@@ -180,9 +182,7 @@ class Demo:
 
     def _expect(self, holds: bool, seen: object) -> None:
         if not holds:
-            raise StepFailed(
-                f"step “{self._step}”: this was not expected: {seen}\n{self.log_tail()}"
-            )
+            raise StepFailed(f"step “{self._step}”: unexpected result: {seen}\n{self.log_tail()}")
 
     def _until(self, what: str, ask: Callable[[], T]) -> T:
         deadline = time.monotonic() + TIMEOUT
@@ -191,7 +191,8 @@ class Demo:
                 return answer
             time.sleep(0.05)  # between two looks, within TIMEOUT
         raise StepFailed(
-            f"step “{self._step}”: waited {TIMEOUT:.0f} s in vain until {what}\n{self.log_tail()}"
+            f"step “{self._step}”: timed out after {TIMEOUT:.0f} s waiting until"
+            f" {what}\n{self.log_tail()}"
         )
 
     def log_tail(self) -> str:

@@ -25,15 +25,18 @@ from allocation.messaging.command_line import AsJson, DryRun, Program
 if TYPE_CHECKING:
     from allocation.views.exports import Export
 
-app = Program(name="export", help="Batches and order lines as CSV.", no_args_is_help=True)
+app = Program(name="export", help="Export batches or order lines as CSV.", no_args_is_help=True)
 
 Output = Annotated[
     Path | None,
     typer.Option(
-        "--output", "-o", metavar="FILE", help="Write there, all or nothing; else standard output."
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write this file, completely or not at all; default: standard output.",
     ),
 ]
-OfSku = Annotated[str | None, typer.Option("--sku", help="Only those of this product.")]
+OfSku = Annotated[str | None, typer.Option("--sku", help="Only this product.")]
 
 _ONE = {"batches": "batch", "lines": "line"}
 
@@ -42,7 +45,7 @@ _ONE = {"batches": "batch", "lines": "line"}
 def batches(
     output: Output = None, sku: OfSku = None, dry_run: DryRun = False, as_json: AsJson = False
 ) -> None:
-    """Every batch, as `allocation import-batches` reads it; those of quantity 0 are left out."""
+    """Export the batches in the format of `import-batches`, except batches of quantity 0."""
     from allocation.views import exports
 
     _export("batches", exports.all_batches(sku), output, sku, dry_run, as_json)
@@ -52,7 +55,7 @@ def batches(
 def lines(
     output: Output = None, sku: OfSku = None, dry_run: DryRun = False, as_json: AsJson = False
 ) -> None:
-    """Every order line, how it stands, and the batch that serves it."""
+    """Export every order line with its status and the batch that serves it."""
     from allocation.views import exports
 
     _export("lines", exports.all_lines(sku), output, sku, dry_run, as_json)
@@ -66,7 +69,7 @@ def _export(
     from allocation.views.cells import cell
 
     if as_json and output is None and not dry_run:
-        misused("--json tells what was written: name a file with --output")
+        misused("--json describes the written file: name one with --output")
     dependencies = bootstrap.build()
     settings, engine = dependencies.settings, dependencies.engine
     with ExitStack() as stack:
@@ -117,7 +120,7 @@ def _target(output: Path | None) -> Iterator[IO[str]]:
             os.fsync(opened.fileno())
         part.replace(target)
     except KeyboardInterrupt:
-        fail(f"broken off; nothing was written to {output}", BROKEN_OFF)
+        fail(f"interrupted; nothing was written to {output}", BROKEN_OFF)
     except OSError as error:
         fail(f"{output}: {error.strerror or error}; nothing was written")
     finally:

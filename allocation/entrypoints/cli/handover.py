@@ -83,7 +83,9 @@ class Handover:
 
     def _has_enough(self) -> str | None:
         enough = len(self._undecided) > MOST_UNDECIDED
-        return f"{len(self._undecided)} rows are undecided, too many for more" if enough else None
+        return (
+            f"{len(self._undecided)} rows are undecided, too many to send more" if enough else None
+        )
 
     def _is_crowded(self) -> str | None:
         settings = self.dependencies.settings

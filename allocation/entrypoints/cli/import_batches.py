@@ -27,8 +27,8 @@ def import_batches(
         Path,
         typer.Argument(
             metavar="FILE.csv",
-            help="With the columns batchref, sku, qty and perhaps eta and best_before;"
-            " - reads standard input.",
+            help="CSV file with the columns batchref, sku, qty and optionally eta and"
+            " best_before; - reads standard input.",
         ),
     ],
     wait: Annotated[
@@ -36,31 +36,32 @@ def import_batches(
         typer.Option(
             min=0,
             metavar="SECONDS",
-            help="Stop when for so long nothing moved: no room, no outcome.",
+            help="Stop if nothing was accepted or decided for this many seconds.",
         ),
     ] = 60,
     no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Only hand over, wait for no outcome.")
+        bool, typer.Option("--no-wait", help="Only send the commands; don't wait for outcomes.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only look for rows that are wrong.")
+        bool, typer.Option("--dry-run", help="Only check the rows; send nothing.")
     ] = False,
     rejected: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Write the rejected rows there, to be corrected and imported."
+            metavar="FILE",
+            help="Write the rejected rows to this file, to be corrected and imported again.",
         ),
     ] = None,
     dates: Annotated[
         DateOrder | None,
-        typer.Option(help="Read local dates too: 31.12.2026 or 31/12/2026, or 12/31/2026."),
+        typer.Option(help="Also accept local dates: 31.12.2026 or 31/12/2026, or 12/31/2026."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create a batch of each row of a CSV file; running it again changes nothing.
+    """Create a batch for each row of a CSV file; running it again changes nothing.
 
-    Exit status: 0 when every batch is there, 1 when some are rejected or undecided, 2 when the
-    file can't be read.
+    Exit status: 0 if every batch exists, 1 if some rows are rejected or undecided, 2 if
+    the file can't be read.
     """
     from rich.progress import TaskProgressColumn
 
@@ -106,15 +107,15 @@ def import_batches(
         fail(f"{error.filename or file}: {error.strerror or error}{_safe(report)}", MISUSED)
     except typer.Exit:  # the database is away
         if report.accepted:
-            typer.echo(f"allocation: broken off{_safe(report)}", err=True)
+            typer.echo(f"allocation: interrupted{_safe(report)}", err=True)
         raise
     except KeyboardInterrupt:
-        fail(f"broken off{_safe(report)}", BROKEN_OFF)
+        fail(f"interrupted{_safe(report)}", BROKEN_OFF)
     except Stalled as reason:
         report.print(dry_run=dry_run, as_json=as_json)
         fail(
-            f"for {wait:g} seconds nothing moved: {reason}. Are worker and relay running?"
-            f" `allocation status` shows what waits{_safe(report)}"
+            f"no progress for {wait:g} seconds: {reason}. Are worker and relay running?"
+            f" `allocation status` shows what is pending{_safe(report)}"
         )
     report.print(dry_run=dry_run, as_json=as_json)
     if report.rejected or report.failed or (report.undecided and not no_wait):
@@ -133,7 +134,7 @@ def _written(file: Path, source: BufferedReader, encoding: str) -> Iterator[IO[s
     from allocation.entrypoints.cli.batch_rows import Unreadable
 
     if file.exists() and os.path.samestat(file.stat(), os.fstat(source.fileno())):
-        raise Unreadable("is the file to be read, so the rejected rows can't be written to it")
+        raise Unreadable("is the input file, so the rejected rows can't be written to it")
     # What is not UTF-8 is written as it came.
     with file.open("w", encoding=encoding, errors="surrogateescape", newline="") as opened:
         yield opened
@@ -155,6 +156,6 @@ def _safe(report: "Report") -> str:
     if not report.accepted:
         return ""
     return (
-        f"; {report.accepted} rows were handed over by now. Run the same again to go on: what was"
-        " handed over has no effect twice"
+        f"; {report.accepted} rows were sent so far. Run the same command again to continue: no"
+        " row takes effect twice"
     )

@@ -16,7 +16,7 @@ SHOWN = 20
 LISTED = 1000
 """Rejected rows that are kept, and listed in JSON; the file has all of them."""
 
-_FAILED = "nobody could decide it: see `allocation dead list`"
+_FAILED = "no worker could decide it: see `allocation dead list`"
 
 
 class RejectedFile:
@@ -103,7 +103,7 @@ class Report:
             told = [f"{self.rows - self.rejected} can be imported", f"{self.rejected} rejected"]
         told += [f"{self.failed} failed"] if self.failed else []
         told += [f"{self.undecided} undecided"] if self.undecided else []
-        known = f" {self.known} were handed over before." if self.known else ""
+        known = f" {self.known} were sent before." if self.known else ""
         console.print(f"{counted(self.rows, 'row')}: {', '.join(told)}.{known}", highlight=False)
         if self.first:
             print_table([_shown(row) for row in self.first[:SHOWN]])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from allocation.adapters.sql.api_keys import ApiKey, ApiKeys
     from allocation.settings import Settings
 
-app = Program(name="keys", help="Keys of the HTTP API.", no_args_is_help=True)
+app = Program(name="keys", help="Manage the keys of the HTTP API.", no_args_is_help=True)
 
 
 class Scope(StrEnum):
@@ -34,7 +34,10 @@ class Scope(StrEnum):
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="Who gets it, for the list; up to 100 characters.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="Name of the key's owner, shown in the list; up to 100 characters."),
+    ],
     scope: Annotated[
         list[Scope] | None,
         typer.Option(help="read: GET requests; write: all others. Both unless given."),
@@ -44,9 +47,9 @@ def create(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key, and print it: this once, as only its hash is kept.
+    """Create a key and print it. It can't be shown again, because only its hash is stored.
 
-    With the first key the API on loopback begins to ask every caller for a key.
+    After the first key is created, the API on loopback requires a key from every caller.
     """
     if not (0 < len(name) <= 100 and name.isprintable()):
         misused("the name of a key is 1 to 100 printable characters")
@@ -58,7 +61,8 @@ def create(
         console.print_json(data={"key": text} | _row(key))
         return
     console.print(
-        f"Key {key.id} for {escaped(name)}, good to {' and '.join(key.scopes)}:", markup=False
+        f"Key {key.id} for {escaped(name)}, with permission to {' and '.join(key.scopes)}:",
+        markup=False,
     )
     typer.echo(text)
     console.print("It is not shown again. Send it as `Authorization: Bearer <key>`.")
@@ -66,7 +70,7 @@ def create(
 
 @app.command("list")
 def show_list(as_json: AsJson = False) -> None:
-    """Show every key, but for its secret."""
+    """List all keys without their secrets."""
     settings, keys = _build()
     rows = [_row(key) for key in ask_database(settings, keys.all)]
     if as_json:
@@ -79,10 +83,10 @@ def show_list(as_json: AsJson = False) -> None:
 
 @app.command()
 def revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="Its id.")],
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id.")],
     as_json: AsJson = False,
 ) -> None:
-    """Take a key back; within seconds no process of the API accepts it any more."""
+    """Revoke a key; within seconds no process of the API accepts it any more."""
     settings, keys = _build()
     if not ask_database(settings, lambda: keys.revoke(key_id)):
         fail(f"no valid key has the id {key_id}: `allocation keys list` shows them")

@@ -90,7 +90,7 @@ app = Program(
     name="allocation",
     cls=_Root,
     add_completion=True,
-    help="Promises each order line stock from a batch, and tells everyone else by messages.",
+    help="Allocates stock from batches to order lines, and publishes events for other services.",
     no_args_is_help=True,
 )
 for _panel, _commands in PANELS.items():

@@ -8,7 +8,7 @@ from allocation.messaging.command_line import AsJson, DryRun
 
 
 def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
-    """Drop sent events and decided commands that are past their time; safe to break off."""
+    """Delete published events and decided commands after their retention; safe to interrupt."""
     from allocation import bootstrap
     from allocation.adapters.sql import retention
     from allocation.messaging.retention import half_the_time

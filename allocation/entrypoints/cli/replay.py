@@ -48,12 +48,13 @@ def replay(
         ),
     ],
     since: Annotated[
-        str | None, typer.Option(help="Only from this time on: 2030-01-31T12:00, UTC.")
+        str | None,
+        typer.Option(help="Only events since this time, such as 2030-01-31T12:00 (UTC)."),
     ] = None,
     sku: Annotated[str | None, typer.Option(help="Only the events of this product.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send the kept events again to one queue, in order; what took effect there does so once."""
+    """Send the stored events to one queue again, in order; repeats have no second effect."""
     from allocation import bootstrap
     from allocation.adapters.rabbitmq import topology
     from allocation.adapters.sql.event_log import EventLog
@@ -61,7 +62,7 @@ def replay(
     known = ", ".join(topology.SUBSCRIBERS)
     others = set(topology.names()) - set(topology.SUBSCRIBERS)
     if queue in others or queue.endswith(".dead"):
-        misused(f"{queue} takes no events: name a subscriber's queue, such as {known}")
+        misused(f"{queue} is not a queue for events: name a subscriber's queue, such as {known}")
     moment = None if since is None else _moment(since)
     dependencies = bootstrap.build()
     settings, log = dependencies.settings, EventLog(dependencies.engine)
@@ -117,8 +118,9 @@ def _send(
         advance(taken)
         if taken < len(rows):
             fail(
-                f"{queue} took {sent} of {stretch.count} events and refused the next: is it full?"
-                " Let its subscriber catch up, then replay again: repeats have no effect"
+                f"{queue} accepted {sent} of {stretch.count} events and refused the next: is it"
+                " full? Let its subscriber catch up, then replay again: repeats have no"
+                " effect"
             )
     return sent
 
@@ -132,8 +134,8 @@ def _wait_for_room(connection: "Connection", queue: str) -> None:
             least, seen_at = waiting, time.monotonic()
         elif time.monotonic() - seen_at > NO_CONSUMER:
             fail(
-                f"{waiting} messages wait in {queue} and nobody takes them: start its subscriber,"
-                " then replay again: repeats have no effect"
+                f"{waiting} messages wait in {queue} and no consumer takes them: start its"
+                " subscriber, then replay again: repeats have no effect"
             )
         time.sleep(0.2)  # between two looks at the queue's length
 
@@ -142,5 +144,7 @@ def _moment(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        misused(f"--since {text} is no time: write it like 2030-01-31 or 2030-01-31T12:00, in UTC")
+        misused(
+            f"--since {text} is not a time: write it like 2030-01-31 or 2030-01-31T12:00, in UTC"
+        )
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

@@ -47,15 +47,15 @@ class Status:
 
 def status(
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="On a terminal: show it anew, until Ctrl-C.")
+        bool, typer.Option("--watch", "-w", help="Refresh the output on a terminal until Ctrl-C.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what waits, what was decided in the last minute, and how many dead letters there are."""
+    """Show what is pending, what was decided in the last minute, and the number of dead letters."""
     from allocation import bootstrap
 
     if watch and as_json:
-        misused("--watch is for people, --json for programs: give one of them")
+        misused("--watch and --json can't be used together")
     dependencies = bootstrap.build()
     if watch and sys.stdout.isatty():
         _watch(dependencies)

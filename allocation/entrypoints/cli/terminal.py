@@ -150,8 +150,8 @@ def _ask(what: str, url: str, ask: Callable[[], T], makes_it: bool) -> T:
 
     if not makes_it and is_missing(url):
         fail(
-            f"nothing runs here: {what} at {_embedded(url)} is not there yet; `allocation up`"
-            " starts everything, and ALLOCATION_STATE_DIR names the folder"
+            f"the service does not run here: {what} at {_embedded(url)} does not exist yet;"
+            " `allocation up` starts everything, and ALLOCATION_STATE_DIR names the folder"
         )
     of_storage = (StorageUnavailable, ConcurrentUpdate)
     try:
@@ -160,12 +160,12 @@ def _ask(what: str, url: str, ask: Callable[[], T], makes_it: bool) -> T:
         known = translated(error) if isinstance(error, SQLAlchemyError) else error
         if isinstance(known, SchemaMissing):
             fail(
-                f"{what} at {without_password(url)} has not the schema of this version:"
-                " run `allocation migrate`"
+                f"{what} at {without_password(url)} lacks the schema of this version: run"
+                " `allocation migrate`"
             )
         cause = error.__cause__ or error if isinstance(error, of_storage) else error
         reason = str(getattr(cause, "orig", cause)).strip()
-        fail(f"{what} at {without_password(url)} gave no answer: {reason}")
+        fail(f"{what} at {without_password(url)} does not respond: {reason}")
 
 
 def is_missing(url: str) -> bool:

@@ -37,7 +37,7 @@ class Unavailable(Exception):
 def up() -> None:
     """Run everything on this machine: api, worker, relay, inbound, subscribers, flower.
 
-    It ends with exit status 0 on Ctrl-C, SIGTERM, or when its output is closed; with 1 when a
+    It ends with exit status 0 on Ctrl-C, SIGTERM, or when its output is closed; with 1 if a
     process stops by itself, or a port or the state folder is in use.
     """
     from allocation import bootstrap
@@ -157,7 +157,7 @@ def _lock(path: Path) -> int:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise Unavailable(
-            f"{path}: {error.strerror}: choose another folder by ALLOCATION_STATE_DIR"
+            f"{path}: {error.strerror}: choose another folder with ALLOCATION_STATE_DIR"
         ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -166,7 +166,7 @@ def _lock(path: Path) -> int:
         os.close(lock)
         raise Unavailable(
             f"another `allocation up` uses the folder {path.parent} (process {holder}, or"
-            " processes that outlived it): stop it, or choose another folder by"
+            " processes that it started): stop it, or choose another folder with"
             " ALLOCATION_STATE_DIR"
         ) from None
     os.ftruncate(lock, 0)
@@ -196,8 +196,8 @@ def _check_ports(settings: "Settings") -> None:
                     else error
                 )
                 raise Unavailable(
-                    f"{what} can't listen on {host}:{port}: {reason}; stop what uses it, or set"
-                    f" {variable} to another port"
+                    f"{what} can't listen on {host}:{port}: {reason}; stop the program that uses"
+                    f" the port, or set {variable} to another port"
                 ) from error
 
 

@@ -72,7 +72,7 @@ class Admission:
     def turn_away(self, message: Message, error: str, reason: str = Inadmissible.reason) -> None:
         """Dead-letter a message that is not a valid command."""
         log.error(
-            "not a command: the message goes to the dead-letter queue",
+            "not a command: the message is dead-lettered",
             reason=error[:1000],
             command=str((message.headers or {}).get("task"))[:100],
             command_id=str((message.headers or {}).get("id"))[:100],
@@ -95,9 +95,9 @@ def check(message: Message, known: Container[str]) -> None:
         raise Inadmissible(f"the content encoding is {message.content_encoding!r}, not utf-8")
     name = headers.get("task")
     if not isinstance(name, str):
-        raise Inadmissible(f"the header task is {name!r}, no name")
+        raise Inadmissible(f"the header task is {name!r}, not a name")
     if not name.startswith("allocation.") or name not in known:
-        raise UnknownTask(f"the task {name!r} is not known here")
+        raise UnknownTask(f"the task {name!r} is unknown")
     _check_headers(headers)
     try:
         body = message.payload
@@ -135,7 +135,7 @@ def _check_headers(headers: dict[str, Any]) -> None:
         )
     for name in ("group", "stamps", "stamped_headers"):
         if headers.get(name):
-            raise Inadmissible(f"the header {name} belongs to a canvas; commands stand alone")
+            raise Inadmissible(f"the header {name} belongs to a canvas; canvases are not accepted")
 
 
 def _limit(value: object) -> bool:
@@ -146,7 +146,7 @@ def _parse(headers: dict[str, Any], name: str, parse: Callable[[str], object]) -
     value = headers.get(name)
     try:
         if not isinstance(value, str):
-            raise TypeError("it is no text")
+            raise TypeError("it is not a text")
         parse(value)
     except (TypeError, ValueError) as error:
         raise Inadmissible(f"the header {name} is {value!r}: {error}") from error
@@ -160,4 +160,4 @@ def _check_body(body: object) -> None:
             raise Inadmissible("the body is not [args, kwargs, embed]")
     for name in ("callbacks", "errbacks", "chain", "chord"):
         if embedded.get(name):
-            raise Inadmissible(f"the body has a {name}; commands stand alone")
+            raise Inadmissible(f"the body has a {name}; canvases are not accepted")

@@ -74,13 +74,15 @@ class CommandTask(Task):
         if isinstance(error, StorageUnusable):
             if self.app.dependencies.settings.broker_transport is not None:
                 # The embedded broker may not be able to write either: it keeps what it has.
-                log.warning("the command can't be decided now", error=str(error))
+                log.warning(
+                    "the command can't be decided now; it will be retried", error=str(error)
+                )
                 time.sleep(retries.UNUSABLE_PAUSE)
                 return Reject(error, requeue=True)
             # Without end: the command is not the cause.
             self.request.retries = min(self.request.retries, retries.UNUSABLE_RETRIES)
         delay = retries.delay(self.request.retries)
-        log.warning("retry: nobody could decide the command", seconds=delay, error=repr(error))
+        log.warning("the command failed; it will be retried", seconds=delay, error=repr(error))
         try:
             later = self.retry(
                 exc=error,
@@ -105,7 +107,7 @@ class CommandTask(Task):
             fail(failed.message(), f"{type(exc).__name__}: {exc}", dependencies.unit_of_work())
         except StorageUnavailable as error:
             log.error(
-                "the command stays pending though it failed: its dead letter can be replayed",
+                "the command failed, but stays pending: its dead letter can be replayed",
                 error=str(error),
                 **failed.names(),
             )

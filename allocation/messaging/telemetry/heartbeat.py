@@ -1,4 +1,4 @@
-"""A process's sign of life: the age of a file in the state folder, which health checks look at."""
+"""A process's heartbeat: the age of a file in the state folder, which health checks read."""
 
 from contextlib import suppress
 from pathlib import Path

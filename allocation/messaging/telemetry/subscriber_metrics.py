@@ -24,23 +24,23 @@ class SubscriberMetrics:
         self.registry = CollectorRegistry()
         self.consuming = Gauge(
             f"{name}_consuming",
-            "Whether the queue is being consumed: broker and database are there.",
+            "1 if the process consumes its queue: broker and database are available.",
             registry=self.registry,
         )
         self.queue_messages = Gauge(
             f"{name}_queue_messages",
-            "Messages in the queue that no consumer has in hand.",
+            "Messages in the queue that are not delivered to a consumer yet.",
             registry=self.registry,
         )
         self._events = Counter(
             f"{name}_events",
-            "Events by type and result: done, repeated (known already), retried, dead.",
+            "Events by type and result: done, repeated (already processed), retried, dead.",
             ["type", "result"],
             registry=self.registry,
         )
         self._dead_letters = Counter(
             f"{name}_dead_letters",
-            "Messages set aside by this process, by the reason.",
+            "Messages that this process dead-lettered, by reason.",
             ["reason"],
             registry=self.registry,
         )
@@ -48,7 +48,7 @@ class SubscriberMetrics:
             self._dead_letters.labels(reason)
         self._batch_seconds = Histogram(
             f"{name}_batch_seconds",
-            "The transaction that takes the events which were there together.",
+            "Duration of the transaction that processes a batch of events.",
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
             registry=self.registry,
         )

@@ -73,7 +73,7 @@ def start(service: str, transport: str | None, exporter: Exporter | None = None)
     try:
         from allocation.messaging.telemetry import otel
     except ModuleNotFoundError as missing:
-        log.warning("no spans are made: install allocation[otel]", missing=missing.name)
+        log.warning("no spans are recorded: install allocation[otel]", missing=missing.name)
         return
     _system = "rabbitmq" if transport is None else "spool"
     _provider = otel.Provider(service, exporter)

@@ -18,5 +18,5 @@ def test_every_reason_has_a_sentence_for_people() -> None:
 
 
 def test_a_refusal_without_the_facts_of_its_sentence_is_said_in_general() -> None:
-    assert reasons.refusal("batchref taken", {}) == "There is a batch with this reference already."
+    assert reasons.refusal("batchref taken", {}) == "A batch with this reference already exists."
     assert reasons.refusal("too late", {}) == "The command was refused: too late."

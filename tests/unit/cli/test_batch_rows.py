@@ -182,7 +182,7 @@ def test_the_same_facts_have_the_same_id_however_they_are_written() -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"sep=;\n", "line 2 is empty: it names the columns, batchref,sku,qty,eta,best_before"),
+        (b"sep=;\n", "line 2 is empty: it must name the columns, batchref,sku,qty,eta,best_before"),
         (
             b"sep=,\nbatchref;sku;qty\n",
             "line 2: the column batchref is missing; the header has batchref;sku;qty",
@@ -191,7 +191,7 @@ def test_the_same_facts_have_the_same_id_however_they_are_written() -> None:
             b"batchref;sku;quantity\n",
             "line 1: the column qty is missing; the header has batchref, sku, quantity",
         ),
-        (b"batchref;sku;qty;QTY\n", "line 1: the column qty comes twice"),
+        (b"batchref;sku;qty;QTY\n", "line 1: the column qty appears twice"),
         (
             b"a;batchref;sku;qty;b,batchref,sku,qty,c\n",
             "line 1: the header can be read by commas and by semicolons: write `sep=` and the"

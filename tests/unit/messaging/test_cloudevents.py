@@ -159,7 +159,7 @@ def test_a_field_that_an_event_of_a_sequence_lacks_is_named(field: str) -> None:
         (event(), {"content_encoding": "gzip"}, "the content encoding is 'gzip'"),
         (event(), {"headers": {"compression": "application/x-gzip"}}, "the body is compressed"),
         (json.dumps(event()).encode("utf-16"), {}, "the body is not JSON"),
-        (event(data={"total": float("nan")}), {}, "NaN is no JSON"),
+        (event(data={"total": float("nan")}), {}, "NaN is not JSON"),
         (b" " * (LARGEST_BODY + 1), {}, "262145 bytes, more than 262144"),
         (without("source"), {}, "the field source is missing"),
     ],

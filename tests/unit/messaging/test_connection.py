@@ -35,11 +35,11 @@ def test_the_files_that_the_query_names_are_taken_out_of_each_node(file: Path) -
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("amqps://me:secret@host?verify=verify_none", "the URL may have a query"),
-        ("amqp://me:secret@host?cacertfile=secret", "the URL may have a query"),
-        ("amqps://me:secret@host?secret", "the URL may have a query"),
-        ("amqps://me:secret@host?cacertfile=", "cacertfile names no file"),
-        ("amqps://me:secret@host?keyfile=/dev/null", "keyfile names no file"),
+        ("amqps://me:secret@host?verify=verify_none", "only an amqps:// URL may have a query"),
+        ("amqp://me:secret@host?cacertfile=secret", "only an amqps:// URL may have a query"),
+        ("amqps://me:secret@host?secret", "only an amqps:// URL may have a query"),
+        ("amqps://me:secret@host?cacertfile=", "cacertfile is not a file"),
+        ("amqps://me:secret@host?keyfile=/dev/null", "keyfile is not a file"),
     ],
 )
 def test_a_query_that_makes_no_sense_is_refused_without_its_password(url: str, reason: str) -> None:
@@ -50,7 +50,7 @@ def test_a_query_that_makes_no_sense_is_refused_without_its_password(url: str, r
 
 
 def test_a_key_needs_a_certificate(file: Path) -> None:
-    with pytest.raises(ValueError, match="keyfile needs a certfile"):
+    with pytest.raises(ValueError, match="keyfile requires certfile"):
         address(f"amqps://host?keyfile={file}")
 
 

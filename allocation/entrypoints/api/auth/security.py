@@ -118,7 +118,7 @@ class Guard:
         self._limits.count_failure(address)
         # Log the id only of a known key: what was mistyped might be the secret.
         log.warning("refused an API key", address=address, key=kept and kept.key.id)
-        raise _unauthorized("This is no valid API key.", ', error="invalid_token"')
+        raise _unauthorized("The API key is not valid.", ', error="invalid_token"')
 
     def named(self, name: str) -> Caller | None:
         """The caller of this name, as long as the key is valid."""
@@ -182,7 +182,7 @@ def check_scope(scope: str) -> None:
         challenge = f'{_REALM}, error="insufficient_scope", scope="{scope}"'
         raise Problem(
             "missing scope",
-            f"This takes a key with the scope {scope}.",
+            f"This request requires a key with the scope {scope}.",
             headers={"WWW-Authenticate": challenge},
             scope=scope,
         )
@@ -221,7 +221,9 @@ def _refuse_foreign_hosts() -> None:
     except ValueError:
         name = ""
     if not is_loopback(name):
-        raise Problem(403, "As long as there is no key, this answers to localhost alone.")
+        raise Problem(
+            403, "Until an API key exists, the service answers requests to localhost only."
+        )
 
 
 def with_security_headers(response: Response) -> Response:
@@ -286,7 +288,7 @@ def register_sessions(app: Flask, signed_by: bytes) -> None:
         try:
             csrf.protect()
         except CSRFError as error:
-            detail = "This form is out of date, or not ours. Load its page again, and try again."
+            detail = "The form has expired. Reload its page and try again."
             raise Problem(400, detail) from error
 
 

@@ -40,45 +40,50 @@ RESOURCES = (
 ROUTES = tuple(route for resource in RESOURCES for route in resource.routes.values())
 
 _BULK = {
-    200: "Many lines: each with what came of it; only with `Prefer: wait`.",
-    202: "Many lines: each with where to ask for it, with what came of it, or with its problem.",
+    200: "For many lines: the outcome of each; only with `Prefer: wait`.",
+    202: "For many lines: for each the URL of its status, its outcome, or its problem.",
 }
 _BAD = {
-    400: "The body is not JSON, or the Idempotency-Key makes no sense.",
+    400: "The body is not JSON, or the Idempotency-Key is malformed.",
     401: "The API key is missing or wrong.",
-    403: "The API key lacks the scope: `read` for GET, `write` for the others."
-    " Or there is no key yet, and `Host` is no name of loopback.",
-    404: "There is no such thing.",
+    403: "The API key lacks the scope: `read` for GET, `write` for other methods. Or no key"
+    " exists yet, and `Host` is not a name of loopback.",
+    404: "The resource does not exist.",
     409: "A rule refused the command; only with `Prefer: wait`. `type` is one of {types}.",
     413: "The body is larger than 1 MiB.",
     415: "The body is not application/json.",
-    422: "A field breaks the contract, or the Idempotency-Key came before with another request.",
-    429: "One caller sent too many requests, or one address too many wrong keys.",
-    500: "The service failed, through no fault of the request.",
-    503: "The database gives no answer, or (`/problems/overloaded`) too much waits to be done,"
-    " or as many streams are open as are served.",
+    422: "A field breaks the contract, or the Idempotency-Key was used before with another"
+    " request.",
+    429: "The caller sent too many requests, or its address too many wrong keys.",
+    500: "The service failed; the request is not at fault.",
+    503: "The database does not respond, or (`/problems/overloaded`) too many commands are"
+    " pending or too many streams are open.",
 }
-_ACCEPTED = " Accepted first and decided later: 202, or with `Prefer: wait=N` what came of it."
+_ACCEPTED = (
+    " The command is accepted first and decided later: the response is 202, or with `Prefer:"
+    " wait=N` the outcome."
+)
 _PERCENT_ENCODED = (
-    "One segment of the path, percent-encoded: a slash is `%2F`, a percent sign `%25`."
+    "One percent-encoded segment of the path: a slash is `%2F`, a percent sign is `%25`."
 )
 _KEY = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "Makes it safe to send the same request again: it takes effect once.",
+    "description": "Makes it safe to send the same request again: all requests with the same key"
+    " take effect once.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
 }
 _PREFER = {
     "name": "Prefer",
     "in": "header",
-    "description": f"`wait=N` waits for the outcome, N seconds and {LONGEST} at most.",
+    "description": f"`wait=N` waits for the outcome for at most N seconds; N is at most {LONGEST}.",
     "schema": {"type": "string", "examples": ["wait=5"]},
 }
 
 _TO_ITS_COMMAND = {
     "operationId": "get_v1_commands_command_id",
     "parameters": {"command_id": "$response.body#/id"},
-    "description": "How the command stands. Many lines: each has an id of its own.",
+    "description": "The command's status. Of many lines each has an id of its own.",
 }
 
 
@@ -93,8 +98,8 @@ def document() -> Json:
         "info": {
             "title": "Allocation",
             "version": "1",
-            "description": "Promises each order line stock from a batch."
-            " Changes are accepted first and decided later: a 202 is never lost.",
+            "description": "Allocates stock from batches to order lines. Changes are accepted"
+            " first and decided later; a command that was answered with 202 is never lost.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],
@@ -105,7 +110,8 @@ def document() -> Json:
                 "key": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "A key that `allocation keys create` made, or the setting's.",
+                    "description": "A key from `allocation keys create`, or the value of"
+                    " `ALLOCATION_API_KEY`.",
                 }
             },
         },
@@ -183,8 +189,8 @@ def _or_many(one: Json) -> Json:
         "minItems": 1,
         "maxItems": MOST,
         "items": one["schema"],
-        "description": "One that breaks the contract is answered with its problem, and harms no"
-        " other; the good ones are accepted together.",
+        "description": "The valid lines are accepted together; each invalid line gets a problem"
+        " as its result.",
     }
     many = s.record(lines=lines) | {"additionalProperties": False}
     another = one["example"] | {"sku": "BLUE-TABLE", "qty": 1}
@@ -208,11 +214,13 @@ def _good(route: Route, answer: Answer) -> Json:
     made: Json = {"description": description, "content": {route.content: {"schema": schema}}}
     if route.command:
         made["headers"] = {
-            "Location": _header("Where the command, if it is one, tells how it stands."),
-            "Preference-Applied": _header("What of `Prefer` was honoured."),
+            "Location": _header(
+                "The URL of the command's status, if the request is a single command."
+            ),
+            "Preference-Applied": _header("The preference that was honoured."),
         }
     if answer is PENDING:
-        made["headers"]["Retry-After"] = _header("Seconds until it is worth to ask.")
+        made["headers"]["Retry-After"] = _header("Seconds after which to ask again.")
         made["links"] = {"command": _TO_ITS_COMMAND}
     return made
 
@@ -226,7 +234,7 @@ def _bad(route: Route, status: int) -> Json:
     if status == 401:
         made["headers"] = {"WWW-Authenticate": _header("How to authenticate.")}
     if status in (429, 503):
-        made["headers"] = {"Retry-After": _header("Seconds until it is worth to try again.")}
+        made["headers"] = {"Retry-After": _header("Seconds after which to try again.")}
     return made
 
 

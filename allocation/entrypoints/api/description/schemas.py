@@ -68,24 +68,24 @@ PROBLEM = Answer(
     "Problem",
     record(
         type={"type": "string", "format": "uri-reference", "description": "The kind of problem."},
-        title=text("The kind, in words."),
+        title=text("The kind of problem in words."),
         status={"type": "integer", "description": "The HTTP status."},
-        detail=text("What happened, for people."),
+        detail=text("A sentence that explains the problem."),
         optional={
-            "instance": text("What the log calls it."),
+            "instance": text("The id under which the log has the problem."),
             "errors": array(
                 record(field={"type": "string"}, problem={"type": "string"}),
-                "Each field that is wrong.",
+                "Every invalid field.",
             ),
-            "index": count("Which line has the problem; the first is 0."),
+            "index": count("The index of the line that has the problem; the first line is 0."),
         },
     )
-    | {"description": "RFC 9457. A refusal also carries the facts that led to it."},
+    | {"description": "Problem details (RFC 9457). A refusal also has the facts that led to it."},
 )
 PENDING = Answer(
     "Pending",
     record(id=uuid("The command's id."), status=one_of("pending")),
-    "Accepted: it is on record and will be decided. Ask at `Location`",
+    "Accepted: the command is saved and will be decided. Its status is at `Location`",
     status=202,
 )
 TEXT = Answer("Text", {"type": "string"})

@@ -57,10 +57,10 @@ class DatabaseState:
         try:
             return running.result(TIMEOUT)
         except TookTooLong:
-            return State(None, f"The database gave no answer in {TIMEOUT:g} s.")
+            return State(None, f"The database did not respond within {TIMEOUT:g} s.")
 
     def _answer(self, future: Future[State]) -> None:
-        state = State(None, "The database could not be asked; the log says why.")
+        state = State(None, "The query to the database failed; the log has the error.")
         try:
             state = self._look()
         except SQLAlchemyError as error:

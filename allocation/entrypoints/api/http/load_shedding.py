@@ -38,7 +38,7 @@ class LoadShedder:
                 self._see(self._look())
             except SQLAlchemyError as error:
                 # Accepting the command meets the same database, and reports it.
-                log.debug("the backlog can't be seen", error=str(error).partition("\n")[0])
+                log.debug("the backlog can't be read", error=str(error).partition("\n")[0])
                 self._trouble = None
             finally:
                 ended = time.monotonic()
@@ -48,7 +48,7 @@ class LoadShedder:
 
     def _see(self, trouble: str | None) -> None:
         if trouble and not self._trouble:
-            log.warning("further commands are put off", reason=trouble)
+            log.warning("overloaded: new commands are refused", reason=trouble)
         if self._trouble and not trouble:
             log.info("commands are accepted again")
         self._trouble = trouble

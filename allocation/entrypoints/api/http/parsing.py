@@ -214,7 +214,7 @@ def read_body() -> Any:
     if len(body) > LIMIT:
         raise RequestEntityTooLarge
     if request.mimetype != "application/json" or "Content-Encoding" in request.headers:
-        raise UnsupportedMediaType("The body must be application/json, and not encoded.")
+        raise UnsupportedMediaType("The body must be application/json without a content encoding.")
     try:
         return _DECODER.decode(body.decode("utf-8"))
     except RecursionError as error:
@@ -226,12 +226,12 @@ def read_body() -> Any:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name comes twice in one object")
+        raise ValueError("an object has the same name twice")
     return found
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number)

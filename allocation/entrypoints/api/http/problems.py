@@ -41,8 +41,8 @@ class Kind:
 
 _REFUSALS = {
     "unknown sku": (
-        "No batch of this sku was ever put on the books.",
-        "No batch of {sku} was ever put on the books.",
+        "No batch of this sku was ever added.",
+        "No batch of {sku} was ever added.",
     ),
     "unknown batchref": ("There is no batch with this reference.", "There is no batch {batchref}."),
     "unknown order line": (
@@ -50,93 +50,95 @@ _REFUSALS = {
         "Order {orderid} has no line of {sku}.",
     ),
     "batchref taken": (
-        "There is a batch with this reference already.",
-        "Batch {batchref} exists already; choose another reference.",
+        "A batch with this reference already exists.",
+        "Batch {batchref} already exists; choose another reference.",
     ),
     "dropped": (
-        "Nobody could decide the command, and an operator dropped it.",
+        "No worker could decide the command, and an operator dropped it.",
         "No worker could decide this command, and an operator dropped it. Send it again.",
     ),
     "quantity differs": (
-        "The order has a line of this sku already, with another quantity.",
-        "The order has {known_qty} pieces of this product already, not {qty}.",
+        "The order already has a line of this sku with another quantity.",
+        "The order already has {known_qty} pieces of this product, not {qty}.",
     ),
     "not all in stock": (
-        "One of the lines can't be served at once: none of them was taken.",
-        "{sku} can't be served at once, so no line of order {orderid} was taken.",
+        "One of the lines can't be served at once, so no line was accepted.",
+        "{sku} can't be served at once, so no line of order {orderid} was accepted.",
     ),
     "not all held": (
-        "A line of the order waits for stock: nothing of it was confirmed.",
-        "{sku} is not held for order {orderid}, so nothing of it was confirmed.",
+        "A line of the order waits for stock, so no line was confirmed.",
+        "{sku} is not reserved for order {orderid}, so no line was confirmed.",
     ),
     "sku twice": (
         "The order names a sku in two of its lines.",
         "Order {orderid} names a product in two of its lines.",
     ),
     "line twice": (
-        "The request has a line of the same order and sku before this one.",
+        "An earlier line of the request has the same order and sku.",
         "The request has the line of {sku} for order {orderid} twice.",
     ),
     "reserved": (
-        "The line is held by a reservation: confirm the order instead.",
-        "{sku} is held for order {orderid} already; confirm the order instead.",
+        "The line is reserved: confirm the order instead.",
+        "{sku} is already reserved for order {orderid}; confirm the order instead.",
     ),
     "no reservation": (
-        "Nothing is held for the order: it was never reserved, or is over.",
-        "Nothing is held for order {orderid}.",
+        "The order has no reservation: none was made, or it has ended.",
+        "Order {orderid} has no reservation.",
     ),
     "extended already": (
         "A reservation can be extended once.",
-        "Order {orderid} was extended before; that is possible once.",
+        "The reservation of order {orderid} was extended before; it can be extended once.",
     ),
     "not allocated": (
-        "The line waits or is only held: no goods of it can have left.",
-        "Order {orderid} is not promised any {sku}, so nothing of it can have left.",
+        "The line waits or is reserved, so its goods can't have been shipped.",
+        "No {sku} is allocated to order {orderid}, so none can have been shipped.",
     ),
     "another batch": (
-        "The line is promised stock of another batch.",
-        "The line is promised stock of batch {known}, not of {batchref}.",
+        "Another batch serves the line.",
+        "Batch {known} serves the line, not {batchref}.",
     ),
     "dispatched": (
-        "The line's goods have left: it can't be given up any more.",
-        "The {sku} of order {orderid} has left; it can't be given up any more.",
+        "The line's goods were shipped, so the line can't be cancelled.",
+        "The {sku} of order {orderid} was shipped, so the line can't be cancelled.",
     ),
     "quantity too large": (
-        "The batch has fewer pieces than that.",
+        "The batch has fewer pieces.",
         "The batch has {known_qty} pieces, fewer than {qty}.",
     ),
     "malformed command": (
         "A field of the command breaks the contract.",
-        "The field {field} can't be taken: it {problem}.",
+        "The field {field} is invalid: it {problem}.",
     ),
 }
 """By the reason for which a rule refuses a command: the sentence without, and with the facts."""
 
 KINDS = {reason: Kind(409, *sentences) for reason, sentences in _REFUSALS.items()} | {
     "malformed JSON": Kind(400, "The body is not one JSON text in UTF-8."),
-    "invalid input": Kind(422, "A field breaks the contract; `errors` names each and says how."),
+    "invalid input": Kind(
+        422, "A field breaks the contract; `errors` has each invalid field and its problem."
+    ),
     "malformed idempotency key": Kind(
         400, "An Idempotency-Key is 1 to 255 printable ASCII characters."
     ),
-    "idempotency key reused": Kind(422, "This Idempotency-Key came before with another request."),
+    "idempotency key reused": Kind(
+        422, "This Idempotency-Key was used before with another request."
+    ),
     "command failed": Kind(
-        500, "Nobody could decide the command. It is on record and may still be decided."
+        500, "No worker could decide the command. It is saved and may still be decided."
     ),
     "storage unavailable": Kind(
-        503, "The database gives no answer. Nothing is known to be saved; try again."
+        503, "The database does not respond. The request may not have been saved; try again."
     ),
-    "missing scope": Kind(403, "The API key is good, but not for this."),
-    "too many requests": Kind(
-        429, "One caller sent more requests than one may. Wait for Retry-After."
-    ),
-    "overloaded": Kind(503, "Too much waits to be done. Nothing was saved; try again later."),
-    "not ready": Kind(503, "The service can't do its work yet, or for the moment."),
+    "missing scope": Kind(403, "The API key is valid, but lacks the scope for this request."),
+    "too many requests": Kind(429, "The caller exceeded the rate limit. Wait for Retry-After."),
+    "overloaded": Kind(503, "The service is overloaded. Nothing was saved; try again later."),
+    "not ready": Kind(503, "The service is not ready to do its work."),
 }
 """The kinds of problem that have a `type` of their own, by their titles; a refusal is a 409."""
 
 _SENTENCES = {
-    404: "Nothing answers at this path.",
-    405: "This path does not take the method; Allow says which it takes.",
+    404: "There is no resource at this path.",
+    405: "This path does not support the method; Allow lists the methods that it supports.",
     413: "The body is larger than 1 MiB.",
 }
 
@@ -237,7 +239,7 @@ def no_schema() -> Problem:
 
 def _unavailable(error: Exception) -> Problem:
     # The first line: the rest is the statement with its values.
-    log.warning("the database gives no answer", error=str(error).partition("\n")[0])
+    log.warning("the database does not respond", error=str(error).partition("\n")[0])
     if isinstance(error, SchemaMissing):
         return no_schema()
     if isinstance(error, StorageUnusable):
@@ -257,6 +259,6 @@ def _unexpected(error: Exception) -> Problem:
     log.error("a request failed unexpectedly", incident=str(incident), exc_info=error)
     return Problem(
         500,
-        "The request failed here, not through a fault of yours. The log has it under `instance`.",
+        "The service failed; the request is not at fault. The log has the error under `instance`.",
         instance=incident.urn,
     )

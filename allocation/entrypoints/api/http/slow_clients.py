@@ -210,7 +210,7 @@ class ClientSocket(socket.socket):
             poll = select.poll()
             poll.register(self, select.POLLOUT)
             if not poll.poll(STALL_SECONDS * 1000):
-                raise TimeoutError("the client took nothing of the response")
+                raise TimeoutError("the client did not read the response")
             self.flush()
 
     def flush(self) -> None:
@@ -325,7 +325,7 @@ class BufferingWorker(ThreadWorker):
         if not (client.arrival and client.arrival.data):
             self._drop(client)
             return
-        raise Refused(408, "Request Timeout", "The request came too slowly.")
+        raise Refused(408, "Request Timeout", "The request arrived too slowly.")
 
     def finish_request(self, client: _Client, done: "Future[Any]") -> None:
         """Send what the client has not taken of the response; then go on as gunicorn does."""

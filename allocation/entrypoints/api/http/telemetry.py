@@ -38,13 +38,13 @@ class Metrics:
         )
         self._seconds = Histogram(
             "allocation_http_request_seconds",
-            "From a request's arrival to its answer; waiting on request (Prefer) counts.",
+            "From a request's arrival to its response, with the wait that Prefer asks for.",
             ["method", "route"],
             registry=own,
         )
         self._accepting = Histogram(
             "allocation_accept_seconds",
-            "The transaction that accepts a command.",
+            "Duration of the transaction that accepts a command.",
             ["command"],
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
             registry=own,
@@ -74,18 +74,23 @@ class _BacklogCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         found = self._backlog()
-        gauges = [("database_up", "Whether the database answers.", 1.0 if found else 0.0)]
+        gauges = [("database_up", "1 if the database responds, else 0.", 1.0 if found else 0.0)]
         if found is not None:
-            age = "Age of the oldest of them; 0 when there is none."
-            overdue = "Commands of both kinds pending for longer than ALLOCATION_RESEND_AFTER."
+            unsent_age = "Age of the oldest unpublished outbox row; 0 if there are none."
+            pending_age = "Age of the oldest pending command; 0 if there are none."
+            overdue = "Commands and follow-ups pending for longer than ALLOCATION_RESEND_AFTER."
             gauges += [
-                ("outbox_unsent", "Rows that the relay has to send.", found.unsent),
-                ("outbox_oldest_unsent_seconds", age, found.oldest_unsent_seconds),
+                (
+                    "outbox_unsent",
+                    "Outbox rows that the relay has not published yet.",
+                    found.unsent,
+                ),
+                ("outbox_oldest_unsent_seconds", unsent_age, found.oldest_unsent_seconds),
                 ("commands_pending", "Commands of clients without an outcome.", found.pending),
-                ("commands_oldest_pending_seconds", age, found.oldest_pending_seconds),
+                ("commands_oldest_pending_seconds", pending_age, found.oldest_pending_seconds),
                 (
                     "follow_ups_pending",
-                    "Commands that decisions created, without an outcome.",
+                    "Follow-up commands without an outcome.",
                     found.follow_ups,
                 ),
                 ("commands_overdue", overdue, found.overdue),

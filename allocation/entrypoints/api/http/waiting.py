@@ -47,7 +47,7 @@ class OutcomeWaiter:
     def outcomes(self, commands: Collection[UUID], seconds: float) -> Outcomes:
         """The outcomes, once all commands are decided or the time is over.
 
-        If the database gives no answer, these are the outcomes known so far: the commands are
+        If the database does not respond, these are the outcomes known so far: the commands are
         safe, the other outcomes unknown.
         """
         decided: dict[UUID, Json] = {}

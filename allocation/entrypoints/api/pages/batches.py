@@ -119,7 +119,7 @@ def _wrong(name: str, body: Json, problem: Problem) -> tuple[dict[str, str], str
         }
     shown = {field: text for field, text in errors.items() if field in request.form}
     if errors and shown == errors:
-        return shown, "Nothing was saved: see below what is wrong."
+        return shown, "Nothing was saved: correct the fields below."
     return shown, refusal
 
 

@@ -47,15 +47,15 @@ def of_request(connection: Connection) -> FlashMessage | None:
 
 def _text(known: Json) -> str:
     if known["status"] == "pending":
-        return "Accepted. It is waiting for a worker to decide it."
+        return "Accepted. The command waits for a worker to decide it."
     outcome = known["outcome"]
     if known["status"] == "succeeded":
         what = {
-            "created": "The batch {batchref} is on the books.",
+            "created": "The batch {batchref} was added.",
             "changed": "The batch {batchref} now has {qty} pieces.",
-            "unchanged": "The batch {batchref} had {qty} pieces already.",
+            "unchanged": "The batch {batchref} already had {qty} pieces.",
         }
         return what.get(outcome["status"], "Done.").format(**outcome)
     if known["status"] == "rejected":
         return reasons.refusal(outcome["reason"], outcome)
-    return "It failed at every try. It is among the dead letters, see Operations."
+    return "Every attempt failed. The command is among the dead letters, see Operations."

@@ -149,8 +149,8 @@ def _asked(ask: Callable[[Connection], T]) -> tuple[T | None, str | None]:
     except NoSuchQueue as error:
         return None, f"{error}.".capitalize()
     except (OperationalError, AMQPError, OSError) as error:
-        log.warning("the broker gives the page no answer", error=str(error) or repr(error))
-        return None, "The broker gives no answer; the log of the API says why."
+        log.warning("the broker does not respond", error=str(error) or repr(error))
+        return None, "The broker does not respond; the log of the API has the error."
 
 
 def _required(ask: Callable[[Connection], T]) -> T:

@@ -44,7 +44,7 @@ def order(orderid: str) -> str:
         customers = lines.customers(connection, orderid)
         latest = moves.of_order(connection, orderid, limit=MOVES)
     if not known and not latest:
-        raise NotFound(f"The order {orderid} has no line, and nothing of it is kept.")
+        raise NotFound(f"The order {orderid} has no lines and no stored history.")
     return render_template(
         "pages/order.html",
         orderid=orderid,

@@ -84,7 +84,7 @@ def product(sku: str) -> str:
         if known is None and flash_message is not None:
             return render_template("pages/product_to_be.html", sku=sku, flash_message=flash_message)
         if known is None:
-            raise NotFound(f"No batch of the sku {sku} was ever put on the books.")
+            raise NotFound(f"No batch of the sku {sku} was ever added.")
         [listed] = catalogue.listed(connection, [sku], template_filters.today())
         queue = lines.waiting(connection, sku, after=waiting_after, limit=ROWS + 1)
         latest = moves.of_product(connection, sku, before=moves_before, limit=MOVES + 1)

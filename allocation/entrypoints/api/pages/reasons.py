@@ -16,22 +16,22 @@ DEAD_LETTERS = {
     "unknown type": "No event has this type",
     "unknown version": "The event has a version that this release doesn't know",
     "malformed": "The event breaks its contract",
-    "conflict": "An event with this id came before, with other contents",
-    "failed": "It failed at every try",
+    "conflict": "An earlier event with this id has other contents",
+    "failed": "Every attempt failed",
     "revoked": "It was revoked before a worker began",
-    "expired": "It came too late: it had expired",
+    "expired": "It had expired before a worker began",
     "terminated": "It was terminated while a worker decided it",
-    "rejected": "The process that took it refused it",
-    "delivery_limit": "It was delivered too often, each time without an answer",
+    "rejected": "The consumer rejected it",
+    "delivery_limit": "It was delivered too often without an acknowledgement",
     "maxlen": "Its queue was full",
-    "unknown": "The reason is not known",
+    "unknown": "The reason is unknown",
 }
 """By the reason of a dead letter; the first eleven are ours, the others the broker's."""
 
 RELEASES = {
-    "released": "the caller gave it up",
-    "expired": "its time was up",
-    "moved": "it moves to another batch, or waits again",
+    "released": "the caller released it",
+    "expired": "it expired",
+    "moved": "it moved to another batch, or waits again",
 }
 """By the reason why a reservation ended."""
 
@@ -57,12 +57,12 @@ def field(command: str, name: str, problem: str) -> str:
     schema = registry.schema(command)["properties"].get(name, {})
     kinds = schema.get("type", ())
     if problem == "is missing":
-        return "Fill this in."
+        return "This field is required."
     if "integer" in kinds:
         least, most = (template_filters.count(schema[end]) for end in ("minimum", "maximum"))
         return f"Write a whole number from {least} to {most}."
     if schema.get("format") == "date":
-        return "Write a day as in 2030-01-31, or leave it empty."
+        return "Write a day like 2030-01-31, or leave the field empty."
     return f"This {problem.removeprefix('the value ')}."
 
 

@@ -25,36 +25,43 @@ from allocation.views import lines
 
 def _explanation() -> s.Json:
     began_with = s.record(
-        id=s.uuid("The id of what began it all."),
-        command={"type": ["string", "null"], "description": "null: it did not begin here."},
+        id=s.uuid("The id of the first command or event in the chain of causes."),
+        command={
+            "type": ["string", "null"],
+            "description": "null: the chain began in another service.",
+        },
         body={"type": ["object", "null"]},
     )
     candidate = s.record(
         batchref={"type": "string"},
         eta={"type": ["string", "null"], "format": "date"},
         free=s.count("Pieces that were free."),
-        verdict=s.text("Why it was chosen, or passed over."),
+        verdict=s.text("Why the batch was chosen or passed over."),
     )
     decision = s.record(
-        event=s.text("The type of the event that told it."),
+        event=s.text("The type of the event that recorded it."),
         sequence=s.count("The event's number."),
         time=s.TIME,
         cause=s.record(
             id=s.uuid("The id of the command that decided it."), command={"type": "string"}
         ),
         began_with=began_with,
-        qty=s.count("Pieces."),
+        qty=s.count("Number of pieces."),
         optional={
-            "part": s.count("Which part of the line, where several batches serve it."),
-            "candidates": s.count("Batches with free pieces; there for a choice only."),
-            "considered": s.array(candidate, "By preference; of many the first ones and the last."),
+            "part": s.count("The number of the part, if several batches serve the line."),
+            "candidates": s.count("Number of batches with free pieces; present for a choice only."),
+            "considered": s.array(
+                candidate,
+                "The batches in order of preference; if there are"
+                " many, the first ones and the last.",
+            ),
         },
     )
     return s.record(
         orderid=s.ORDERID,
         sku=s.SKU,
         status=s.one_of("allocated", "reserved", "waiting", "dispatched", "in parts", "given up"),
-        decisions=s.array(decision, "Those that are kept, oldest first."),
+        decisions=s.array(decision, "The decisions that are still stored, oldest first."),
     )
 
 
@@ -65,7 +72,7 @@ def _decided_order() -> s.Json:
         status=s.one_of("allocated", "reserved", "waiting", "dispatched", "in parts", "rejected"),
         optional={
             **PROMISE,
-            "parts": s.array(PARTS, "Where several batches serve it."),
+            "parts": s.array(PARTS, "The parts, if several batches serve the line."),
             "expires_at": UNTIL,
             "reason": s.text("Why it was rejected."),
         },
@@ -74,7 +81,7 @@ def _decided_order() -> s.Json:
         orderid=s.ORDERID,
         status=s.one_of("decided"),
         all_or_nothing=s.field("all_or_nothing", "allocation.allocate_order"),
-        lines=s.array(of_line, "By sku: what became of each."),
+        lines=s.array(of_line, "The outcome of each line, sorted by sku."),
         optional={"customer": s.field("customer", "allocation.allocate_order")},
     )
 
@@ -95,9 +102,13 @@ resource.command(
     "POST",
     "/v1/allocations",
     "allocation.allocate",
-    "Ask for stock for an order line, or for many",
-    s.Answer("WaitingLine", line(WAITING, IN_PARTS), "Nothing can serve the line yet: it waits"),
-    s.Answer("AllocatedLine", line(ALLOCATED, IN_PARTS), "The line is promised stock", status=201),
+    "Allocate stock to an order line, or to many",
+    s.Answer(
+        "WaitingLine", line(WAITING, IN_PARTS), "No batch can serve the line yet, so it waits"
+    ),
+    s.Answer(
+        "AllocatedLine", line(ALLOCATED, IN_PARTS), "Stock was allocated to the line", status=201
+    ),
     refusals=("unknown sku", "reserved", "quantity differs", "line twice"),
     bulk=bulk.ANSWER,
     view=allocate,
@@ -106,11 +117,11 @@ resource.command(
     "DELETE",
     "/v1/allocations/<orderid>/<sku>",
     "allocation.deallocate",
-    "Give up an order line",
+    "Cancel an order line",
     s.Answer(
         "DeallocatedLine",
         s.record(orderid=s.ORDERID, sku=s.SKU, status=s.one_of("deallocated")),
-        "The line is given up",
+        "The line was cancelled",
     ),
     refusals=("unknown sku", "unknown order line", "dispatched"),
 )
@@ -118,17 +129,18 @@ resource.command(
     "POST",
     "/v1/orders",
     "allocation.allocate_order",
-    "Ask for stock for a whole order",
-    s.Answer("DecidedOrder", _decided_order(), "What became of each line"),
+    "Allocate or reserve stock for a whole order",
+    s.Answer("DecidedOrder", _decided_order(), "The outcome of each line"),
     refusals=("sku twice", "unknown sku", "reserved", "quantity differs", "not all in stock"),
 )
 
 
 @resource.get(
     "/v1/allocations/<orderid>/<sku>/explanation",
-    "Explain why an order line stands where it does",
+    "Explain the decisions about an order line",
     s.Answer("Explanation", _explanation()),
-    description="Every decision about it that is kept: what was chosen, from what, and why.",
+    description="Every stored decision about the line: the batch that was chosen, the batches"
+    " that were considered, and why.",
 )
 def explain(orderid: str, sku: str) -> Response:
     with snapshot() as connection:
@@ -140,7 +152,7 @@ def explain(orderid: str, sku: str) -> Response:
 
 @resource.get(
     "/v1/allocations/<orderid>",
-    "Show how an order stands",
+    "Show an order's lines and their status",
     s.Answer(
         "Order",
         s.record(
@@ -154,11 +166,11 @@ def explain(orderid: str, sku: str) -> Response:
                     **PROMISE,
                     expires_at=UNTIL | {"type": ["string", "null"]},
                 ),
-                "By sku.",
+                "The order's lines, sorted by sku.",
             ),
         ),
     ),
-    description="Every line: from which batch it is served, or that it waits.",
+    description="Every line with its status and, unless it waits, the batch that serves it.",
 )
 def show(orderid: str) -> Response:
     with snapshot() as connection:

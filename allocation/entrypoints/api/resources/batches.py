@@ -11,8 +11,8 @@ from allocation.views import stock
 _CHANGED_QTY = s.field("qty", "allocation.change_batch_quantity")
 STOCK = {
     "qty": _CHANGED_QTY | {"description": "Purchased pieces."},
-    "allocated": s.count("Pieces that lines are promised."),
-    "available": s.count("Pieces that are free."),
+    "allocated": s.count("Pieces that are allocated or reserved."),
+    "available": s.count("Free pieces."),
     "eta": s.ETA,
     "best_before": s.field("best_before", "allocation.create_batch"),
 }
@@ -24,11 +24,11 @@ resource.command(
     "POST",
     "/v1/batches",
     "allocation.create_batch",
-    "Put stock on the books",
+    "Add a batch of stock",
     s.Answer(
         "CreatedBatch",
         s.record(batchref=s.BATCHREF, sku=s.SKU, qty=s.QTY, eta=s.ETA, status=s.one_of("created")),
-        "The batch is on the books",
+        "The batch was added",
         status=201,
     ),
     refusals=("batchref taken",),
@@ -37,7 +37,7 @@ resource.command(
     "PATCH",
     "/v1/batches/<batchref>",
     "allocation.change_batch_quantity",
-    "Set what a batch holds",
+    "Change a batch's quantity",
     s.Answer(
         "ChangedBatch",
         s.record(batchref=s.BATCHREF, qty=_CHANGED_QTY, status=s.one_of("changed", "unchanged")),
@@ -49,7 +49,7 @@ resource.command(
     "PUT",
     "/v1/batches/<batchref>/eta",
     "allocation.change_batch_eta",
-    "Set when a batch arrives",
+    "Change a batch's ETA",
     s.Answer(
         "BatchOnAnotherDay",
         s.record(batchref=s.BATCHREF, eta=s.ETA, status=s.one_of("changed", "unchanged")),
@@ -61,7 +61,7 @@ resource.command(
     "POST",
     "/v1/batches/<batchref>/write-offs",
     "allocation.write_off",
-    "Take pieces off a batch",
+    "Write off pieces of a batch",
     s.Answer(
         "WrittenOffPieces",
         s.record(
@@ -71,7 +71,7 @@ resource.command(
             status=s.one_of("written off"),
             left=s.count("Pieces that the batch has now."),
         ),
-        "The pieces are off the books",
+        "The pieces were removed from the batch",
     ),
     refusals=("unknown batchref", "quantity too large"),
 )
@@ -81,8 +81,8 @@ resource.command(
     "/v1/batches/<batchref>",
     "Show a batch",
     s.Answer("Batch", s.record(sku=s.SKU, batchref=s.BATCHREF, **STOCK)),
-    description="What it holds, what of it is promised, and when it arrives."
-    " Used-up batches are shown, too.",
+    description="The batch's quantity, its promised and its free pieces, and its ETA. Used-up"
+    " batches are shown, too.",
 )
 def show(batchref: str) -> Response:
     with snapshot() as connection:

@@ -24,7 +24,7 @@ def _answer() -> s.Answer:
     """One answer a line; each has members of its own and no others."""
     command = {
         "id": s.uuid("The command's id."),
-        "location": s.text("Where the command tells how it stands."),
+        "location": s.text("The URL of the command's status."),
     }
     named = {name: s.field(name, "allocation.allocate") for name in ("customer", "split")}
     problem = s.reference(s.PROBLEM)
@@ -36,7 +36,12 @@ def _answer() -> s.Answer:
     ]
     closed = [kind | {"additionalProperties": False} for kind in kinds]
     return s.Answer(
-        "Lines", s.record(lines=s.array({"oneOf": closed}, "In the order of the request."))
+        "Lines",
+        s.record(
+            lines=s.array(
+                {"oneOf": closed}, "One result for each line, in the order of the request."
+            )
+        ),
     )
 
 
@@ -54,7 +59,7 @@ def answer(body: Json) -> Response:
     if not messages:
         raise Problem(
             "invalid input",
-            errors=[Violation("lines", "has no line that keeps the contract")],
+            errors=[Violation("lines", "has no valid line")],
             lines=list(_answers(lines, iter(messages), {})),
         )
     preferred = intake.preference(request.headers.get("Prefer", ""))
@@ -68,7 +73,7 @@ def answer(body: Json) -> Response:
 
 def _lines(body: Json) -> list[object]:
     if body.keys() != {"lines"}:
-        problem = "has other fields beside it" if "lines" in body else "is missing"
+        problem = "must be the only field" if "lines" in body else "is missing"
         raise invalid([Violation("lines", problem)])
     lines = body["lines"]
     if not isinstance(lines, list):

@@ -16,7 +16,7 @@ resource = Resource("commands")
 
 @resource.get(
     "/v1/commands/<command_id>",
-    "Show how a command stands",
+    "Show a command's status",
     s.Answer(
         "Command",
         s.record(
@@ -25,13 +25,14 @@ resource = Resource("commands")
             status=s.one_of("pending", "succeeded", "rejected", "failed"),
             outcome={
                 "type": ["object", "null"],
-                "description": "What came of it; `reason` when it was rejected; null: pending.",
+                "description": "The outcome, with `reason` if a rule rejected the command; null"
+                " while the command is pending.",
             },
             accepted_at=s.TIME,
             decided_at=s.TIME | {"type": ["string", "null"]},
         ),
     ),
-    description="Pending, or what came of it: succeeded, rejected by a rule, or failed.",
+    description="The command is pending, succeeded, was rejected by a rule, or failed.",
 )
 def show(command_id: str) -> Response:
     try:

@@ -47,12 +47,14 @@ _DESCRIPTION = Answer(
 resource = Resource("docs", template_folder="../description/events_page")
 
 
-@resource.get("/openapi.json", "Show this description", _DESCRIPTION, is_open=True)
+@resource.get("/openapi.json", "Show this description as JSON as JSON", _DESCRIPTION, is_open=True)
 def openapi() -> Response:
     return jsonify(state.current().openapi)
 
 
-@resource.get("/asyncapi.json", "Show the description of the messages", _DESCRIPTION, is_open=True)
+@resource.get(
+    "/asyncapi.json", "Show the description of the messages as JSON", _DESCRIPTION, is_open=True
+)
 def asyncapi() -> Response:
     return jsonify(asyncapi_document())
 

@@ -13,7 +13,7 @@ resource = Resource("health")
 
 @resource.get(
     "/healthz",
-    "Tell whether the process lives",
+    "Check that the process is alive",
     s.Answer("Alive", s.record(status=s.one_of("alive"))),
     is_open=True,
 )
@@ -23,16 +23,16 @@ def alive() -> Response:
 
 @resource.get(
     "/readyz",
-    "Tell whether the service can do its work",
+    "Check that the service is ready",
     s.Answer(
         "Ready",
         s.record(
             status=s.one_of("ready"),
-            unsent=s.count("Rows of the outbox that the relay has to send."),
+            unsent=s.count("Outbox rows that the relay has not published yet."),
             oldest_unsent_seconds={
                 "type": "number",
                 "minimum": 0,
-                "description": "Age of the oldest of them; 0 when there is none.",
+                "description": "Age of the oldest of these rows; 0 if there are none.",
             },
         ),
     ),

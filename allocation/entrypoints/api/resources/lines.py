@@ -2,18 +2,20 @@
 
 from allocation.entrypoints.api.description import schemas as s
 
-UNTIL = s.TIME | {"description": "Until when it is held."}
+UNTIL = s.TIME | {"description": "The end of the reservation."}
 PART: s.Json = {
     "type": "integer",
     "minimum": 0,
-    "description": "Which part of the line: each batch that serves it has one, and what waits"
-    " has one. 0 for a line that was never split; no number is used twice.",
+    "description": "The number of the part. Each batch that serves the line has a part, and so"
+    " have the pieces that wait. 0 for a line that was never split; a number is not used"
+    " again.",
 }
 STATUS = s.one_of("allocated", "reserved", "waiting", "dispatched")
 STATUS_OF_WHOLE = s.one_of("allocated", "reserved", "waiting", "dispatched", "in parts")
 PROMISE = {
-    "batchref": {"anyOf": [s.BATCHREF, {"type": "null"}], "description": "null: it waits."},
-    "eta": s.ETA | {"description": "Of its batch; null: on the shelf, or waiting."},
+    "batchref": {"anyOf": [s.BATCHREF, {"type": "null"}], "description": "null: the line waits."},
+    "eta": s.ETA
+    | {"description": "The batch's ETA; null: the stock is on the shelf, or the line waits."},
 }
 PARTS = s.record(part=PART, qty=s.QTY, status=STATUS, **PROMISE, optional={"expires_at": UNTIL})
 """One part of a line that several batches serve."""
@@ -23,7 +25,7 @@ ALLOCATED = {
     **_LINE,
     "status": s.one_of("allocated", "dispatched"),
     "batchref": s.BATCHREF,
-    "eta": s.ETA | {"description": "Of its batch; null: on the shelf."},
+    "eta": s.ETA | {"description": "The batch's ETA; null: the stock is on the shelf."},
 }
 WAITING: dict[str, s.Json] = {
     **_LINE,
@@ -34,7 +36,9 @@ WAITING: dict[str, s.Json] = {
 IN_PARTS = {
     **_LINE,
     "status": STATUS_OF_WHOLE,
-    "parts": s.array(PARTS, "One for each batch that serves the line, and one for what waits."),
+    "parts": s.array(
+        PARTS, "A part for each batch that serves the line, and one for the pieces that wait."
+    ),
 }
 
 

@@ -82,7 +82,7 @@ class LiveEvents:
             if self._listeners >= self._places:
                 raise Problem(
                     503,
-                    f"This process serves {self._places} streams already. Try again later.",
+                    f"This process already serves {self._places} streams. Try again later.",
                     headers={"Retry-After": "5"},
                 )
             self._listeners += 1
@@ -145,7 +145,7 @@ class LiveEvents:
                 failures += 1
                 seconds = backoff.seconds(failures)
                 log.warning(
-                    "events can't be read, their listeners wait",
+                    "events can't be read; the streams wait",
                     error=str(error).partition("\n")[0],
                     seconds=round(seconds, 1),
                 )

@@ -15,7 +15,7 @@ from allocation.views import stock
 
 _LIMIT = Parameter(
     "limit",
-    "Batches on a page.",
+    "Number of batches on a page.",
     {"type": "integer", "minimum": 1, "maximum": stock.MOST, "default": stock.LIMIT},
 )
 _OPEN = Parameter(
@@ -23,9 +23,9 @@ _OPEN = Parameter(
 )
 _AFTER = Parameter(
     "after",
-    "Where the page begins, as `next` of the page before says.",
+    "The start of the page, from the `next` of the previous page.",
     {"type": "string", "pattern": f"^{stock.CURSOR}$"},
-    problem="must come from the `next` of an answer",
+    problem="must come from the `next` of a response",
 )
 
 _STRATEGY = s.field("strategy", "allocation.choose_strategy")
@@ -36,7 +36,7 @@ resource.command(
     "PUT",
     "/v1/products/<sku>/strategy",
     "allocation.choose_strategy",
-    "Choose the order in which a product's batches serve",
+    "Choose the order in which a product's batches serve its lines",
     s.Answer(
         "ChosenStrategy",
         s.record(sku=s.SKU, strategy=_STRATEGY, status=s.one_of("changed", "unchanged")),
@@ -53,26 +53,32 @@ resource.command(
         "Product",
         s.record(
             sku=s.SKU,
-            version=s.count("Counts the decisions that changed it."),
+            version=s.count("Number of decisions that changed the product."),
             strategy=_STRATEGY,
-            available=s.count("Free pieces of all batches together; a line needs one batch."),
-            open_batches=s.count("Batches with free pieces."),
-            waiting=s.record(lines=s.count("Lines that wait."), qty=s.count("Their pieces.")),
+            available=s.count(
+                "Free pieces of all batches together. One batch serves a line, unless the line"
+                " may be split."
+            ),
+            open_batches=s.count("Number of batches with free pieces."),
+            waiting=s.record(
+                lines=s.count("Number of waiting lines."),
+                qty=s.count("Number of pieces that the waiting lines need."),
+            ),
             batches=s.array(
                 s.record(batchref=s.BATCHREF, **STOCK),
-                "One page of its batches: first batches with free pieces, in the order in which"
-                " they serve; then fully promised ones, in the same order; then empty ones, by"
-                " reference.",
+                "One page of the batches: first batches with free pieces, in the order in which"
+                " they serve; then fully promised batches, in the same order; then empty"
+                " batches, by reference.",
             ),
             next={
                 "type": ["string", "null"],
                 "format": "uri-reference",
-                "description": "Where the next page is; null: this is the last one.",
+                "description": "The URL of the next page; null: this is the last page.",
             },
         ),
     ),
-    description="How much is free, how much waits for stock, and its batches, page by page."
-    " `next` leads to the next page; it is null on the last one.",
+    description="The product's free pieces, its waiting lines, and its batches page by page."
+    " `next` is the URL of the next page; it is null on the last page.",
     parameters=(_LIMIT, _OPEN, _AFTER),
 )
 def show(sku: str) -> Response:
@@ -86,7 +92,7 @@ def show(sku: str) -> Response:
             after=stock.cursor(after) if after else None,
         )
     if product is None:
-        raise NotFound("No batch of this sku was ever put on the books.")
+        raise NotFound("No batch of this sku was ever added.")
     if product["next"]:
         kept: dict[str, Any] = {
             name: request.args[name] for name in ("limit", "open") if name in request.args

@@ -6,8 +6,8 @@ from allocation.entrypoints.api.resources.lines import ALLOCATED, IN_PARTS, UNTI
 
 _ORDER = {
     "orderid": s.ORDERID,
-    "lines": s.count("Lines that hold all their stock now."),
-    "waiting": s.count("Lines of which pieces still wait for stock."),
+    "lines": s.count("Number of lines for which all stock is reserved or allocated now."),
+    "waiting": s.count("Number of lines with pieces that still wait for stock."),
 }
 
 resource = Resource("reservations")
@@ -16,14 +16,16 @@ resource.command(
     "POST",
     "/v1/reservations",
     "allocation.reserve",
-    "Hold stock for an order line, for a while",
+    "Reserve stock for an order line",
     s.Answer(
-        "WaitingReservation", line(WAITING, IN_PARTS), "Nothing can serve the line yet: it waits"
+        "WaitingReservation",
+        line(WAITING, IN_PARTS),
+        "No batch can serve the line yet, so it waits",
     ),
     s.Answer(
         "ReservedLine",
         line(ALLOCATED | {"status": s.one_of("reserved", "allocated", "dispatched")}, IN_PARTS),
-        "Stock is held for the line until then",
+        "Stock is reserved for the line until `expires_at`",
         status=201,
     ),
     refusals=("unknown sku", "quantity differs"),
@@ -32,15 +34,17 @@ resource.command(
     "POST",
     "/v1/reservations/<orderid>/confirm",
     "allocation.confirm",
-    "Make what is held for an order its own",
+    "Confirm an order's reservations",
     s.Answer(
         "ConfirmedOrder",
         s.record(
             **_ORDER,
-            status=s.one_of("confirmed", "waiting", description="waiting: a line of it waits."),
+            status=s.one_of(
+                "confirmed", "waiting", description="waiting: a line of the order waits for stock."
+            ),
             optional={"all_or_nothing": s.field("all_or_nothing", "allocation.confirm")},
         ),
-        "No line of it is held any more: each is allocated, or waits",
+        "The order has no reservation any more: each line is allocated, or waits",
     ),
     refusals=("no reservation", "not all held"),
 )
@@ -48,15 +52,20 @@ resource.command(
     "POST",
     "/v1/reservations/<orderid>/extend",
     "allocation.extend",
-    "Hold it for longer, once",
+    "Extend an order's reservations, once",
     s.Answer(
         "ExtendedOrder",
         s.record(
             **_ORDER,
-            status=s.one_of("extended", "unchanged", description="unchanged: it is held longer."),
-            expires_at=UNTIL | {"description": "When the first of its holds ends."},
+            status=s.one_of(
+                "extended",
+                "unchanged",
+                description="unchanged: the reservations already last longer.",
+            ),
+            expires_at=UNTIL
+            | {"description": "The time at which the first of the order's reservations ends."},
         ),
-        "None of its holds ends before then",
+        "No reservation of the order ends before `expires_at`",
     ),
     refusals=("no reservation", "extended already"),
 )
@@ -64,15 +73,15 @@ resource.command(
     "DELETE",
     "/v1/reservations/<orderid>",
     "allocation.release",
-    "Give up what is held for an order",
+    "Release an order's reservations",
     s.Answer(
         "ReleasedOrder",
         s.record(
             orderid=s.ORDERID,
-            lines=s.count("Lines that were given up, including lines that waited."),
+            lines=s.count("Number of lines that were released, including waiting lines."),
             status=s.one_of("released"),
         ),
-        "Its held lines are given up",
+        "The order's reservations were released",
     ),
     refusals=("no reservation",),
 )

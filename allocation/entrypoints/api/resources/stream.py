@@ -43,24 +43,29 @@ _HEADERS = {"X-Accel-Buffering": "no"}  # nginx would buffer events before it pa
 _IDS = {"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 255}}
 _POSITION = {"type": "string", "pattern": "^[0-9]{1,18}$"}  # fewer digits than a BIGINT has
 _LAST_EVENT_ID = Parameter(
-    "Last-Event-ID", "The last `id`: what came after it.", _POSITION, kind="header"
+    "Last-Event-ID",
+    "The last `id` that the client received; the stream continues after it.",
+    _POSITION,
+    kind="header",
 )
-_OF_ADDRESS = Parameter("lastEventId", "As the header, which counts first.", _POSITION)
+_OF_ADDRESS = Parameter(
+    "lastEventId", "The same as the header `Last-Event-ID`, which takes precedence.", _POSITION
+)
 
 resource = Resource("stream")
 
 
 @resource.get(
     "/stream",
-    "Hear of events as they happen",
+    "Stream events as they happen",
     TEXT,
     content="text/event-stream",
-    description="Server-sent events, without an end: `event` is the type's name, such as"
-    " `allocated`, `data` the CloudEvent. `reset` says that what came since `Last-Event-ID` is"
-    " not all kept: ask for the whole state again.",
+    description="An endless stream of server-sent events. `event` is the name of the type, such"
+    " as `allocated`, and `data` is the CloudEvent. `reset` means that some events since"
+    " `Last-Event-ID` are no longer stored: read the whole state again.",
     parameters=(
-        Parameter("sku", "Of these skus alone.", _IDS),
-        Parameter("orderid", "Of these orders alone.", _IDS),
+        Parameter("sku", "Only events of these skus.", _IDS),
+        Parameter("orderid", "Only events of these orders.", _IDS),
         _OF_ADDRESS,
         _LAST_EVENT_ID,
     ),
@@ -87,7 +92,7 @@ def _reached() -> int | None:
     """The id that the client received last; the header is newer than the address."""
     given = _LAST_EVENT_ID.given() or _OF_ADDRESS.given()
     if given and not re.fullmatch(_POSITION["pattern"], given):
-        raise invalid([Violation("Last-Event-ID", "is none that this stream has sent")])
+        raise invalid([Violation("Last-Event-ID", "is not an id that this stream has sent")])
     return int(given) if given else None
 
 
@@ -158,7 +163,7 @@ class Listener:
                     yield from self._catch_up(start)
                     yield from self._follow(start)
             except SQLAlchemyError as error:
-                log.warning("a listener waits", error=str(error).partition("\n")[0])
+                log.warning("a stream waits for the database", error=str(error).partition("\n")[0])
                 self.events.pause(_STEP)
             yield from self._beat()
 

@@ -62,7 +62,9 @@ def downgrade() -> None:
         "DELETE FROM outbox WHERE due_at IS NOT NULL"
         " AND name IN ('allocation.expire_batch', 'allocation.mark_overdue')"
     )
-    for name in ("queue", "particular", "improvable", "improvable_eta", "improvable_qty"):
+    # SQLite makes the table anew, and can't do that for an index on an expression.
+    added = ("queue", "particular", "improvable", "improvable_eta", "improvable_qty")
+    for name in (*added, "waiting"):
         op.drop_index(f"ix_allocations_{name}", table_name="allocations")
     _replace("ix_allocations_held", "allocations", _HELD, "batchref", "promised_at")
     _replace("ix_allocations_promised", "allocations", _PROMISED, "batchref", "promised_at")
@@ -71,6 +73,7 @@ def downgrade() -> None:
     with op.batch_alter_table("allocations") as table:
         for name in ("priority", "not_before", "fresh_days", "dispatched_qty", "returned"):
             table.drop_column(name)
+    _add("ix_allocations_waiting", _WAITS, "sku", sa.text("coalesce(smallest_part, qty)"), "age")
     with op.batch_alter_table("batches") as table:
         for name in ("blocked", "expired", "overdue"):
             table.drop_column(name)

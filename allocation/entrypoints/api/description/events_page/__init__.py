@@ -12,9 +12,9 @@ from allocation.contract import asyncapi, registry
 Json = dict[str, Any]
 
 _SECTIONS = (
-    ("commands", "Commands it takes", topology.COMMANDS),
-    ("events", "Events it tells", topology.EVENTS),
-    ("inbound", "Events of other systems that it hears", topology.INBOUND),
+    ("commands", "Commands it accepts", topology.COMMANDS),
+    ("events", "Events it publishes", topology.EVENTS),
+    ("inbound", "Events of other systems that it accepts", topology.INBOUND),
 )
 
 

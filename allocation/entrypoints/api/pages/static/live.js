@@ -19,7 +19,7 @@
   }
 
   function say(live) {
-    const text = live ? "Live: what changes shows by itself." : "Not live for the moment; trying again.";
+    const text = live ? "Live: this page updates automatically." : "Not live: reconnecting.";
     if (state.textContent !== text) state.textContent = text;
     state.classList.toggle("stale", !live);
   }
