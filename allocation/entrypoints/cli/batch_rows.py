@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
-from io import BufferedReader, TextIOWrapper
+from io import BufferedReader, RawIOBase, TextIOWrapper
 from itertools import count
 from typing import Any
 from uuid import UUID, uuid5
@@ -175,13 +175,13 @@ class BatchRows:
 
     def _decoded(self, file: BufferedReader) -> TextIOWrapper:
         """Bytes that are not UTF-8 are kept as surrogates, so that their row alone is rejected."""
-        first = file.peek(4)
+        first = file.read(4)
         if first.startswith((BOM_UTF32_LE, BOM_UTF32_BE)):
             raise Unreadable(f"it is UTF-32: {_SAVE_AS_UTF_8}")
         utf_16 = first.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
         self.has_byte_order_mark = utf_16 or first.startswith(BOM_UTF8)
         return TextIOWrapper(
-            file,
+            BufferedReader(_PutBack(first, file)),
             "utf-16" if utf_16 else "utf-8-sig",
             errors="strict" if utf_16 else "surrogateescape",
             newline="\n",
@@ -248,6 +248,22 @@ class BatchRows:
                 raise _WrongCell(field, "is not UTF-8: save the file as CSV UTF-8")
         days = {day: _day(day, named.get(day, ""), self._dates) for day in DAYS}
         return named | {"qty": _whole_number(named["qty"])} | days
+
+
+class _PutBack(RawIOBase):
+    """The file as it was before `first` was read: a pipe can't be rewound, nor be made to peek."""
+
+    def __init__(self, first: bytes, file: BufferedReader) -> None:
+        self._first = first
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        taken, self._first = self._first or self._file.read1(len(buffer)), b""
+        buffer[: len(taken)] = taken
+        return len(taken)
 
 
 class _WrongCell(Exception):
