@@ -225,7 +225,8 @@ class BatchRows:
             return Rejected(line.number, cells, wrong.field, wrong.reason)
         command = codec.parse_command(COMMAND, body)
         if isinstance(command, Malformed):
-            return Rejected(line.number, cells, command.field, command.problem)
+            first = command.violations[0]
+            return Rejected(line.number, cells, first.field, first.problem)
         assert isinstance(command, CreateBatch), f"{COMMAND} makes no batch"
         command_id = _id(command)
         return Row(line.number, cells, Message(command_id, command, command_id), command.batchref)
