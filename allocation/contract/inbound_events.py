@@ -67,7 +67,7 @@ def read(message: Delivered) -> Message:
     return Message(
         id=command_id,
         command=_command(event),
-        correlation_id=cloudevents.uuid_or_none(event.get("correlationid")) or command_id,
+        correlation_id=trace_context.as_uuid(event.get("correlationid")) or command_id,
         traceparent=trace_context.accepted(event.get("traceparent")),
     )
 
@@ -81,7 +81,7 @@ def names(message: Delivered) -> dict[str, str]:
     said = {"event_id": event.get("id"), "type": event.get("type")}
     said |= {name: data.get(name) for name in ("orderid", "sku", "batchref")}
     known = {name: value[:100] for name, value in said.items() if isinstance(value, str)}
-    correlation_id = cloudevents.uuid_or_none(event.get("correlationid")) or _command_id(event)
+    correlation_id = trace_context.as_uuid(event.get("correlationid")) or _command_id(event)
     traceparent = trace_context.accepted(event.get("traceparent"))
     return known | {"trace_id": trace_context.trace_id(traceparent, correlation_id)}
 
