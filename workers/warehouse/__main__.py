@@ -99,7 +99,7 @@ def picks(
         table.add_row(*(Text(escaped(str(row[name]))) for name in names))
     nothing = "The pick list is empty: nothing was allocated yet."
     if orderid is not None:
-        nothing = escaped(f"The pick list has nothing for the order {orderid}.")
+        nothing = escaped(f"The pick list has no pick for the order {orderid}.")
     console.print(table if rows else Text(nothing))
 
 
