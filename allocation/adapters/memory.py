@@ -10,7 +10,7 @@ from uuid import UUID
 
 from allocation.contract import codec
 from allocation.domain.books import Batch, Line
-from allocation.domain.commands import Command, Malformed, meant
+from allocation.domain.commands import Command, Malformed
 from allocation.domain.events import Event
 from allocation.domain.outcomes import Outcome, Refused
 from allocation.domain.product import Product
@@ -231,7 +231,7 @@ class MemoryInbox:
 
     def _known(self, message: Message) -> _Row:
         row = self._store.commands[message.id]
-        if meant(row.message.command) != meant(message.command):
+        if row.message.command.meant != message.command.meant:
             raise CommandConflict(f"command {message.id} was accepted before with another body")
         return row
 

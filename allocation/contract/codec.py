@@ -1,10 +1,9 @@
 """Commands and events as JSON: validated against the contract's schemas, and as dataclasses."""
 
-import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import UTC, date, datetime
 from functools import cache, partial
 from typing import Any, get_args, get_origin, get_type_hints
@@ -15,7 +14,7 @@ import jsonschema_rs
 from allocation.contract import identifiers
 from allocation.contract.registry import COMMANDS, MESSAGES, NAMES
 from allocation.domain import commands
-from allocation.domain.commands import Command, Malformed
+from allocation.domain.commands import Command, Malformed, Violation
 from allocation.domain.events import Event
 from allocation.messaging import cloudevents
 from allocation.service_layer.unit_of_work import Message
@@ -41,30 +40,6 @@ _PROBLEMS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """`field` of a body breaks its contract: `problem` says how, without repeating the value.
-
-    `of_new_id`: it breaks only the rule for new ids, which stored ids need not keep.
-    """
-
-    field: str
-    problem: str
-    of_new_id: bool = dataclasses.field(default=False, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Invalid:
-    """A body that breaks its contract.
-
-    `meant` is its command if it breaks only the rule for new ids: a command that was accepted
-    before that rule existed keeps its meaning.
-    """
-
-    violations: list[Violation]
-    meant: Command | None
-
-
 class UnknownFields(Exception):
     """The command has fields of a newer contract; nothing else is wrong with it."""
 
@@ -86,35 +61,27 @@ def check_fields(name: str, body: Mapping[str, Any]) -> None:
         )
 
 
-def parse_command(name: str, body: Mapping[str, Any]) -> Command:
-    """The command that `body` is under `name`, or `Malformed` with the first violation.
-
-    Raises KeyError for a name that is no command.
-    """
-    command = read_command(name, body)
-    if not isinstance(command, Invalid):
-        return command
-    first = command.violations[0]
-    # ASCII, so that any body can be stored as text.
-    text = json.dumps(body, default=repr)[:10_000]
-    return Malformed(name, first.field, first.problem, text, command.meant)
-
-
-def read_command(name: str, body: Any) -> Command | Invalid:
-    """The command that `body` is under `name`, or every field in which it breaks the contract.
+def parse_command(name: str, body: Any) -> Command:
+    """The command that `body` is under `name`, or `Malformed` if it breaks the contract.
 
     Raises KeyError for a name that is no command.
     """
     kind = COMMANDS[name].kind
     broken = _violations(name, body)
+    command: Command | None = None
     if all(each.of_new_id for each in broken):
         try:
-            command: Command = _record(kind, body)
+            command = _record(kind, body)
         except _OutOfRange as error:
             broken.append(Violation(*error.args))
-        else:
-            return Invalid(_first_of_each_field(broken), command) if broken else command
-    return Invalid(_first_of_each_field(broken), None)
+    if command is not None and not broken:
+        return command
+    try:
+        # ASCII, so that any body can be stored as text.
+        text = json.dumps(body, default=repr)[:10_000]
+    except RecursionError:
+        text = "nested too deeply"
+    return Malformed(name, tuple(_first_of_each_field(broken)), text, command)
 
 
 def command_name(command: Command) -> str:
@@ -124,9 +91,8 @@ def command_name(command: Command) -> str:
 
 def command_body(command: Command) -> Json:
     """The keyword arguments of the task that carries `command`, as JSON."""
-    if isinstance(command, Malformed):
-        return {"malformed": command.body} if command.meant is None else command_body(command.meant)
-    return _json(command)
+    meant = command.meant
+    return {"malformed": meant.body} if isinstance(meant, Malformed) else _json(meant)
 
 
 def cloud_event(event: Event, cause: Message, time: datetime) -> Json:

@@ -8,7 +8,7 @@ from uuid import UUID, uuid5
 from kombu.message import Message as Delivered
 
 from allocation.contract import codec
-from allocation.domain.commands import Command
+from allocation.domain.commands import Command, Malformed, Violation
 from allocation.messaging import cloudevents, dead_letters
 from allocation.messaging.cloudevents import Unreadable
 from allocation.messaging.telemetry import trace_context
@@ -67,7 +67,7 @@ def read(message: Delivered) -> Message:
     return Message(
         id=command_id,
         command=_command(event),
-        correlation_id=cloudevents.uuid_or_none(event.get("correlationid")) or command_id,
+        correlation_id=trace_context.as_uuid(event.get("correlationid")) or command_id,
         traceparent=trace_context.accepted(event.get("traceparent")),
     )
 
@@ -81,7 +81,7 @@ def names(message: Delivered) -> dict[str, str]:
     said = {"event_id": event.get("id"), "type": event.get("type")}
     said |= {name: data.get(name) for name in ("orderid", "sku", "batchref")}
     known = {name: value[:100] for name, value in said.items() if isinstance(value, str)}
-    correlation_id = cloudevents.uuid_or_none(event.get("correlationid")) or _command_id(event)
+    correlation_id = trace_context.as_uuid(event.get("correlationid")) or _command_id(event)
     traceparent = trace_context.accepted(event.get("traceparent"))
     return known | {"trace_id": trace_context.trace_id(traceparent, correlation_id)}
 
@@ -98,8 +98,8 @@ def _command(event: codec.Json) -> Command:
     # Only what is known is looked at: the rest may be as odd as it likes.
     known = {field: data[field] for field in meaning.fields if field in data}
     envelope = {name: event[name] for name in _ENVELOPE}
-    command = codec.read_command(meaning.command, known)
-    if isinstance(command, codec.Invalid):
+    command = codec.parse_command(meaning.command, known)
+    if isinstance(command, Malformed):
         raise _malformed(command.violations)
     # A type may ask for more than its command does.
     if broken := codec.violations(kind, envelope | {"data": known}):
@@ -107,5 +107,5 @@ def _command(event: codec.Json) -> Command:
     return command
 
 
-def _malformed(broken: Sequence[codec.Violation]) -> MalformedData:
+def _malformed(broken: Sequence[Violation]) -> MalformedData:
     return MalformedData("; ".join(f"the field {each.field}: {each.problem}" for each in broken))

@@ -3,6 +3,7 @@
 The contract's JSON Schemas define their fields, and refuse invalid values: a quantity below one.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
@@ -32,6 +33,11 @@ class Command:
     def batch(self) -> str | None:
         """The batch whose product the command is about; None if it names a product."""
         return None if self.skus else self._field("batchref")
+
+    @property
+    def meant(self) -> "Command":
+        """What is executed if the command was accepted earlier, maybe under other rules."""
+        return self
 
     def _field(self, name: str) -> str | None:
         return getattr(self, name, None)
@@ -351,20 +357,30 @@ class MarkOverdue(FollowUp):
 
 
 @dataclass(frozen=True, slots=True)
-class Malformed(Command):
-    """An invalid body under the command name `name`: its `field` has `problem`.
+class Violation:
+    """`field` of a body breaks its contract: `problem` says how, without repeating the value.
 
-    `meant` is the command, if it breaks only the rule for new ids; it is executed if it was
-    accepted before that rule existed.
+    `of_new_id`: it breaks only the rule for new ids, which stored ids need not keep.
+    """
+
+    field: str
+    problem: str
+    of_new_id: bool = dataclasses.field(default=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed(Command):
+    """An invalid body under the command name `name`, with the first violation of each field.
+
+    `of_old_ids` is the command if the body breaks only the rule for new ids: if it was accepted
+    before that rule existed, it keeps its meaning.
     """
 
     name: str
-    field: str
-    problem: str
+    violations: tuple[Violation, ...]
     body: str
-    meant: Command | None = None
+    of_old_ids: Command | None = None
 
-
-def meant(command: Command) -> Command:
-    """The command, also of a malformed one that breaks only the rule for new ids."""
-    return command.meant or command if isinstance(command, Malformed) else command
+    @property
+    def meant(self) -> Command:
+        return self.of_old_ids or self

@@ -14,6 +14,7 @@ import structlog
 from kombu import Connection
 from kombu.message import Message as Delivered
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from structlog.contextvars import bound_contextvars
 
 from allocation.adapters.rabbitmq import topology
 from allocation.adapters.sql.migrations import wait_for_schema
@@ -22,7 +23,7 @@ from allocation.contract import inbound_events
 from allocation.messaging import backoff, lifecycle
 from allocation.messaging.bisection import bisect
 from allocation.messaging.consumer import Consumer
-from allocation.messaging.dead_letters import DeadLetterPublisher
+from allocation.messaging.dead_letters import DeadLetterQueue
 from allocation.messaging.telemetry import heartbeat, logs, metrics_server, tracing
 from allocation.service_layer import execution
 from allocation.service_layer.unit_of_work import (
@@ -77,12 +78,10 @@ class Inbound:
     def __init__(self, dependencies: Dependencies) -> None:
         self._dependencies = dependencies
         self._metrics = metrics = dependencies.inbound_metrics
-        self._dead_letters = DeadLetterPublisher(
-            dependencies.confirming_broker, metrics.dead_lettered
-        )
+        self._dead_letters: DeadLetterQueue
         self._consumer: Consumer[Delivered] = Consumer(
             topology.INBOUND,
-            dependencies.broker,
+            dependencies.confirming_broker,
             batch_size=BATCH_SIZE,
             missing=": run `allocation topology`",
             consuming=metrics.consuming.set,
@@ -94,8 +93,9 @@ class Inbound:
         self._stop = stop
         self._consumer.run(self, stop)
 
-    def start(self, _connection: Connection) -> None:
+    def start(self, connection: Connection) -> None:
         """Wait for the tables of this version; while the database is down, `process` waits."""
+        self._dead_letters = DeadLetterQueue(connection, topology.INBOUND)
         with suppress(SQLAlchemyError):
             wait_for_schema(self._dependencies.engine, self._consumer.wait, self._stop.is_set)
 
@@ -173,15 +173,11 @@ class Inbound:
             )
 
     def _dead_letter(self, message: Delivered, reason: str, error: str, **facts: object) -> None:
-        names = inbound_events.names(message)
-        log.error("an event is dead-lettered", reason=reason, error=error[:1000], **names)
+        with bound_contextvars(**inbound_events.names(message)):
+            facts = {"reason": reason, "error": error[:1000], **facts}
+            self._dead_letters.dead_letter(message, facts)
         self._metrics.events.labels("refused").inc()
-        facts = {"reason": reason, "error": error[:1000], **facts}
-        if self._dead_letters.dead_letter(message, topology.INBOUND_DEAD, facts):
-            message.ack()
-        else:
-            # The broker then moves it by itself, without the reason.
-            message.reject()
+        self._metrics.dead_lettered(topology.INBOUND_DEAD, reason)
 
 
 def _is_fault(error: Exception) -> bool:

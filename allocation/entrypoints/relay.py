@@ -18,7 +18,7 @@ from allocation.adapters.sql.migrations import wait_for_schema
 from allocation.adapters.sql.outbox import DUE_AT_ONCE, OutboxReader, only_reader
 from allocation.bootstrap import Dependencies, build
 from allocation.messaging import lifecycle
-from allocation.messaging.outages import is_missing, work_through_outages
+from allocation.messaging.outages import exchange_heartbeats, is_missing, work_through_outages
 from allocation.messaging.outbox_relay import (
     BATCH,
     MARK_EVERY,
@@ -71,7 +71,11 @@ class Relay:
         """Relay on one connection, unless another relay is active; seconds until the next try."""
         state_dir = self._settings.state_dir
         heartbeat.beat(state_dir, NAME)
-        wait = lifecycle.alive_until(self._stop, state_dir, NAME)
+
+        def wait(seconds: float) -> None:
+            heartbeat.beat(state_dir, NAME)
+            self._stop.wait(seconds)
+
         wait_for_schema(self._engine, wait, self._stop.is_set)
         try:
             with only_reader(self._engine) as reader:
@@ -107,7 +111,8 @@ class Relay:
                 looked = time.monotonic()
             resending.look()
             if time.monotonic() - beaten > BEAT:
-                lifecycle.beat(connection, self._settings.state_dir, NAME)
+                heartbeat.beat(self._settings.state_dir, NAME)
+                exchange_heartbeats(connection)
                 beaten = time.monotonic()
             if in_flight.send() == BATCH:
                 refused = in_flight.mark(most=BATCH)

@@ -103,11 +103,7 @@ class Envelope:
     @property
     def trace_id(self) -> str | None:
         """The id of the event's trace; None if it has none."""
-        traceparent = trace_context.accepted(self.body.get("traceparent"))
-        correlation_id = uuid_or_none(self.body.get("correlationid"))
-        if correlation_id is None:
-            return traceparent[3:35] if traceparent else None
-        return trace_context.trace_id(traceparent, correlation_id)
+        return trace_context.event_trace_id(self.body)
 
     def log_fields(self) -> dict[str, str | int]:
         """The fields by which a subscriber's log line names the event."""
@@ -199,13 +195,6 @@ def day(data: Mapping[str, Any], name: str) -> date | None:
     except ValueError:
         pass
     raise Unreadable(f"the field data.{name} is {value!r}, not a day")
-
-
-def uuid_or_none(value: object) -> UUID | None:
-    try:
-        return UUID(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
 
 
 def _check_content_type(content_type: object) -> None:

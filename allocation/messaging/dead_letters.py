@@ -63,25 +63,18 @@ def headers_of(message: Message, details: Details) -> dict[str, object]:
 
 
 class DeadLetterPublisher:
-    """Publishes dead letters over a connection of its own, which it opens when it needs one."""
+    """Publishes dead letters over a connection of its own, which it opens when it needs one.
 
-    def __init__(
-        self,
-        connect: Callable[[], Connection],
-        on_dead_letter: Callable[[str, str], None] = lambda queue, reason: None,
-    ) -> None:
-        """`connect` makes connections that confirm what is published.
+    For Celery's consumer, which must not wait for a confirm: it would read the next message.
+    """
 
-        `on_dead_letter` is called with the queue and the reason of each dead letter, also if the
-        broker has to move the message.
-        """
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        """`connect` makes connections that confirm what is published."""
         self._connect = connect
-        self._on_dead_letter = on_dead_letter
         self._producer: Producer | None = None
 
     def dead_letter(self, message: Message, queue: str, details: Details) -> bool:
         """Copy the message to the dead-letter queue `queue`; False as for `copy`."""
-        self._on_dead_letter(queue, str(details["reason"]))
         return self._publish_again(lambda producer: _dead_letter(producer, queue, message, details))
 
     def copy(
@@ -126,6 +119,7 @@ class DeadLetterQueue:
     """The dead-letter queue of one queue, over the connection that consumes it."""
 
     def __init__(self, connection: Connection, queue: str) -> None:
+        """The connection confirms what is published."""
         self._connection = connection
         self._name = f"{queue}.dead"
 

@@ -1,15 +1,8 @@
-"""What lasting processes share: they stop when asked to, and show that they live."""
+"""How a lasting process stops when it is asked to."""
 
 import _thread
 import signal
 import threading
-from collections.abc import Callable
-from pathlib import Path
-
-from kombu import Connection
-
-from allocation.messaging.outages import exchange_heartbeats
-from allocation.messaging.telemetry import heartbeat
 
 
 def stop_signal() -> threading.Event:
@@ -22,19 +15,3 @@ def stop_signal() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _thread.start_new_thread(stop.set, ()))
     return stop
-
-
-def alive_until(stop: threading.Event, state_dir: Path, name: str) -> Callable[[float], object]:
-    """A wait that `stop` ends, and that shows that the process called `name` is alive."""
-
-    def wait(seconds: float) -> None:
-        heartbeat.beat(state_dir, name)
-        stop.wait(seconds)
-
-    return wait
-
-
-def beat(connection: Connection, state_dir: Path, name: str) -> None:
-    """Show the container's health check, and the broker, that the process called `name` lives."""
-    heartbeat.beat(state_dir, name)
-    exchange_heartbeats(connection)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, tzinfo
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from allocation.domain.commands import Command, FollowUp, meant
+from allocation.domain.commands import Command, FollowUp
 from allocation.domain.outcomes import Outcome, Refused
 from allocation.service_layer.handlers import HANDLERS
 from allocation.service_layer.unit_of_work import Message, UnitOfWork
@@ -37,14 +37,14 @@ def execute_batch(messages: Sequence[Message], uow: UnitOfWork) -> list[Outcome]
     A refusal of one does not affect the others.
     """
     with uow:
-        uow.products.load([meant(message.command) for message in messages])
+        uow.products.load([message.command.meant for message in messages])
         known = uow.inbox.claim(messages)
         outcomes = {each: outcome for each, outcome in known.items() if outcome is not None}
         follow_ups: dict[FollowUp, Message] = {}
         for message in messages:
             if message.id not in outcomes:
                 # The rule for new ids does not hold for what was accepted before.
-                command = meant(message.command) if message.id in known else message.command
+                command = message.command.meant if message.id in known else message.command
                 outcomes[message.id] = _handle(command, message, uow, follow_ups)
         # Each follow-up once, caused by the last command that asked for it.
         uow.inbox.accept(

@@ -343,7 +343,8 @@ def allocate_waiting(command: commands.AllocateWaiting, product: Product) -> Out
 @handles(commands.Malformed)
 def refuse_malformed(command: commands.Malformed, uow: UnitOfWork) -> Outcome:
     """Record why the command is invalid, so that its sender finds out."""
-    return Refused("malformed command", field=command.field, problem=command.problem)
+    first = command.violations[0]
+    return Refused("malformed command", field=first.field, problem=first.problem)
 
 
 def _product_of(command: Command, uow: UnitOfWork) -> Product | Refused:

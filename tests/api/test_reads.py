@@ -184,7 +184,7 @@ def test_a_product_lists_its_batches_in_the_order_of_its_strategy(
         for each in shown["batches"]
     ]
     assert len(listed) == len(stock)
-    assert listed == STRATEGIES[strategy].sort(listed[::-1])
+    assert listed == STRATEGIES[strategy].sort(listed[::-1], date.min)
 
 
 @pytest.mark.parametrize(

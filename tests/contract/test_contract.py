@@ -11,7 +11,7 @@ import jsonschema_rs
 import pytest
 
 from allocation.contract import codec, identifiers, inbound_events, registry
-from allocation.domain.commands import Allocate, Command, CreateBatch, Malformed
+from allocation.domain.commands import Allocate, Command, CreateBatch, Malformed, Violation
 from allocation.domain.events import (
     Allocated,
     BatchCreated,
@@ -84,10 +84,10 @@ def test_each_missing_field_and_each_foreign_one_is_named(name: str) -> None:
     example = registry.example(name)
     for field in registry.schema(name)["required"]:
         body = {key: value for key, value in example.items() if key != field}
-        assert codec.violations(name, body) == [codec.Violation(field, "is missing")]
+        assert codec.violations(name, body) == [Violation(field, "is missing")]
 
     assert codec.violations(name, example | {"colour": 1}) == [
-        codec.Violation("colour", "is not a field of this command")
+        Violation("colour", "is not a field of this command")
     ]
 
 
@@ -119,8 +119,20 @@ def test_what_cannot_be_stored_is_malformed(body: dict[str, object], field: str)
     command: Command = codec.parse_command("allocation.create_batch", body)
 
     assert isinstance(command, Malformed)
-    assert command.field == field
-    assert (command.field + command.problem + command.body).isascii()
+    [violation] = command.violations
+    assert violation.field == field
+    assert (violation.field + violation.problem + command.body).isascii()
+
+
+def test_a_body_that_is_nested_too_deeply_to_be_written_is_malformed() -> None:
+    nested: list[object] = []
+    for _ in range(2000):
+        nested = [nested]
+
+    command = codec.parse_command("allocation.create_batch", {"batchref": nested})
+
+    assert isinstance(command, Malformed)
+    assert (command.violations[0].field, command.body) == ("body", "nested too deeply")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +147,7 @@ def test_a_moment_that_python_has_not_is_malformed(moment: str) -> None:
     assert registry.schema("allocation.expire")["properties"]["expires_at"]["format"] == "date-time"
     assert codec.violations("allocation.expire", body) == []
     assert isinstance(command, Malformed)
-    assert command.field == "expires_at"
+    assert [each.field for each in command.violations] == ["expires_at"]
 
 
 RELEASED_BODIES: dict[str, dict[str, object]] = {

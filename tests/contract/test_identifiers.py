@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from allocation.contract import codec, identifiers, inbound_events, registry
-from allocation.contract.codec import Violation
+from allocation.domain.commands import Violation
 
 BROUGHT = [
     ("allocation.create_batch", "batchref"),

@@ -18,6 +18,7 @@ from allocation.domain.commands import (
     Deallocate,
     Dispatch,
     Malformed,
+    Violation,
 )
 from allocation.domain.outcomes import Refused, Succeeded
 from allocation.service_layer.execution import (
@@ -250,7 +251,9 @@ def test_only_a_command_without_an_outcome_can_be_dropped(storage: Storage) -> N
 
 
 def test_a_malformed_command_is_refused_and_recorded(storage: Storage) -> None:
-    malformed = Malformed("allocation.allocate", "qty", "is missing", '{"sku": "\\u0000"}')
+    malformed = Malformed(
+        "allocation.allocate", (Violation("qty", "is missing"),), '{"sku": "\\u0000"}'
+    )
 
     outcome = execute(message(malformed, 1), storage.unit_of_work())
 

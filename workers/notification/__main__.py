@@ -23,9 +23,13 @@ def consume(context: typer.Context) -> None:
 @app.command()
 def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Delete the records of events that are older than SUBSCRIBER_KEEP days; mails stay."""
-    from workers.notification import running
+    from workers import retention
+    from workers.notification.running import MIGRATIONS
+    from workers.notification.settings import Settings
 
-    running.prune(dry_run=dry_run, as_json=as_json)
+    settings = Settings()
+    url, keep = settings.notification_database_url, settings.subscriber_keep
+    retention.prune(url, MIGRATIONS, keep, dry_run=dry_run, as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The work of the notification service's commands."""
+"""The notification service's queue, given to the kit, and the thread that sends the mails."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
 from allocation.messaging.migrations import Migrations
-from workers import retention, wiring
+from workers import wiring
 from workers.notification import mailing
 from workers.notification.mail_backends import mail_backend
 from workers.notification.messages import parse
@@ -43,16 +43,4 @@ def consume() -> None:
         apply=mailing.apply,
         background=background,
         linger=LINGER,
-    )
-
-
-def prune(*, dry_run: bool, as_json: bool) -> None:
-    """Delete the ids of events that are more than SUBSCRIBER_KEEP days old; mails stay."""
-    settings = Settings()
-    retention.prune(
-        settings.notification_database_url,
-        MIGRATIONS,
-        settings.subscriber_keep,
-        dry_run=dry_run,
-        as_json=as_json,
     )

@@ -4,11 +4,18 @@
 `... prune` deletes old records of events.
 """
 
-from typing import Annotated
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from allocation.messaging.command_line import AsJson, DryRun, Program
+
+if TYPE_CHECKING:
+    from sqlalchemy.exc import DBAPIError
+
+_NO_LIMIT = 100_000  # characters
 
 app = Program(help=__doc__)
 
@@ -33,9 +40,31 @@ def dispatch(
 
     If the environment has a TRACEPARENT, the events belong to that trace.
     """
+    from allocation.messaging.database import Outage
+    from allocation.messaging.telemetry.escaping import escaped
     from workers.warehouse import running
+    from workers.warehouse.dispatching import NothingToDispatch
 
-    running.dispatch(orderid, sku, as_json=as_json)
+    try:
+        leaving = running.dispatch(orderid, sku)
+    except Outage as error:
+        raise _unreachable(error) from error
+    except NothingToDispatch as reason:
+        for line in reason.args:
+            typer.echo(escaped(line), err=True)
+        raise typer.Exit(1) from reason
+    if as_json:
+        shown = ("orderid", "sku", "qty", "batchref")
+        rows = [{name: getattr(pick, name) for name in shown} for pick in leaving]
+        typer.echo(json.dumps({"dispatched": rows}))
+        return
+    for pick in leaving:
+        typer.echo(
+            escaped(
+                f"Dispatched {pick.qty} x {pick.sku} from the batch {pick.batchref}"
+                f" for the order {pick.orderid}."
+            )
+        )
 
 
 @app.command()
@@ -44,17 +73,58 @@ def picks(
     as_json: AsJson = False,
 ) -> None:
     """Show the pick list."""
-    from workers.warehouse import running
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
 
-    running.picks(orderid, as_json=as_json)
+    from allocation.messaging.database import Outage
+    from allocation.messaging.telemetry.escaping import escaped
+    from workers.warehouse import pick_list
+    from workers.warehouse.running import open_database
+    from workers.warehouse.settings import Settings
+
+    try:
+        rows = pick_list.listed(open_database(Settings()), orderid)
+    except Outage as error:
+        raise _unreachable(error) from error
+    # In a pipe nothing is cut to a width; the table is as wide as what it shows.
+    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else _NO_LIMIT)
+    if as_json:
+        console.print_json(json.dumps(rows), ensure_ascii=True)
+        return
+    names = ("orderid", "sku", "part", "qty", "batchref", "status")
+    table = Table(*(Column(name, overflow="fold") for name in names), box=None)
+    for row in rows:
+        # No markup: names may have brackets.
+        table.add_row(*(Text(escaped(str(row[name]))) for name in names))
+    nothing = "The pick list is empty: nothing was allocated yet."
+    if orderid is not None:
+        nothing = escaped(f"The pick list has no pick for the order {orderid}.")
+    console.print(table if rows else Text(nothing))
 
 
 @app.command()
 def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Delete the records of events that are older than SUBSCRIBER_KEEP days; picks stay."""
-    from workers.warehouse import running
+    from workers import retention
+    from workers.warehouse import dispatch_outbox
+    from workers.warehouse.running import MIGRATIONS
+    from workers.warehouse.settings import Settings
 
-    running.prune(dry_run=dry_run, as_json=as_json)
+    settings = Settings()
+    retention.prune(
+        settings.warehouse_database_url,
+        MIGRATIONS,
+        settings.subscriber_keep,
+        dry_run=dry_run,
+        as_json=as_json,
+        kinds=(retention.RECEIVED, dispatch_outbox.SENT),
+    )
+
+
+def _unreachable(error: "DBAPIError") -> typer.Exit:
+    typer.echo(f"The warehouse's database can't be reached: {error.orig}", err=True)
+    return typer.Exit(1)
 
 
 if __name__ == "__main__":

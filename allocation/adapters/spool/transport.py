@@ -292,10 +292,6 @@ class Channel(filesystem.Channel):
     def get_exchanges(self) -> list[str]:
         return self.files.exchanges()
 
-    def typeof(self, exchange: str, default: str = "direct") -> Any:
-        found = self.files.exchange(exchange)
-        return self.exchange_types[found["type"] if found else default]
-
     def _size(self, queue: str) -> int:
         return self.files.size(queue)
 

@@ -7,7 +7,7 @@ import fcntl
 import select as os_select
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -277,12 +277,9 @@ def _seconds(moment: ColumnElement[datetime]) -> ColumnElement[int]:
     return extract("epoch", moment)
 
 
-@contextmanager
-def only_reader(engine: Engine) -> Iterator[OutboxReader | None]:
+def only_reader(engine: Engine) -> AbstractContextManager[OutboxReader | None]:
     """The reader, or None while another process is it; the lock ends with the process."""
-    opened = _on_postgresql if is_postgresql(engine) else _on_sqlite
-    with opened(engine) as reader:
-        yield reader
+    return _on_postgresql(engine) if is_postgresql(engine) else _on_sqlite(engine)
 
 
 def woken(connection: Connection) -> Wait:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
-from io import BufferedReader, TextIOWrapper
+from io import BufferedReader, RawIOBase, TextIOWrapper
 from itertools import count
 from typing import Any
 from uuid import UUID, uuid5
@@ -177,13 +177,13 @@ class BatchRows:
 
     def _decoded(self, file: BufferedReader) -> TextIOWrapper:
         """Bytes that are not UTF-8 are kept as surrogates, so that their row alone is rejected."""
-        first = file.peek(4)
+        first = file.read(4)
         if first.startswith((BOM_UTF32_LE, BOM_UTF32_BE)):
             raise Unreadable(f"it is UTF-32: {_SAVE_AS_UTF_8}")
         utf_16 = first.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
         self.has_byte_order_mark = utf_16 or first.startswith(BOM_UTF8)
         return TextIOWrapper(
-            file,
+            BufferedReader(_PutBack(first, file)),
             "utf-16" if utf_16 else "utf-8-sig",
             errors="strict" if utf_16 else "surrogateescape",
             newline="\n",
@@ -227,7 +227,8 @@ class BatchRows:
             return Rejected(line.number, cells, wrong.field, wrong.reason)
         command = codec.parse_command(COMMAND, body)
         if isinstance(command, Malformed):
-            return Rejected(line.number, cells, command.field, command.problem)
+            first = command.violations[0]
+            return Rejected(line.number, cells, first.field, first.problem)
         assert isinstance(command, CreateBatch), f"{COMMAND} makes no batch"
         command_id = _id(command)
         return Row(line.number, cells, Message(command_id, command, command_id), command.batchref)
@@ -250,6 +251,22 @@ class BatchRows:
                 raise _WrongCell(field, "is not UTF-8: save the file as CSV UTF-8")
         days = {day: _day(day, named.get(day, ""), self._dates) for day in DAYS}
         return named | {"qty": _whole_number(named["qty"])} | days
+
+
+class _PutBack(RawIOBase):
+    """The file as it was before `first` was read: a pipe can't be rewound, nor be made to peek."""
+
+    def __init__(self, first: bytes, file: BufferedReader) -> None:
+        self._first = first
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        taken, self._first = self._first or self._file.read1(len(buffer)), b""
+        buffer[: len(taken)] = taken
+        return len(taken)
 
 
 class _WrongCell(Exception):

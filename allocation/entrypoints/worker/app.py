@@ -38,12 +38,12 @@ class WorkerApp(Celery):
         made = bootstrap.build()
         self.dependencies = made
         self.executor = Executor(made.unit_of_work, made.worker_metrics, end_undecided)
-        self.dead_letters = DeadLetterPublisher(
-            self.connection_for_write, made.worker_metrics.dead_lettered
-        )
+        self.dead_letters = DeadLetterPublisher(self.connection_for_write)
 
     def dead_letter(self, message: Message, details: Details) -> bool:
         """Copy the message to the dead-letter queue; False unless the broker has the copy."""
+        metrics = self.dependencies.worker_metrics
+        metrics.dead_lettered(topology.DEAD, str(details["reason"]))
         return self.dead_letters.dead_letter(message, topology.DEAD, details)
 
 

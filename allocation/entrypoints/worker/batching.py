@@ -136,6 +136,8 @@ class Batching:
 
 def conflict_keys(request: Request) -> frozenset[str]:
     """The skus and the order that a command names, marked as one or the other."""
+    # As `Command.skus` and `Command.order`, but of JSON: to validate it takes twelve times as long,
+    # here in the one process that all commands pass, and the pool validates it anyway.
     named = request.kwargs
     lines = named.get("lines")
     skus = [named.get("sku")]

@@ -11,7 +11,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from allocation.adapters.metrics import WorkerMetrics
 from allocation.adapters.rabbitmq import topology
 from allocation.contract import codec, log_fields
-from allocation.domain.commands import Malformed
+from allocation.domain.commands import Malformed, Violation
 from allocation.domain.outcomes import Outcome, Refused
 from allocation.messaging.bisection import bisect
 from allocation.messaging.telemetry import trace_context, tracing
@@ -43,8 +43,8 @@ class Call(NamedTuple):
         """The command that this is; a Malformed one if it breaks the contract."""
         command = codec.parse_command(self.name, self.request["kwargs"])
         if args := self.request["args"]:
-            problem = "commands take keyword arguments only"
-            command = Malformed(self.name, "args", problem, repr(args)[:1000])
+            problem = Violation("args", "commands take keyword arguments only")
+            command = Malformed(self.name, (problem,), repr(args)[:1000])
         parent_id = self.request.get("parent_id")
         return Message(
             id=UUID(self.id),

@@ -58,8 +58,7 @@ class CommandTask(Task):
             if error := _undecided.get():
                 raise error
             span = call.span()
-            if span is not None:
-                self.request.traceparent = span.traceparent
+            self.request.traceparent = span.traceparent
             with tracing.ending([span]):
                 return result(self.app.executor.decide(call.within(span)))
         except (ConcurrentUpdate, StorageUnavailable, SoftTimeLimitExceeded) as error:

@@ -42,11 +42,11 @@ def event_trace_id(event: Mapping[str, object]) -> str | None:
 
 
 def as_uuid(value: object) -> UUID | None:
-    """The UUID that a stranger's correlation id is; None if it is another text."""
+    """The UUID that a stranger's correlation id is; None if it is anything else."""
     if isinstance(value, UUID):
         return value
     try:
-        return UUID(str(value))
+        return UUID(value) if isinstance(value, str) else None
     except ValueError:
         return None
 

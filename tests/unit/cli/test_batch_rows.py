@@ -1,5 +1,6 @@
 """CSV files of batches as spreadsheets write them: read right, or rejected by line and field."""
 
+import os
 from datetime import date
 from io import BufferedReader, BytesIO
 
@@ -48,6 +49,22 @@ def _told(row: Row | Rejected) -> object:
 )
 def test_what_a_spreadsheet_writes_is_read(content: bytes) -> None:
     assert read(content) == [B1]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_pipe_may_deliver_the_first_byte_alone(encoding: str) -> None:
+    content = "batchref,sku,qty\nb1,LAMP,5\n".encode(encoding)
+    reading, writing = os.pipe2(os.O_DIRECT)  # each write is one read
+    os.write(writing, content[:1])
+    os.write(writing, content[1:])
+    os.close(writing)
+
+    with open(reading, "rb") as pipe:
+        rows = BatchRows(pipe)
+        told = [_told(row) for row in rows]
+
+    assert told == [B1]
+    assert rows.has_byte_order_mark == (encoding != "utf-8")
 
 
 @pytest.mark.parametrize("qty", ["5", "5.0", "5.00", "5,0", "5,00", " 5 "])

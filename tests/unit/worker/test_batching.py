@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from allocation.contract import codec, registry
 from allocation.entrypoints.worker.batching import ANYTHING, LINGER_WHILE_BUSY, Batching, Pool
 from allocation.entrypoints.worker.batching import conflict_keys as keys
 from tests.unit.worker.event_loop import Loop
@@ -259,3 +260,12 @@ def test_a_command_conflicts_by_the_skus_and_the_order_that_it_names(
     kwargs: dict[str, Any], expected: set[str]
 ) -> None:
     assert keys(Request(kwargs)) == expected
+
+
+@pytest.mark.parametrize("name", registry.COMMANDS)
+def test_the_keys_are_the_skus_and_the_order_of_the_command(name: str) -> None:
+    command = codec.parse_command(name, registry.example(name))
+
+    named = {f"sku {sku}" for sku in command.skus}
+    named |= {f"order {command.order}"} if command.order else set()
+    assert keys(Request(registry.example(name))) == (named or ANYTHING)

@@ -12,8 +12,7 @@ import structlog
 from flask import Response, g, jsonify, request
 
 from allocation.contract import codec, log_fields
-from allocation.contract.codec import Violation
-from allocation.domain.commands import Command
+from allocation.domain.commands import Command, Violation
 from allocation.entrypoints.api import state
 from allocation.entrypoints.api.http import waiting
 from allocation.entrypoints.api.http.problems import Problem

@@ -12,8 +12,7 @@ from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 from werkzeug.routing import BaseConverter
 
 from allocation.contract import codec, identifiers, registry
-from allocation.contract.codec import Invalid, Violation
-from allocation.domain.commands import Command
+from allocation.domain.commands import Command, Malformed, Violation
 from allocation.entrypoints.api.http import intake
 from allocation.entrypoints.api.http.problems import Problem, invalid
 
@@ -189,23 +188,20 @@ def command(name: str, **from_path: str) -> Command:
 def parse(name: str, body: Any) -> Command:
     """The command `name` that the body makes. Raises Problem as `command` does."""
     [parsed] = parse_each(name, [body])
-    if isinstance(parsed, list):
-        raise invalid(parsed)
+    if isinstance(parsed, Malformed):
+        raise invalid(parsed.violations)
     return parsed
 
 
-def parse_each(name: str, bodies: Sequence[Any]) -> list[Command | list[Violation]]:
-    """The command that each body makes, or everything in which it breaks the contract.
+def parse_each(name: str, bodies: Sequence[Any]) -> list[Command]:
+    """The command that each body makes, Malformed if it breaks the contract.
 
     A request that was accepted before keeps its meaning, whatever the rule for new ids is now.
     """
-    parsed = [codec.read_command(name, body) for body in bodies]
-    invalid_bodies = [each for each in parsed if isinstance(each, Invalid)]
-    is_repeat = any(each.meant for each in invalid_bodies) and intake.is_repeat()
-    return [
-        each if not isinstance(each, Invalid) else (is_repeat and each.meant) or each.violations
-        for each in parsed
-    ]
+    parsed = [codec.parse_command(name, body) for body in bodies]
+    if any(each.meant is not each for each in parsed) and intake.is_repeat():
+        return [each.meant for each in parsed]
+    return parsed
 
 
 def read_body() -> Any:

@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
 from allocation.adapters.sql.database import DISK_FULL, NO_SCHEMA, translated
-from allocation.contract.codec import Violation
+from allocation.domain.commands import Violation
 from allocation.service_layer.unit_of_work import (
     ConcurrentUpdate,
     SchemaMissing,

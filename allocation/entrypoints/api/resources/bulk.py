@@ -7,8 +7,7 @@ from uuid import UUID, uuid5
 from flask import Response, g, jsonify, request
 
 from allocation.contract import codec
-from allocation.contract.codec import Violation
-from allocation.domain.commands import Allocate, Command
+from allocation.domain.commands import Allocate, Command, Malformed, Violation
 from allocation.entrypoints.api.description import schemas as s
 from allocation.entrypoints.api.http import intake, parsing
 from allocation.entrypoints.api.http.problems import Problem, invalid
@@ -88,8 +87,8 @@ def _read(given: Sequence[object]) -> list[Line]:
     lines: list[Line] = []
     known: set[tuple[str, str]] = set()
     for read in parsing.parse_each("allocation.allocate", given):
-        if isinstance(read, list):
-            lines.append(invalid(read))
+        if isinstance(read, Malformed):
+            lines.append(invalid(read.violations))
             continue
         assert isinstance(read, Allocate)
         line = (read.orderid, read.sku)

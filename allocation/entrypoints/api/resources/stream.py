@@ -13,7 +13,7 @@ from flask import Response, g, request
 from sqlalchemy import Engine, Row
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocation.contract.codec import Violation
+from allocation.domain.commands import Violation
 from allocation.entrypoints.api import state
 from allocation.entrypoints.api.description.schemas import TEXT
 from allocation.entrypoints.api.http.parsing import Parameter
