@@ -1,8 +1,9 @@
 """The aggregate: a Product decides what each command does to its batches and lines."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date, datetime
+from functools import partial
 from typing import Any
 
 from allocation.domain.books import (
@@ -418,16 +419,16 @@ class Product:
         if qty < gone or (gone == known < qty):
             return Refused("dispatched", field="qty", qty=qty, known_qty=gone)
         if qty != known:
-            before = self.sequence
-            self._record(LineQuantityChanged(orderid, self.sku, known, qty))
-            if qty < known:
-                self._give_up_pieces(orderid, known - qty)
-            elif not self._want_more(orderid, qty - known):
-                # Nothing was changed: the event was only recorded to come first.
-                self._events.pop()
-                self.sequence = before
+            change = (
+                partial(self._give_up_pieces, orderid, known - qty)
+                if qty < known
+                else self._way_to_grow(orderid, qty - known)
+            )
+            if change is None:
                 return Refused("not enough stock", field="qty", qty=qty, known_qty=known)
             self.version += 1
+            self._record(LineQuantityChanged(orderid, self.sku, known, qty))
+            change()
         return self._answer(self._books.parts(orderid), qty=qty)
 
     def change_priority(
@@ -527,11 +528,11 @@ class Product:
         self._follow_ups[AllocateWaiting(self.sku)] = None
 
     def _leave_expire_batch(self, batch: Batch) -> None:
-        if batch.best_before is not None:
+        if batch.best_before is not None and batch.best_before < date.max:
             self._follow_ups[ExpireBatch(batch.batchref, batch.best_before)] = None
 
     def _leave_mark_overdue(self, batch: Batch) -> None:
-        if batch.eta is not None:
+        if batch.eta is not None and batch.eta < date.max:
             self._follow_ups[MarkOverdue(batch.batchref, batch.eta)] = None
 
     def _record(self, event: Event, **fields: Any) -> None:
@@ -851,29 +852,30 @@ class Product:
                 batch = self._batch_of(part)
                 self._move(part, batch, [batch], more=-pieces)
 
-    def _want_more(self, orderid: str, qty: int) -> bool:
-        """Have the line want so many pieces more; False if they are not all there for it."""
+    def _way_to_grow(self, orderid: str, qty: int) -> Callable[[], object] | None:
+        """What gives the line so many pieces more; None if they are not all there for it."""
         parts = [part for part in self._books.parts(orderid) if not part.dispatched]
-        waiting = [part for part in parts if part.batchref is None]
-        if waiting:
-            waiting[0].qty += qty
-            return True
-        part = parts[-1]
+        part = next((part for part in parts if part.batchref is None), parts[-1])
+        if part.batchref is None:
+            return partial(self._wait_for_more, part, qty)
         first = self._books.longest_waiting() if self.waiting == IN_ORDER else None
         if first is not None and service_order(first) < service_order(part):
-            return False
+            return None
         batch, batches = self._batch_of(part), self._sorted(self._books.open_batches())
         usable = candidates(batches, part, self._today)
         if batch in usable and batch.free >= qty:
-            self._move(part, batch, usable, more=qty)
-        elif part.split and enough(usable, qty, split=True):
-            part.qty += qty
-            self._serve(self._cut(part, qty), batches)
-        elif (whole := first_fit(usable, part.held + qty)) is not None:
-            self._move(part, whole, usable, more=qty)
-        else:
-            return False
-        return True
+            return partial(self._move, part, batch, usable, more=qty)
+        if part.split and enough(usable, qty, split=True):
+            return partial(self._take_another_part, part, qty, batches)
+        whole = first_fit(usable, part.held + qty)
+        return partial(self._move, part, whole, usable, more=qty) if whole is not None else None
+
+    def _wait_for_more(self, part: Line, qty: int) -> None:
+        part.qty += qty
+
+    def _take_another_part(self, part: Line, qty: int, batches: Sequence[Batch]) -> None:
+        part.qty += qty
+        self._serve(self._cut(part, qty), batches)
 
     def _dispatch(self, line: Line, batch: Batch, qty: int) -> None:
         batch.purchased -= qty
