@@ -57,6 +57,7 @@ from allocation.domain.strategies import (
     IN_ORDER,
     STRATEGIES,
     Strategy,
+    batches_before,
     candidates,
     choice_among,
     earlier_batches,
@@ -796,13 +797,10 @@ class Product:
         limit = LINES_PER_COMMAND + 1
         lines = self._books.promised_another_day(changed, limit) if all_served else []
         for line in lines[:LINES_PER_COMMAND]:
-            old = line.eta
-            is_later = arrival(old) < changed.arrival
-            line.eta = changed.eta  # compared with what the batch says now
-            stays = not is_later or stuck
-            earlier = [] if stays else earlier_batches(batches, line, self._today)
+            old, earlier = line.eta, []
+            if arrival(old) < changed.arrival and not stuck:
+                earlier = batches_before(changed.arrival, batches, line, self._today)
             better = first_fit(earlier, line.held)
-            line.eta = old
             if better is None:
                 self._record_new_day(line, line.held, changed, old)
             else:

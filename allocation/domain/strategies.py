@@ -89,16 +89,21 @@ def candidates(batches: Iterable[Batch], line: Line | OrderLine, today: date) ->
 
 
 def earlier_batches(batches: Iterable[Batch], line: Line, today: date) -> list[Batch]:
-    """The candidates of a promised line that come earlier than its promise.
+    """The candidates of a promised line that come earlier than its promise."""
+    return batches_before(arrival(line.eta), batches, line, today)
 
-    None for a line with `not_before` whose promise is in time: it wants early stock to stay free.
+
+def batches_before(day: date, batches: Iterable[Batch], line: Line, today: date) -> list[Batch]:
+    """The candidates of a line that come before this day.
+
+    None for a line with `not_before` if the day is in time: it wants early stock to stay free.
     """
-    if line.not_before is not None and arrival(line.eta) <= line.not_before:
+    if line.not_before is not None and day <= line.not_before:
         return []
     return [
         batch
         for batch in candidates(batches, line, today)
-        if batch.arrival < arrival(line.eta) and not batch.is_overdue(today)
+        if batch.arrival < day and not batch.is_overdue(today)
     ]
 
 
