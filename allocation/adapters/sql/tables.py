@@ -147,7 +147,7 @@ is_particular = or_(allocations.c.fresh_days > 0, allocations.c.not_before.is_no
 improvable = and_(promised, allocations.c.eta.is_not(None))
 """Lines that were promised for a day, and may move to stock that comes earlier."""
 in_service_order = (allocations.c.priority.desc(), allocations.c.age)
-"""The columns of `service_order`."""
+"""The columns of `service_order`; of a line one part at most waits, so that these are enough."""
 in_shortage_order = (allocations.c.priority, allocations.c.promised_at.desc())
 """The columns of `shortage_order`, after reservations were separated from allocations."""
 _SKU = allocations.c.sku
@@ -160,7 +160,8 @@ _partial_index("ix_allocations_promised", *_ON_BATCH, where=promised)
 _partial_index("ix_allocations_held", *_ON_BATCH, where=held)
 # The first finds the next line that improves; the others say at once that there is none.
 _partial_index(
-    *("ix_allocations_improvable", _SKU, *in_service_order, allocations.c.eta, holds),
+    "ix_allocations_improvable",
+    *(_SKU, *in_service_order, allocations.c.part, allocations.c.eta, holds),
     where=improvable,
 )
 _partial_index("ix_allocations_improvable_eta", _SKU, allocations.c.eta, where=improvable)
