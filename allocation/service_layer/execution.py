@@ -52,7 +52,7 @@ def execute_batch(messages: Sequence[Message], uow: UnitOfWork) -> list[Outcome]
         )
         for each, cause in follow_ups.items():
             if each.due_at is not None:
-                uow.outbox.schedule(_caused(each, cause), _moment(each.due_at, uow.calendar))
+                uow.outbox.schedule(_caused(each, cause), moment(each.due_at, uow.calendar))
         uow.commit()
     return [outcomes[message.id] for message in messages]
 
@@ -85,7 +85,7 @@ def _handle(
     return outcome
 
 
-def _moment(due_at: datetime | date, calendar: tzinfo) -> datetime:
+def moment(due_at: datetime | date, calendar: tzinfo) -> datetime:
     """The moment itself, or the one in which the day begins."""
     if isinstance(due_at, datetime):
         return due_at

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import partial
 
-from sqlalchemy import ColumnElement, Connection, Select, case, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, exists, func, or_, select
 
 from allocation.adapters.sql.tables import allocations, batches, products, waits
 
@@ -14,8 +14,9 @@ from allocation.adapters.sql.tables import allocations, batches, products, waits
 class Listed:
     """A product with its quantities, in pieces.
 
-    `on_hand` is what lies on the shelf, `promised` and `available` are parts of all its batches.
-    `next_arrival` is a day from today on; `overdue` counts the batches whose day is past.
+    `on_hand` is what lies on the shelf, `promised` and `available` are parts of all its batches;
+    `unusable` pieces, which are blocked or expired, count only as such. `next_arrival` is a day
+    from today on; `overdue` counts the batches whose day is past.
     """
 
     sku: str
@@ -26,6 +27,7 @@ class Listed:
     waiting: int = 0
     next_arrival: date | None = None
     overdue: int = 0
+    unusable: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +111,18 @@ def totals(connection: Connection) -> Totals:
 def listed(connection: Connection, skus: Sequence[str], today: date) -> list[Listed]:
     """The products with their quantities, in the order of `skus`."""
     eta, purchased = batches.c.eta, batches.c.purchased
+    free = purchased - batches.c.allocated
     is_overdue = (eta < today) & (purchased > 0)
+    is_good = _is_good(today)
     stock = (
         select(
             batches.c.sku,
-            func.sum(case((eta.is_(None), purchased), else_=0)).label("on_hand"),
+            func.sum(case((and_(eta.is_(None), is_good), purchased), else_=0)).label("on_hand"),
             func.sum(batches.c.allocated).label("promised"),
-            func.sum(purchased - batches.c.allocated).label("available"),
-            func.min(case((eta >= today, eta))).label("next_arrival"),
+            func.sum(case((is_good, free), else_=0)).label("available"),
+            func.min(case((and_(eta >= today, is_good), eta))).label("next_arrival"),
             func.sum(case((is_overdue, 1), else_=0)).label("overdue"),
+            func.sum(case((is_good, 0), else_=free)).label("unusable"),
         )
         .where(batches.c.sku.in_(skus))
         .group_by(batches.c.sku)
@@ -139,6 +144,16 @@ def listed(connection: Connection, skus: Sequence[str], today: date) -> list[Lis
                 for name, value in row._mapping.items()
             }
     return [Listed(**quantities[sku]) for sku in skus]  # type: ignore[arg-type]
+
+
+def _is_good(today: date) -> ColumnElement[bool]:
+    """Whether a batch serves lines, as `Batch.is_good` says."""
+    eta, best_before = batches.c.eta, batches.c.best_before
+    keeps = or_(
+        best_before.is_(None),
+        and_(best_before >= today, or_(eta.is_(None), best_before >= eta)),
+    )
+    return and_(batches.c.blocked.is_(None), keeps)
 
 
 def _first(

@@ -1,7 +1,7 @@
 """The application on a database of its own, and a worker for it."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from allocation.entrypoints.api import state
 from allocation.entrypoints.api.app import create_app
 from allocation.service_layer.execution import execute
 from allocation.service_layer.unit_of_work import Message
+from tests.api.browsing import Browser
 from tests.api.conforming import ConformingClient
 
 Serve = Callable[..., FlaskClient]
@@ -118,3 +119,33 @@ def worker(idle_worker: Worker) -> Iterator[Worker]:
     idle_worker.start()
     yield idle_worker
     idle_worker.stop()
+
+
+@pytest.fixture
+def browser_of(serve: Serve, sqlite_url: str) -> Callable[..., Browser]:
+    """Makes browsers of the application with these settings."""
+
+    def make(**settings: str) -> Browser:
+        app = serve(database_url=sqlite_url, **settings).application
+        app.test_client_class = FlaskClient
+        return Browser(app.test_client())
+
+    return make
+
+
+@pytest.fixture
+def visitor(browser_of: Callable[..., Browser]) -> Browser:
+    """A browser on this machine, where there is no key."""
+    return browser_of()
+
+
+@pytest.fixture
+def shop(visitor: Browser, idle_worker: Worker) -> Callable[..., None]:
+    """Posts bodies to paths of the API, and has them decided."""
+
+    def post(*requests: tuple[str, Mapping[str, Any]]) -> None:
+        for path, body in requests:
+            assert visitor.client.post(path, json=body).status_code == 202
+        idle_worker.decide_all()
+
+    return post

@@ -1,109 +1,21 @@
 """The pages for people, as a browser without a script gets them."""
 
-import csv
 import re
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
-from io import StringIO
-from typing import Any
+from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from bs4 import BeautifulSoup, Tag
-from flask.testing import FlaskClient
 from sqlalchemy import Engine, select
-from werkzeug.test import TestResponse
 
 from allocation.adapters.sql.api_keys import ApiKeys
 from allocation.adapters.sql.tables import commands
-from allocation.entrypoints.api.pages import batches
-from tests.api.conftest import Serve, Worker
+from allocation.entrypoints.api.pages import forms
+from tests.api.browsing import SHIP, TODAY, Browser, batch, line, page_of, rows, text
 
-TODAY = datetime.now(UTC).date()
-SHIP = TODAY + timedelta(days=9)
 KEY = "a key with all rights"
-
-
-class Browser:
-    """Gets pages, and sends the forms that are on them."""
-
-    def __init__(self, client: FlaskClient) -> None:
-        self.client = client
-
-    def get(self, path: str, status: int = 200) -> BeautifulSoup:
-        return _page(self.client.get(path, follow_redirects=True), status)
-
-    def send(self, page: BeautifulSoup, path: str, **typed: str) -> TestResponse:
-        """The page's last form, with what is typed in."""
-        form = page.find_all("form")[-1]
-        given = {each["name"]: each.get("value", "") for each in form.find_all("input")}
-        return self.client.post(form.get("action") or path, data=given | typed)
-
-    def sheet(self, path: str) -> list[list[str]]:
-        response = self.client.get(path)
-        assert response.mimetype == "text/csv"
-        return list(csv.reader(StringIO(response.text)))
-
-
-def _page(response: TestResponse, status: int) -> BeautifulSoup:
-    assert (response.status_code, response.mimetype) == (status, "text/html")
-    return BeautifulSoup(response.text, "html.parser")
-
-
-def text(found: Tag | None) -> str:
-    """What a reader sees of it."""
-    assert found is not None
-    return " ".join(found.get_text(" ").split()).replace(" ,", ",").replace(" :", ":")
-
-
-def rows(page: BeautifulSoup, caption: str) -> list[list[str]]:
-    """What the cells say of the table whose caption begins so."""
-    for table in page.find_all("table"):
-        if text(table.caption).startswith(caption):
-            return [[text(cell) for cell in row.find_all(["th", "td"])] for row in table("tr")[1:]]
-    return []
-
-
-@pytest.fixture
-def browser_of(serve: Serve, sqlite_url: str) -> Callable[..., Browser]:
-    """Makes browsers of the application with these settings."""
-
-    def make(**settings: str) -> Browser:
-        app = serve(database_url=sqlite_url, **settings).application
-        app.test_client_class = FlaskClient
-        return Browser(app.test_client())
-
-    return make
-
-
-@pytest.fixture
-def visitor(browser_of: Callable[..., Browser]) -> Browser:
-    """A browser on this machine, where there is no key."""
-    return browser_of()
-
-
-@pytest.fixture
-def shop(visitor: Browser, idle_worker: Worker) -> Callable[..., None]:
-    """Posts bodies to paths of the API, and has them decided."""
-
-    def post(*requests: tuple[str, Mapping[str, Any]]) -> None:
-        for path, body in requests:
-            assert visitor.client.post(path, json=body).status_code == 202
-        idle_worker.decide_all()
-
-    return post
-
-
-def batch(ref: str, sku: str, qty: int, eta: object = None) -> tuple[str, dict[str, Any]]:
-    return "/v1/batches", {
-        "batchref": ref,
-        "sku": sku,
-        "qty": qty,
-        "eta": str(eta) if eta else None,
-    }
-
-
-def line(orderid: str, sku: str, qty: int) -> tuple[str, dict[str, Any]]:
-    return "/v1/allocations", {"orderid": orderid, "sku": sku, "qty": qty}
+WRITES = re.compile("^/(new-batch|batches/[^/]+/|orders/[^/]+/(cancel|lines/))")
+"""Addresses of forms."""
 
 
 def test_products_are_shown_with_their_figures(visitor: Browser, shop: Callable[..., None]) -> None:
@@ -286,8 +198,11 @@ def test_an_order_is_found_by_its_id(visitor: Browser, shop: Callable[..., None]
 
     assert text(page.h1) == "Order order 1"
     assert rows(page, "Lines of order order 1") == [
-        ["BED", "5", "allocated", "b-1", "on the shelf"],
-        ["DESK", "1", "allocated", "d-1", f"{SHIP.day} {SHIP:%B %Y} (in 9 days)"],
+        ["BED", "5", "allocated", "b-1", "on the shelf", "Quantity of BED Priority of BED"],
+        [
+            *("DESK", "1", "allocated", "d-1", f"{SHIP.day} {SHIP:%B %Y} (in 9 days)"),
+            "Quantity of DESK Priority of DESK",
+        ],
     ]
 
 
@@ -313,7 +228,7 @@ def test_an_order_that_was_given_up_keeps_its_history(
         ("/batches/nope", "There is no batch with the reference nope."),
     ],
 )
-def test_what_is_not_there_is_said_on_a_page(visitor: Browser, path: str, said: str) -> None:
+def test_what_is_not_there_is_said_on_apage_of(visitor: Browser, path: str, said: str) -> None:
     """404."""
     assert said in text(visitor.get(path, 404).main)
 
@@ -368,7 +283,7 @@ def test_a_form_that_can_t_be_taken_comes_back_with_what_is_wrong(visitor: Brows
         eta="soon",
         best_before="2031-01-31",
     )
-    page = _page(sent, 422)
+    page = page_of(sent, 422)
 
     wrong = {
         str(each["name"]): text(page.find(id=str(each["aria-describedby"])))
@@ -394,7 +309,7 @@ def test_a_refusal_is_said_on_the_form_and_can_be_mended(visitor: Browser) -> No
         sent = visitor.send(
             visitor.get("/new-batch"), "/new-batch", batchref="b-1", sku=f"BED-{number}", qty=qty
         )
-    refused = _page(sent, 409)
+    refused = page_of(sent, 409)
 
     mended = visitor.send(refused, "/new-batch", batchref="b-2")
 
@@ -407,39 +322,11 @@ def test_a_refusal_is_said_on_the_form_and_can_be_mended(visitor: Browser) -> No
     assert mended.status_code == 303
 
 
-@pytest.mark.usefixtures("worker")
-def test_what_a_batch_holds_is_changed_by_a_form(
-    visitor: Browser, shop: Callable[..., None]
-) -> None:
-    """On the page of the batch."""
-    shop(batch("b-1", "BED", 5))
-
-    sent = visitor.send(visitor.get("/batches/b-1"), "/batches/b-1", qty="9")
-    page = visitor.get(sent.headers["Location"])
-
-    assert text(page.find(class_="notice")) == "The batch b-1 now has 9 pieces."
-    assert text(page.find(class_="figures")) == "Promised 0 Free 9 Quantity 9"
-
-
-def test_while_no_worker_decides_the_form_says_that_it_waits(
-    visitor: Browser, shop: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing is lost, and nobody is told of a success."""
-    shop(batch("b-1", "BED", 5))
-    monkeypatch.setattr(batches, "TIMEOUT", 0)
-
-    sent = visitor.send(visitor.get("/batches/b-1"), "/batches/b-1", qty="9")
-    page = visitor.get(sent.headers["Location"])
-
-    assert text(page.find(class_="notice")).startswith("Accepted. The command waits for a worker")
-    assert text(page.find(class_="figures")) == "Promised 0 Free 5 Quantity 5"
-
-
 def test_a_batch_of_a_new_product_shows_how_its_command_stands_while_no_worker_runs(
     visitor: Browser, shop: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same address shows the product, once the batch is on the books."""
-    monkeypatch.setattr(batches, "TIMEOUT", 0)
+    monkeypatch.setattr(forms, "TIMEOUT", 0)
 
     form = visitor.get("/new-batch")
     sent = visitor.send(form, "/new-batch", batchref="b-1", sku="NEW", qty="7")
@@ -460,7 +347,7 @@ def test_a_command_that_is_refused_later_leads_back_to_its_form(
     visitor: Browser, shop: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop(batch("b-1", "BED", 5))
-    monkeypatch.setattr(batches, "TIMEOUT", 0)
+    monkeypatch.setattr(forms, "TIMEOUT", 0)
 
     typed = {"batchref": "b-1", "sku": "NEW", "qty": "7", "eta": str(SHIP)}
     sent = visitor.send(visitor.get("/new-batch"), "/new-batch", **typed)
@@ -479,39 +366,11 @@ def test_a_product_that_no_command_names_is_still_not_found(visitor: Browser) ->
     visitor.get("/products/NEW?command=0e3ad35e-8c30-4d0e-9d0a-5c2a3f6b7e11", 404)
 
 
-@pytest.mark.usefixtures("worker")
-def test_all_of_a_batch_can_be_lost(visitor: Browser, shop: Callable[..., None]) -> None:
-    """The form takes 0, as the command does."""
-    shop(batch("b-1", "BED", 5))
-
-    page = visitor.get("/batches/b-1")
-    sent = visitor.send(page, "/batches/b-1", qty="0")
-    after = visitor.get(sent.headers["Location"])
-
-    [field] = page.find_all("input", id="qty")
-    [of_new] = visitor.get("/new-batch").find_all("input", id="qty")
-    assert (field["min"], of_new["min"]) == ("0", "1")
-    assert text(after.find(class_="figures")) == "Promised 0 Free 0 Quantity 0"
-
-
-@pytest.mark.usefixtures("worker")
-def test_what_was_typed_survives_an_error_on_the_page_of_a_batch(
-    visitor: Browser, shop: Callable[..., None]
-) -> None:
-    shop(batch("b-1", "BED", 5))
-
-    page = _page(visitor.send(visitor.get("/batches/b-1"), "/batches/b-1", qty="-3"), 422)
-
-    [field] = page.find_all("input", id="qty")
-    assert (field["value"], field["aria-describedby"]) == ("-3", "qty-hint")
-    assert text(page.find(id="qty-hint")) == ("Write a whole number from 0 to 2 147 483 647.")
-
-
 @pytest.mark.parametrize(
     ("path", "typed"),
     [
         ("/new-batch", {"batchref": "b-9", "sku": "A & B", "qty": "7", "eta": str(SHIP)}),
-        ("/batches/b-1", {"qty": "9"}),
+        ("/batches/b-1/quantity", {"qty": "9"}),
     ],
 )
 def test_what_was_typed_survives_a_form_that_is_out_of_date(
@@ -520,7 +379,7 @@ def test_what_was_typed_survives_a_form_that_is_out_of_date(
     """The page of the error leads back to the form, filled in."""
     shop(batch("b-1", "BED", 5))
 
-    refused = _page(visitor.client.post(path, data=typed | {"csrf_token": "old"}), 400)
+    refused = page_of(visitor.client.post(path, data=typed | {"csrf_token": "old"}), 400)
     [back] = refused.find_all("a", string="Back to the form with your input")
     form = visitor.get(str(back["href"]))
 
@@ -535,11 +394,11 @@ def test_what_was_typed_survives_the_end_of_the_session(
     shop(batch("b-1", "BED", 5))
     visitor = browser_of(api_key=KEY)
 
-    sent = visitor.client.post("/batches/b-1", data={"qty": "9"})
+    sent = visitor.client.post("/batches/b-1/quantity", data={"qty": "9"})
 
     assert (sent.status_code, sent.headers["Location"]) == (
         303,
-        "/login?next=/batches/b-1%3Fqty%3D9",
+        "/login?next=/batches/b-1/quantity%3Fqty%3D9",
     )
 
 
@@ -560,17 +419,27 @@ def test_who_may_only_read_sees_no_forms(
     def ways_to_write(visitor: Browser, path: str) -> list[str]:
         page = visitor.get(path)
         forms = [str(each["action"]) for each in page.find_all("form", method="post")]
-        links = [str(each["href"]) for each in page.find_all("a", href=re.compile("^/new-batch"))]
+        links = [str(each["href"]) for each in page.find_all("a", href=WRITES)]
         return [each for each in forms + links if each != "/logout"]
 
     assert [ways_to_write(reading, path) for path in paths] == [[]] * 5
-    assert [ways_to_write(writing, path) for path in paths[:3]] == [
+    assert [ways_to_write(writing, path) for path in paths] == [
         ["/new-batch"],
         ["/new-batch?sku=BED"],
-        ["/batches/b-1"],
+        [
+            f"/batches/b-1/{slug}"
+            for slug in ("receive", "write-off", "quantity", "eta", "best-before", "block")
+        ],
+        [
+            "/orders/order-1/cancel",
+            "/orders/order-1/lines/BED/quantity",
+            "/orders/order-1/lines/BED/priority",
+        ],
+        [],
     ]
-    refused = reading.get("/new-batch", 403)
-    assert "This request requires a key with the scope write." in text(refused.main)
+    for path in ("/new-batch", "/batches/b-1/block", "/orders/order-1/cancel"):
+        refused = reading.get(path, 403)
+        assert "This request requires a key with the scope write." in text(refused.main)
 
 
 @pytest.mark.parametrize(
@@ -619,11 +488,11 @@ def test_an_order_shows_its_customer_and_a_split_line_as_one_with_parts(
 
     assert "For customer Ada & Co" in text(page.find(id="live"))
     assert rows(page, "Lines of order order-1") == [
-        ["BED", "11", "in parts", "3 parts"],
-        ["part 0 of BED", "2", "waiting", "none yet", "when stock fits"],
-        ["part 1 of BED", "5", "allocated", "b-1", "on the shelf"],
-        ["part 2 of BED", "4", "allocated", "b-2", f"{SHIP.day} {SHIP:%B %Y} (in 9 days)"],
-        ["DESK", "3", "allocated", "d-1", "on the shelf"],
+        ["BED", "11", "in parts", "3 parts", "Quantity of BED Priority of BED"],
+        ["part 0 of BED", "2", "waiting", "none yet", "when stock fits", ""],
+        ["part 1 of BED", "5", "allocated", "b-1", "on the shelf", ""],
+        ["part 2 of BED", "4", "allocated", "b-2", f"{SHIP.day} {SHIP:%B %Y} (in 9 days)", ""],
+        ["DESK", "3", "allocated", "d-1", "on the shelf", "Quantity of DESK Priority of DESK"],
     ]
 
 

@@ -6,6 +6,7 @@ from flask import Blueprint, Response
 from werkzeug.exceptions import NotFound
 
 from allocation.entrypoints.api.pages import (
+    actions,
     batches,
     operations,
     orders,
@@ -47,7 +48,7 @@ def blueprint() -> Blueprint:
     made = Blueprint("pages", __name__, template_folder="templates")
     template_filters.register(made)
     reasons.register(made)
-    for module in (products, orders, batches, operations):
+    for module in (products, orders, batches, actions, operations):
         module.register(made)
 
     @made.after_request

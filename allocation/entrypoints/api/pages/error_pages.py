@@ -59,7 +59,7 @@ def _typed() -> dict[str, str]:
         fields = request.form.to_dict()
     except RequestEntityTooLarge:
         return {}
-    hidden = ("csrf_token", "command_id")
+    hidden = ("csrf_token", "command_id", "confirmed", "expected_version")
     return {
         name: text
         for name, text in fields.items()

@@ -6,14 +6,34 @@ from uuid import UUID
 from flask import request, url_for
 from sqlalchemy import Connection
 
-from allocation.entrypoints.api.pages import reasons
+from allocation.entrypoints.api.pages import actions, reasons
 from allocation.views import Json, progress
 
-FORMS = {
-    "allocation.create_batch": "pages.new_batch",
-    "allocation.change_batch_quantity": "pages.batch",
+FORMS = {"allocation.create_batch": "pages.new_batch"} | {
+    name: action.endpoint for name, action in actions.BY_COMMAND.items()
 }
 """By command: the page with its form, which the query parameters fill in."""
+
+DONE = {
+    "created": "The batch {batchref} was added.",
+    "changed": "The change was made.",
+    "unchanged": "Nothing had to be changed.",
+    "received": "The pieces were added: the batch {batchref} now has {qty}.",
+    "written off": "The pieces were written off: the batch {batchref} now has {left}.",
+    "blocked": "The batch {batchref} is blocked.",
+    "unblocked": "The batch {batchref} is no longer blocked.",
+    "cancelled": "The order was cancelled.",
+}
+"""What came of a command that succeeded, by the status of its outcome."""
+CHANGED = {
+    "allocation.change_batch_quantity": "The batch {batchref} now has {qty} pieces.",
+    "allocation.change_line_quantity": "The order now wants {qty} pieces.",
+    "allocation.change_priority": "The line now has priority {priority}.",
+}
+"""The same by its command, where that says more."""
+UNCHANGED = {
+    "allocation.change_batch_quantity": "The batch {batchref} already had {qty} pieces.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +61,9 @@ def of_request(connection: Connection) -> FlashMessage | None:
         return None
     again = ""
     if known["status"] == "rejected" and known["command"] in FORMS:
-        again = url_for(FORMS[known["command"]], **progress.body(connection, command_id))
+        body = progress.body(connection, command_id)
+        body.pop(actions.VERSION, None)
+        again = url_for(FORMS[known["command"]], **body)
     return FlashMessage(known["status"], _text(known), known["accepted_at"], again)
 
 
@@ -50,12 +72,9 @@ def _text(known: Json) -> str:
         return "Accepted. The command waits for a worker to decide it."
     outcome = known["outcome"]
     if known["status"] == "succeeded":
-        what = {
-            "created": "The batch {batchref} was added.",
-            "changed": "The batch {batchref} now has {qty} pieces.",
-            "unchanged": "The batch {batchref} already had {qty} pieces.",
-        }
-        return what.get(outcome["status"], "Done.").format(**outcome)
+        said = UNCHANGED if outcome["status"] == "unchanged" else CHANGED
+        text = said.get(known["command"]) or DONE.get(outcome["status"], "Done.")
+        return text.format(**outcome)
     if known["status"] == "rejected":
         return reasons.refusal(outcome["reason"], outcome)
     return "Every attempt failed. The command is among the dead letters, see Operations."

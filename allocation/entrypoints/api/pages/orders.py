@@ -9,9 +9,10 @@ from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as AnyResponse
 
 from allocation.contract.identifiers import trimmed
+from allocation.entrypoints.api.pages import flash_messages
 from allocation.entrypoints.api.pages.csv_responses import csv_response
 from allocation.entrypoints.api.state import snapshot
-from allocation.views import Json, lines, moves
+from allocation.views import Json, changes, lines, moves
 
 MOVES = 200
 """Moves of an order that are shown at most."""
@@ -40,15 +41,21 @@ def orders() -> str | AnyResponse:
 
 def order(orderid: str) -> str:
     with snapshot() as connection:
+        flash_message = flash_messages.of_request(connection)
         known = lines.order(connection, orderid)
+        more = changes.lines(connection, orderid)
         customers = lines.customers(connection, orderid)
         latest = moves.of_order(connection, orderid, limit=MOVES)
-    if not known and not latest:
+    if not known and not latest and not flash_message:
         raise NotFound(f"The order {orderid} has no lines and no stored history.")
     return render_template(
         "pages/order.html",
         orderid=orderid,
-        lines=_whole(known["lines"]) if known else [],
+        lines=[each | {"more": more[each["sku"]]} for each in _whole(known["lines"])]
+        if known
+        else [],
+        flash_message=flash_message,
+        cancellable=any(line["gone"] < line["qty"] for line in more.values()),
         customers=customers,
         moves=latest,
         most=MOVES,

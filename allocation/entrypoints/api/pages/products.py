@@ -13,7 +13,7 @@ from allocation.entrypoints.api.http.parsing import number
 from allocation.entrypoints.api.pages import flash_messages, template_filters
 from allocation.entrypoints.api.pages.csv_responses import csv_response
 from allocation.entrypoints.api.state import snapshot
-from allocation.views import Json, catalogue, lines, moves, stock
+from allocation.views import Json, catalogue, changes, lines, moves, stock
 from allocation.views.catalogue import Listed, Place
 
 ROWS = 50
@@ -63,11 +63,10 @@ def products() -> str:
 
 def products_csv() -> Response:
     containing, only_trouble = _filter()
+    today = template_filters.today()  # the rows are read outside of the request
 
     def rows(connection: Connection) -> Iterator[Json]:
-        found = catalogue.everything(
-            connection, template_filters.today(), containing, only_trouble=only_trouble
-        )
+        found = catalogue.everything(connection, today, containing, only_trouble=only_trouble)
         return (asdict(each) for each in found)
 
     return csv_response("products", [field.name for field in fields(Listed)], rows)
@@ -88,14 +87,15 @@ def product(sku: str) -> str:
         [listed] = catalogue.listed(connection, [sku], template_filters.today())
         queue = lines.waiting(connection, sku, after=waiting_after, limit=ROWS + 1)
         latest = moves.of_product(connection, sku, before=moves_before, limit=MOVES + 1)
+        refs = [batch["batchref"] for batch in known["batches"]]
+        batches = changes.batches_by_ref(connection, refs, template_filters.today())
     return render_template(
         "pages/product.html",
         sku=sku,
         strategy=known["strategy"],
         listed=listed,
-        batches=known["batches"],
+        batches=[batches[ref] for ref in refs],
         largest=max((batch["qty"] for batch in known["batches"]), default=0),
-        today=template_filters.today().isoformat(),
         queue=queue[:ROWS],
         moves=latest[:MOVES],
         flash_message=flash_message,

@@ -28,6 +28,9 @@ DEAD_LETTERS = {
 }
 """By the reason of a dead letter; the first eleven are ours, the others the broker's."""
 
+MEANWHILE = "changed meanwhile"
+"""The refusal of a command that expects another version of what it changes."""
+
 RELEASES = {
     "released": "the caller released it",
     "expired": "it expired",
@@ -44,6 +47,8 @@ def register(blueprint: Blueprint) -> None:
 
 def refusal(reason: str, facts: Mapping[str, Any]) -> str:
     """Why a command was refused, with its facts."""
+    if reason == MEANWHILE:
+        return "Somebody changed it meanwhile, so nothing was saved."
     if reason not in KINDS:
         return f"The command was refused: {reason}."
     try:

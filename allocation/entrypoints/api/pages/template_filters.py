@@ -6,6 +6,7 @@ from flask import Blueprint
 from markupsafe import Markup
 
 from allocation.contract import registry
+from allocation.entrypoints.api import state
 
 EVENTS = tuple(
     sorted(kind.removeprefix("allocation.").removesuffix(".v1") for kind in registry.EVENTS)
@@ -21,8 +22,13 @@ def register(blueprint: Blueprint) -> None:
 
 
 def today() -> date:
-    """The day by which a batch is overdue or not, in UTC."""
-    return datetime.now(UTC).date()
+    """The day by which a batch is overdue or expired, in the shop's time zone."""
+    return datetime.now(state.current().dependencies.settings.calendar).date()
+
+
+def day(text: str | None) -> date | None:
+    """The day of a text like 2030-01-31."""
+    return date.fromisoformat(text) if text else None
 
 
 def count(number: int) -> str:
