@@ -152,7 +152,7 @@ def holds(service: Service) -> dict[str, str | None]:
         return {row.orderid: row.batchref for row in found}
 
 
-HAPPENED = [
+HAPPENED: list[tuple[str, dict[str, Any]]] = [
     (
         EXPIRED,
         {"batchref": "a-old", "sku": "MILK", "qty": 10, "best_before": str(DAY)},
