@@ -178,7 +178,8 @@ def test_random_books_answer_as_those_in_memory(sql: Storage, stored: bool) -> N
                 books.write([made], changes)
                 changes.send()
                 made = books.load(connection, {}, ["LAMP"], [])["LAMP"]
-                batches = [batch for each in batches if (batch := made.batch(each.batchref))]
+                loaded = [made.batch(batch.batchref) for batch in batches]
+                batches = [batch for batch in loaded if batch is not None]
 
             expected = answers(MemoryBooks(batches, lines), batches)
 

@@ -104,12 +104,7 @@ class SqlBooks:
         if not fitting:
             conditions = [tables.waits, tables.needs <= at_most]
             if self.particular_waits:
-                conditions.append(
-                    or_(
-                        ~tables.is_particular,
-                        _some_batch_serves(today, self._connection.dialect.name),
-                    )
-                )
+                conditions.append(or_(~tables.is_particular, _some_batch_serves(today)))
             if after is not None:
                 conditions.append(_behind(after))
             query = select(tables.allocations).where(*conditions)
@@ -396,23 +391,8 @@ def _is_offered(offers: Sequence[Batch]) -> ColumnElement[bool]:
     return or_(*(and_(tables.holds <= batch.free, _LINE.eta > batch.arrival) for batch in offers))
 
 
-def _some_batch_serves(today: date, dialect: str) -> ColumnElement[bool]:
-    """Particular lines that an open batch serves, as `Batch.serves` says."""
-    if dialect == "postgresql":
-        last_day = _BATCH.best_before - _LINE.fresh_days
-    else:
-        last_day = func.date(_BATCH.best_before, (-_LINE.fresh_days).cast(String) + " days")
-    is_good = and_(
-        last_day >= today,
-        or_(_BATCH.eta.is_(None), last_day >= _BATCH.eta),
-        or_(_LINE.not_before.is_(None), last_day >= _LINE.not_before),
-    )
-    return exists().where(
-        _BATCH.sku == _LINE.sku,
-        tables.is_open,
-        _BATCH.purchased - _BATCH.allocated >= tables.needs,
-        or_(_BATCH.best_before.is_(None), is_good),
-    )
+def _some_batch_serves(today: date) -> ColumnElement[bool]:
+    return exists().where(_BATCH.sku == _LINE.sku, tables.serves(today))
 
 
 def _state(line: Line) -> tuple[Any, ...]:

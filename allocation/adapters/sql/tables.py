@@ -1,6 +1,6 @@
 """The tables of the allocation database."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -32,6 +32,9 @@ from sqlalchemy import (
     true,
     type_coerce,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -143,6 +146,42 @@ promised = and_(allocations.c.batchref.is_not(None), ~allocations.c.dispatched)
 held = and_(allocations.c.batchref.is_not(None), allocations.c.expires_at.is_not(None))
 holds = allocations.c.qty - allocations.c.dispatched_qty
 """Pieces of its batch that a promised line still holds."""
+
+
+class DaysBefore(FunctionElement[date]):
+    """The day that is so many days before another one: `DaysBefore(day, number)`."""
+
+    type = Date()
+    inherit_cache = True
+
+
+@compiles(DaysBefore, "postgresql")
+def _subtracted(element: DaysBefore, compiler: SQLCompiler, **kw: Any) -> str:
+    day, number = element.clauses
+    return f"({compiler.process(day, **kw)} - {compiler.process(number, **kw)})"
+
+
+@compiles(DaysBefore, "sqlite")
+def _modified(element: DaysBefore, compiler: SQLCompiler, **kw: Any) -> str:
+    day, number = element.clauses
+    return f"date({compiler.process(day, **kw)}, -{compiler.process(number, **kw)} || ' days')"
+
+
+def serves(today: date | ColumnElement[date]) -> ColumnElement[bool]:
+    """Whether a batch has enough for a line, or a part of it, and `Batch.serves` it."""
+    last_day = DaysBefore(batches.c.best_before, allocations.c.fresh_days)
+    is_good = and_(
+        last_day >= today,
+        or_(batches.c.eta.is_(None), last_day >= batches.c.eta),
+        or_(allocations.c.not_before.is_(None), last_day >= allocations.c.not_before),
+    )
+    return and_(
+        is_open,
+        batches.c.purchased - batches.c.allocated >= needs,
+        or_(batches.c.best_before.is_(None), is_good),
+    )
+
+
 is_particular = or_(allocations.c.fresh_days > 0, allocations.c.not_before.is_not(None))
 improvable = and_(promised, allocations.c.eta.is_not(None))
 """Lines that were promised for a day, and may move to stock that comes earlier."""

@@ -97,27 +97,30 @@ def _add(name: str, where: str, *columns: str | sa.TextClause, table: str = "all
 
 
 def _schedule() -> None:
-    """Have stock that is there looked at when its best-before day, or its ETA, has passed.
+    """Have batches looked at when their best-before day, or their ETA, has passed.
 
-    The days begin in UTC here; a worker that is asked too early schedules the command again.
+    The days begin in UTC here; a worker that is asked too early schedules the command again. Of
+    empty batches, whose day has passed, nobody needs to hear.
     """
     connection = op.get_bind()
     batches = sa.table(
         "batches",
         *(sa.column("batchref", sa.String), sa.column("purchased", sa.Integer)),
         *(sa.column("eta", sa.Date), sa.column("best_before", sa.Date)),
-    )
-    asked = sa.select(batches).where(
-        batches.c.purchased > 0,
-        sa.or_(batches.c.eta.is_not(None), batches.c.best_before.is_not(None)),
+        *(sa.column("overdue", sa.Boolean), sa.column("expired", sa.Boolean)),
     )
     now = datetime.now(UTC)
     rows = []
-    for batch in connection.execute(asked):
-        for name, field in (("expire_batch", "best_before"), ("mark_overdue", "eta")):
-            day: date | None = getattr(batch, field)
-            if day is not None and day < date(9999, 12, 30):
-                rows.append(_row(name, {"batchref": batch.batchref, field: str(day)}, day, now))
+    for name, field, done in (
+        ("expire_batch", "best_before", "expired"),
+        ("mark_overdue", "eta", "overdue"),
+    ):
+        day = batches.c[field]
+        past = sa.and_(batches.c.purchased == 0, day < now.date())
+        connection.execute(sa.update(batches).where(past).values({done: True}))
+        asked = sa.select(batches.c.batchref, day).where(day.is_not(None), ~batches.c[done])
+        for batchref, last in connection.execute(asked):
+            rows.append(_row(name, {"batchref": batchref, field: str(last)}, last, now))
     for first in range(0, len(rows), _AT_ONCE):
         op.bulk_insert(_OUTBOX, rows[first : first + _AT_ONCE])
 
@@ -132,7 +135,9 @@ _OUTBOX = sa.table(
 
 
 def _row(name: str, body: dict[str, str], day: date, now: datetime) -> dict[str, object]:
-    due_at = datetime.combine(max(day, date(1970, 1, 1)) + timedelta(days=1), time.min, UTC)
+    # Within what a moment can be, in every time zone.
+    day = min(max(day, date(1970, 1, 1)), date(9999, 12, 29))
+    due_at = datetime.combine(day + timedelta(days=1), time.min, UTC)
     command_id = uuid4()
     return {
         "id": command_id,
