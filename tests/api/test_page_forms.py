@@ -17,7 +17,7 @@ from tests.waiting import eventually
 SHIP_DAY = f"{SHIP.day} {SHIP:%B %Y}"
 
 
-def preview_of(visitor: Browser, path: str, status: int = 200, **typed: str) -> BeautifulSoup:
+def preview_of(visitor: Browser, path: str, status: int = 200, /, **typed: str) -> BeautifulSoup:
     """The page that says what the form would do."""
     return page_of(visitor.send(visitor.get(path), path, **typed), status)
 

@@ -273,7 +273,7 @@ def _previewed(
     command = parsing.parse(action.command, body)
     seen = _try(command)
     if isinstance(seen.outcome, Refused):
-        facts = dict(seen.outcome.facts)
+        facts: dict[str, Any] = dict(seen.outcome.facts)
         field = str(facts.pop("field"))
         reason = seen.outcome.reason
         raise Problem(reason, errors=[Violation(field, reason)], **facts)
@@ -335,6 +335,6 @@ def _typed(action: Action, form: Form) -> dict[str, str]:
     return {each.name: text for each in action.inputs if (text := form.values.get(each.name))}
 
 
-def _page_ids() -> dict[str, str]:
+def _page_ids() -> dict[str, Any]:
     ids = request.view_args or {}
     return {name: ids[name] for name in ("batchref", "orderid") if name in ids}
