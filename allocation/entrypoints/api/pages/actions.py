@@ -200,14 +200,11 @@ class Shown:
     facts: Mapping[str, Any]
     lines: Mapping[str, list[effects.Effect]]
     complete: bool
+    changes_nothing: bool
 
     @property
     def name(self) -> str:
         return registry.NAMES[type(self.command)].removeprefix("allocation.")
-
-    @property
-    def changes_nothing(self) -> bool:
-        return self.facts["status"] == "unchanged"
 
 
 def register(blueprint: Blueprint) -> None:
@@ -297,7 +294,9 @@ def _shown(command: Command, seen: Preview) -> Shown:
         named = changes.batches_by_ref(connection, effects.batches_of(seen.events), today)
     days = {ref: template_filters.day(batch["eta"]) for ref, batch in named.items()}
     found = effects.effects(command, seen.events, days, today)
-    return Shown(command, seen.outcome.facts, dict(effects.by_kind(found)), seen.complete)
+    return Shown(
+        command, seen.outcome.facts, dict(effects.by_kind(found)), seen.complete, not seen.events
+    )
 
 
 def _found(action: Action, ids: Mapping[str, str]) -> Json:
