@@ -14,9 +14,9 @@ from allocation.adapters.sql.tables import allocations, batches, products, waits
 class Listed:
     """A product with its quantities, in pieces.
 
-    `on_hand` is what lies on the shelf, `promised` and `available` are parts of all its batches;
-    `unusable` pieces, which are blocked or expired, count only as such. `next_arrival` is a day
-    from today on; `overdue` counts the batches whose day is past.
+    `on_hand` is what lies on the shelf, `promised` and `available` are parts of all its batches.
+    `unusable` pieces are blocked or expired, and count for none of these but `promised`.
+    `next_arrival` is a day from today on; `overdue` counts the batches whose day is past.
     """
 
     sku: str
@@ -122,7 +122,7 @@ def listed(connection: Connection, skus: Sequence[str], today: date) -> list[Lis
             func.sum(case((is_good, free), else_=0)).label("available"),
             func.min(case((and_(eta >= today, is_good), eta))).label("next_arrival"),
             func.sum(case((is_overdue, 1), else_=0)).label("overdue"),
-            func.sum(case((is_good, 0), else_=free)).label("unusable"),
+            func.sum(case((is_good, 0), else_=purchased)).label("unusable"),
         )
         .where(batches.c.sku.in_(skus))
         .group_by(batches.c.sku)

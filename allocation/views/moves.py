@@ -8,7 +8,10 @@ from sqlalchemy import Connection, select
 from allocation.adapters.sql.tables import commands, outbox
 from allocation.views import Json
 
-_DATA = ["part", "qty", "batchref", "eta", "old_eta", "new_eta", "expires_at", "reason", "strategy"]
+_DATA = (
+    *("part", "old_qty", "qty", "left", "batchref", "eta", "old_eta", "new_eta", "best_before"),
+    *("expires_at", "reason", "usable", "priority", "strategy"),
+)
 
 
 def of_product(

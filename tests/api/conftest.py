@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from flask.testing import FlaskClient
@@ -13,6 +14,7 @@ from allocation import bootstrap
 from allocation.adapters.sql import database, tables
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
 from allocation.contract import codec
+from allocation.domain.commands import Command
 from allocation.entrypoints.api import state
 from allocation.entrypoints.api.app import create_app
 from allocation.service_layer.execution import execute
@@ -85,6 +87,11 @@ class Worker:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
+
+    def decide(self, command: Command) -> None:
+        """Decide a command that was never accepted."""
+        command_id = uuid4()
+        execute(Message(command_id, command, command_id), SqlUnitOfWork(self._engine))
 
     def decide_all(self) -> None:
         """Decide what is pending, and what follows from it."""

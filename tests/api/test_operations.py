@@ -19,8 +19,8 @@ from allocation.adapters.sql.api_keys import ApiKeys
 from allocation.entrypoints.api.pages import operations
 from allocation.entrypoints.worker.app import app
 from allocation.messaging.dead_letters import LARGEST_BODY
+from tests.api.browsing import Browser, rows, text
 from tests.api.conftest import Serve
-from tests.api.test_pages import Browser, rows, text
 from tests.servers.ports import free_ports
 
 DEAD_LETTERS = "/operations/dead-letters"

@@ -10,8 +10,25 @@ from sqlalchemy import Engine, select
 
 from allocation.adapters.sql.api_keys import ApiKeys
 from allocation.adapters.sql.tables import commands
+from allocation.domain.commands import (
+    Allocate,
+    BlockBatch,
+    ChangeBestBefore,
+    ChangeLineQuantity,
+    ChangePriority,
+    Command,
+    CreateBatch,
+    CreateProduct,
+    Dispatch,
+    ExpireBatch,
+    MarkOverdue,
+    Receive,
+    ReturnGoods,
+    UnblockBatch,
+)
 from allocation.entrypoints.api.pages import forms
 from tests.api.browsing import SHIP, TODAY, Browser, batch, line, page_of, rows, text
+from tests.api.conftest import Worker
 
 KEY = "a key with all rights"
 WRITES = re.compile("^/(new-batch|batches/[^/]+/|orders/[^/]+/(cancel|lines/))")
@@ -187,6 +204,49 @@ def test_every_event_is_told_in_a_sentence(visitor: Browser, shop: Callable[...,
     assert "batch b-1 now has 3 pieces" in sentences
     assert any(each.startswith("2 pieces reserved for order basket from") for each in sentences)
     assert "2 pieces no longer reserved for order basket: the caller released it" in sentences
+
+
+def test_the_events_of_changes_are_told_in_sentences(visitor: Browser, idle_worker: Worker) -> None:
+    day = TODAY - timedelta(days=2)
+    asked: list[Command] = [
+        CreateProduct("BED", "first_to_expire"),
+        CreateBatch("b-1", "BED", 5),
+        CreateBatch("b-2", "BED", 5, day),
+        Receive("b-1", 1),
+        BlockBatch("b-1", "recall"),
+        UnblockBatch("b-1"),
+        Allocate("order-1", "BED", 3),
+        ChangeLineQuantity("order-1", "BED", 4),
+        ChangePriority("order-1", 2, "BED"),
+        Dispatch("order-1", "BED", qty=3),
+        ReturnGoods("order-1", "BED", 1, "b-1", reason="too soft"),
+        ReturnGoods("order-1", "BED", 1, "b-1", usable=False),
+        MarkOverdue("b-2", day),
+        ChangeBestBefore("b-1", day),
+        ExpireBatch("b-1", day),
+    ]
+    for command in asked:
+        idle_worker.decide(command)
+
+    moves = visitor.get("/products/BED").find("ol", class_="moves")
+
+    assert isinstance(moves, Tag)
+    told = {text(move.p) for move in moves.find_all("li", recursive=False)}
+    written = f"{day.day} {day:%B %Y}"
+    assert {
+        "product added before its first batch; batches serve in the order first to expire",
+        "1 piece added to batch b-1",
+        "batch b-1 blocked: recall",
+        "batch b-1 no longer blocked",
+        "order order-1 now wants 4 pieces, not 3",
+        "order order-1 now has priority 2",
+        "3 pieces from batch b-1 shipped for order order-1 ; 1 piece still promised",
+        "1 piece of order order-1 came back to batch b-1: too soft",
+        "1 piece of order order-1 came back, not usable",
+        f"batch b-2 overdue: it has not arrived on {written}",
+        f"batch b-1 now good until {written}",
+        f"batch b-1 expired with 4 pieces: it was good until {written}",
+    } - told == set()
 
 
 def test_an_order_is_found_by_its_id(visitor: Browser, shop: Callable[..., None]) -> None:

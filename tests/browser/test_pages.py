@@ -86,6 +86,35 @@ def test_an_allocation_made_by_the_api_moves_its_bar_without_a_reload(
         assert page.evaluate("window.loaded") == "once"
 
 
+def test_a_batch_is_blocked_after_its_preview(visits: Visits, house: House) -> None:
+    """The preview changes nothing; the order that loses its stock is named in it."""
+    for number, visit in enumerate(visits()):
+        sku, orderid = f"LAMP-{number}", f"order-{number}"
+        stock(house, sku)
+        order(house, orderid, sku, 3)
+        page = visit.goto(f"/batches/batch-{sku}")
+        page.get_by_role("link", name="Block the batch").click()
+        page.get_by_label("Reason").fill("recall: cracked glass")
+        page.get_by_role("button", name="Show what it would do").click()
+
+        seen = page.get_by_role("region", name="What this would do")
+        expect(seen).to_contain_text("1 order line would lose stock, and wait")
+        expect(seen.get_by_role("listitem")).to_have_text(
+            f"Order {orderid}: loses 3 pieces of batch batch-{sku}"
+        )
+        expect(page.get_by_role("img", name="3 promised, 7 free")).to_be_visible()
+        assert _faults(page) == [], visit.look
+        assert _too_wide(page) <= 0, visit.look
+        page.get_by_role("button", name="Block the batch").click()
+
+        expect(page.locator(".notice")).to_have_text(f"The batch batch-{sku} is blocked.")
+        expect(page.get_by_text("blocked: recall: cracked glass")).to_be_visible()
+        expect(page.get_by_role("img", name="0 promised, 10 unusable")).to_be_visible()
+        expect(page.get_by_role("link", name="Unblock the batch")).to_be_visible()
+        page.get_by_role("link", name=sku).click()
+        expect(page.get_by_role("rowheader", name=orderid)).to_be_visible()
+
+
 def test_a_dead_letter_is_replayed(visits: Visits, house: House) -> None:
     """It is seen with its cause, and takes effect."""
     stock(house)
@@ -110,12 +139,16 @@ def test_no_page_has_a_serious_fault_or_is_too_wide(visits: Visits, house: House
     stock(house)
     order(house, "order-1", qty=4)
     order(house, "order-2", qty=40)
+    blocked = {"batchref": "blocked", "sku": "LAMP", "qty": 3, "best_before": "2020-01-31"}
+    assert house.do("POST", "/v1/batches", blocked | {"eta": "2020-01-01"})[0] == 201
     put_dead_letter(house, "order-3")
     for visit in visits():
         for path in (
             *("/", "/?q=nothing", "/new-batch", "/products/LAMP", "/batches/batch-LAMP"),
             *("/orders", "/orders/order-1", "/operations", "/operations/dead-letters"),
             *("/operations/dead-letters?queue=allocation.dead", "/login", "/docs/events"),
+            *("/batches/batch-LAMP/write-off", "/batches/batch-LAMP/eta", "/orders/order-1/cancel"),
+            *("/orders/order-1/lines/LAMP/quantity", "/batches/blocked"),
         ):
             page = visit.goto(path)
             page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
@@ -163,7 +196,7 @@ def test_a_batch_is_live_and_what_is_typed_into_its_form_stays(
 ) -> None:
     stock(house)
     visit = next(visits())
-    page = visit.goto("/batches/batch-LAMP")
+    page = visit.goto("/batches/batch-LAMP/quantity")
     expect(page.locator("#live-state")).to_have_text(LIVE)
     page.get_by_label("Pieces").fill("7")
 

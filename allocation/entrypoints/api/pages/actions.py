@@ -200,14 +200,11 @@ class Shown:
     facts: Mapping[str, Any]
     lines: Mapping[str, list[effects.Effect]]
     complete: bool
+    changes_nothing: bool
 
     @property
     def name(self) -> str:
         return registry.NAMES[type(self.command)].removeprefix("allocation.")
-
-    @property
-    def changes_nothing(self) -> bool:
-        return self.facts["status"] == "unchanged"
 
 
 def register(blueprint: Blueprint) -> None:
@@ -273,7 +270,7 @@ def _previewed(
     command = parsing.parse(action.command, body)
     seen = _try(command)
     if isinstance(seen.outcome, Refused):
-        facts = dict(seen.outcome.facts)
+        facts: dict[str, Any] = dict(seen.outcome.facts)
         field = str(facts.pop("field"))
         reason = seen.outcome.reason
         raise Problem(reason, errors=[Violation(field, reason)], **facts)
@@ -297,7 +294,9 @@ def _shown(command: Command, seen: Preview) -> Shown:
         named = changes.batches_by_ref(connection, effects.batches_of(seen.events), today)
     days = {ref: template_filters.day(batch["eta"]) for ref, batch in named.items()}
     found = effects.effects(command, seen.events, days, today)
-    return Shown(command, seen.outcome.facts, dict(effects.by_kind(found)), seen.complete)
+    return Shown(
+        command, seen.outcome.facts, dict(effects.by_kind(found)), seen.complete, not seen.events
+    )
 
 
 def _found(action: Action, ids: Mapping[str, str]) -> Json:
@@ -335,6 +334,6 @@ def _typed(action: Action, form: Form) -> dict[str, str]:
     return {each.name: text for each in action.inputs if (text := form.values.get(each.name))}
 
 
-def _page_ids() -> dict[str, str]:
+def _page_ids() -> dict[str, Any]:
     ids = request.view_args or {}
     return {name: ids[name] for name in ("batchref", "orderid") if name in ids}

@@ -123,7 +123,7 @@ def _effect(
         kind = WAITS
     elif given_up:
         kind = GIVEN_UP
-    elif missing < 0:
+    elif missing < 0 and not (lost and rank(new) > rank(old)):
         kind = SERVED
     elif lost or line.changes:
         kind = MOVED if rank(new) == rank(old) else LATER if rank(new) > rank(old) else EARLIER

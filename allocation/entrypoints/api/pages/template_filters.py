@@ -16,7 +16,7 @@ EVENTS = tuple(
 
 def register(blueprint: Blueprint) -> None:
     """Let every template use these words."""
-    for word in (count, duration, event_name, when):
+    for word in (arriving, count, duration, event_name, when):
         blueprint.add_app_template_filter(word)
     blueprint.add_app_template_global(EVENTS, "EVENTS")  # type: ignore[arg-type]  # not only functions
 
@@ -55,6 +55,15 @@ def when(given: date | datetime | str | None, *, relative: bool = False) -> Mark
     elif relative:
         text += f" ({_distance((exact - today()).days)})"
     return Markup('<time datetime="{0}" title="{0}">{1}</time>').format(exact.isoformat(), text)
+
+
+def arriving(eta: date | None) -> Markup | str:
+    """When stock comes, as the end of a sentence."""
+    if eta is None:
+        return "on the shelf"
+    if eta < today():
+        return Markup("overdue since {}").format(when(eta))
+    return Markup("arriving {}").format(when(eta, relative=True))
 
 
 def duration(seconds: float) -> str:
