@@ -8,6 +8,7 @@ from functools import partial
 from sqlalchemy import ColumnElement, Connection, Select, case, exists, func, select
 
 from allocation.adapters.sql.tables import allocations, batches, products, waits
+from allocation.views.stock import free, is_good, is_overdue
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,7 @@ class Listed:
     """A product with its quantities, in pieces.
 
     `on_hand` is what lies on the shelf, `promised` and `available` are parts of all its batches.
+    `unusable` pieces are blocked or expired, and count for none of these but `promised`.
     `next_arrival` is a day from today on; `overdue` counts the batches whose day is past.
     """
 
@@ -26,6 +28,7 @@ class Listed:
     waiting: int = 0
     next_arrival: date | None = None
     overdue: int = 0
+    unusable: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +112,17 @@ def totals(connection: Connection) -> Totals:
 def listed(connection: Connection, skus: Sequence[str], today: date) -> list[Listed]:
     """The products with their quantities, in the order of `skus`."""
     eta, purchased = batches.c.eta, batches.c.purchased
-    is_overdue = (eta < today) & (purchased > 0)
+    has_overdue = is_overdue(today) & (purchased > 0)
+    good = is_good(today)
     stock = (
         select(
             batches.c.sku,
-            func.sum(case((eta.is_(None), purchased), else_=0)).label("on_hand"),
+            func.sum(case((eta.is_(None) & good, purchased), else_=0)).label("on_hand"),
             func.sum(batches.c.allocated).label("promised"),
-            func.sum(purchased - batches.c.allocated).label("available"),
-            func.min(case((eta >= today, eta))).label("next_arrival"),
-            func.sum(case((is_overdue, 1), else_=0)).label("overdue"),
+            func.sum(case((good, free), else_=0)).label("available"),
+            func.min(case(((eta >= today) & good, eta))).label("next_arrival"),
+            func.sum(case((has_overdue, 1), else_=0)).label("overdue"),
+            func.sum(case((~good, purchased), else_=0)).label("unusable"),
         )
         .where(batches.c.sku.in_(skus))
         .group_by(batches.c.sku)

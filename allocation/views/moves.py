@@ -8,7 +8,10 @@ from sqlalchemy import Connection, select
 from allocation.adapters.sql.tables import commands, outbox
 from allocation.views import Json
 
-_DATA = ["part", "qty", "batchref", "eta", "old_eta", "new_eta", "expires_at", "reason", "strategy"]
+_DATA = (
+    *("part", "old_qty", "qty", "left", "batchref", "eta", "old_eta", "new_eta", "best_before"),
+    *("expires_at", "reason", "usable", "priority", "strategy"),
+)
 
 
 def of_product(
@@ -84,4 +87,8 @@ def _decision(row: Any, root: Any) -> Json:
 def _verdict(candidate: Json, qty: int, chosen: str | None) -> str:
     if candidate["batchref"] == chosen:
         return "chosen: the first in the order of preference that fits"
-    return f"passed over: {candidate['free']} free, {qty} wanted"
+    if candidate["free"] < qty:
+        return f"passed over: {candidate['free']} free, {qty} wanted"
+    if chosen is None:
+        return "passed over: an older or more urgent line waits for it"
+    return "passed over: the line keeps its batch"

@@ -17,6 +17,8 @@ from allocation.domain.strategies import STRATEGIES
 from allocation.views import catalogue, lines, moves, progress, stock
 from tests.api.conftest import Serve, Worker, engine_of
 
+TODAY = date(2030, 1, 1)
+
 
 def batch(client: FlaskClient, batchref: str, qty: int, eta: str | None = None) -> None:
     body = {"batchref": batchref, "sku": "LAMP", "qty": qty, "eta": eta}
@@ -388,13 +390,13 @@ def statements(engine: Engine, ask: Callable[[Connection], object]) -> list[tupl
     "ask",
     [
         lambda connection: lines.order(connection, "order-1"),
-        lambda connection: stock.product(connection, "LAMP"),
-        lambda connection: stock.batch(connection, "batch-1"),
+        lambda connection: stock.product(connection, "LAMP", TODAY),
+        lambda connection: stock.batch(connection, "batch-1", TODAY),
         lambda connection: progress.backlog(connection, 300),
         lambda connection: progress.current(connection, 300),
-        lambda connection: catalogue.page(connection, date(2030, 1, 1)),
+        lambda connection: catalogue.page(connection, TODAY),
         lambda connection: stock.batches_of(
-            connection, "LAMP", "earliest_first", after=stock.cursor("0:1:::batch-1")
+            connection, "LAMP", "earliest_first", TODAY, after=stock.cursor("0:1:::batch-1")
         ),
         lambda connection: lines.waiting(connection, "LAMP"),
         lambda connection: moves.of_product(connection, "LAMP"),
@@ -433,7 +435,9 @@ def test_the_empty_batches_of_a_product_are_read_in_the_order_of_an_index(engine
 
     asked = statements(
         engine,
-        lambda connection: stock.batches_of(connection, "LAMP", "earliest_first", after=cursor),
+        lambda connection: stock.batches_of(
+            connection, "LAMP", "earliest_first", TODAY, after=cursor
+        ),
     )
 
     with engine.connect() as connection:
@@ -452,7 +456,9 @@ def test_the_empty_batches_are_read_in_the_order_of_an_index_on_postgresql(
 
     asked = statements(
         engine,
-        lambda connection: stock.batches_of(connection, "LAMP", "earliest_first", after=cursor),
+        lambda connection: stock.batches_of(
+            connection, "LAMP", "earliest_first", TODAY, after=cursor
+        ),
     )
 
     with engine.connect() as connection:
@@ -501,13 +507,13 @@ def test_an_answer_is_one_moment_on_postgresql(serve: Serve, database_url: str) 
 
     outside = database.engine(database_url)
     with views.snapshot(engine) as connection:
-        before = stock.product(connection, "LAMP")
+        before = stock.product(connection, "LAMP", TODAY)
         with outside.begin() as other:
             row = {"batchref": "batch-1", "sku": "LAMP", "purchased": 1, "allocated": 0}
             other.execute(insert(batches).values(**row))
-        during = stock.product(connection, "LAMP")
+        during = stock.product(connection, "LAMP", TODAY)
     with views.snapshot(engine) as connection:
-        after = stock.product(connection, "LAMP")
+        after = stock.product(connection, "LAMP", TODAY)
     outside.dispose()
 
     assert before == during

@@ -17,7 +17,7 @@ from allocation.entrypoints.api.auth import security
 from allocation.entrypoints.api.http import intake, parsing
 from allocation.entrypoints.api.http.problems import Problem
 from allocation.entrypoints.api.pages import flash_messages, reasons
-from allocation.entrypoints.api.state import snapshot
+from allocation.entrypoints.api.state import snapshot, today
 from allocation.service_layer.unit_of_work import Message
 from allocation.views import Json, stock
 
@@ -81,7 +81,7 @@ def _new(form: Form) -> str:
 
 def _shown(batchref: str, form: Form | None) -> str:
     with snapshot() as connection:
-        found = stock.batch(connection, batchref)
+        found = stock.batch(connection, batchref, today(connection))
         flash_message = flash_messages.of_request(connection)
     if found is None:
         raise NotFound(f"There is no batch with the reference {batchref}.")
