@@ -51,6 +51,11 @@ def test_an_order_shows_every_line(client: FlaskClient, idle_worker: Worker) -> 
                 "batchref": "shipment",
                 "eta": "2030-01-31",
                 "expires_at": None,
+                "dispatched_qty": 0,
+                "returned": 0,
+                "priority": 0,
+                "not_before": None,
+                "fresh_days": 0,
             },
             {
                 "sku": "SOFA",
@@ -60,6 +65,11 @@ def test_an_order_shows_every_line(client: FlaskClient, idle_worker: Worker) -> 
                 "batchref": None,
                 "eta": None,
                 "expires_at": None,
+                "dispatched_qty": 0,
+                "returned": 0,
+                "priority": 0,
+                "not_before": None,
+                "fresh_days": 0,
             },
         ],
     }
@@ -86,8 +96,12 @@ def test_a_product_shows_its_batches_as_they_serve(
         "sku": "LAMP",
         "version": response.json["version"],
         "strategy": "earliest_first",
+        "waiting_rule": "fill",
+        "improve": True,
         "available": 18,
         "open_batches": 4,
+        "overdue": {"batches": 0, "qty": 0},
+        "unusable": {"batches": 0, "qty": 0},
         "waiting": {"lines": 1, "qty": 7},
         "batches": [
             {
@@ -97,6 +111,9 @@ def test_a_product_shows_its_batches_as_they_serve(
                 "available": 3,
                 "eta": None,
                 "best_before": None,
+                "blocked": None,
+                "expired": False,
+                "overdue": False,
             },
             {
                 "batchref": "B-early",
@@ -105,6 +122,9 @@ def test_a_product_shows_its_batches_as_they_serve(
                 "available": 5,
                 "eta": "2030-01-01",
                 "best_before": None,
+                "blocked": None,
+                "expired": False,
+                "overdue": False,
             },
             {
                 "batchref": "b-early",
@@ -113,6 +133,9 @@ def test_a_product_shows_its_batches_as_they_serve(
                 "available": 5,
                 "eta": "2030-01-01",
                 "best_before": None,
+                "blocked": None,
+                "expired": False,
+                "overdue": False,
             },
             {
                 "batchref": "late",
@@ -121,6 +144,9 @@ def test_a_product_shows_its_batches_as_they_serve(
                 "available": 5,
                 "eta": "2031-01-01",
                 "best_before": None,
+                "blocked": None,
+                "expired": False,
+                "overdue": False,
             },
             {
                 "batchref": "empty-soon",
@@ -129,6 +155,9 @@ def test_a_product_shows_its_batches_as_they_serve(
                 "available": 0,
                 "eta": None,
                 "best_before": None,
+                "blocked": None,
+                "expired": False,
+                "overdue": False,
             },
         ],
         "next": None,
@@ -153,6 +182,9 @@ def test_a_batch_shows_itself_even_when_it_is_used_up(
         "available": 0,
         "eta": "2030-01-31",
         "best_before": None,
+        "blocked": None,
+        "expired": False,
+        "overdue": False,
     }
 
 
@@ -165,6 +197,7 @@ def test_a_product_lists_its_batches_in_the_order_of_its_strategy(
     stock = [
         {"batchref": f"b{number}", "qty": qty, "eta": eta, "best_before": best_before}
         for number, (qty, eta, best_before) in enumerate(itertools.product((3, 5), days, days))
+        if not (eta and best_before and best_before < eta)
     ]
     for each in stock:
         client.post("/v1/batches", json=each | {"sku": "LAMP"})
@@ -390,6 +423,7 @@ def statements(engine: Engine, ask: Callable[[Connection], object]) -> list[tupl
     "ask",
     [
         lambda connection: lines.order(connection, "order-1"),
+        lambda connection: lines.line(connection, "order-1", "LAMP"),
         lambda connection: stock.product(connection, "LAMP", TODAY),
         lambda connection: stock.batch(connection, "batch-1", TODAY),
         lambda connection: progress.backlog(connection, 300),
@@ -403,7 +437,7 @@ def statements(engine: Engine, ask: Callable[[Connection], object]) -> list[tupl
         lambda connection: moves.of_order(connection, "order-1", limit=9),
     ],
     ids=[
-        *("order", "product", "batch", "backlog", "figures"),
+        *("order", "line", "product", "batch", "backlog", "figures"),
         *("products", "batches", "waiting", "moves", "moves of an order"),
     ],
 )
