@@ -34,7 +34,6 @@ from tests.servers.processes import ROOT
 CALLERS = {
     name.removeprefix("allocation.") for name in registry.COMMANDS.keys() - registry.FOLLOW_UPS
 }
-OVER_HTTP = sorted(CALLERS - {"dispatch"})
 LINE: dict[str, Any] = {"orderid": "order-1", "sku": "LAMP", "qty": 3}
 
 Environ = dict[str, Any]
@@ -123,7 +122,7 @@ def lose_answer(environ: Environ, start: Callable[..., Any], app: Wsgi) -> list[
     return []
 
 
-@pytest.mark.parametrize("name", OVER_HTTP)
+@pytest.mark.parametrize("name", sorted(CALLERS - {"change_priority"}))
 def test_each_command_arrives_as_the_contracts_example(
     http: HttpClient, engine: Engine, name: str
 ) -> None:
@@ -145,10 +144,12 @@ def test_the_methods_are_the_contracts_commands_with_their_fields() -> None:
         if not name.startswith("_") and name not in ("send", "close")
     }
 
-    assert methods == {
-        name: set(registry.schema(f"allocation.{name}")["properties"]) for name in CALLERS
+    fields = {
+        name: set(registry.schema(f"allocation.{name}")["properties"]) - {"expected_version"}
+        for name in CALLERS
     }
-    assert {name for name in methods if hasattr(HttpClient, name)} == set(OVER_HTTP)
+    assert {name: found - {"if_match"} for name, found in methods.items()} == fields
+    assert all(hasattr(HttpClient, name) for name in methods)
 
 
 def test_who_waits_is_told_what_came_of_it(http: HttpClient, worker: Worker) -> None:
@@ -166,6 +167,34 @@ def test_who_waits_is_told_what_came_of_it(http: HttpClient, worker: Worker) -> 
     decided = {"status": "allocated", "batchref": "shelf", "eta": None}
     assert http.outcome(promised.id) == Outcome(promised.id, "succeeded", decided)
     assert http.outcome(refused.id) == refused
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_change_is_rejected_if_another_came_before_it(http: HttpClient, app: Flask) -> None:
+    """By the ETag as it was read, or its text without quotes; a star means any."""
+    http.create_batch(batchref="shelf", sku="LAMP", qty=5, wait=10)
+    tag = app.test_client().get("/v1/batches/shelf").headers["ETag"]
+
+    changed = http.change_batch_quantity(batchref="shelf", qty=8, if_match=tag, wait=10)
+    late = http.change_batch_quantity(batchref="shelf", qty=6, if_match=tag.strip('"'), wait=10)
+    forced = http.change_batch_quantity(batchref="shelf", qty=7, if_match="*", wait=10)
+
+    assert (changed.status, changed.facts["qty"]) == ("succeeded", 8)
+    assert (late.status, late.reason) == ("rejected", "changed meanwhile")
+    assert (forced.status, forced.facts["qty"]) == ("succeeded", 7)
+
+
+def test_commands_that_share_a_path_are_told_apart(http: HttpClient, engine: Engine) -> None:
+    """Also by a field that says nothing: no day."""
+    http.change_best_before(batchref="shelf")
+    http.change_batch_quantity(batchref="shelf", qty=3)
+    http.change_priority(orderid="order-1", sku="LAMP", priority=3)
+
+    assert sorted(name for _, name, _ in accepted(engine)) == [
+        "allocation.change_batch_quantity",
+        "allocation.change_best_before",
+        "allocation.change_priority",
+    ]
 
 
 def test_a_command_that_nobody_has_seen_is_pending(http: HttpClient) -> None:
@@ -222,8 +251,8 @@ def test_wrong_fields_are_named(http: HttpClient, engine: Engine) -> None:
         http.allocate(orderid="order-1 ", sku="LAMP", qty=0)
     with pytest.raises(Invalid) as of_the_path:
         http.send("confirm", orderid="")
-    with pytest.raises(Invalid, match="'dispatch' has no route over HTTP"):
-        http.send("dispatch", orderid="order-1", sku="LAMP")
+    with pytest.raises(Invalid, match="'expire' has no route over HTTP"):
+        http.send("expire", orderid="order-1")
 
     assert of_the_body.value.fields == {
         "orderid": "has white space at its end",

@@ -172,8 +172,10 @@ def books(service: Service) -> list[tuple[Any, ...]]:
     with service.engine.connect() as connection:
         stock = select(batches.c.batchref, batches.c.purchased, batches.c.allocated)
         lines = select(allocations.c.orderid, allocations.c.qty, allocations.c.dispatched_qty)
-        found = connection.execute(stock.order_by(batches.c.batchref)).all()
-        found += connection.execute(lines.order_by(allocations.c.orderid)).all()
+        found = [
+            *connection.execute(stock.order_by(batches.c.batchref)),
+            *connection.execute(lines.order_by(allocations.c.orderid)),
+        ]
         return [tuple(row) for row in found]
 
 

@@ -21,7 +21,7 @@ from allocation.entrypoints.api.http import parsing
 from allocation.entrypoints.api.http.problems import Problem
 from allocation.entrypoints.api.pages import effects, forms, reasons, template_filters
 from allocation.entrypoints.api.pages.forms import Form
-from allocation.entrypoints.api.state import snapshot
+from allocation.entrypoints.api.state import snapshot, today
 from allocation.service_layer.preview import Preview, preview
 from allocation.service_layer.unit_of_work import ConcurrentUpdate
 from allocation.views import Json, changes
@@ -43,7 +43,7 @@ class Subject:
 
 
 def _batch(connection: Connection, batchref: str) -> Json | None:
-    return changes.batches_by_ref(connection, [batchref], template_filters.today()).get(batchref)
+    return changes.batches_by_ref(connection, [batchref], today(connection)).get(batchref)
 
 
 def _order(connection: Connection, orderid: str) -> Json | None:
@@ -289,11 +289,11 @@ def _try(command: Command) -> Preview:
 
 
 def _shown(command: Command, seen: Preview) -> Shown:
-    today = template_filters.today()
     with snapshot() as connection:
-        named = changes.batches_by_ref(connection, effects.batches_of(seen.events), today)
+        day = today(connection)
+        named = changes.batches_by_ref(connection, effects.batches_of(seen.events), day)
     days = {ref: template_filters.day(batch["eta"]) for ref, batch in named.items()}
-    found = effects.effects(command, seen.events, days, today)
+    found = effects.effects(command, seen.events, days, day)
     return Shown(
         command, seen.outcome.facts, dict(effects.by_kind(found)), seen.complete, not seen.events
     )
