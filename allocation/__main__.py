@@ -7,6 +7,8 @@ import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
+from allocation.messaging import garbage_collection
+
 if TYPE_CHECKING:
     import typer
 
@@ -63,6 +65,7 @@ def command_line() -> "typer.Typer":
 
 def main() -> None:
     """Run the command line, under its name however it was started."""
+    garbage_collection.relax()
     try:
         app = command_line()
     except ModuleNotFoundError as error:

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 
+from allocation.messaging import garbage_collection
 from allocation.messaging.telemetry import heartbeat
 from allocation.settings import Settings
 
@@ -74,6 +75,7 @@ CHECKS: dict[str, Callable[[Settings, str], None]] = {
 
 def main(name: str) -> None:
     """End with exit status 1 and a sentence when the process called `name` is not healthy."""
+    garbage_collection.relax()
     try:
         check(Settings(), name)
     except Unhealthy as reason:

@@ -23,6 +23,7 @@ from pytest_celery import (
 )
 
 from allocation.adapters.rabbitmq import topology
+from allocation.messaging.connection import SPOOL_TRANSPORT
 from tests.nodes import BrokerServer, WorkerProcess
 from tests.servers.databases import Databases
 from tests.servers.postgres import PrivatePostgres
@@ -300,6 +301,15 @@ def state_dir(tmp_path: Path) -> Path:
     folder = tmp_path / "state"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def prepared(state_dir: Path, migrated_file: Path) -> Path:
+    """A folder as `allocation migrate` and `allocation topology` leave it."""
+    (state_dir / "allocation.db").write_bytes(migrated_file.read_bytes())
+    with Connection(f"spool://{state_dir}/spool", transport=SPOOL_TRANSPORT) as connection:
+        topology.declare(connection)
+    return state_dir
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from typing import Any
 
 from sqlalchemy import ARRAY, Connection, Row, Select, Text, all_, bindparam, func, literal, select
 from sqlalchemy import text as sql
-from sqlalchemy.orm import aliased
 
 from allocation.adapters.sql.tables import outbox
 from allocation.messaging.database import is_postgresql
@@ -101,7 +100,7 @@ def kept_after(
 
     Of these skus, or of all. `begins` says that what came before of the sku was dropped.
     """
-    before = aliased(outbox)
+    before = outbox.alias()
     previous = select(literal(1)).where(
         before.c.sku == outbox.c.sku, before.c.sequence == outbox.c.sequence - 1
     )

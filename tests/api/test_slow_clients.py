@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from allocation.entrypoints.api.http import parsing, slow_clients
+from tests.conftest import PROCESSES
 from tests.servers.ports import free_ports
-from tests.servers.processes import Process
+from tests.servers.processes import Process, Processes
 from tests.waiting import eventually
 
 EACH = 40  # connections of each kind: more than the API has threads
@@ -101,6 +102,30 @@ def start(
     return made
 
 
+@pytest.fixture(scope="module")
+def api_of_the_module(
+    migrated_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Api]:
+    folder = tmp_path_factory.mktemp("api")
+    (folder / "allocation.db").write_bytes(migrated_file.read_bytes())
+    processes = Processes(folder)
+    try:
+        yield Api(processes.start, f"sqlite:///{folder}/allocation.db", folder, "pass")
+    finally:
+        processes.stop()
+
+
+@pytest.fixture
+def api(request: pytest.FixtureRequest, api_of_the_module: Api) -> Api:
+    """With the product's own deadlines; one for all tests that leave it running."""
+    request.node.stash.setdefault(PROCESSES, []).append([api_of_the_module.process])
+    return api_of_the_module
+
+
+one_api = pytest.mark.xdist_group("slow clients")
+"""For tests with `api`: they run in one process of pytest-xdist."""
+
+
 def is_open(connection: socket.socket) -> bool:
     try:
         return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
@@ -165,9 +190,9 @@ def is_cut_off(connection: socket.socket) -> bool:
     return False
 
 
-def test_a_slow_client_that_takes_all_gets_all(start: Callable[[str], Api]) -> None:
+@one_api
+def test_a_slow_client_that_takes_all_gets_all(api: Api) -> None:
     """More than the sockets hold: the main loop sends it, and the connection goes on."""
-    api = start("pass")
     request = SLOW["response"][: len(SLOW["response"]) // 4]
 
     with api.connect() as connection:
@@ -218,8 +243,8 @@ def test_a_stop_does_not_wait_for_slow_clients(start: Callable[[str], Api]) -> N
     assert "Traceback" not in api.process.logs()
 
 
-def test_a_client_that_waits_for_100_continue_gets_it(start: Callable[[str], Api]) -> None:
-    api = start("pass")
+@one_api
+def test_a_client_that_waits_for_100_continue_gets_it(api: Api) -> None:
     line = json.dumps({"orderid": "o1", "sku": "LAMP", "qty": 1}).encode()
     head = (
         f"POST /v1/allocations HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
@@ -237,6 +262,7 @@ def test_a_client_that_waits_for_100_continue_gets_it(start: Callable[[str], Api
     assert response.status == 202
 
 
+@one_api
 @pytest.mark.parametrize(
     ("version", "fields", "body", "statuses"),
     [
@@ -248,10 +274,9 @@ def test_a_client_that_waits_for_100_continue_gets_it(start: Callable[[str], Api
     ids=["zeros before the length", "one byte too many", "100-continue", "100-continue by 1.0"],
 )
 def test_a_request_has_one_answer(
-    start: Callable[[str], Api], version: bytes, fields: bytes, body: bytes, statuses: list[str]
+    api: Api, version: bytes, fields: bytes, body: bytes, statuses: list[str]
 ) -> None:
     """Its body comes a moment after its head."""
-    api = start("pass")
     head = HEAD.replace(b"/login", b"/v1/batches").replace(b"HTTP/1.1", b"HTTP/" + version)
     head += fields % len(body) + b"Connection: close\r\n\r\n"
 
@@ -266,12 +291,10 @@ def test_a_request_has_one_answer(
     assert re.findall(r"^HTTP/1\.[01] (\d+)", answers.decode(), re.MULTILINE) == statuses
 
 
+@one_api
 @pytest.mark.parametrize(("pieces", "status"), [(300_000, 422), (400_000, 413)])
-def test_a_body_in_the_smallest_chunks_holds_no_thread(
-    start: Callable[[str], Api], pieces: int, status: int
-) -> None:
+def test_a_body_in_the_smallest_chunks_holds_no_thread(api: Api, pieces: int, status: int) -> None:
     """gunicorn copied all that was left for each of them: minutes for one request."""
-    api = start("pass")
     head = HEAD.replace(b"/login", b"/v1/batches") + b"Transfer-Encoding: chunked\r\n\r\n"
     body = json.dumps({"sku": "x" * (pieces - 11)}).encode()
 
@@ -284,8 +307,8 @@ def test_a_body_in_the_smallest_chunks_holds_no_thread(
     assert response.status == status
 
 
-def test_requests_sent_in_one_go_are_answered_in_turn(start: Callable[[str], Api]) -> None:
-    api = start("pass")
+@one_api
+def test_requests_sent_in_one_go_are_answered_in_turn(api: Api) -> None:
     chunked = HEAD.replace(b"/login", b"/v1/batches") + b"Transfer-Encoding: chunked\r\n\r\n"
     requests = [
         b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",

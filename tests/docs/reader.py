@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import cache_from_source
 from pathlib import Path
 
 from tests.docs.blocks import Block, blocks, says
@@ -159,9 +160,23 @@ def _clone(folder: Path) -> None:
         if (ROOT / name).exists():  # what was deleted and not committed yet is listed too
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
+            _copy_compiled(ROOT / name, folder / name)
     environment = folder / ".venv"
     environment.mkdir()
     for name in ("bin", "lib", "include", "pyvenv.cfg"):
         os.symlink(Path(sys.prefix) / name, environment / name)
     for made in ("run", "dev"):
         (environment / made).touch()  # newer than what it is made from: make installs nothing
+
+
+def _copy_compiled(source: Path, copy: Path) -> None:
+    """Copy what Python compiled from it: else the copy's first processes, all at once, compile it.
+
+    Python takes it only as long as the copy has the time and the size of the source.
+    """
+    if source.suffix == ".py":
+        compiled = Path(cache_from_source(source))
+        if compiled.exists():
+            target = Path(cache_from_source(copy))
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy2(compiled, target)

@@ -15,10 +15,12 @@ from uuid import UUID, uuid4
 import pytest
 from kombu import Connection
 from sqlalchemy import Engine, MetaData, Select, delete, func, select
+from typer.testing import Result
 
 from allocation.adapters.rabbitmq import topology
 from allocation.adapters.sql import database, tables
 from tests.conftest import PROCESSES
+from tests.invoking import invoke
 from tests.servers.databases import Databases
 from tests.servers.ports import free_ports
 from tests.servers.processes import Process, Processes
@@ -217,6 +219,16 @@ def delete_rows(engine: Engine, metadata: MetaData) -> None:
     with engine.begin() as transaction:
         for table in reversed(metadata.sorted_tables):
             transaction.execute(delete(table))
+
+
+@pytest.fixture
+def invoked(state_dir: Path) -> Callable[..., Result]:
+    """Runs `allocation` with these arguments in this process, on the embedded default."""
+
+    def run(*arguments: str | Path, **changes: str) -> Result:
+        return invoke(*arguments, env={"ALLOCATION_STATE_DIR": str(state_dir)} | changes)
+
+    return run
 
 
 @pytest.fixture(scope="session")

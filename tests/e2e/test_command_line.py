@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 from kombu import Connection
+from typer.testing import Result
 
 from allocation.adapters.rabbitmq import topology
 from allocation.adapters.sql import audit
@@ -36,6 +37,7 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.long
 
 Run = Callable[..., Process]
+Invoked = Callable[..., Result]
 
 
 @pytest.fixture
@@ -313,12 +315,11 @@ def test_two_up_do_not_share_a_folder_and_a_closed_pipe_ends_the_one_that_runs(
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_check_ends_with_status_1_where_a_proof_fails(allocation: Run, state_dir: Path) -> None:
+def test_check_ends_with_status_1_where_a_proof_fails(allocation: Run, prepared: Path) -> None:
     """As a program can tell."""
-    assert allocation("migrate").wait() == 0
     assert allocation("check").wait() == 0
 
-    with sqlite3.connect(state_dir / "allocation.db") as connection:
+    with sqlite3.connect(prepared / "allocation.db") as connection:
         connection.execute("INSERT INTO products (sku, version, sequence) VALUES ('LAMP', 1, 5)")
     connection.close()
 
@@ -330,16 +331,16 @@ def test_check_ends_with_status_1_where_a_proof_fails(allocation: Run, state_dir
     ]
 
 
-def test_status_tells_programs_every_figure(allocation: Run) -> None:
+def test_status_tells_programs_every_figure(invoked: Invoked) -> None:
     """Commands, outbox, lines, queues and dead letters; a queue that is missing is null."""
-    assert allocation("migrate").wait() == 0
+    assert invoked("migrate").exit_code == 0
 
-    status = allocation("status", "--json")
+    status = invoked("status", "--json")
 
-    assert status.wait() == 0
+    assert status.exit_code == 0
     nothing = {"succeeded": 0, "rejected": 0, "failed": 0}
     dead = topology.dead_queues()
-    assert json.loads(status.logs()) == {
+    assert json.loads(status.output) == {
         "backlog": {
             "unsent": 0,
             "oldest_unsent_seconds": 0.0,
@@ -356,11 +357,9 @@ def test_status_tells_programs_every_figure(allocation: Run) -> None:
     }
 
 
-def test_status_shows_people_what_waits(allocation: Run, state_dir: Path) -> None:
+def test_status_shows_people_what_waits(allocation: Run, prepared: Path) -> None:
     """One line a figure, in a pipe also where it was asked to watch."""
-    assert allocation("migrate").wait() == 0
-    assert allocation("topology").wait() == 0
-    put_dead_letter(state_dir)
+    put_dead_letter(prepared)
 
     status = allocation("status", "--watch")
 
@@ -381,15 +380,12 @@ def test_status_shows_people_what_waits(allocation: Run, state_dir: Path) -> Non
 
 
 def test_status_shows_a_terminal_each_change_until_ctrl_c(
-    allocation: Run, environment: dict[str, str], state_dir: Path
+    environment: dict[str, str], prepared: Path
 ) -> None:
     """Which is how it is meant to end: with status 0."""
-    assert allocation("migrate").wait() == 0
-    assert allocation("topology").wait() == 0
-
     with on_terminal(environment, "status", "--watch") as (watching, screen):
         eventually(lambda: re.search(r"warehouse.events.dead +0", screen()), what="the first table")
-        put_dead_letter(state_dir)
+        put_dead_letter(prepared)
         eventually(lambda: re.search(r"warehouse.events.dead +1", screen()), what="the change")
         watching.send_signal(signal.SIGINT)
 
@@ -398,32 +394,30 @@ def test_status_shows_a_terminal_each_change_until_ctrl_c(
 
 
 def test_dead_letters_are_listed_and_replayed_on_the_embedded_broker(
-    allocation: Run, state_dir: Path
+    invoked: Invoked, prepared: Path
 ) -> None:
     """As on RabbitMQ."""
-    assert allocation("topology").wait() == 0
-    put_dead_letter(state_dir)
+    put_dead_letter(prepared)
 
-    listed = allocation("dead", "list", "--json")
-    assert listed.wait() == 0
-    replayed = allocation("dead", "replay", "--reason", "unreadable")
-    assert replayed.wait() == 0
+    listed = invoked("dead", "list", "--json")
+    assert listed.exit_code == 0
+    replayed = invoked("dead", "replay", "--reason", "unreadable")
+    assert replayed.exit_code == 0
 
-    assert [(row["reason"], row["letters"]) for row in json.loads(listed.logs())] == [
+    assert [(row["reason"], row["letters"]) for row in json.loads(listed.output)] == [
         ("unreadable", 1)
     ]
-    assert "1 dead letter was delivered again." in replayed.logs()
-    with Connection(f"spool://{state_dir}/spool", transport=SPOOL_TRANSPORT) as connection:
+    assert "1 dead letter was delivered again." in replayed.output
+    with Connection(f"spool://{prepared}/spool", transport=SPOOL_TRANSPORT) as connection:
         queues = ("warehouse.events", "warehouse.events.dead")
         assert [topology.depth(connection, queue) for queue in queues] == [1, 0]
 
 
 def test_dead_letters_fit_a_terminal_of_80_columns(
-    allocation: Run, environment: dict[str, str], state_dir: Path
+    environment: dict[str, str], prepared: Path
 ) -> None:
     """Ids and names in one piece, and how long ago it was."""
-    assert allocation("topology").wait() == 0
-    put_dead_letter(state_dir)
+    put_dead_letter(prepared)
 
     with on_terminal(environment, "dead", "list", "--each") as (listing, screen):
         assert listing.wait(30) == 0
@@ -450,12 +444,12 @@ def test_dead_letters_fit_a_terminal_of_80_columns(
     ],
 )
 def test_what_cannot_be_reached_or_read_is_said_in_one_sentence(
-    allocation: Run, arguments: list[str], changes: dict[str, str], sentence: str
+    invoked: Invoked, arguments: list[str], changes: dict[str, str], sentence: str
 ) -> None:
     """Without a traceback, and without the password."""
-    command = allocation(*arguments, **changes)
+    command = invoked(*arguments, **changes)
 
-    assert command.wait() != 0
-    assert sentence in command.logs()
-    assert "Traceback" not in command.logs()
-    assert "secret" not in command.logs()
+    assert command.exit_code != 0
+    assert sentence in command.output
+    assert "Traceback" not in command.output
+    assert "secret" not in command.output

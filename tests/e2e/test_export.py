@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import insert
+from typer.testing import Result
 
 from allocation.adapters.sql import database, migrations
 from allocation.adapters.sql.tables import allocations, batches, products
@@ -19,6 +20,7 @@ from tests.servers.processes import Process
 pytestmark = pytest.mark.long
 
 Run = Callable[..., Process]
+Invoked = Callable[..., Result]
 ALLOCATION = [sys.executable, "-m", "allocation"]
 
 BATCHES = [
@@ -83,7 +85,11 @@ def allocation(processes: Callable[..., Process], state_dir: Path) -> Run:
 
 
 def test_the_batches_go_in_again_elsewhere(
-    allocation: Run, processes: Callable[..., Process], books: str, state_dir: Path, tmp_path: Path
+    allocation: Run,
+    processes: Callable[..., Process],
+    books: str,
+    prepared: Path,
+    tmp_path: Path,
 ) -> None:
     """The same batches, less those of quantity 0: of these nothing can be promised."""
     file, again = tmp_path / "batches.csv", tmp_path / "again.csv"
@@ -92,10 +98,8 @@ def test_the_batches_go_in_again_elsewhere(
     assert export.logs() == "6 batches were exported; of quantity 0 and left out: 1.\n"
     assert file.read_text() == EXPORTED
 
-    assert allocation("migrate").wait() == 0
-    assert allocation("topology").wait() == 0
     celery = [sys.executable, "-m", "celery", "-A", "allocation"]
-    env = {"ALLOCATION_STATE_DIR": str(state_dir)}
+    env = {"ALLOCATION_STATE_DIR": str(prepared)}
     worker = processes([*celery, "worker", "-c1", "--without-mingle"], name="worker", env=env)
     relay = allocation("relay")
     worker.wait_for_log(" ready", within=40)
@@ -130,18 +134,18 @@ def test_the_lines_say_how_each_stands(allocation: Run, books: str) -> None:
 
 @pytest.mark.parametrize(("what", "exported", "left_out"), [("batches", 1, 0), ("lines", 0, 0)])
 def test_one_products_are_counted_without_being_written(
-    allocation: Run, books: str, what: str, exported: int, left_out: int, tmp_path: Path
+    invoked: Invoked, books: str, what: str, exported: int, left_out: int, tmp_path: Path
 ) -> None:
     """With --dry-run, and told to programs."""
     file = tmp_path / "not-there.csv"
-    export = allocation(
+    export = invoked(
         *("export", what, "--sku", "LÄMP", "--dry-run", "--json", "--output", file),
         ALLOCATION_DATABASE_URL=books,
     )
 
-    assert export.wait() == 0
+    assert export.exit_code == 0
     told = {"dry_run": True, "exported": exported, "left_out": left_out}
-    assert json.loads(export.logs()) == told
+    assert json.loads(export.output) == told
     assert not file.exists()
 
 
@@ -184,10 +188,10 @@ def test_a_file_that_can_not_be_completed_is_not_there(
 )
 @pytest.mark.parametrize("books", ["sqlite"], indirect=True)
 def test_what_can_not_be_exported_is_said(
-    allocation: Run, books: str, arguments: list[str], status: int, sentence: str
+    invoked: Invoked, books: str, arguments: list[str], status: int, sentence: str
 ) -> None:
     """On one line, with the exit status of its kind."""
-    export = allocation("export", "batches", *arguments, ALLOCATION_DATABASE_URL=books)
+    export = invoked("export", "batches", *arguments, ALLOCATION_DATABASE_URL=books)
 
-    assert export.wait() == status
-    assert sentence in export.logs()
+    assert export.exit_code == status
+    assert sentence in export.output

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from typer.testing import Result
 
 from tests.e2e.conftest import House
 from tests.servers.processes import Process
@@ -20,6 +21,7 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.long
 
 Run = Callable[..., Process]
+Invoked = Callable[..., Result]
 ALLOCATION = [sys.executable, "-m", "allocation"]
 HEADER = "batchref,sku,qty,eta"
 
@@ -36,14 +38,12 @@ def allocation(processes: Callable[..., Process], state_dir: Path) -> Run:
 
 
 @pytest.fixture
-def at_work(allocation: Run, processes: Callable[..., Process], state_dir: Path) -> None:
+def at_work(allocation: Run, processes: Callable[..., Process], prepared: Path) -> None:
     """A worker and a relay of the embedded default, ready."""
-    assert allocation("migrate").wait(60) == 0
-    assert allocation("topology").wait(60) == 0
     worker = processes(
         [sys.executable, "-m", "celery", "-A", "allocation", "worker", "-c1", "--without-mingle"],
         name="worker",
-        env={"ALLOCATION_STATE_DIR": str(state_dir)},
+        env={"ALLOCATION_STATE_DIR": str(prepared)},
     )
     relay = allocation("relay")
     worker.wait_for_log("ready", within=60)
@@ -155,11 +155,11 @@ def test_the_same_file_again_changes_nothing_and_tells_the_same(
     assert ask(everything) == before
 
 
+@pytest.mark.usefixtures("prepared")
 def test_killed_in_the_middle_and_run_again_every_row_is_there_once(
     allocation: Run, ask: Ask, tmp_path: Path
 ) -> None:
     """What was handed over before the kill is known."""
-    assert allocation("migrate").wait(60) == 0
     lines = list(many(1200))
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -178,9 +178,9 @@ def test_killed_in_the_middle_and_run_again_every_row_is_there_once(
     assert ask(counts) == [(1200, 1200, 1200)]
 
 
+@pytest.mark.usefixtures("prepared")
 def test_ctrl_c_says_what_was_handed_over(allocation: Run, ask: Ask, tmp_path: Path) -> None:
     """And that it may be run again."""
-    assert allocation("migrate").wait(60) == 0
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     importing = allocation("import-batches", pipe)
@@ -251,7 +251,7 @@ def test_what_a_spreadsheet_in_europe_writes_is_imported_and_its_rejected_rows_o
 
 
 def test_wrong_rows_are_told_by_line_and_field_and_a_dry_run_saves_nothing(
-    allocation: Run, state_dir: Path, tmp_path: Path
+    invoked: Invoked, state_dir: Path, tmp_path: Path
 ) -> None:
     """Each by itself: the rows between them are good. Not even a database is made."""
     file = tmp_path / "batches.csv"
@@ -272,8 +272,10 @@ def test_wrong_rows_are_told_by_line_and_field_and_a_dry_run_saves_nothing(
         b"long,LAMP,5,,more\n" + b"endless" * 30_000 + b",LAMP,5,\ngood-3,LAMP,5,2030-01-31"
     )
 
-    told = summary(allocation("import-batches", file, "--dry-run", "--json"), status=1)
+    ended = invoked("import-batches", file, "--dry-run", "--json")
 
+    assert ended.exit_code == 1
+    told = json.loads(ended.output)
     assert [tuple(row.values()) for row in told["rejected_rows"]] == [
         (3, "", "a quote is not closed on its line"),
         (5, "", "wrong quoting: ',' expected after '\"'"),
@@ -292,14 +294,16 @@ def test_wrong_rows_are_told_by_line_and_field_and_a_dry_run_saves_nothing(
     assert list(state_dir.iterdir()) == []
 
 
-def test_the_terminal_shows_the_first_twenty_rejected_rows(allocation: Run, tmp_path: Path) -> None:
+def test_the_terminal_shows_the_first_twenty_rejected_rows(
+    invoked: Invoked, tmp_path: Path
+) -> None:
     """And how many more there are."""
     file = saved(tmp_path, *[f"batch-{row},LAMP,none," for row in range(23)])
 
-    told = allocation("import-batches", file, "--dry-run")
+    told = invoked("import-batches", file, "--dry-run")
 
-    assert told.wait(60) == 1
-    lines = told.logs().splitlines()
+    assert told.exit_code == 1
+    lines = told.output.splitlines()
     assert lines[0] == "23 rows: 0 can be imported, 23 rejected."
     assert [line.split()[0] for line in lines[2:22]] == [str(line) for line in range(2, 22)]
     assert lines[22:] == ["... and 3 more: `--rejected FILE` writes all of them."]
@@ -316,34 +320,34 @@ def test_the_terminal_shows_the_first_twenty_rejected_rows(allocation: Run, tmp_
     ],
 )
 def test_a_file_without_the_header_is_refused_as_a_whole(
-    allocation: Run, tmp_path: Path, content: bytes, sentence: str
+    invoked: Invoked, tmp_path: Path, content: bytes, sentence: str
 ) -> None:
     """Exit status 2, and the line and the column are named."""
     file = tmp_path / "batches.csv"
     file.write_bytes(content)
 
-    told = allocation("import-batches", file, "--dry-run")
+    told = invoked("import-batches", file, "--dry-run")
 
-    assert told.wait(60) == 2
-    assert told.logs().startswith(f"allocation: {file}: {sentence}")
+    assert told.exit_code == 2
+    assert told.output.startswith(f"allocation: {file}: {sentence}")
 
 
-def test_a_file_that_is_not_there_ends_with_status_2(allocation: Run, tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_ends_with_status_2(invoked: Invoked, tmp_path: Path) -> None:
     """In one sentence."""
-    told = allocation("import-batches", tmp_path / "none.csv")
+    told = invoked("import-batches", tmp_path / "none.csv")
 
-    assert told.wait(60) == 2
-    assert told.logs() == f"allocation: {tmp_path}/none.csv: No such file or directory\n"
+    assert told.exit_code == 2
+    assert told.output == f"allocation: {tmp_path}/none.csv: No such file or directory\n"
 
 
-def test_the_file_that_is_read_is_never_written_to(allocation: Run, tmp_path: Path) -> None:
+def test_the_file_that_is_read_is_never_written_to(invoked: Invoked, tmp_path: Path) -> None:
     """As the file of the rejected rows."""
     file = saved(tmp_path, "first,LAMP,none,")
     before = file.read_text()
 
-    told = allocation("import-batches", file, "--rejected", file, "--dry-run")
+    told = invoked("import-batches", file, "--rejected", file, "--dry-run")
 
-    assert told.wait(60) == 2
+    assert told.exit_code == 2
     assert file.read_text() == before
 
 
@@ -364,11 +368,11 @@ def test_standard_input_is_read_where_the_file_is_a_dash(
     assert told.logs() == "3 rows: 3 can be imported, 0 rejected.\n"
 
 
+@pytest.mark.usefixtures("prepared")
 def test_while_too_much_is_pending_it_pauses_and_then_goes_on(
     allocation: Run, ask: Ask, tmp_path: Path
 ) -> None:
     """At half of what the API puts commands off at."""
-    assert allocation("migrate").wait(60) == 0
     limits = {"ALLOCATION_MAX_PENDING": "1000", "ALLOCATION_MAX_OUTBOX_AGE": "3600"}
     file = saved(tmp_path, *many(1600))
     patient = allocation("import-batches", file, "--no-wait", "--wait", "100", "--json", **limits)
@@ -387,16 +391,15 @@ def test_while_too_much_is_pending_it_pauses_and_then_goes_on(
     assert summary(patient, status=0)["rows"] == 1600
 
 
+@pytest.mark.usefixtures("prepared")
 def test_without_a_worker_it_stops_waiting_and_tells_what_is_undecided(
-    allocation: Run, tmp_path: Path
+    invoked: Invoked, tmp_path: Path
 ) -> None:
     """And how to look again."""
-    assert allocation("migrate").wait(60) == 0
+    told = invoked("import-batches", saved(tmp_path, *many(3)), "--wait", "0.2")
 
-    told = allocation("import-batches", saved(tmp_path, *many(3)), "--wait", "0.2")
-
-    assert told.wait(60) == 1
-    assert told.logs() == (
+    assert told.exit_code == 1
+    assert told.output == (
         "3 rows: 0 created, 0 rejected, 3 undecided.\n"
         "allocation: no progress for 0.2 seconds: the last rows are undecided. Are worker and"
         " relay running? `allocation status` shows what is pending; 3 rows were sent so far."
@@ -404,18 +407,18 @@ def test_without_a_worker_it_stops_waiting_and_tells_what_is_undecided(
     )
 
 
-def test_a_database_that_is_away_is_said_in_one_sentence(allocation: Run, tmp_path: Path) -> None:
+def test_a_database_that_is_away_is_said_in_one_sentence(invoked: Invoked, tmp_path: Path) -> None:
     """Without a traceback, and without the password."""
     url = "postgresql://me:secret@127.0.0.1:1/none"
 
-    told = allocation("import-batches", saved(tmp_path, *many(3)), ALLOCATION_DATABASE_URL=url)
+    told = invoked("import-batches", saved(tmp_path, *many(3)), ALLOCATION_DATABASE_URL=url)
 
-    assert told.wait(60) == 1
-    assert told.logs().startswith(
+    assert told.exit_code == 1
+    assert told.output.startswith(
         "allocation: the database at postgresql://me:**@127.0.0.1:1/none does not respond: "
     )
-    assert "Traceback" not in told.logs()
-    assert "secret" not in told.logs()
+    assert "Traceback" not in told.output
+    assert "secret" not in told.output
 
 
 def test_many_times_the_rows_take_no_more_memory(

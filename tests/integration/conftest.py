@@ -16,6 +16,7 @@ from allocation.adapters.sql import database
 from allocation.adapters.sql.tables import commands
 from allocation.messaging import dead_letters
 from allocation.messaging.dead_letters import DeadLetter
+from tests.invoking import invoke
 from tests.servers.processes import Process
 from tests.waiting import eventually
 
@@ -91,10 +92,9 @@ class Service:
 
     def run(self, *arguments: str, status: int = 0) -> str:
         """What `allocation ARGUMENTS` prints; it has to end with this exit status."""
-        command = [sys.executable, "-m", "allocation", *arguments]
-        process = self.start_process(command, name=arguments[0], env=self.environment)
-        assert process.wait(30) == status, process.logs()
-        return process.logs()
+        ended = invoke(*arguments, env=self.environment)
+        assert ended.exit_code == status, ended.output
+        return ended.output
 
 
 @dataclass

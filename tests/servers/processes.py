@@ -21,6 +21,12 @@ _NOT_INHERITED = (
     *("RABBITMQ_", "ERL_", "PG", "NOTIFY_", "PYTHONDONTWRITEBYTECODE"),
 )
 
+_LEAVE_NOTHING = {
+    *("relay", "inbound", "worker", "flower"),
+    *("workers.warehouse", "workers.notification"),
+}
+"""Words of commands that leave nothing outside the test's folder when they are killed."""
+
 
 class Process:
     """One command, in a process group of its own; may be started again after it ended.
@@ -152,6 +158,16 @@ class Process:
             self.send(signal.SIGKILL)
         return self.wait()
 
+    @property
+    def may_be_killed(self) -> bool:
+        """Whether SIGKILL leaves nothing behind.
+
+        The API and a worker with a port of metrics have a folder in shared memory, and a
+        supervisor has processes in groups of their own: these have to be asked.
+        """
+        has_folder = "ALLOCATION_METRICS_PORT" in self._env
+        return not has_folder and not _LEAVE_NOTHING.isdisjoint(self.command)
+
     def _kill_group(self) -> None:
         try:
             os.killpg(self.pid, signal.SIGKILL)
@@ -181,12 +197,16 @@ class Processes:
         return process
 
     def stop(self) -> None:
-        """Stop those that run, latest first."""
+        """End those that run, latest first: by SIGKILL if they leave nothing behind."""
         running = [process for process in reversed(self.started) if process.running]
         for process in running:
-            process.send(signal.SIGTERM)  # all at once, then they end side by side
+            if process.may_be_killed:
+                process.kill()
+            else:
+                process.send(signal.SIGTERM)  # all at once, then they end side by side
         for process in running:
-            process.stop()
+            if process.running:
+                process.stop()
 
 
 def clean_environment() -> dict[str, str]:

@@ -31,6 +31,11 @@ PROCESSES = 8
 COMMANDS = 250  # by each of them
 BATCHES = 5
 
+# Real processes, each with an engine of its own; they are forked from one that has done the imports
+# and nothing else.
+forked = multiprocessing.get_context("forkserver")
+forked.set_forkserver_preload([__name__])
+
 
 def storm(url: str, seed: int, commands: int = COMMANDS) -> None:
     """One process's share: mostly allocations, against changes of the batches' quantities."""
@@ -70,9 +75,8 @@ def test_eight_processes_at_one_sku_oversell_nothing_and_lose_no_line(database_u
     for number in range(BATCHES):
         create = CreateBatch(f"batch-{number}", "LAMP", 500)
         execute(message(create, number + 1), SqlUnitOfWork(engine))
-    spawn = multiprocessing.get_context("spawn")
     processes = [
-        spawn.Process(target=storm, args=(database_url, seed)) for seed in range(1, PROCESSES + 1)
+        forked.Process(target=storm, args=(database_url, seed)) for seed in range(1, PROCESSES + 1)
     ]
 
     for process in processes:
@@ -126,9 +130,8 @@ def test_a_storm_of_overlapping_orders_meets_no_deadlock(database_url: str) -> N
     engine = database.engine(database_url)
     for number, sku in enumerate(SKUS, start=1):
         execute(message(CreateBatch(f"batch-{sku}", sku, 300), number), SqlUnitOfWork(engine))
-    spawn = multiprocessing.get_context("spawn")
     processes = [
-        spawn.Process(target=order_storm, args=(database_url, seed))
+        forked.Process(target=order_storm, args=(database_url, seed))
         for seed in range(1, PROCESSES + 1)
     ]
 
@@ -158,10 +161,10 @@ def test_one_command_delivered_eight_times_at_once_takes_effect_once(database_ur
     """The inbox makes the copies wait, and then gives them the recorded outcome."""
     engine = database.engine(database_url)
     execute(message(CreateBatch("batch-1", "LAMP", 500), 1), SqlUnitOfWork(engine))
-    spawn = multiprocessing.get_context("spawn")
-    barrier = spawn.Barrier(PROCESSES)
+    barrier = forked.Barrier(PROCESSES)
     processes = [
-        spawn.Process(target=decide_once, args=(database_url, barrier, 2)) for _ in range(PROCESSES)
+        forked.Process(target=decide_once, args=(database_url, barrier, 2))
+        for _ in range(PROCESSES)
     ]
 
     for process in processes:

@@ -1,7 +1,6 @@
 """Rows past their retention are deleted in steps, under load, and the audit still holds."""
 
 import json
-import multiprocessing
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -26,7 +25,7 @@ from allocation.service_layer.execution import accept, execute, fail
 from allocation.service_layer.unit_of_work import ConcurrentUpdate, Message, UnitOfWork
 from tests.servers.processes import Process
 from tests.storage.conftest import Storage, message
-from tests.storage.test_race import BATCHES, serve_all, storm
+from tests.storage.test_race import BATCHES, forked, serve_all, storm
 
 NOW = datetime.now(UTC)
 MONTH_AGO = NOW - timedelta(days=30)
@@ -252,8 +251,7 @@ def test_pruning_under_a_storm_of_commands_harms_nobody(database_url: str) -> No
     engine = database.engine(database_url)
     storage = Storage(lambda: SqlUnitOfWork(engine), list, engine)
     run(storage, *(CreateBatch(f"batch-{number}", "LAMP", 500) for number in range(BATCHES)))
-    spawn = multiprocessing.get_context("spawn")
-    stormy = [spawn.Process(target=storm, args=(database_url, seed, 120)) for seed in (1, 2)]
+    stormy = [forked.Process(target=storm, args=(database_url, seed, 120)) for seed in (1, 2)]
 
     for process in stormy:
         process.start()

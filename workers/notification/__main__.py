@@ -5,6 +5,7 @@
 
 import typer
 
+from allocation.messaging import garbage_collection
 from allocation.messaging.command_line import AsJson, DryRun, Program
 
 app = Program(help=__doc__)
@@ -33,4 +34,5 @@ def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
 
 
 if __name__ == "__main__":
+    garbage_collection.relax()
     app(prog_name="python -m workers.notification")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from allocation.messaging import garbage_collection
 from allocation.messaging.command_line import AsJson, DryRun, Program
 
 if TYPE_CHECKING:
@@ -128,4 +129,5 @@ def _unreachable(error: "DBAPIError") -> typer.Exit:
 
 
 if __name__ == "__main__":
+    garbage_collection.relax()
     app(prog_name="python -m workers.warehouse")

@@ -35,7 +35,6 @@ from sqlalchemy import (
     union,
     union_all,
 )
-from sqlalchemy.orm import aliased
 
 from allocation.adapters.sql.database import ago, clock
 from allocation.adapters.sql.tables import (
@@ -225,9 +224,9 @@ def lines_where_their_last_event_left_them() -> Violations:
         .group_by(last.c.sku, last.c.orderid)
         .subquery()
     )
-    of_line = aliased(allocations)
+    of_line = allocations.alias()
     line_is_there = exists().where(of_line.c.orderid == last.c.orderid, of_line.c.sku == last.c.sku)
-    event = aliased(outbox)
+    event = outbox.alias()
     given_up = or_(
         and_(
             event.c.name == _DEALLOCATED,

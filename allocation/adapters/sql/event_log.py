@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, func, literal, select
-from sqlalchemy.orm import aliased
 
 from allocation.adapters.sql.tables import outbox, products, to_send
 
@@ -58,7 +57,7 @@ class EventLog:
         the product's lock. A transaction that commits meanwhile with a position that was passed is
         left out: the relay has yet to send its events.
         """
-        before = aliased(outbox)
+        before = outbox.alias()
         previous = select(literal(1)).where(
             before.c.sku == outbox.c.sku,
             before.c.sequence == outbox.c.sequence - 1,
