@@ -129,7 +129,7 @@ class SqlBooks:
             return None
         after: Line | None = None
         while True:
-            query = select(tables.allocations).where(tables.improvable, _is_offered(offers))
+            query = select(tables.allocations).where(tables.improvable, _is_offered(offers, today))
             if after is not None:
                 query = query.where(_behind(after))
             query = query.order_by(*tables.in_service_order, _LINE.part)
@@ -142,7 +142,7 @@ class SqlBooks:
             after = lines[-1]
 
     def _offers(self, batches: Sequence[Batch], today: date) -> list[Batch]:
-        """Batches that may serve a promised line earlier, each with more than those before it."""
+        """Batches that may serve a promised line earlier, and some line that no other one may."""
         self.latest_promise = max(
             [self.latest_promise, *(batch.arrival for batch in self.batches.values())]
         )
@@ -157,9 +157,13 @@ class SqlBooks:
         least = min([self.least_held, *self._known_to_be_held()])
         offers: list[Batch] = []
         for batch in earlier:
-            if batch.free >= least and not batch.is_overdue(today):
+            if batch.free < least or batch.is_overdue(today):
+                continue
+            if not any(
+                batch.free <= offer.free and _good_days(batch, today) <= _good_days(offer, today)
+                for offer in offers
+            ):
                 offers.append(batch)
-                least = batch.free + 1
         return offers
 
     def _known_to_be_held(self) -> Iterator[int]:
@@ -386,9 +390,23 @@ def _behind(after: Line) -> ColumnElement[bool]:
     )
 
 
-def _is_offered(offers: Sequence[Batch]) -> ColumnElement[bool]:
-    """Lines that hold no more than one of the batches has, and were promised a later day."""
-    return or_(*(and_(tables.holds <= batch.free, _LINE.eta > batch.arrival) for batch in offers))
+def _is_offered(offers: Sequence[Batch], today: date) -> ColumnElement[bool]:
+    """Lines that one of the batches has enough for, comes early enough for, and is good for."""
+    return or_(
+        *(
+            and_(
+                tables.holds <= batch.free,
+                _LINE.eta > batch.arrival,
+                _LINE.fresh_days <= _good_days(batch, today),
+            )
+            for batch in offers
+        )
+    )
+
+
+def _good_days(batch: Batch, today: date) -> int:
+    """For how many days it stays good once it is there."""
+    return (batch.expiry - max(today, batch.arrival)).days
 
 
 def _some_batch_serves(today: date) -> ColumnElement[bool]:
