@@ -21,6 +21,8 @@ _SERVICE = (sa.text("priority DESC"), "age")
 _SHORTAGE = ("batchref", "priority", sa.text("promised_at DESC"))
 _HOLDS = sa.text("(qty - dispatched_qty)")
 _AT_ONCE = 1000
+_FIRST_LOOK = timedelta(hours=1)
+"""Workers of the release before don't know these commands: by then they are upgraded."""
 
 
 def upgrade() -> None:
@@ -150,5 +152,5 @@ def _row(name: str, body: dict[str, str], day: date, now: datetime) -> dict[str,
         "body": body,
         "created_at": now,
         "sent_at": now,
-        "due_at": due_at,
+        "due_at": max(due_at, now + _FIRST_LOOK),
     }
