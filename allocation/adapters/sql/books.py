@@ -16,6 +16,7 @@ from sqlalchemy import (
     bindparam,
     exists,
     func,
+    literal,
     or_,
     select,
     tuple_,
@@ -104,7 +105,7 @@ class SqlBooks:
         if not fitting:
             conditions = [tables.waits, tables.needs <= at_most]
             if self.particular_waits:
-                conditions.append(or_(~tables.is_particular, _some_batch_serves(today)))
+                conditions.append(_is_served(good, today))
             if after is not None:
                 conditions.append(_behind(after))
             query = select(tables.allocations).where(*conditions)
@@ -409,8 +410,31 @@ def _good_days(batch: Batch, today: date) -> int:
     return (batch.expiry - max(today, batch.arrival)).days
 
 
-def _some_batch_serves(today: date) -> ColumnElement[bool]:
-    return exists().where(_BATCH.sku == _LINE.sku, tables.serves(today))
+def _is_served(batches: Sequence[Batch], today: date) -> ColumnElement[bool]:
+    """Lines that one of the batches has enough for, and is good for, as `Batch.serves` says."""
+
+    best: list[Batch] = []
+    for batch in sorted(batches, key=lambda batch: (batch.expiry, batch.free), reverse=True):
+        if not any(
+            other.free >= batch.free
+            and other.expiry >= batch.expiry
+            and _good_days(other, today) >= _good_days(batch, today)
+            for other in best
+        ):
+            best.append(batch)
+    return or_(*(_has_enough(batch, today) for batch in best))
+
+
+def _has_enough(batch: Batch, today: date) -> ColumnElement[bool]:
+    enough = tables.needs <= batch.free
+    if batch.best_before is None:
+        return enough
+    last_day = tables.DaysBefore(literal(batch.best_before), _LINE.fresh_days)
+    return and_(
+        enough,
+        _LINE.fresh_days <= _good_days(batch, today),
+        or_(_LINE.not_before.is_(None), last_day >= _LINE.not_before),
+    )
 
 
 def _state(line: Line) -> tuple[Any, ...]:
