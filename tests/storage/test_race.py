@@ -28,6 +28,7 @@ from allocation.domain.commands import (
     CreateBatch,
     Deallocate,
     Dispatch,
+    ExpireBatch,
     Receive,
     Release,
     ReturnGoods,
@@ -129,7 +130,10 @@ def changing_storm(url: str, seed: int) -> None:
             BlockBatch(batchref, "recall"),
             UnblockBatch(batchref),
             UnblockBatch(batchref),
-            ChangeBestBefore(batchref, chance.choice([GONE_BY, GOOD_UNTIL, GOOD_UNTIL])),
+            ChangeBestBefore(batchref, GOOD_UNTIL),
+            ChangeBestBefore(batchref, chance.choice([GONE_BY, GOOD_UNTIL])),
+            ExpireBatch(batchref, GONE_BY),
+            ExpireBatch(batchref, GONE_BY),
             Receive(batchref, qty),
             AllocateWaiting("LAMP"),
         ]
@@ -164,7 +168,7 @@ def test_eight_processes_that_change_lines_and_batches_oversell_nothing(
     with engine.connect() as connection:
         names = Counter(connection.scalars(select(tables.outbox.c.name)))
     changes = ("dispatched", "returned", "batch_expired", "batch_blocked", "line_quantity_changed")
-    assert min(names[f"allocation.{change}.v1"] for change in changes) > 0
+    assert [change for change in changes if not names[f"allocation.{change}.v1"]] == []
     engine.dispose()
 
 
