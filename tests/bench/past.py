@@ -8,6 +8,7 @@ from tests.bench.servers import query
 from tests.bench.stock import PIECES
 
 SKU = "LAMP"
+SHELF = "shelf"
 
 _PRODUCT = "INSERT INTO products (sku, version, sequence) VALUES (%(sku)s, %(past)s, %(past)s)"
 _BATCH = """
@@ -17,6 +18,18 @@ _PROMISED = """
     INSERT INTO allocations (orderid, sku, qty, age, batchref, promised_at, told)
     SELECT %(sku)s || '-' || n, %(sku)s, 1, n, %(batchref)s, n, false
     FROM generate_series(1, %(lines)s) AS n"""
+_SHIP = """
+    INSERT INTO batches (batchref, sku, purchased, allocated, eta)
+    VALUES ('ship', %(sku)s, %(purchased)s, %(lines)s, '2999-01-01')"""
+_PROMISED_A_SHIP = """
+    INSERT INTO allocations (orderid, sku, qty, age, batchref, promised_at, eta, told)
+    SELECT %(sku)s || '-' || n, %(sku)s, 1, n, 'ship', n, '2999-01-01', false
+    FROM generate_series(1, %(lines)s) AS n"""
+_LOOK_AT_THE_SHIP = """
+    INSERT INTO outbox (id, kind, name, body, correlation_id, created_at, sent_at, due_at)
+    SELECT gen_random_uuid(), 'command', 'allocation.mark_overdue',
+           json_build_object('batchref', 'ship', 'eta', '2999-01-01'), gen_random_uuid(),
+           now(), now(), '2999-01-02'"""
 _WAITING = """
     INSERT INTO allocations (orderid, sku, qty, age, told)
     SELECT 'waiting-' || n, %(sku)s, %(qty)s, n, true FROM generate_series(1, %(lines)s) AS n"""
@@ -47,6 +60,16 @@ def waiting(database: str, lines: int) -> None:
     _run(database, _PRODUCT, past=lines + 1)
     _batch(database, "shelf", PIECES, 0)
     _run(database, _WAITING, qty=PIECES + 1, lines=lines)
+    finish(database)
+
+
+def promised_a_ship(database: str, lines: int) -> None:
+    """A ship with plenty, which promised that many lines one piece each, and an empty shelf."""
+    _run(database, _PRODUCT, past=lines + 1)
+    _batch(database, SHELF, 0, 0)
+    _run(database, _SHIP, purchased=PIECES, lines=lines)
+    _run(database, _PROMISED_A_SHIP, lines=lines)
+    _run(database, _LOOK_AT_THE_SHIP)
     finish(database)
 
 

@@ -3,22 +3,36 @@
 import multiprocessing
 import multiprocessing.synchronize
 import random
+from collections import Counter
+from datetime import date
 
 import pytest
 from sqlalchemy import Engine, func, select
 
 from allocation.adapters.sql import audit, database, tables
+from allocation.adapters.sql.outbox import only_reader
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
+from allocation.contract.codec import parse_command
 from allocation.domain.commands import (
     Allocate,
     AllocateOrder,
     AllocateWaiting,
+    BlockBatch,
+    CancelOrder,
     ChangeBatchQuantity,
+    ChangeBestBefore,
+    ChangeLineQuantity,
+    ChangePriority,
     Command,
     Confirm,
     CreateBatch,
     Deallocate,
+    Dispatch,
+    ExpireBatch,
+    Receive,
     Release,
+    ReturnGoods,
+    UnblockBatch,
     Wanted,
 )
 from allocation.service_layer.execution import execute, execute_batch
@@ -55,17 +69,19 @@ def storm(url: str, seed: int, commands: int = COMMANDS) -> None:
 
 
 def serve_all(engine: Engine) -> None:
-    """Decide every follow-up that is pending, as the worker would."""
-    sku = tables.commands.c.body["sku"].as_string()
-    pending = select(tables.commands.c.id, sku).where(tables.commands.c.status == "pending")
+    """Decide every follow-up that is pending or due, as relay and worker would."""
+    pending = select(tables.commands).where(tables.commands.c.status == "pending")
     while True:
+        with only_reader(engine) as reader:
+            assert reader is not None
+            reader.accept_due()
         with engine.connect() as connection:
             rows = connection.execute(pending).all()
         if not rows:
             return
-        for command_id, sku in rows:
-            follow_up = Message(command_id, AllocateWaiting(sku), correlation_id=command_id)
-            execute(follow_up, SqlUnitOfWork(engine))
+        for row in rows:
+            follow_up = parse_command(row.name, row.body)
+            execute(Message(row.id, follow_up, row.correlation_id), SqlUnitOfWork(engine))
 
 
 @pytest.mark.timeout(400)
@@ -92,6 +108,71 @@ def test_eight_processes_at_one_sku_oversell_nothing_and_lose_no_line(database_u
         lines = select(func.count()).select_from(tables.allocations)
         assert connection.scalar(lines) == connection.scalar(allocates)
         assert (connection.scalar(allocates) or 0) > 1700
+    engine.dispose()
+
+
+GOOD_UNTIL, GONE_BY = date(2999, 1, 1), date(2020, 1, 1)
+
+
+def changing_storm(url: str, seed: int) -> None:
+    """One process's share: lines change, leave and return; batches expire and are blocked."""
+    chance = random.Random(seed)
+    engine = database.engine(url)
+    for number in range(120):
+        orderid, batchref = f"order-{chance.randrange(80)}", f"batch-{chance.randrange(BATCHES)}"
+        qty = chance.randint(1, 6)
+        split, priority = chance.random() < 0.5, chance.randrange(3)
+        allocate = Allocate(orderid, "LAMP", qty, split=split, priority=priority)
+        others: list[Command] = [
+            ChangeLineQuantity(orderid, "LAMP", qty),
+            ChangePriority(orderid, priority),
+            Dispatch(orderid, "LAMP", None, chance.choice([None, 1, 2])),
+            Dispatch(orderid, "LAMP"),
+            ReturnGoods(orderid, "LAMP", 1, batchref, usable=split),
+            ReturnGoods(orderid, "LAMP", 1, batchref),
+            CancelOrder(orderid),
+            BlockBatch(batchref, "recall"),
+            UnblockBatch(batchref),
+            UnblockBatch(batchref),
+            ChangeBestBefore(batchref, GOOD_UNTIL),
+            ChangeBestBefore(batchref, chance.choice([GONE_BY, GOOD_UNTIL])),
+            ExpireBatch(batchref, GONE_BY),
+            ExpireBatch(batchref, GONE_BY),
+            Receive(batchref, qty),
+            AllocateWaiting("LAMP"),
+        ]
+        command = allocate if chance.random() < 0.5 else chance.choice(others)
+        execute(message(command, seed * 1_000_000 + number), SqlUnitOfWork(engine))
+    engine.dispose()
+
+
+@pytest.mark.timeout(400)
+def test_eight_processes_that_change_lines_and_batches_oversell_nothing(
+    database_url: str,
+) -> None:
+    """Changes of quantity, returns, dispatches, expiry and blocks against allocations."""
+    engine = database.engine(database_url)
+    for number in range(BATCHES):
+        create = CreateBatch(f"batch-{number}", "LAMP", 40, None, GOOD_UNTIL)
+        execute(message(create, number + 1), SqlUnitOfWork(engine))
+    spawn = multiprocessing.get_context("spawn")
+    processes = [
+        spawn.Process(target=changing_storm, args=(database_url, seed))
+        for seed in range(1, PROCESSES + 1)
+    ]
+
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    serve_all(engine)
+
+    assert [process.exitcode for process in processes] == [0] * PROCESSES
+    assert [proof for proof in audit.run(engine) if not proof.holds] == []
+    with engine.connect() as connection:
+        names = Counter(connection.scalars(select(tables.outbox.c.name)))
+    changes = ("dispatched", "returned", "batch_expired", "batch_blocked", "line_quantity_changed")
+    assert [change for change in changes if not names[f"allocation.{change}.v1"]] == []
     engine.dispose()
 
 

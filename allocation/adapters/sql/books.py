@@ -16,6 +16,7 @@ from sqlalchemy import (
     bindparam,
     exists,
     func,
+    literal,
     or_,
     select,
     tuple_,
@@ -104,7 +105,7 @@ class SqlBooks:
         if not fitting:
             conditions = [tables.waits, tables.needs <= at_most]
             if self.particular_waits:
-                conditions.append(or_(~tables.is_particular, _some_batch_serves(today)))
+                conditions.append(_is_served(good, today))
             if after is not None:
                 conditions.append(_behind(after))
             query = select(tables.allocations).where(*conditions)
@@ -129,7 +130,7 @@ class SqlBooks:
             return None
         after: Line | None = None
         while True:
-            query = select(tables.allocations).where(tables.improvable, _is_offered(offers))
+            query = select(tables.allocations).where(tables.improvable, _is_offered(offers, today))
             if after is not None:
                 query = query.where(_behind(after))
             query = query.order_by(*tables.in_service_order, _LINE.part)
@@ -142,7 +143,7 @@ class SqlBooks:
             after = lines[-1]
 
     def _offers(self, batches: Sequence[Batch], today: date) -> list[Batch]:
-        """Batches that may serve a promised line earlier, each with more than those before it."""
+        """Batches that may serve a promised line earlier, and some line that no other one may."""
         self.latest_promise = max(
             [self.latest_promise, *(batch.arrival for batch in self.batches.values())]
         )
@@ -157,9 +158,13 @@ class SqlBooks:
         least = min([self.least_held, *self._known_to_be_held()])
         offers: list[Batch] = []
         for batch in earlier:
-            if batch.free >= least and not batch.is_overdue(today):
+            if batch.free < least or batch.is_overdue(today):
+                continue
+            if not any(
+                batch.free <= offer.free and _good_days(batch, today) <= _good_days(offer, today)
+                for offer in offers
+            ):
                 offers.append(batch)
-                least = batch.free + 1
         return offers
 
     def _known_to_be_held(self) -> Iterator[int]:
@@ -386,13 +391,50 @@ def _behind(after: Line) -> ColumnElement[bool]:
     )
 
 
-def _is_offered(offers: Sequence[Batch]) -> ColumnElement[bool]:
-    """Lines that hold no more than one of the batches has, and were promised a later day."""
-    return or_(*(and_(tables.holds <= batch.free, _LINE.eta > batch.arrival) for batch in offers))
+def _is_offered(offers: Sequence[Batch], today: date) -> ColumnElement[bool]:
+    """Lines that one of the batches has enough for, comes early enough for, and is good for."""
+    return or_(
+        *(
+            and_(
+                tables.holds <= batch.free,
+                _LINE.eta > batch.arrival,
+                _LINE.fresh_days <= _good_days(batch, today),
+            )
+            for batch in offers
+        )
+    )
 
 
-def _some_batch_serves(today: date) -> ColumnElement[bool]:
-    return exists().where(_BATCH.sku == _LINE.sku, tables.serves(today))
+def _good_days(batch: Batch, today: date) -> int:
+    """For how many days it stays good once it is there."""
+    return (batch.expiry - max(today, batch.arrival)).days
+
+
+def _is_served(batches: Sequence[Batch], today: date) -> ColumnElement[bool]:
+    """Lines that one of the batches has enough for, and is good for, as `Batch.serves` says."""
+
+    best: list[Batch] = []
+    for batch in sorted(batches, key=lambda batch: (batch.expiry, batch.free), reverse=True):
+        if not any(
+            other.free >= batch.free
+            and other.expiry >= batch.expiry
+            and _good_days(other, today) >= _good_days(batch, today)
+            for other in best
+        ):
+            best.append(batch)
+    return or_(*(_has_enough(batch, today) for batch in best))
+
+
+def _has_enough(batch: Batch, today: date) -> ColumnElement[bool]:
+    enough = tables.needs <= batch.free
+    if batch.best_before is None:
+        return enough
+    last_day = tables.DaysBefore(literal(batch.best_before), _LINE.fresh_days)
+    return and_(
+        enough,
+        _LINE.fresh_days <= _good_days(batch, today),
+        or_(_LINE.not_before.is_(None), last_day >= _LINE.not_before),
+    )
 
 
 def _state(line: Line) -> tuple[Any, ...]:

@@ -182,8 +182,15 @@ def serves(today: date | ColumnElement[date]) -> ColumnElement[bool]:
     )
 
 
-is_particular = or_(allocations.c.fresh_days > 0, allocations.c.not_before.is_not(None))
-improvable = and_(promised, allocations.c.eta.is_not(None))
+# A literal, so that SQLite sees that a partial index has these rows.
+is_particular = or_(
+    allocations.c.fresh_days > literal_column("0"), allocations.c.not_before.is_not(None)
+)
+improvable = and_(
+    promised,
+    allocations.c.eta.is_not(None),
+    or_(allocations.c.not_before.is_(None), allocations.c.eta > allocations.c.not_before),
+)
 """Lines that were promised for a day, and may move to stock that comes earlier."""
 in_service_order = (allocations.c.priority.desc(), allocations.c.age)
 """The columns of `service_order`; of a line one part at most waits, so that these are enough."""
@@ -200,7 +207,8 @@ _partial_index("ix_allocations_held", *_ON_BATCH, where=held)
 # The first finds the next line that improves; the others say at once that there is none.
 _partial_index(
     "ix_allocations_improvable",
-    *(_SKU, *in_service_order, allocations.c.part, allocations.c.eta, holds),
+    *(_SKU, *in_service_order, allocations.c.part),
+    *(allocations.c.eta, holds, allocations.c.fresh_days),
     where=improvable,
 )
 _partial_index("ix_allocations_improvable_eta", _SKU, allocations.c.eta, where=improvable)
