@@ -12,7 +12,7 @@ from allocation.contract.identifiers import trimmed
 from allocation.entrypoints.api.http.parsing import number
 from allocation.entrypoints.api.pages import flash_messages, template_filters
 from allocation.entrypoints.api.pages.csv_responses import csv_response
-from allocation.entrypoints.api.state import snapshot, today
+from allocation.entrypoints.api.state import current, snapshot, today
 from allocation.views import Json, catalogue, lines, moves, stock
 from allocation.views.catalogue import Listed, Place
 
@@ -63,10 +63,11 @@ def products() -> str:
 
 def products_csv() -> Response:
     containing, only_trouble = _filter()
+    api = current()
 
     def rows(connection: Connection) -> Iterator[Json]:
         found = catalogue.everything(
-            connection, today(connection), containing, only_trouble=only_trouble
+            connection, api.today(connection), containing, only_trouble=only_trouble
         )
         return (asdict(each) for each in found)
 
@@ -106,8 +107,10 @@ def product(sku: str) -> str:
 
 
 def batches_csv(sku: str) -> Response:
+    api = current()
+
     def rows(connection: Connection) -> Iterator[Json]:
-        day = today(connection)
+        day = api.today(connection)
         page = stock.product(connection, sku, day, limit=CHUNK)
         while page:
             yield from page["batches"]
