@@ -14,6 +14,7 @@ from allocation.domain.commands import (
     Allocate,
     BlockBatch,
     ChangeBatchQuantity,
+    ChangePriority,
     CreateBatch,
     CreateProduct,
     Dispatch,
@@ -140,6 +141,21 @@ def test_waiting_lines_are_listed_by_age(stocked: Storage) -> None:
         ("order-4", 5),
         ("order-6", 6),
     ]
+
+
+def test_urgent_waiting_lines_are_listed_before_older_ones(stocked: Storage) -> None:
+    """Page by page, too."""
+    do(stocked, [Allocate("order-6", "DESK", 6, priority=2), ChangePriority("order-4", 1)], 50)
+    assert stocked.engine is not None
+
+    found: list[str] = []
+    after = None
+    with snapshot(stocked.engine) as connection:
+        while page := lines.waiting(connection, "DESK", after=after, limit=1):
+            found += [each["orderid"] for each in page]
+            after = page[-1]["place"]
+
+    assert found == ["order-6", "order-4", "order-3"]
 
 
 def test_moves_are_told_newest_first_page_by_page(stocked: Storage) -> None:

@@ -8,25 +8,15 @@ from allocation.entrypoints.api.pages import reasons
 def test_every_reason_has_a_sentence_for_people() -> None:
     facts = dict.fromkeys(
         [
-            "sku",
-            "batchref",
-            "orderid",
-            "qty",
-            "known",
-            "known_qty",
-            "field",
-            "problem",
-            "strategy",
-            "best_before",
-            "eta",
-            "version",
+            *("sku", "batchref", "orderid", "qty", "known", "known_qty", "field", "problem"),
+            *("strategy", "eta", "best_before"),
         ],
         "X",
     )
     ours = {reason for known in REASONS.values() for reason in known}
 
     for reason, kind in problems.KINDS.items():
-        if kind.status == 409:
+        if kind.status in (409, 412):
             assert reasons.refusal(reason, facts) == kind.with_facts.format(**facts) != ""
     assert ours - set(reasons.DEAD_LETTERS) == set()
 

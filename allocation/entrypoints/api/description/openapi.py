@@ -89,7 +89,12 @@ _IF_MATCH = {
     "in": "header",
     "description": "The `ETag` of the resource as the caller read it: if it is another one when the"
     " command is decided, the command is refused. `*` or no header: any.",
-    "schema": {"type": "string", "pattern": '^(\\*|"[!#-~]{1,100}")$'},
+    "schema": {
+        "anyOf": [
+            {"type": "string", "const": "*"},
+            {"type": "string", "pattern": '^"[!#-~]{1,100}"$'},
+        ]
+    },
 }
 
 _TO_ITS_COMMAND = {

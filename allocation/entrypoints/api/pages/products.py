@@ -12,7 +12,7 @@ from allocation.contract.identifiers import trimmed
 from allocation.entrypoints.api.http.parsing import number
 from allocation.entrypoints.api.pages import flash_messages
 from allocation.entrypoints.api.pages.csv_responses import csv_response
-from allocation.entrypoints.api.state import snapshot, today
+from allocation.entrypoints.api.state import current, snapshot, today
 from allocation.views import Json, catalogue, changes, lines, moves, stock
 from allocation.views.catalogue import Listed, Place
 
@@ -63,11 +63,12 @@ def products() -> str:
 
 def products_csv() -> Response:
     containing, only_trouble = _filter()
-    with snapshot() as before:
-        day = today(before)  # the rows are read outside of the request
+    api = current()
 
     def rows(connection: Connection) -> Iterator[Json]:
-        found = catalogue.everything(connection, day, containing, only_trouble=only_trouble)
+        found = catalogue.everything(
+            connection, api.today(connection), containing, only_trouble=only_trouble
+        )
         return (asdict(each) for each in found)
 
     return csv_response("products", [field.name for field in fields(Listed)], rows)
@@ -107,8 +108,10 @@ def product(sku: str) -> str:
 
 
 def batches_csv(sku: str) -> Response:
+    api = current()
+
     def rows(connection: Connection) -> Iterator[Json]:
-        day = today(connection)
+        day = api.today(connection)
         page = stock.product(connection, sku, day, limit=CHUNK)
         while page:
             yield from page["batches"]
