@@ -9,6 +9,8 @@ from typing import Any
 
 from allocation.contract.registry import COMMANDS, FOLLOW_UPS, MessageType
 from allocation.entrypoints.api.description.openapi import ROUTES
+from allocation.entrypoints.api.http import parsing
+from allocation.entrypoints.api.http.preconditions import VERSION
 
 FILE = Path(__file__).parents[1] / "allocation" / "client" / "commands.py"
 
@@ -45,8 +47,12 @@ class Options(TypedDict, total=False):
 
 {items}
 
-class HttpCommands(ABC):
-    """The commands that have a route. Each returns once Allocation has taken the command."""
+class Commands(ABC):
+    """The commands. Each method returns once Allocation has taken the command.
+
+    `if_match`: the version of the batch, line or product that the caller has seen, as the `ETag` of
+    its GET gives it, with or without quotes. If it is another one by then, the command is refused.
+    """
 
     @abstractmethod
     def send(
@@ -59,35 +65,40 @@ class HttpCommands(ABC):
     ) -> Outcome:
         """Send the command `name`; None says the same as no field."""
 
-{with_route}
+{methods}
 
-class AmqpCommands(HttpCommands):
-    """Every command, also those that have no route."""
+def _version(if_match: str | None) -> str | None:
+    return None if if_match in (None, "*") else if_match.strip('"')
 
-{without_route}
 
 ROUTES: Mapping[str, tuple[str, str]] = {routes}
 """By command: method and path."""
+
+CHOOSING: Mapping[str, str] = {choosing}
+"""By command that shares its route: the field that says which one is meant, also if it is null."""
 '''
 
 
 def source() -> str:
     """The whole text of `allocation/client/commands.py`."""
-    routes = {
-        _method_name(route.command): (route.method.upper(), route.path)
-        for route in ROUTES
-        if route.command
-    }
+    by_command = {_method_name(command): route for route in ROUTES for command in route.commands}
     commands = {
         _method_name(name): command for name, command in COMMANDS.items() if name not in FOLLOW_UPS
     }
-    with_route = [_method(name, each) for name, each in commands.items() if name in routes]
-    without = [_method(name, each) for name, each in commands.items() if name not in routes]
+    routes = {
+        name: (by_command[name].method.upper(), by_command[name].path)
+        for name in commands
+        if name in by_command
+    }
     text = _MODULE.format(
         items="\n\n".join(_items(commands.values())),
-        with_route="\n\n".join(with_route),
-        without_route="\n\n".join(without),
-        routes={name: routes[name] for name in commands if name in routes},
+        methods="\n\n".join(_method(name, each) for name, each in commands.items()),
+        routes=routes,
+        choosing={
+            name: parsing.fields(f"allocation.{name}", by_command[name].path_parameters)[0]
+            for name in routes
+            if len(by_command[name].commands) > 1
+        },
     )
     ruff = Path(sys.executable).with_name("ruff")
     formatted = subprocess.run(
@@ -106,10 +117,7 @@ def _method_name(command: str) -> str:
 
 def _method(name: str, command: MessageType) -> str:
     parameters = [_parameter(field, schema, command) for field, schema in command.fields.items()]
-    given = [
-        f"{field}=list({field})" if schema.get("type") == "array" else f"{field}={field}"
-        for field, schema in command.fields.items()
-    ]
+    given = [_argument(field, schema) for field, schema in command.fields.items()]
     said = textwrap.fill(f'"""{command.schema["description"]}', 89)  # columns, without the end
     docstring = f'{said}\n"""' if "\n" in said else f'{said}"""'
     body = f'{docstring}\nreturn self.send("{name}", {", ".join(given)}, **options)'
@@ -118,7 +126,15 @@ def _method(name: str, command: MessageType) -> str:
     return textwrap.indent(method, "    ") + "\n"
 
 
+def _argument(field: str, schema: Mapping[str, Any]) -> str:
+    if field == VERSION:
+        return f"{field}=_version(if_match)"
+    return f"{field}=list({field})" if schema.get("type") == "array" else f"{field}={field}"
+
+
 def _parameter(name: str, schema: Mapping[str, Any], command: MessageType) -> str:
+    if name == VERSION:
+        return "if_match: str | None = None"
     must = name in command.required
     return f"{name}: {_type(name, schema)}" + ("" if must else " | None = None")
 

@@ -9,7 +9,7 @@ from amqp.exceptions import AccessRefused, ChannelError
 from kombu import Connection, Producer
 
 from allocation.client.broker import LOST, Broker
-from allocation.client.commands import AmqpCommands
+from allocation.client.commands import Commands
 from allocation.client.errors import Unauthorized, Unreachable
 from allocation.client.http import HttpClient
 from allocation.client.messages import Outcome, plain
@@ -21,7 +21,7 @@ _CONFIRMED_WITHIN = 10.0  # seconds
 _IDS = UUID("b7a0b1a4-6a0d-4f0e-9a55-0c3d4b6f1d27")
 
 
-class AmqpClient(AmqpCommands):
+class AmqpClient(Commands):
     """Sends commands to RabbitMQ at `broker_url`. Threads may share it; one sends at a time.
 
     The command's id is the idempotency key if that is a UUID, else it follows from it. Outcomes

@@ -55,7 +55,7 @@ def taken(answer: Answer) -> Outcome:
         errors = answer.body.get("errors", [])
         raise Invalid(answer.detail, {error["field"]: error["problem"] for error in errors})
     statuses: dict[int, Status] = {200: "succeeded", 201: "succeeded", 202: "pending"}
-    statuses |= {409: "rejected", 500: "failed"}
+    statuses |= {409: "rejected", 412: "rejected", 500: "failed"}
     status, location = statuses.get(answer.status), answer.headers.get("Location")
     if status is None or not location:
         raise ClientError(f"this is not a response of Allocation: {answer.status}, {answer.detail}")

@@ -38,8 +38,12 @@ class Line(TypedDict):
     fresh_days: NotRequired[int]
 
 
-class HttpCommands(ABC):
-    """The commands that have a route. Each returns once Allocation has taken the command."""
+class Commands(ABC):
+    """The commands. Each method returns once Allocation has taken the command.
+
+    `if_match`: the version of the batch, line or product that the caller has seen, as the `ETag` of
+    its GET gives it, with or without quotes. If it is another one by then, the command is refused.
+    """
 
     @abstractmethod
     def send(
@@ -170,84 +174,6 @@ class HttpCommands(ABC):
         """Release all reservations of the order."""
         return self.send("release", orderid=orderid, **options)
 
-    def deallocate(
-        self,
-        *,
-        orderid: str,
-        sku: str,
-        expected_version: str | None = None,
-        **options: Unpack[Options],
-    ) -> Outcome:
-        """Cancel one order line."""
-        return self.send(
-            "deallocate", orderid=orderid, sku=sku, expected_version=expected_version, **options
-        )
-
-    def change_batch_quantity(
-        self,
-        *,
-        batchref: str,
-        qty: int,
-        expected_version: str | None = None,
-        **options: Unpack[Options],
-    ) -> Outcome:
-        """Set a batch's quantity, for example after a count, damage or a short shipment."""
-        return self.send(
-            "change_batch_quantity",
-            batchref=batchref,
-            qty=qty,
-            expected_version=expected_version,
-            **options,
-        )
-
-    def change_batch_eta(
-        self,
-        *,
-        batchref: str,
-        eta: Day | None = None,
-        expected_version: str | None = None,
-        **options: Unpack[Options],
-    ) -> Outcome:
-        """Record that a batch arrives on another day, or that it has arrived."""
-        return self.send(
-            "change_batch_eta",
-            batchref=batchref,
-            eta=eta,
-            expected_version=expected_version,
-            **options,
-        )
-
-    def write_off(
-        self, *, batchref: str, qty: int, reason: str, **options: Unpack[Options]
-    ) -> Outcome:
-        """Remove pieces from a batch that were damaged, lost or stolen."""
-        return self.send("write_off", batchref=batchref, qty=qty, reason=reason, **options)
-
-    def choose_strategy(
-        self,
-        *,
-        sku: str,
-        strategy: Literal["earliest_first", "first_to_expire", "fewest_open"],
-        waiting: Literal["fill", "in_order"] | None = None,
-        improve: bool | None = None,
-        expected_version: str | None = None,
-        **options: Unpack[Options],
-    ) -> Outcome:
-        """Choose the order in which a product's batches serve its lines."""
-        return self.send(
-            "choose_strategy",
-            sku=sku,
-            strategy=strategy,
-            waiting=waiting,
-            improve=improve,
-            expected_version=expected_version,
-            **options,
-        )
-
-
-class AmqpCommands(HttpCommands):
-    """Every command, also those that have no route."""
-
     def dispatch(
         self,
         *,
@@ -298,7 +224,7 @@ class AmqpCommands(HttpCommands):
         orderid: str,
         sku: str,
         qty: int,
-        expected_version: str | None = None,
+        if_match: str | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
         """Have an order line want more or fewer pieces; it keeps its age."""
@@ -307,7 +233,7 @@ class AmqpCommands(HttpCommands):
             orderid=orderid,
             sku=sku,
             qty=qty,
-            expected_version=expected_version,
+            expected_version=_version(if_match),
             **options,
         )
 
@@ -317,7 +243,7 @@ class AmqpCommands(HttpCommands):
         orderid: str,
         priority: int,
         sku: str | None = None,
-        expected_version: str | None = None,
+        if_match: str | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
         """Set the priority of every line of an order, or, with a sku, of its line of that
@@ -328,7 +254,7 @@ class AmqpCommands(HttpCommands):
             orderid=orderid,
             priority=priority,
             sku=sku,
-            expected_version=expected_version,
+            expected_version=_version(if_match),
             **options,
         )
 
@@ -336,16 +262,53 @@ class AmqpCommands(HttpCommands):
         """Give up every line of an order; what has left stays."""
         return self.send("cancel_order", orderid=orderid, **options)
 
+    def deallocate(
+        self, *, orderid: str, sku: str, if_match: str | None = None, **options: Unpack[Options]
+    ) -> Outcome:
+        """Cancel one order line."""
+        return self.send(
+            "deallocate", orderid=orderid, sku=sku, expected_version=_version(if_match), **options
+        )
+
+    def change_batch_quantity(
+        self, *, batchref: str, qty: int, if_match: str | None = None, **options: Unpack[Options]
+    ) -> Outcome:
+        """Set a batch's quantity, for example after a count, damage or a short shipment."""
+        return self.send(
+            "change_batch_quantity",
+            batchref=batchref,
+            qty=qty,
+            expected_version=_version(if_match),
+            **options,
+        )
+
     def receive(self, *, batchref: str, qty: int, **options: Unpack[Options]) -> Outcome:
         """Add pieces to a batch."""
         return self.send("receive", batchref=batchref, qty=qty, **options)
+
+    def change_batch_eta(
+        self,
+        *,
+        batchref: str,
+        eta: Day | None = None,
+        if_match: str | None = None,
+        **options: Unpack[Options],
+    ) -> Outcome:
+        """Record that a batch arrives on another day, or that it has arrived."""
+        return self.send(
+            "change_batch_eta",
+            batchref=batchref,
+            eta=eta,
+            expected_version=_version(if_match),
+            **options,
+        )
 
     def change_best_before(
         self,
         *,
         batchref: str,
         best_before: Day | None = None,
-        expected_version: str | None = None,
+        if_match: str | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
         """Correct the day until which a batch is good."""
@@ -353,17 +316,12 @@ class AmqpCommands(HttpCommands):
             "change_best_before",
             batchref=batchref,
             best_before=best_before,
-            expected_version=expected_version,
+            expected_version=_version(if_match),
             **options,
         )
 
     def block_batch(
-        self,
-        *,
-        batchref: str,
-        reason: str,
-        expected_version: str | None = None,
-        **options: Unpack[Options],
+        self, *, batchref: str, reason: str, if_match: str | None = None, **options: Unpack[Options]
     ) -> Outcome:
         """Have a batch serve no line, such as for a quality hold or a recall; the lines that it
         serves move, or wait.
@@ -372,16 +330,43 @@ class AmqpCommands(HttpCommands):
             "block_batch",
             batchref=batchref,
             reason=reason,
-            expected_version=expected_version,
+            expected_version=_version(if_match),
             **options,
         )
 
     def unblock_batch(
-        self, *, batchref: str, expected_version: str | None = None, **options: Unpack[Options]
+        self, *, batchref: str, if_match: str | None = None, **options: Unpack[Options]
     ) -> Outcome:
         """Have a blocked batch serve lines again."""
         return self.send(
-            "unblock_batch", batchref=batchref, expected_version=expected_version, **options
+            "unblock_batch", batchref=batchref, expected_version=_version(if_match), **options
+        )
+
+    def write_off(
+        self, *, batchref: str, qty: int, reason: str, **options: Unpack[Options]
+    ) -> Outcome:
+        """Remove pieces from a batch that were damaged, lost or stolen."""
+        return self.send("write_off", batchref=batchref, qty=qty, reason=reason, **options)
+
+    def choose_strategy(
+        self,
+        *,
+        sku: str,
+        strategy: Literal["earliest_first", "first_to_expire", "fewest_open"],
+        waiting: Literal["fill", "in_order"] | None = None,
+        improve: bool | None = None,
+        if_match: str | None = None,
+        **options: Unpack[Options],
+    ) -> Outcome:
+        """Choose the order in which a product's batches serve its lines."""
+        return self.send(
+            "choose_strategy",
+            sku=sku,
+            strategy=strategy,
+            waiting=waiting,
+            improve=improve,
+            expected_version=_version(if_match),
+            **options,
         )
 
     def create_product(
@@ -404,6 +389,10 @@ class AmqpCommands(HttpCommands):
         )
 
 
+def _version(if_match: str | None) -> str | None:
+    return None if if_match in (None, "*") else if_match.strip('"')
+
+
 ROUTES: Mapping[str, tuple[str, str]] = {
     "create_batch": ("POST", "/v1/batches"),
     "allocate": ("POST", "/v1/allocations"),
@@ -412,10 +401,28 @@ ROUTES: Mapping[str, tuple[str, str]] = {
     "confirm": ("POST", "/v1/reservations/{orderid}/confirm"),
     "extend": ("POST", "/v1/reservations/{orderid}/extend"),
     "release": ("DELETE", "/v1/reservations/{orderid}"),
+    "dispatch": ("POST", "/v1/allocations/{orderid}/{sku}/dispatches"),
+    "return_goods": ("POST", "/v1/allocations/{orderid}/{sku}/returns"),
+    "change_line_quantity": ("PATCH", "/v1/allocations/{orderid}/{sku}"),
+    "change_priority": ("PATCH", "/v1/allocations/{orderid}/{sku}"),
+    "cancel_order": ("DELETE", "/v1/orders/{orderid}"),
     "deallocate": ("DELETE", "/v1/allocations/{orderid}/{sku}"),
     "change_batch_quantity": ("PATCH", "/v1/batches/{batchref}"),
+    "receive": ("POST", "/v1/batches/{batchref}/receipts"),
     "change_batch_eta": ("PUT", "/v1/batches/{batchref}/eta"),
+    "change_best_before": ("PATCH", "/v1/batches/{batchref}"),
+    "block_batch": ("PUT", "/v1/batches/{batchref}/block"),
+    "unblock_batch": ("DELETE", "/v1/batches/{batchref}/block"),
     "write_off": ("POST", "/v1/batches/{batchref}/write-offs"),
     "choose_strategy": ("PUT", "/v1/products/{sku}/strategy"),
+    "create_product": ("POST", "/v1/products"),
 }
 """By command: method and path."""
+
+CHOOSING: Mapping[str, str] = {
+    "change_line_quantity": "qty",
+    "change_priority": "priority",
+    "change_batch_quantity": "qty",
+    "change_best_before": "best_before",
+}
+"""By command that shares its route: the field that says which one is meant, also if it is null."""

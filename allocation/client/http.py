@@ -14,7 +14,7 @@ from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_ope
 from uuid import UUID, uuid4
 
 from allocation.client.answers import Answer, members, standing, taken
-from allocation.client.commands import ROUTES, HttpCommands
+from allocation.client.commands import CHOOSING, ROUTES, Commands
 from allocation.client.errors import Invalid, Unreachable
 from allocation.client.messages import Outcome, plain
 from allocation.client.patience import Patience
@@ -23,7 +23,7 @@ _ANSWER_WITHIN = 10.0  # seconds, beside those that the server was asked to wait
 _LONGEST_WAIT = 30  # seconds that the server waits at most
 
 
-class HttpClient(HttpCommands):
+class HttpClient(Commands):
     """Sends commands to the API at `url`, and asks for outcomes. Threads may share it.
 
     What can't be reached, or puts commands off, is tried again for `patience` seconds. `tls` says
@@ -60,9 +60,13 @@ class HttpClient(HttpCommands):
 
         Raises Invalid, Reused, Unauthorized and Unreachable.
         """
-        method, path, body = _request(name, plain(fields))
+        known = plain(fields)
+        version = known.pop("expected_version", None)
+        method, path, body = _request(name, known)
         key = str(idempotency_key or uuid4())
         headers = {"Idempotency-Key": key}
+        if version is not None:
+            headers["If-Match"] = f'"{version}"'
         end = time.monotonic() + wait
         while True:
             left = max(0.0, end - time.monotonic())
@@ -144,4 +148,6 @@ def _request(name: str, fields: dict[str, Any]) -> tuple[str, str, dict[str, Any
     if missing := {field: "is missing" for field in names if not fields.get(field)}:
         raise Invalid("A field breaks the contract.", missing)
     path = template.format(**{field: quote(str(fields.pop(field)), safe="") for field in names})
+    if name in CHOOSING:
+        fields.setdefault(CHOOSING[name], None)
     return method, path, None if method == "DELETE" else fields

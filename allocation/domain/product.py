@@ -11,7 +11,6 @@ from allocation.domain.books import (
     Line,
     OrderLine,
     arrival,
-    fingerprint,
     line_version,
     status_of_parts,
 )
@@ -63,6 +62,7 @@ from allocation.domain.strategies import (
     first_fit,
     pieces_of,
     service_order,
+    strategy_version,
 )
 
 LINES_PER_COMMAND = 500
@@ -131,7 +131,7 @@ class Product:
     @property
     def strategy_version(self) -> str:
         """Changes with the order of preference, the waiting rule and `improve`."""
-        return fingerprint(self.strategy, self.waiting, self.improve)
+        return strategy_version(self.strategy, self.waiting, self.improve)
 
     # Batches
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 from operator import attrgetter
 
-from allocation.domain.books import Batch, Line, OrderLine, arrival
+from allocation.domain.books import Batch, Line, OrderLine, arrival, fingerprint
 from allocation.domain.events import Candidate, Choice
 
 CONSIDERED = 10
@@ -54,6 +54,11 @@ WAITING_RULES = (FILL, IN_ORDER)
 """Fill: a waiting line that does not fit is skipped. In order: nothing is served past an older or
 more urgent line that waits, so that large lines don't starve.
 """
+
+
+def strategy_version(strategy: str, waiting: str, improve: bool) -> str:
+    """Changes with a product's order of preference, its waiting rule and `improve`."""
+    return fingerprint(strategy, waiting, improve)
 
 
 def service_order(line: Line) -> tuple[int, int]:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import date
 from functools import partial
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, exists, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, case, exists, func, select
 
 from allocation.adapters.sql.tables import allocations, batches, products, waits
+from allocation.views.stock import free, is_good, is_overdue
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +112,17 @@ def totals(connection: Connection) -> Totals:
 def listed(connection: Connection, skus: Sequence[str], today: date) -> list[Listed]:
     """The products with their quantities, in the order of `skus`."""
     eta, purchased = batches.c.eta, batches.c.purchased
-    free = purchased - batches.c.allocated
-    is_overdue = (eta < today) & (purchased > 0)
-    is_good = _is_good(today)
+    has_overdue = is_overdue(today) & (purchased > 0)
+    good = is_good(today)
     stock = (
         select(
             batches.c.sku,
-            func.sum(case((and_(eta.is_(None), is_good), purchased), else_=0)).label("on_hand"),
+            func.sum(case((eta.is_(None) & good, purchased), else_=0)).label("on_hand"),
             func.sum(batches.c.allocated).label("promised"),
-            func.sum(case((is_good, free), else_=0)).label("available"),
-            func.min(case((and_(eta >= today, is_good), eta))).label("next_arrival"),
-            func.sum(case((is_overdue, 1), else_=0)).label("overdue"),
-            func.sum(case((is_good, 0), else_=purchased)).label("unusable"),
+            func.sum(case((good, free), else_=0)).label("available"),
+            func.min(case(((eta >= today) & good, eta))).label("next_arrival"),
+            func.sum(case((has_overdue, 1), else_=0)).label("overdue"),
+            func.sum(case((~good, purchased), else_=0)).label("unusable"),
         )
         .where(batches.c.sku.in_(skus))
         .group_by(batches.c.sku)
@@ -144,16 +144,6 @@ def listed(connection: Connection, skus: Sequence[str], today: date) -> list[Lis
                 for name, value in row._mapping.items()
             }
     return [Listed(**quantities[sku]) for sku in skus]  # type: ignore[arg-type]
-
-
-def _is_good(today: date) -> ColumnElement[bool]:
-    """Whether a batch serves lines, as `Batch.is_good` says."""
-    eta, best_before = batches.c.eta, batches.c.best_before
-    keeps = or_(
-        best_before.is_(None),
-        and_(best_before >= today, or_(eta.is_(None), best_before >= eta)),
-    )
-    return and_(batches.c.blocked.is_(None), keeps)
 
 
 def _first(

@@ -69,7 +69,10 @@ def all_lines(sku: str | None) -> Export:
     if sku is not None:
         every = every.where(columns.sku == sku)
     return Export(
-        ("orderid", "sku", "part", "qty", "status", "batchref", "eta", "expires_at", "customer"),
+        (
+            *("orderid", "sku", "part", "qty", "status", "batchref", "eta", "expires_at"),
+            *("customer", "priority", "not_before", "fresh_days", "dispatched_qty", "returned"),
+        ),
         every.order_by(columns.orderid, columns.sku, columns.part),
         lambda row: (
             *(row.orderid, row.sku, row.part, row.qty),
@@ -78,6 +81,9 @@ def all_lines(sku: str | None) -> Export:
             iso(row.batch_eta),
             iso(row.expires_at),
             row.customer,
+            *(row.priority, iso(row.not_before), row.fresh_days),
+            row.qty if row.dispatched else row.dispatched_qty,
+            row.returned,
         ),
     )
 

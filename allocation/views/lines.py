@@ -1,11 +1,25 @@
 """Order lines: how those of an order stand, and why."""
 
-from sqlalchemy import Connection, select, tuple_
+from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
 
-from allocation.adapters.sql.tables import allocations, batches, outbox, waits
-from allocation.domain.books import status_of, status_of_parts
+from sqlalchemy import Connection, and_, or_, select, tuple_
+
+from allocation.adapters.sql.tables import (
+    allocations,
+    batches,
+    in_service_order,
+    outbox,
+    waits,
+)
+from allocation.domain.books import Line, line_version, status_of, status_of_parts
 from allocation.views import Json, moves
 from allocation.views.stock import iso
+
+Place = tuple[int, int, str, int]
+"""Of a waiting line: its priority, age, order and part."""
 
 DECISIONS_SHOWN = 100
 """Decisions that the explanation of a line lists at most."""
@@ -13,25 +27,83 @@ DECISIONS_SHOWN = 100
 
 def order(connection: Connection, orderid: str) -> Json | None:
     """Every line of the order, by sku; None when it has none."""
-    statement = (
-        select(allocations, batches.c.eta.label("batch_eta"))
-        .outerjoin(batches, batches.c.batchref == allocations.c.batchref)
-        .where(allocations.c.orderid == orderid)
-        .order_by(allocations.c.sku, allocations.c.part)
-    )
+    statement = _PARTS.where(allocations.c.orderid == orderid)
     lines = [
         {
             "sku": row.sku,
-            "part": row.part,
-            "qty": row.qty,
-            "status": status_of(row.batchref, row.expires_at, dispatched=row.dispatched),
-            "batchref": row.batchref,
-            "eta": iso(row.batch_eta),
-            "expires_at": iso(row.expires_at),
+            **_part(row),
+            "priority": row.priority,
+            "not_before": iso(row.not_before),
+            "fresh_days": row.fresh_days,
         }
         for row in connection.execute(statement)
     ]
     return {"orderid": orderid, "lines": lines} if lines else None
+
+
+def line(connection: Connection, orderid: str, sku: str) -> Json | None:
+    """The order's line with its parts; None when it has none. `version` is the rules' own."""
+    rows = connection.execute(
+        _PARTS.where(allocations.c.orderid == orderid, allocations.c.sku == sku)
+    ).all()
+    if not rows:
+        return None
+    names = allocations.c.keys()
+    known = [Line(**{name: getattr(row, name) for name in names}) for row in rows]
+    first = known[0]
+    return {
+        "orderid": orderid,
+        "sku": sku,
+        "qty": sum(part.qty for part in known),
+        "status": status_of_parts(part.status for part in known),
+        "customer": first.customer,
+        "split": first.split,
+        "priority": first.priority,
+        "not_before": iso(first.not_before),
+        "fresh_days": first.fresh_days,
+        "dispatched_qty": sum(part.gone for part in known),
+        "returned": sum(part.returned for part in known),
+        "parts": [_part(row) for row in rows],
+        "version": line_version(known),
+    }
+
+
+_PARTS = (
+    select(allocations, batches.c.eta.label("batch_eta"))
+    .outerjoin(batches, batches.c.batchref == allocations.c.batchref)
+    .order_by(allocations.c.sku, allocations.c.part)
+)
+
+
+def _part(row: Any) -> Json:
+    return {
+        "part": row.part,
+        "qty": row.qty,
+        "status": status_of(row.batchref, row.expires_at, dispatched=row.dispatched),
+        "batchref": row.batchref,
+        "eta": iso(row.batch_eta),
+        "expires_at": iso(row.expires_at),
+        "dispatched_qty": row.qty if row.dispatched else row.dispatched_qty,
+        "returned": row.returned,
+    }
+
+
+def whole(rows: Sequence[Json]) -> list[Json]:
+    """One row for each line, with its `parts`; these are empty if there is only one.
+
+    `rows` are sorted by sku and part.
+    """
+    found = []
+    for _, group in groupby(rows, key=itemgetter("sku")):
+        parts = list(group)
+        if len(parts) == 1:
+            found.append({**parts[0], "parts": []})
+            continue
+        statuses = {part["status"] for part in parts}
+        status = statuses.pop() if len(statuses) == 1 else "in parts"
+        sums = {name: sum(part[name] for part in parts) for name in ("qty", "dispatched_qty")}
+        found.append({**parts[0], **sums, "status": status, "parts": parts})
+    return found
 
 
 def customers(connection: Connection, orderid: str) -> list[str]:
@@ -47,28 +119,33 @@ def customers(connection: Connection, orderid: str) -> list[str]:
 
 
 def waiting(
-    connection: Connection, sku: str, *, after: tuple[int, str, int] | None = None, limit: int = 50
+    connection: Connection, sku: str, *, after: Place | None = None, limit: int = 50
 ) -> list[Json]:
-    """The lines that wait for the product, the oldest first, after that `place`.
+    """The lines that wait for the product, in the order in which they are served, after `place`.
 
     Costs grow with all that wait for it.
     """
-    place = (allocations.c.age, allocations.c.orderid, allocations.c.part)
+    one = allocations.c
     statement = (
-        select(*place, allocations.c.qty, allocations.c.customer)
-        .where(allocations.c.sku == sku, waits)
-        .order_by(*place)
+        select(one.priority, one.age, one.orderid, one.part, one.qty, one.customer)
+        .where(one.sku == sku, waits)
+        .order_by(*in_service_order, one.orderid, one.part)
         .limit(limit)
     )
     if after is not None:
-        statement = statement.where(tuple_(*place) > after)
+        priority, *rest = after
+        is_behind = tuple_(one.age, one.orderid, one.part) > tuple(rest)
+        statement = statement.where(
+            or_(one.priority < priority, and_(one.priority == priority, is_behind))
+        )
     return [
         {
             "orderid": row.orderid,
             "part": row.part,
             "qty": row.qty,
             "customer": row.customer,
-            "place": (row.age, row.orderid, row.part),
+            "priority": row.priority,
+            "place": (row.priority, row.age, row.orderid, row.part),
         }
         for row in connection.execute(statement)
     ]

@@ -87,4 +87,8 @@ def _decision(row: Any, root: Any) -> Json:
 def _verdict(candidate: Json, qty: int, chosen: str | None) -> str:
     if candidate["batchref"] == chosen:
         return "chosen: the first in the order of preference that fits"
-    return f"passed over: {candidate['free']} free, {qty} wanted"
+    if candidate["free"] < qty:
+        return f"passed over: {candidate['free']} free, {qty} wanted"
+    if chosen is None:
+        return "passed over: an older or more urgent line waits for it"
+    return "passed over: the line keeps its batch"

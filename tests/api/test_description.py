@@ -77,10 +77,11 @@ def test_bodies_are_described_by_the_contract_itself() -> None:
     """The very schema and example of the command, less what the path gives."""
     paths = document()["paths"]
     whole = paths["/v1/batches"]["post"]["requestBody"]["content"]["application/json"]
-    less = paths["/v1/batches/{batchref}"]["patch"]["requestBody"]["content"]["application/json"]
+    of_write_off = paths["/v1/batches/{batchref}/write-offs"]["post"]["requestBody"]
+    less = of_write_off["content"]["application/json"]
 
     of_batch = registry.schema("allocation.create_batch")
-    of_change = registry.schema("allocation.change_batch_quantity")
+    of_change = registry.schema("allocation.write_off")
     parts = ("type", "properties", "required", "additionalProperties")
     assert whole == {
         "schema": {part: of_batch[part] for part in parts},
@@ -89,12 +90,30 @@ def test_bodies_are_described_by_the_contract_itself() -> None:
     assert less == {
         "schema": {
             "type": "object",
-            "properties": {"qty": of_change["properties"]["qty"]},
-            "required": ["qty"],
+            "properties": {name: of_change["properties"][name] for name in ("qty", "reason")},
+            "required": ["qty", "reason"],
             "additionalProperties": False,
         },
-        "example": {"qty": 5},
+        "example": {"qty": 2, "reason": "water damage"},
     }
+
+
+def test_a_change_of_one_of_several_fields_is_described_by_one_body_each() -> None:
+    """Each requires its field, as null counts; the version comes by a header."""
+    patch = document()["paths"]["/v1/batches/{batchref}"]["patch"]
+    described = patch["requestBody"]["content"]["application/json"]
+
+    bodies = described["schema"]["oneOf"]
+    assert [(list(each["properties"]), each["required"]) for each in bodies] == [
+        (["qty"], ["qty"]),
+        (["best_before"], ["best_before"]),
+    ]
+    assert [list(each["value"]) for each in described["examples"].values()] == [
+        ["qty"],
+        ["best_before"],
+    ]
+    assert "If-Match" in [each["name"] for each in patch["parameters"]]
+    assert "412" in patch["responses"]
 
 
 def test_a_line_is_described_alone_and_among_many() -> None:

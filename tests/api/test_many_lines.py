@@ -308,7 +308,7 @@ def test_lines_that_were_waited_for_are_answered_with_their_outcomes(client: Fla
                 "type": "/problems/unknown-sku",
                 "title": "unknown sku",
                 "status": 409,
-                "detail": "No batch of this sku was ever added.",
+                "detail": "There is no product with this sku.",
                 "sku": "SOFA",
                 "index": 2,
                 "errors": [{"field": "sku", "problem": "unknown sku"}],

@@ -183,7 +183,7 @@ def test_who_is_logged_in_has_the_menu_in_one_line_and_tries_the_api_out(
         operation.get_by_role("button", name="Execute").click()
 
         answer = operation.locator(".live-responses-table")
-        expect(answer).to_contain_text("No batch of this sku was ever added.")
+        expect(answer).to_contain_text("There is no product with this sku.")
         assert _too_wide(page) <= 0, visit.look
         is_dark = page.evaluate("document.documentElement.classList.contains('dark-mode')")
         assert is_dark == ("dark" in visit.look)

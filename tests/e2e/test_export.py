@@ -117,11 +117,14 @@ def test_the_lines_say_how_each_stands(allocation: Run, books: str) -> None:
     assert export.wait() == 0
     until = UNTIL.isoformat()
     assert list(csv.reader(io.StringIO(export.logs()))) == [
-        ["orderid", "sku", "part", "qty", "status", "batchref", "eta", "expires_at", "customer"],
-        ["o-1", "LAMP", "0", "3", "allocated", "b-1", "", "", "'+Ann, Bob"],
-        ["o-2", "LAMP", "0", "4", "reserved", "b-3", "2030-02-01", until, ""],
-        ["o-3", "LAMP", "0", "1", "dispatched", "b-3", "2030-02-01", "", ""],
-        ["o-3", "LAMP", "1", "2", "waiting", "", "", "", ""],
+        [
+            *("orderid", "sku", "part", "qty", "status", "batchref", "eta", "expires_at"),
+            *("customer", "priority", "not_before", "fresh_days", "dispatched_qty", "returned"),
+        ],
+        ["o-1", "LAMP", "0", "3", "allocated", "b-1", "", "", "'+Ann, Bob", "0", "", *"000"],
+        ["o-2", "LAMP", "0", "4", "reserved", "b-3", "2030-02-01", until, "", "0", "", *"000"],
+        ["o-3", "LAMP", "0", "1", "dispatched", "b-3", "2030-02-01", "", "", "0", "", *"010"],
+        ["o-3", "LAMP", "1", "2", "waiting", "", "", "", "", "0", "", *"000"],
     ]
 
 

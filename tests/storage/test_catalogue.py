@@ -1,19 +1,25 @@
 """The list of products and the moves, as the pages read them, on each SQL database."""
 
+import itertools
 from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
 import pytest
+from sqlalchemy import insert, select
 
+from allocation.adapters.sql import tables
+from allocation.domain.books import Batch
 from allocation.domain.commands import (
     Allocate,
+    BlockBatch,
     ChangeBatchQuantity,
     CreateBatch,
+    CreateProduct,
     Dispatch,
 )
 from allocation.service_layer.execution import accept, execute
-from allocation.views import catalogue, lines, moves, snapshot
+from allocation.views import catalogue, lines, moves, snapshot, stock
 from allocation.views.catalogue import Listed, Totals
 from tests.storage.conftest import Storage, message
 
@@ -166,3 +172,45 @@ def test_moves_of_an_order_are_those_of_all_its_lines(stocked: Storage) -> None:
         ("APRON", "allocation.allocated.v1"),
         ("BED", "allocation.dispatched.v1"),
     ]
+
+
+_DAYS = (None, date(2030, 1, 9), date(2030, 1, 10), date(2030, 2, 1))
+
+
+@pytest.mark.parametrize("today", [date(2030, 1, 9), date(2030, 1, 10), date(2030, 1, 11)])
+def test_sql_says_of_each_batch_what_the_rule_says(sql: Storage, today: date) -> None:
+    """Whether it is good, and whether it is overdue."""
+    assert sql.engine is not None
+    known = [
+        Batch(f"b-{number}", "LAMP", 1, eta, best_before=best_before, blocked=blocked)
+        for number, (eta, best_before, blocked) in enumerate(
+            itertools.product(_DAYS, _DAYS, (None, "recall"))
+        )
+    ]
+    with sql.engine.begin() as connection:
+        connection.execute(insert(tables.products).values(sku="LAMP", version=1, sequence=0))
+        connection.execute(insert(tables.batches), [vars(batch) for batch in known])
+
+    asked = select(tables.batches.c.batchref, stock.is_good(today), stock.is_overdue(today))
+    with snapshot(sql.engine) as connection:
+        said = {row[0]: (bool(row[1]), bool(row[2])) for row in connection.execute(asked)}
+
+    assert said == {
+        batch.batchref: (batch.is_good(today), batch.is_overdue(today)) for batch in known
+    }
+
+
+def test_stock_that_serves_no_line_counts_as_unusable(stocked: Storage) -> None:
+    do(
+        stocked,
+        [
+            BlockBatch("b-2", "recall"),
+            CreateBatch("b-5", "BED", 3, best_before=date(2030, 1, 9)),
+            CreateProduct("EASEL"),
+        ],
+        50,
+    )
+
+    found = {each.sku: each for each in listed(stocked)}
+    assert found["EASEL"] == Listed("EASEL")
+    assert (found["BED"].available, found["BED"].on_hand, found["BED"].unusable) == (5, 0, 10)

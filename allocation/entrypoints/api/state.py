@@ -2,11 +2,13 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import date
 
 from flask import Flask, current_app
 from sqlalchemy import Connection
 
 from allocation import views
+from allocation.adapters.sql.database import clock
 from allocation.bootstrap import Dependencies
 from allocation.entrypoints.api.auth.security import Guard
 from allocation.entrypoints.api.http.database_state import DatabaseState
@@ -51,6 +53,11 @@ def of(app: Flask) -> Api:
 def current() -> Api:
     """The state of the application that serves this request."""
     return of(current_app)
+
+
+def today(connection: Connection) -> date:
+    """The day that it is in the shop, by the database's clock."""
+    return clock(connection).astimezone(current().dependencies.settings.calendar).date()
 
 
 def snapshot() -> AbstractContextManager[Connection]:

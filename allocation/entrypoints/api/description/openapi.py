@@ -8,9 +8,11 @@ from allocation.adapters.sql.api_keys import READ, WRITE
 from allocation.contract import registry
 from allocation.entrypoints.api.description import schemas as s
 from allocation.entrypoints.api.description.schemas import PENDING, PROBLEM, Answer, reference
+from allocation.entrypoints.api.http import parsing
 from allocation.entrypoints.api.http.parsing import IDS, Parameter
+from allocation.entrypoints.api.http.preconditions import IF_MATCH
 from allocation.entrypoints.api.http.problems import CONTENT_TYPE, type_uri
-from allocation.entrypoints.api.http.routes import Route
+from allocation.entrypoints.api.http.routes import JSON, Route
 from allocation.entrypoints.api.http.waiting import LONGEST
 from allocation.entrypoints.api.resources import (
     allocations,
@@ -44,12 +46,14 @@ _BULK = {
     202: "For many lines: for each the URL of its status, its outcome, or its problem.",
 }
 _BAD = {
-    400: "The body is not JSON, or the Idempotency-Key is malformed.",
+    400: "The body is not JSON, or the Idempotency-Key or If-Match is malformed.",
     401: "The API key is missing or wrong.",
     403: "The API key lacks the scope: `read` for GET, `write` for other methods. Or no key"
     " exists yet, and `Host` is not a name of loopback.",
     404: "The resource does not exist.",
     409: "A rule refused the command; only with `Prefer: wait`. `type` is one of {types}.",
+    412: "The resource has another version than If-Match says; only with `Prefer: wait`. Without"
+    " waiting the response is 202, and the command's status says that it was rejected.",
     413: "The body is larger than 1 MiB.",
     415: "The body is not application/json.",
     422: "A field breaks the contract, or the Idempotency-Key was used before with another"
@@ -78,6 +82,14 @@ _PREFER = {
     "in": "header",
     "description": f"`wait=N` waits for the outcome for at most N seconds; N is at most {LONGEST}.",
     "schema": {"type": "string", "examples": ["wait=5"]},
+}
+
+_IF_MATCH = {
+    "name": IF_MATCH,
+    "in": "header",
+    "description": "The `ETag` of the resource as the caller read it: if it is another one when the"
+    " command is decided, the command is refused. `*` or no header: any.",
+    "schema": {"type": "string", "pattern": '^(\\*|"[!#-~]{1,100}")$'},
 }
 
 _TO_ITS_COMMAND = {
@@ -150,15 +162,11 @@ def _operation(route: Route) -> Json:
         "security": [] if route.is_open else [{"key": [_scope(route)]}, {}],
         "responses": {str(status): responses[status] for status in sorted(responses)},
     }
-    if route.command:
-        described += [_KEY, _PREFER]
-        made["description"] = registry.schema(route.command)["description"] + _ACCEPTED
-        content = _content(route.command, route.path_parameters)
-        if content["schema"]["properties"]:
-            made["requestBody"] = {
-                "required": bool(content["schema"]["required"]),
-                "content": {"application/json": _or_many(content) if route.bulk else content},
-            }
+    if route.commands:
+        described += [_KEY, _PREFER, *([_IF_MATCH] if route.takes_version else [])]
+        said = [registry.schema(command)["description"] for command in route.commands]
+        made["description"] = " Or: ".join(said) + _ACCEPTED
+        made |= _request_body(route)
     if described:
         made["parameters"] = described
     return made
@@ -168,10 +176,25 @@ def _scope(route: Route) -> str:
     return READ if route.method == "get" else WRITE
 
 
+def _request_body(route: Route) -> Json:
+    """The member `requestBody`; none if there is no body."""
+    contents = [_content(command, route.path_parameters) for command in route.commands]
+    if len(contents) > 1:
+        return {"requestBody": {"required": True, "content": {JSON: _one_of(contents)}}}
+    [content] = contents
+    if route.method == "delete" or not content["schema"]["properties"]:
+        return {}
+    body = {
+        "required": bool(content["schema"]["required"]),
+        "content": {JSON: _or_many(content) if route.bulk else content},
+    }
+    return {"requestBody": body}
+
+
 def _content(command: str, from_path: list[str]) -> Json:
     """The command's schema and example, without the fields that the path gives."""
     schema = registry.schema(command)
-    kept = {name: of for name, of in schema["properties"].items() if name not in from_path}
+    kept = {name: schema["properties"][name] for name in parsing.fields(command, from_path)}
     example = {name: of for name, of in registry.example(command).items() if name in kept}
     body = {
         "type": "object",
@@ -180,6 +203,22 @@ def _content(command: str, from_path: list[str]) -> Json:
         "additionalProperties": False,
     }
     return {"schema": body, "example": example}
+
+
+def _one_of(contents: list[Json]) -> Json:
+    """Bodies with one field each, which says what changes; null counts as given."""
+    fields = [next(iter(content["schema"]["properties"])) for content in contents]
+    schemas = [
+        content["schema"] | {"required": [field]}
+        for field, content in zip(fields, contents, strict=True)
+    ]
+    return {
+        "schema": {"oneOf": schemas},
+        "examples": {
+            field: {"summary": f"Change `{field}`", "value": content["example"]}
+            for field, content in zip(fields, contents, strict=True)
+        },
+    }
 
 
 def _or_many(one: Json) -> Json:
@@ -206,13 +245,15 @@ def _or_many(one: Json) -> Json:
 def _good(route: Route, answer: Answer) -> Json:
     schema: Json = reference(answer)
     description = f"{answer.description or route.summary}."
-    if route.command and answer is not PENDING:
+    if route.commands and answer is not PENDING:
         description = f"{answer.description}; only with `Prefer: wait`."
     if route.bulk and answer.status in _BULK:
         schema = {"oneOf": [schema, reference(route.bulk)]}
         description += f" {_BULK[answer.status]}"
     made: Json = {"description": description, "content": {route.content: {"schema": schema}}}
-    if route.command:
+    if route.has_etag:
+        made["headers"] = {"ETag": _header("The version of the resource, for If-Match.")}
+    if route.commands:
         made["headers"] = {
             "Location": _header(
                 "The URL of the command's status, if the request is a single command."

@@ -52,6 +52,10 @@ def count(description: str) -> Json:
     return {"type": "integer", "minimum": 0, "description": description}
 
 
+def flag(description: str) -> Json:
+    return {"type": "boolean", "description": description}
+
+
 def uuid(description: str) -> Json:
     return {"type": "string", "format": "uuid", "description": description}
 

@@ -15,6 +15,7 @@ from allocation.contract import codec, log_fields
 from allocation.domain.commands import Command, Violation
 from allocation.entrypoints.api import state
 from allocation.entrypoints.api.http import waiting
+from allocation.entrypoints.api.http.preconditions import IF_MATCH, VERSION
 from allocation.entrypoints.api.http.problems import Problem
 from allocation.entrypoints.api.http.waiting import Outcomes
 from allocation.service_layer import execution
@@ -127,9 +128,11 @@ def outcome(command: Command, decided: Json) -> Json | Problem:
         return Problem("command failed")
     if decided["status"] == "rejected":
         reason, field = facts.pop("reason"), facts.pop("field")
+        field = IF_MATCH if field == VERSION else field
         return Problem(reason, errors=[Violation(field, reason)], **facts)
     fields = codec.command_body(command)
     fields.pop("ttl", None)  # a hold may end at another time than was asked: `expires_at` says when
+    fields.pop(VERSION, None)  # the resource has another one by now
     return {**fields, **facts}
 
 
@@ -161,6 +164,6 @@ def _decided(command: Command, decided: Json) -> Response:
     if isinstance(result, Problem):
         return result.response()
     response = jsonify(result)
-    created = result["status"] in _CREATED
+    created = request.method == "POST" and result["status"] in _CREATED
     response.status_code = HTTPStatus.CREATED if created else HTTPStatus.OK
     return response

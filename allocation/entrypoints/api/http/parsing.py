@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
@@ -14,6 +14,7 @@ from werkzeug.routing import BaseConverter
 from allocation.contract import codec, identifiers, registry
 from allocation.domain.commands import Command, Malformed, Violation
 from allocation.entrypoints.api.http import intake
+from allocation.entrypoints.api.http.preconditions import IF_MATCH, VERSION, takes_version
 from allocation.entrypoints.api.http.problems import Problem, invalid
 
 Environ = dict[str, Any]
@@ -168,21 +169,46 @@ def canonical(path: str) -> str:
     return "/".join(quote(unquote_to_bytes(segment), safe="") for segment in segments)
 
 
-def command(name: str, **from_path: str) -> Command:
-    """The command `name` that the request's JSON body and its path make together.
+def command(names: Sequence[str], given: Mapping[str, str]) -> Command:
+    """The command that the request's JSON body makes together with what is `given` elsewhere.
 
-    If the path has all that is required, there may be no body. Raises Problem, naming every field
-    that breaks the contract.
+    Of several commands, the only field of the body says which. If path and headers give all that is
+    required, there may be no body. Raises Problem, naming every field that breaks the contract.
     """
     has_body = bool(request.content_length) or "Transfer-Encoding" in request.headers
-    is_optional = set(registry.schema(name)["required"]) <= from_path.keys()
+    is_optional = len(names) == 1 and set(registry.schema(names[0])["required"]) <= given.keys()
     body = read_body() if has_body or not is_optional else {}
-    if isinstance(body, dict):
-        twice = [Violation(field, "is given by the path") for field in from_path if field in body]
-        if twice:
-            raise invalid(twice)
-        body = {**body, **from_path}
-    return parse(name, body)
+    if not isinstance(body, dict):
+        return parse(names[0], body)
+    where = dict.fromkeys(given, "is given by the path")
+    if any(map(takes_version, names)):
+        where[VERSION] = f"is given by the header {IF_MATCH}"
+    if twice := [Violation(field, where[field]) for field in where if field in body]:
+        raise invalid(twice)
+    return parse(_chosen(names, body, given), {**body, **given})
+
+
+def fields(name: str, from_path: Collection[str]) -> list[str]:
+    """The fields of the command `name` that a body may have, beside those of the path."""
+    return [
+        each for each in registry.schema(name)["properties"] if each not in (*from_path, VERSION)
+    ]
+
+
+def _chosen(names: Sequence[str], body: Mapping[str, Any], given: Collection[str]) -> str:
+    """Of several commands, the one whose field the body has."""
+    if len(names) == 1:
+        return names[0]
+    by_field = {field: name for name in names for field in fields(name, given)}
+    chosen = [field for field in by_field if field in body]
+    if len(chosen) == 1:
+        return by_field[chosen[0]]
+    if chosen:
+        raise invalid(
+            Violation(field, f"can't change together with {chosen[0]}") for field in chosen[1:]
+        )
+    choices = " or ".join(by_field)
+    raise invalid(Violation(field, f"is missing: one of {choices} is needed") for field in by_field)
 
 
 def parse(name: str, body: Any) -> Command:

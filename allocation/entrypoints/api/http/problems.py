@@ -40,11 +40,9 @@ class Kind:
 
 
 _REFUSALS = {
-    "unknown sku": (
-        "No batch of this sku was ever added.",
-        "No batch of {sku} was ever added.",
-    ),
+    "unknown sku": ("There is no product with this sku.", "There is no product {sku}."),
     "unknown batchref": ("There is no batch with this reference.", "There is no batch {batchref}."),
+    "unknown order": ("The order has no line.", "Order {orderid} has no line."),
     "unknown order line": (
         "The order has no line of this sku.",
         "Order {orderid} has no line of {sku}.",
@@ -98,12 +96,36 @@ _REFUSALS = {
         "Batch {known} serves the line, not {batchref}.",
     ),
     "dispatched": (
-        "The line's goods were shipped, so the line can't be cancelled.",
-        "The {sku} of order {orderid} was shipped, so the line can't be cancelled.",
+        "The goods were shipped, so they can't be cancelled or changed.",
+        "The goods were shipped, so they can't be cancelled or changed.",
     ),
     "quantity too large": (
-        "The batch has fewer pieces.",
-        "The batch has {known_qty} pieces, fewer than {qty}.",
+        "There are fewer pieces.",
+        "There are {known_qty} pieces, fewer than {qty}.",
+    ),
+    "product known": (
+        "The product is known already, and has another strategy, waiting rule or `improve`.",
+        "Product {sku} is known already; it serves by {strategy}, or has another waiting rule.",
+    ),
+    "not enough stock": (
+        "There is not enough free stock for so many pieces, so the line stays as it is.",
+        "There is not enough free stock for {qty} pieces; the line stays at {known_qty}.",
+    ),
+    "expires before arrival": (
+        "The batch would arrive after its best-before day.",
+        "The batch arrives on {eta}, after its best-before day {best_before}.",
+    ),
+    "blocked": (
+        "The batch is blocked, so its goods can't leave.",
+        "Batch {batchref} is blocked, so its goods can't leave.",
+    ),
+    "not arrived": (
+        "The batch has not arrived, so its goods can't leave.",
+        "Batch {batchref} has not arrived, so its goods can't leave.",
+    ),
+    "expired": (
+        "The batch has expired, so its goods can't leave.",
+        "Batch {batchref} has expired, so its goods can't leave.",
     ),
     "malformed command": (
         "A field of the command breaks the contract.",
@@ -113,6 +135,12 @@ _REFUSALS = {
 """By the reason for which a rule refuses a command: the sentence without, and with the facts."""
 
 KINDS = {reason: Kind(409, *sentences) for reason, sentences in _REFUSALS.items()} | {
+    "changed meanwhile": Kind(
+        412, "The resource has another version than If-Match says: read it again, then decide."
+    ),
+    "malformed precondition": Kind(
+        400, "If-Match is one strong entity tag, as ETag gives it, or *."
+    ),
     "malformed JSON": Kind(400, "The body is not one JSON text in UTF-8."),
     "invalid input": Kind(
         422, "A field breaks the contract; `errors` has each invalid field and its problem."

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from flask import Blueprint, Response
 
 from allocation.entrypoints.api.description.schemas import PENDING, Answer
-from allocation.entrypoints.api.http import intake, parsing
+from allocation.entrypoints.api.http import intake, parsing, preconditions
 from allocation.entrypoints.api.http.parsing import IDS, Parameter
 
 JSON = "application/json"
@@ -23,9 +23,10 @@ View = Callable[..., Response]
 class Route:
     """One operation. Its `problems` follow from the other fields.
 
-    `command` is the command that it accepts, `refusals` are the reasons for which a rule may refuse
-    it, `bulk` is the answer, by 200 or 202, to a body of many lines. `is_open`: it requires no key;
-    `is_probe`: it answers 503 if the service can't work.
+    `commands` are those that it accepts; of several, the only field of the body says which.
+    `refusals` are the reasons for which a rule may refuse them, `bulk` is the answer, by 200 or
+    202, to a body of many lines. `is_open`: it requires no key; `is_probe`: it answers 503 if the
+    service can't work; `has_etag`: its answer has the version of the resource.
     """
 
     method: str
@@ -37,7 +38,8 @@ class Route:
     content: str = JSON
     is_open: bool = False
     is_probe: bool = False
-    command: str | None = None
+    has_etag: bool = False
+    commands: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
     bulk: Answer | None = None
 
@@ -51,15 +53,22 @@ class Route:
         return re.findall(r"<(\w+)>", self.rule)
 
     @property
+    def takes_version(self) -> bool:
+        """Whether If-Match says which version of the resource its command expects."""
+        return any(map(preconditions.takes_version, self.commands))
+
+    @property
     def problems(self) -> set[int]:
         """The statuses of its errors."""
         found = {500} if self.is_open else {401, 403, 429, 500, 503}
         if self.is_probe:
             found.add(503)
-        if self.command is not None:
+        if self.commands:
             found |= {400, 409, 422} if self.method == "delete" else {400, 409, 413, 415, 422}
         elif self.path_parameters:
             found.add(404)
+        if self.takes_version:
+            found.add(412)
         if self.parameters or IDS.keys() & self.path_parameters:
             found.add(422)
         return found
@@ -84,6 +93,7 @@ class Resource:
         content: str = JSON,
         is_open: bool = False,
         is_probe: bool = False,
+        has_etag: bool = False,
     ) -> Callable[[View], View]:
         """Declare what GET answers; the decorated function makes the answer."""
         route = Route(
@@ -96,6 +106,7 @@ class Resource:
             content=content,
             is_open=is_open,
             is_probe=is_probe,
+            has_etag=has_etag,
         )
 
         def register(view: View) -> View:
@@ -108,7 +119,7 @@ class Resource:
         self,
         method: str,
         rule: str,
-        command: str,
+        command: str | tuple[str, ...],
         summary: str,
         *answers: Answer,
         refusals: tuple[str, ...],
@@ -117,25 +128,30 @@ class Resource:
     ) -> None:
         """Declare a route that accepts a command: 202, or one of `answers` if the caller waits.
 
-        The body and the path make the command, unless there is a `view`. A DELETE has no body; one
-        that is there is ignored.
+        The body, the path and If-Match make the command, unless there is a `view`. Of several
+        commands, the only field of the body says which. A DELETE has no body; one that is there is
+        ignored.
         """
+        commands = (command,) if isinstance(command, str) else command
 
         def accept(**from_path: str) -> Response:
+            given = from_path | preconditions.given(commands)
+            if view is not None:
+                return view()
             if method == "DELETE":
-                return intake.answer(parsing.parse(command, from_path))
-            return intake.answer(parsing.command(command, **from_path))
+                return intake.answer(parsing.parse(commands[0], given))
+            return intake.answer(parsing.command(commands, given))
 
         route = Route(
             method=method.lower(),
             rule=rule,
             summary=summary,
             answers=(*answers, PENDING),
-            command=command,
+            commands=commands,
             refusals=refusals,
             bulk=bulk,
         )
-        self._add(route, command.removeprefix("allocation."), view or accept)
+        self._add(route, commands[0].removeprefix("allocation."), accept)
 
     def _add(self, route: Route, endpoint: str, view: View) -> None:
         self.routes[f"{self.blueprint.name}.{endpoint}"] = route

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
+from datetime import date
 from typing import Any
 
 from flask import Blueprint, Response, render_template, request, url_for
@@ -10,10 +11,10 @@ from werkzeug.exceptions import NotFound
 
 from allocation.contract.identifiers import trimmed
 from allocation.entrypoints.api.http.parsing import number
-from allocation.entrypoints.api.pages import flash_messages, template_filters
+from allocation.entrypoints.api.pages import flash_messages
 from allocation.entrypoints.api.pages.csv_responses import csv_response
-from allocation.entrypoints.api.state import snapshot
-from allocation.views import Json, catalogue, changes, lines, moves, stock
+from allocation.entrypoints.api.state import snapshot, today
+from allocation.views import Json, catalogue, lines, moves, stock
 from allocation.views.catalogue import Listed, Place
 
 ROWS = 50
@@ -41,7 +42,7 @@ def products() -> str:
     with snapshot() as connection:
         found = catalogue.page(
             connection,
-            template_filters.today(),
+            today(connection),
             after=Place(trouble != "0", behind),
             containing=containing,
             only_trouble=only_trouble,
@@ -63,10 +64,10 @@ def products() -> str:
 
 def products_csv() -> Response:
     containing, only_trouble = _filter()
-    today = template_filters.today()  # the rows are read outside of the request
+    day = _today()
 
     def rows(connection: Connection) -> Iterator[Json]:
-        found = catalogue.everything(connection, today, containing, only_trouble=only_trouble)
+        found = catalogue.everything(connection, day, containing, only_trouble=only_trouble)
         return (asdict(each) for each in found)
 
     return csv_response("products", [field.name for field in fields(Listed)], rows)
@@ -79,22 +80,20 @@ def product(sku: str) -> str:
     moves_before = number(asked.get("moves_before"))
     with snapshot() as connection:
         flash_message = flash_messages.of_request(connection)
-        known = stock.product(connection, sku, after=batches_after, limit=ROWS)
+        known = stock.product(connection, sku, today(connection), after=batches_after, limit=ROWS)
         if known is None and flash_message is not None:
             return render_template("pages/product_to_be.html", sku=sku, flash_message=flash_message)
         if known is None:
             raise NotFound(f"No batch of the sku {sku} was ever added.")
-        [listed] = catalogue.listed(connection, [sku], template_filters.today())
+        [listed] = catalogue.listed(connection, [sku], today(connection))
         queue = lines.waiting(connection, sku, after=waiting_after, limit=ROWS + 1)
         latest = moves.of_product(connection, sku, before=moves_before, limit=MOVES + 1)
-        refs = [batch["batchref"] for batch in known["batches"]]
-        batches = changes.batches_by_ref(connection, refs, template_filters.today())
     return render_template(
         "pages/product.html",
         sku=sku,
         strategy=known["strategy"],
         listed=listed,
-        batches=[batches[ref] for ref in refs],
+        batches=known["batches"],
         largest=max((batch["qty"] for batch in known["batches"]), default=0),
         queue=queue[:ROWS],
         moves=latest[:MOVES],
@@ -106,14 +105,22 @@ def product(sku: str) -> str:
 
 
 def batches_csv(sku: str) -> Response:
+    day = _today()
+
     def rows(connection: Connection) -> Iterator[Json]:
-        page = stock.product(connection, sku, limit=CHUNK)
+        page = stock.product(connection, sku, day, limit=CHUNK)
         while page:
             yield from page["batches"]
             after = stock.cursor(page["next"] or "")
-            page = stock.product(connection, sku, after=after, limit=CHUNK) if after else None
+            page = stock.product(connection, sku, day, after=after, limit=CHUNK) if after else None
 
     return csv_response(f"batches of {sku}", _BATCH, rows)
+
+
+def _today() -> date:
+    """The day for a CSV response, whose rows are read outside of the request."""
+    with snapshot() as connection:
+        return today(connection)
 
 
 def waiting_csv(sku: str) -> Response:
@@ -153,12 +160,13 @@ def _after(last: Listed) -> str:
     return f"{int(place.in_trouble)}:{place.sku}"
 
 
-def _place(text: str | None) -> tuple[int, str, int] | None:
+def _place(text: str | None) -> lines.Place | None:
     """A place in the queue as a link has it; None, the beginning, for an invalid one."""
-    age, _, rest = (text or "").partition(":")
-    part, _, orderid = rest.partition(":")
-    since, place = number(age), number(part)
-    return None if since is None or place is None else (since, orderid, place)
+    *numbers, orderid = [*(text or "").split(":", 3), "", "", ""][:4]
+    priority, age, part = map(number, numbers)
+    if priority is None or age is None or part is None:
+        return None
+    return priority, age, orderid, part
 
 
 def _next(found: list[Json], shown: int, **key: str) -> str | None:
@@ -168,8 +176,8 @@ def _next(found: list[Json], shown: int, **key: str) -> str | None:
     [(parameter, field)] = key.items()
     value: Any = found[shown - 1][field]
     if field == "place":
-        age, orderid, part = value
-        value = f"{age}:{part}:{orderid}"
+        priority, age, orderid, part = value
+        value = f"{priority}:{age}:{part}:{orderid}"
     return _url("pages.product", **(request.view_args or {}), **{parameter: value})
 
 

@@ -1,20 +1,28 @@
-"""Batches: create one, change its quantity or ETA, write off pieces, look at it."""
+"""Batches: create one, change its quantity or days, block it, look at it."""
 
 from flask import Response, jsonify
 from werkzeug.exceptions import NotFound
 
 from allocation.entrypoints.api.description import schemas as s
+from allocation.entrypoints.api.http.preconditions import with_etag
 from allocation.entrypoints.api.http.routes import Resource
-from allocation.entrypoints.api.state import snapshot
+from allocation.entrypoints.api.state import snapshot, today
 from allocation.views import stock
 
 _CHANGED_QTY = s.field("qty", "allocation.change_batch_quantity")
+_BEST_BEFORE = s.field("best_before", "allocation.create_batch")
 STOCK = {
     "qty": _CHANGED_QTY | {"description": "Purchased pieces."},
     "allocated": s.count("Pieces that are allocated or reserved."),
-    "available": s.count("Free pieces."),
+    "available": s.count("Free pieces that may serve lines: 0 if the batch is not usable."),
     "eta": s.ETA,
-    "best_before": s.field("best_before", "allocation.create_batch"),
+    "best_before": _BEST_BEFORE,
+    "blocked": {
+        "type": ["string", "null"],
+        "description": "Why the batch is blocked; null: it is not blocked.",
+    },
+    "expired": s.flag("Whether its best-before day has passed."),
+    "overdue": s.flag("Whether its ETA has passed without arrival: it serves after all others."),
 }
 """What a batch holds."""
 
@@ -27,21 +35,77 @@ resource.command(
     "Add a batch of stock",
     s.Answer(
         "CreatedBatch",
-        s.record(batchref=s.BATCHREF, sku=s.SKU, qty=s.QTY, eta=s.ETA, status=s.one_of("created")),
+        s.record(
+            batchref=s.BATCHREF,
+            sku=s.SKU,
+            qty=s.QTY,
+            eta=s.ETA,
+            status=s.one_of("created"),
+            optional={"best_before": _BEST_BEFORE},
+        ),
         "The batch was added",
         status=201,
     ),
-    refusals=("batchref taken",),
+    refusals=("batchref taken", "expires before arrival"),
 )
 resource.command(
     "PATCH",
     "/v1/batches/<batchref>",
-    "allocation.change_batch_quantity",
-    "Change a batch's quantity",
+    ("allocation.change_batch_quantity", "allocation.change_best_before"),
+    "Change a batch's quantity or its best-before day",
     s.Answer(
         "ChangedBatch",
-        s.record(batchref=s.BATCHREF, qty=_CHANGED_QTY, status=s.one_of("changed", "unchanged")),
-        "The batch has this quantity",
+        {
+            "anyOf": [
+                s.record(batchref=s.BATCHREF, **changed, status=s.one_of("changed", "unchanged"))
+                for changed in ({"qty": _CHANGED_QTY}, {"best_before": _BEST_BEFORE})
+            ]
+        },
+        "The batch has this quantity, or is good until this day",
+    ),
+    refusals=("unknown batchref", "expires before arrival"),
+)
+resource.command(
+    "POST",
+    "/v1/batches/<batchref>/receipts",
+    "allocation.receive",
+    "Add pieces to a batch",
+    s.Answer(
+        "ReceivedPieces",
+        s.record(
+            batchref=s.BATCHREF,
+            qty=_CHANGED_QTY | {"description": "Pieces that the batch has now."},
+            status=s.one_of("received"),
+        ),
+        "The pieces were added to the batch",
+    ),
+    refusals=("unknown batchref",),
+)
+resource.command(
+    "PUT",
+    "/v1/batches/<batchref>/block",
+    "allocation.block_batch",
+    "Block a batch",
+    s.Answer(
+        "BlockedBatch",
+        s.record(
+            batchref=s.BATCHREF,
+            reason=s.field("reason", "allocation.block_batch"),
+            status=s.one_of("blocked", "unchanged"),
+        ),
+        "The batch serves no line; the lines that it served moved, or wait",
+    ),
+    refusals=("unknown batchref",),
+)
+resource.command(
+    "DELETE",
+    "/v1/batches/<batchref>/block",
+    "allocation.unblock_batch",
+    "Unblock a batch",
+    s.Answer(
+        "UnblockedBatch",
+        s.record(batchref=s.BATCHREF, status=s.one_of("unblocked", "unchanged")),
+        "The batch serves lines again",
     ),
     refusals=("unknown batchref",),
 )
@@ -81,12 +145,14 @@ resource.command(
     "/v1/batches/<batchref>",
     "Show a batch",
     s.Answer("Batch", s.record(sku=s.SKU, batchref=s.BATCHREF, **STOCK)),
-    description="The batch's quantity, its promised and its free pieces, and its ETA. Used-up"
-    " batches are shown, too.",
+    description="The batch's quantity, its promised and its free pieces, its days, and whether it"
+    " is usable today. Used-up batches are shown, too.",
+    has_etag=True,
 )
 def show(batchref: str) -> Response:
     with snapshot() as connection:
-        batch = stock.batch(connection, batchref)
+        batch = stock.batch(connection, batchref, today(connection))
     if batch is None:
         raise NotFound("There is no batch with this reference.")
-    return jsonify(batch)
+    version = batch.pop("version")
+    return with_etag(jsonify(batch), version)

@@ -11,7 +11,13 @@ from allocation.domain.commands import Allocate, Command, Malformed, Violation
 from allocation.entrypoints.api.description import schemas as s
 from allocation.entrypoints.api.http import intake, parsing
 from allocation.entrypoints.api.http.problems import Problem, invalid
-from allocation.entrypoints.api.resources.lines import ALLOCATED, IN_PARTS, WAITING
+from allocation.entrypoints.api.resources.lines import (
+    ALLOCATED,
+    DISPATCHED_QTY,
+    IN_PARTS,
+    WAITING,
+    WISHES,
+)
 from allocation.service_layer.unit_of_work import Message
 from allocation.views import Json
 
@@ -25,11 +31,13 @@ def _answer() -> s.Answer:
         "id": s.uuid("The command's id."),
         "location": s.text("The URL of the command's status."),
     }
-    named = {name: s.field(name, "allocation.allocate") for name in ("customer", "split")}
     problem = s.reference(s.PROBLEM)
     kinds = [
         s.record(status=s.one_of("pending"), **command),
-        *(s.record(**command, **kind, optional=named) for kind in (ALLOCATED, WAITING, IN_PARTS)),
+        *(
+            s.record(**command, **kind, optional=WISHES | {"dispatched_qty": DISPATCHED_QTY})
+            for kind in (ALLOCATED, WAITING, IN_PARTS)
+        ),
         s.record(status=s.one_of("rejected", "failed"), **command, problem=problem),
         s.record(status=s.one_of("rejected"), problem=problem),
     ]

@@ -17,7 +17,20 @@ PROMISE = {
     "eta": s.ETA
     | {"description": "The batch's ETA; null: the stock is on the shelf, or the line waits."},
 }
-PARTS = s.record(part=PART, qty=s.QTY, status=STATUS, **PROMISE, optional={"expires_at": UNTIL})
+DISPATCHED_QTY = s.count(
+    "Pieces that have left, while others of the line, or part, are still promised."
+)
+GONE = {
+    "dispatched_qty": s.count("Pieces that have left."),
+    "returned": s.count("Pieces of these that came back."),
+}
+PARTS = s.record(
+    part=PART,
+    qty=s.QTY,
+    status=STATUS,
+    **PROMISE,
+    optional={"expires_at": UNTIL, "dispatched_qty": DISPATCHED_QTY},
+)
 """One part of a line that several batches serve."""
 
 _LINE = {"orderid": s.ORDERID, "sku": s.SKU, "qty": s.QTY}
@@ -33,6 +46,12 @@ WAITING: dict[str, s.Json] = {
     "batchref": {"type": "null"},
     "eta": {"type": "null"},
 }
+WISHES = {
+    name: s.field(name, "allocation.reserve")
+    for name in ("customer", "split", "priority", "not_before", "fresh_days")
+}
+"""What a request may say of a line beside its quantity; left out if it says nothing."""
+BESIDES = WISHES | {"expires_at": s.TIME, "dispatched_qty": DISPATCHED_QTY}
 IN_PARTS = {
     **_LINE,
     "status": STATUS_OF_WHOLE,
@@ -44,7 +63,4 @@ IN_PARTS = {
 
 def line(*kinds: dict[str, s.Json]) -> s.Json:
     """One of these, with what the request said besides, and until when the line is held."""
-    besides = {name: s.field(name, "allocation.reserve") for name in ("customer", "split")} | {
-        "expires_at": s.TIME
-    }
-    return {"anyOf": [s.record(**kind, optional=besides) for kind in kinds]}
+    return {"anyOf": [s.record(**kind, optional=BESIDES) for kind in kinds]}
