@@ -45,10 +45,12 @@ def check(response: TestResponse) -> None:
 
 def _route(response: TestResponse) -> Route | None:
     """The described route of this request; None when there is no such."""
+    # As it was sent: an encoded slash is no end of a segment.
+    sent = response.request.environ["RAW_URI"].partition("?")[0]
     for route in ROUTES:
         pattern = re.sub(r"{\w+}", "[^/]+", route.path)
         same_method = route.method == response.request.method.lower()
-        if same_method and re.fullmatch(pattern, response.request.path):
+        if same_method and re.fullmatch(pattern, sent):
             return route
     return None
 

@@ -17,7 +17,8 @@ BODIES: list[tuple[str, str, object, list[str]]] = [
     # missing, extra and mistyped fields
     ("POST", BATCHES, {}, ["batchref", "qty", "sku"]),
     ("POST", LINES, {"orderid": "order-1", "qty": 1}, ["sku"]),
-    ("PATCH", f"{BATCHES}/batch-1", {}, ["qty"]),
+    ("PATCH", f"{BATCHES}/batch-1", {}, ["best_before", "qty"]),
+    ("PATCH", f"{BATCHES}/batch-1", {"colour": "red"}, ["colour", "qty"]),
     ("POST", LINES, {**LINE, "colour": "red"}, ["colour"]),
     ("POST", LINES, {**LINE, "eta": "2030-01-01"}, ["eta"]),
     ("PATCH", f"{BATCHES}/batch-1", {"qty": 1, "batchref": "batch-1"}, ["batchref"]),

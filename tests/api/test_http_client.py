@@ -169,6 +169,34 @@ def test_who_waits_is_told_what_came_of_it(http: HttpClient, worker: Worker) -> 
     assert http.outcome(refused.id) == refused
 
 
+@pytest.mark.usefixtures("worker")
+def test_a_change_is_rejected_if_another_came_before_it(http: HttpClient, app: Flask) -> None:
+    """By the ETag as it was read, or its text without quotes; a star means any."""
+    http.create_batch(batchref="shelf", sku="LAMP", qty=5, wait=10)
+    tag = app.test_client().get("/v1/batches/shelf").headers["ETag"]
+
+    changed = http.change_batch_quantity(batchref="shelf", qty=8, if_match=tag, wait=10)
+    late = http.change_batch_quantity(batchref="shelf", qty=6, if_match=tag.strip('"'), wait=10)
+    forced = http.change_batch_quantity(batchref="shelf", qty=7, if_match="*", wait=10)
+
+    assert (changed.status, changed.facts["qty"]) == ("succeeded", 8)
+    assert (late.status, late.reason) == ("rejected", "changed meanwhile")
+    assert (forced.status, forced.facts["qty"]) == ("succeeded", 7)
+
+
+def test_commands_that_share_a_path_are_told_apart(http: HttpClient, engine: Engine) -> None:
+    """Also by a field that says nothing: no day."""
+    http.change_best_before(batchref="shelf")
+    http.change_batch_quantity(batchref="shelf", qty=3)
+    http.change_priority(orderid="order-1", sku="LAMP", priority=3)
+
+    assert sorted(name for _, name, _ in accepted(engine)) == [
+        "allocation.change_batch_quantity",
+        "allocation.change_best_before",
+        "allocation.change_priority",
+    ]
+
+
 def test_a_command_that_nobody_has_seen_is_pending(http: HttpClient) -> None:
     """One that was sent over AMQP may be still on its way."""
     unknown = "0c9ad1a4-5a52-4d4e-8b0e-3f4f5a1f7e10"

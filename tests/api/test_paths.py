@@ -65,21 +65,34 @@ def test_what_any_id_names_is_found_and_changed_by_its_path(
     done("POST", "/v1/batches", {"batchref": text, "sku": text, "qty": 5})
     done("PATCH", f"/v1/batches/{each}", {"qty": 9})
     done("POST", f"/v1/batches/{each}/write-offs", {"qty": 1, "reason": "wet"})
+    done("POST", f"/v1/batches/{each}/receipts", {"qty": 2})
+    done("PUT", f"/v1/batches/{each}/block", {"reason": "recall"})
+    done("DELETE", f"/v1/batches/{each}/block")
     done("PUT", f"/v1/products/{each}/strategy", {"strategy": "fewest_open"})
     done("POST", "/v1/reservations", {"orderid": text, "sku": text, "qty": 2, "ttl": 60})
     done("POST", f"/v1/reservations/{each}/confirm")
 
+    done("PATCH", f"/v1/allocations/{each}/{each}", {"qty": 3})
+    done("POST", f"/v1/allocations/{each}/{each}/dispatches", {"qty": 1})
+    done("POST", f"/v1/allocations/{each}/{each}/returns", {"qty": 1, "batchref": text})
+
     batch = client.get(f"/v1/batches/{each}").get_json()
+    line = client.get(f"/v1/allocations/{each}/{each}").get_json()
     product = client.get(f"/v1/products/{each}").get_json()
     order = client.get(f"/v1/allocations/{each}").get_json()
     why = client.get(f"/v1/allocations/{each}/{each}/explanation").get_json()
-    assert (batch["batchref"], batch["qty"]) == (text, 8)
+    assert (batch["batchref"], batch["qty"]) == (text, 10)
+    assert (line["sku"], line["qty"], line["returned"]) == (text, 3, 1)
     assert product["strategy"] == "fewest_open"
     assert [line["status"] for line in order["lines"]] == ["allocated"]
     assert why["sku"] == text
 
     done("DELETE", f"/v1/allocations/{each}/{each}")
-    assert client.get(f"/v1/allocations/{each}").status_code == 404
+    [left] = client.get(f"/v1/allocations/{each}").get_json()["lines"]
+    assert (left["status"], left["qty"]) == ("dispatched", 1)
+    done("POST", "/v1/reservations", {"orderid": f"{text}-2", "sku": text, "qty": 2, "ttl": 60})
+    done("DELETE", f"/v1/orders/{quote(f'{text}-2', safe='')}")
+    assert client.get(f"/v1/allocations/{quote(f'{text}-2', safe='')}").status_code == 404
 
 
 @pytest.mark.parametrize("text", IDS)

@@ -384,7 +384,7 @@ def _some_batch_serves(today: date, dialect: str) -> ColumnElement[bool]:
     if dialect == "postgresql":
         last_day = _BATCH.best_before - _LINE.fresh_days
     else:
-        last_day = func.date(_BATCH.best_before, -_LINE.fresh_days.cast(String) + " days")
+        last_day = func.date(_BATCH.best_before, (-_LINE.fresh_days).cast(String) + " days")
     is_good = and_(
         last_day >= today,
         or_(_BATCH.eta.is_(None), last_day >= _BATCH.eta),

@@ -33,6 +33,10 @@ class Api:
     guard: Guard
     openapi: views.Json
 
+    def today(self, connection: Connection) -> date:
+        """The day that it is in the shop, by the database's clock."""
+        return clock(connection).astimezone(self.dependencies.settings.calendar).date()
+
     def stop(self) -> None:
         """End streams, and requests that wait for an outcome: the process is about to end."""
         self.waiter.stop()
@@ -56,8 +60,8 @@ def current() -> Api:
 
 
 def today(connection: Connection) -> date:
-    """The day that it is in the shop, by the database's clock."""
-    return clock(connection).astimezone(current().dependencies.settings.calendar).date()
+    """The day that it is in the shop, for the application that serves this request."""
+    return current().today(connection)
 
 
 def snapshot() -> AbstractContextManager[Connection]:

@@ -207,6 +207,8 @@ def _chosen(names: Sequence[str], body: Mapping[str, Any], given: Collection[str
         raise invalid(
             Violation(field, f"can't change together with {chosen[0]}") for field in chosen[1:]
         )
+    if body:
+        return names[0]  # whose contract names the field that is too much
     choices = " or ".join(by_field)
     raise invalid(Violation(field, f"is missing: one of {choices} is needed") for field in by_field)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
-from datetime import date
 from typing import Any
 
 from flask import Blueprint, Response, render_template, request, url_for
@@ -13,7 +12,7 @@ from allocation.contract.identifiers import trimmed
 from allocation.entrypoints.api.http.parsing import number
 from allocation.entrypoints.api.pages import flash_messages
 from allocation.entrypoints.api.pages.csv_responses import csv_response
-from allocation.entrypoints.api.state import snapshot, today
+from allocation.entrypoints.api.state import current, snapshot, today
 from allocation.views import Json, catalogue, lines, moves, stock
 from allocation.views.catalogue import Listed, Place
 
@@ -64,10 +63,12 @@ def products() -> str:
 
 def products_csv() -> Response:
     containing, only_trouble = _filter()
-    day = _today()
+    api = current()
 
     def rows(connection: Connection) -> Iterator[Json]:
-        found = catalogue.everything(connection, day, containing, only_trouble=only_trouble)
+        found = catalogue.everything(
+            connection, api.today(connection), containing, only_trouble=only_trouble
+        )
         return (asdict(each) for each in found)
 
     return csv_response("products", [field.name for field in fields(Listed)], rows)
@@ -105,9 +106,10 @@ def product(sku: str) -> str:
 
 
 def batches_csv(sku: str) -> Response:
-    day = _today()
+    api = current()
 
     def rows(connection: Connection) -> Iterator[Json]:
+        day = api.today(connection)
         page = stock.product(connection, sku, day, limit=CHUNK)
         while page:
             yield from page["batches"]
@@ -115,12 +117,6 @@ def batches_csv(sku: str) -> Response:
             page = stock.product(connection, sku, day, after=after, limit=CHUNK) if after else None
 
     return csv_response(f"batches of {sku}", _BATCH, rows)
-
-
-def _today() -> date:
-    """The day for a CSV response, whose rows are read outside of the request."""
-    with snapshot() as connection:
-        return today(connection)
 
 
 def waiting_csv(sku: str) -> Response:
