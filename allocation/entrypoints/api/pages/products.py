@@ -85,7 +85,7 @@ def product(sku: str) -> str:
         if known is None and flash_message is not None:
             return render_template("pages/product_to_be.html", sku=sku, flash_message=flash_message)
         if known is None:
-            raise NotFound(f"No batch of the sku {sku} was ever added.")
+            raise NotFound(f"There is no product with the sku {sku}.")
         [listed] = catalogue.listed(connection, [sku], today(connection))
         queue = lines.waiting(connection, sku, after=waiting_after, limit=ROWS + 1)
         latest = moves.of_product(connection, sku, before=moves_before, limit=MOVES + 1)
@@ -93,6 +93,8 @@ def product(sku: str) -> str:
         "pages/product.html",
         sku=sku,
         strategy=known["strategy"],
+        waiting_rule=known["waiting_rule"],
+        improve=known["improve"],
         listed=listed,
         batches=known["batches"],
         largest=max((batch["qty"] for batch in known["batches"]), default=0),
