@@ -7,7 +7,11 @@ from allocation.entrypoints.api.pages import reasons
 
 def test_every_reason_has_a_sentence_for_people() -> None:
     facts = dict.fromkeys(
-        ["sku", "batchref", "orderid", "qty", "known", "known_qty", "field", "problem"], "X"
+        [
+            *("sku", "batchref", "orderid", "qty", "known", "known_qty", "field", "problem"),
+            *("strategy", "eta", "best_before"),
+        ],
+        "X",
     )
     ours = {reason for known in REASONS.values() for reason in known}
 
