@@ -1,5 +1,8 @@
 """Order lines: how those of an order stand, and why."""
 
+from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, and_, or_, select, tuple_
@@ -83,6 +86,24 @@ def _part(row: Any) -> Json:
         "dispatched_qty": row.qty if row.dispatched else row.dispatched_qty,
         "returned": row.returned,
     }
+
+
+def whole(rows: Sequence[Json]) -> list[Json]:
+    """One row for each line, with its `parts`; these are empty if there is only one.
+
+    `rows` are sorted by sku and part.
+    """
+    found = []
+    for _, group in groupby(rows, key=itemgetter("sku")):
+        parts = list(group)
+        if len(parts) == 1:
+            found.append({**parts[0], "parts": []})
+            continue
+        statuses = {part["status"] for part in parts}
+        status = statuses.pop() if len(statuses) == 1 else "in parts"
+        sums = {name: sum(part[name] for part in parts) for name in ("qty", "dispatched_qty")}
+        found.append({**parts[0], **sums, "status": status, "parts": parts})
+    return found
 
 
 def customers(connection: Connection, orderid: str) -> list[str]:

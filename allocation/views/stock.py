@@ -1,6 +1,7 @@
 """Stock: products and their batches."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from datetime import date
 from typing import Any
@@ -222,6 +223,12 @@ def batch(connection: Connection, batchref: str, today: date) -> Json | None:
     if row is None:
         return None
     return {"sku": row.sku, **_batch(row, today), "version": _known(row).version}
+
+
+def etas(connection: Connection, batchrefs: Collection[str]) -> dict[str, date | None]:
+    """When each of these batches arrives, by reference; None: it is on the shelf."""
+    asked = select(batches.c.batchref, batches.c.eta).where(batches.c.batchref.in_(batchrefs))
+    return {row.batchref: row.eta for row in connection.execute(asked)}
 
 
 def iso(moment: date | None) -> str | None:

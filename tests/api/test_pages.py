@@ -141,6 +141,23 @@ def test_a_product_shows_its_batches_as_bars_its_queue_and_its_moves(
     ]
 
 
+def test_a_product_says_by_which_rules_its_lines_are_served(
+    visitor: Browser, shop: Callable[..., None]
+) -> None:
+    shop(batch("b-1", "BED", 5))
+    rules = {"strategy": "fewest_open", "waiting": "in_order", "improve": False}
+    assert visitor.client.put("/v1/products/BED/strategy", json=rules).status_code == 202
+    shop()
+
+    page = visitor.get("/products/BED")
+
+    assert text(page.find("p", class_="hint")).endswith(
+        "in the order in which they serve: fewest open"
+        " · nothing is served past an older or more urgent line that waits"
+        " · promises stay when earlier stock comes"
+    )
+
+
 def test_a_product_shows_all_its_batches_page_by_page_and_in_the_sheet(
     visitor: Browser, shop: Callable[..., None]
 ) -> None:
@@ -283,7 +300,7 @@ def test_an_order_that_was_given_up_keeps_its_history(
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("/products/NOPE", "No batch of the sku NOPE was ever added."),
+        ("/products/NOPE", "There is no product with the sku NOPE."),
         ("/orders/nope", "The order nope has no lines and no stored history."),
         ("/batches/nope", "There is no batch with the reference nope."),
     ],

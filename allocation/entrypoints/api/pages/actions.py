@@ -19,12 +19,12 @@ from allocation.entrypoints.api import state
 from allocation.entrypoints.api.auth import security
 from allocation.entrypoints.api.http import parsing
 from allocation.entrypoints.api.http.problems import Problem
-from allocation.entrypoints.api.pages import effects, forms, reasons, template_filters
+from allocation.entrypoints.api.pages import effects, forms, reasons
 from allocation.entrypoints.api.pages.forms import Form
 from allocation.entrypoints.api.state import snapshot, today
 from allocation.service_layer.preview import Preview, preview
 from allocation.service_layer.unit_of_work import ConcurrentUpdate
-from allocation.views import Json, changes
+from allocation.views import Json, lines, stock
 
 SHOWN = 20
 """Lines of each kind that a preview names; it counts the others."""
@@ -43,12 +43,12 @@ class Subject:
 
 
 def _batch(connection: Connection, batchref: str) -> Json | None:
-    return changes.batches_by_ref(connection, [batchref], today(connection)).get(batchref)
+    return stock.batch(connection, batchref, today(connection))
 
 
 def _order(connection: Connection, orderid: str) -> Json | None:
-    lines = changes.lines(connection, orderid)
-    return {"orderid": orderid, "lines": list(lines.values())} if lines else None
+    known = lines.order(connection, orderid)
+    return {"orderid": orderid, "lines": lines.whole(known["lines"])} if known else None
 
 
 BATCH = Subject(
@@ -56,7 +56,7 @@ BATCH = Subject(
     "There is no batch with the reference {batchref}.",
 )
 LINE = Subject(
-    *("/orders/<orderid>/lines/<sku>", "pages.order", changes.line),
+    *("/orders/<orderid>/lines/<sku>", "pages.order", lines.line),
     "The order {orderid} has no line of {sku}.",
 )
 ORDER = Subject("/orders/<orderid>", "pages.order", _order, "The order {orderid} has no lines.")
@@ -290,10 +290,8 @@ def _try(command: Command) -> Preview:
 
 def _shown(command: Command, seen: Preview) -> Shown:
     with snapshot() as connection:
-        day = today(connection)
-        named = changes.batches_by_ref(connection, effects.batches_of(seen.events), day)
-    days = {ref: template_filters.day(batch["eta"]) for ref, batch in named.items()}
-    found = effects.effects(command, seen.events, days, day)
+        days = stock.etas(connection, effects.batches_of(seen.events))
+        found = effects.effects(command, seen.events, days, today(connection))
     return Shown(
         command, seen.outcome.facts, dict(effects.by_kind(found)), seen.complete, not seen.events
     )

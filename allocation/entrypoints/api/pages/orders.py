@@ -1,8 +1,5 @@
 """Orders: find one by its id, see every line, its promise and its history."""
 
-from itertools import groupby
-from operator import itemgetter
-
 from flask import Blueprint, Response, redirect, render_template, request, url_for
 from sqlalchemy import Connection
 from werkzeug.exceptions import NotFound
@@ -12,7 +9,7 @@ from allocation.contract.identifiers import trimmed
 from allocation.entrypoints.api.pages import flash_messages
 from allocation.entrypoints.api.pages.csv_responses import csv_response
 from allocation.entrypoints.api.state import snapshot
-from allocation.views import Json, changes, lines, moves
+from allocation.views import Json, lines, moves
 
 MOVES = 200
 """Moves of an order that are shown at most."""
@@ -43,41 +40,21 @@ def order(orderid: str) -> str:
     with snapshot() as connection:
         flash_message = flash_messages.of_request(connection)
         known = lines.order(connection, orderid)
-        more = changes.lines(connection, orderid)
         customers = lines.customers(connection, orderid)
         latest = moves.of_order(connection, orderid, limit=MOVES)
     if not known and not latest and not flash_message:
         raise NotFound(f"The order {orderid} has no lines and no stored history.")
+    found = lines.whole(known["lines"]) if known else []
     return render_template(
         "pages/order.html",
         orderid=orderid,
-        lines=[each | {"more": more[each["sku"]]} for each in _whole(known["lines"])]
-        if known
-        else [],
+        lines=found,
         flash_message=flash_message,
-        cancellable=any(line["gone"] < line["qty"] for line in more.values()),
+        cancellable=any(line["dispatched_qty"] < line["qty"] for line in found),
         customers=customers,
         moves=latest,
         most=MOVES,
     )
-
-
-def _whole(rows: list[Json]) -> list[Json]:
-    """One row for each line, with its `parts`; these are empty if there is only one.
-
-    `rows` are sorted by sku and part.
-    """
-    whole = []
-    for sku, group in groupby(rows, key=itemgetter("sku")):
-        parts = list(group)
-        if len(parts) == 1:
-            whole.append({**parts[0], "parts": []})
-            continue
-        statuses = {part["status"] for part in parts}
-        status = statuses.pop() if len(statuses) == 1 else "in parts"
-        qty = sum(part["qty"] for part in parts)
-        whole.append({"sku": sku, "qty": qty, "status": status, "parts": parts})
-    return whole
 
 
 def lines_csv(orderid: str) -> Response:

@@ -13,7 +13,7 @@ from allocation.entrypoints.api.http.parsing import number
 from allocation.entrypoints.api.pages import flash_messages
 from allocation.entrypoints.api.pages.csv_responses import csv_response
 from allocation.entrypoints.api.state import current, snapshot, today
-from allocation.views import Json, catalogue, changes, lines, moves, stock
+from allocation.views import Json, catalogue, lines, moves, stock
 from allocation.views.catalogue import Listed, Place
 
 ROWS = 50
@@ -85,18 +85,18 @@ def product(sku: str) -> str:
         if known is None and flash_message is not None:
             return render_template("pages/product_to_be.html", sku=sku, flash_message=flash_message)
         if known is None:
-            raise NotFound(f"No batch of the sku {sku} was ever added.")
+            raise NotFound(f"There is no product with the sku {sku}.")
         [listed] = catalogue.listed(connection, [sku], today(connection))
         queue = lines.waiting(connection, sku, after=waiting_after, limit=ROWS + 1)
         latest = moves.of_product(connection, sku, before=moves_before, limit=MOVES + 1)
-        refs = [batch["batchref"] for batch in known["batches"]]
-        batches = changes.batches_by_ref(connection, refs, today(connection))
     return render_template(
         "pages/product.html",
         sku=sku,
         strategy=known["strategy"],
+        waiting_rule=known["waiting_rule"],
+        improve=known["improve"],
         listed=listed,
-        batches=[batches[ref] for ref in refs],
+        batches=known["batches"],
         largest=max((batch["qty"] for batch in known["batches"]), default=0),
         queue=queue[:ROWS],
         moves=latest[:MOVES],

@@ -26,11 +26,6 @@ def today() -> date:
     return datetime.now(state.current().dependencies.settings.calendar).date()
 
 
-def day(text: str | None) -> date | None:
-    """The day of a text like 2030-01-31."""
-    return date.fromisoformat(text) if text else None
-
-
 def count(number: int) -> str:
     """With a narrow space between the thousands."""
     return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
