@@ -300,7 +300,7 @@ class Load:
             orderid = self._held.pop(chance.randrange(len(self._held)))
             return chance.choice(["allocation.confirm", "allocation.release"]), {"orderid": orderid}
         if kind < 0.82:
-            if chance.random() < 0.5:
+            if chance.random() < 0.7:
                 return self._change_of_line()
             orderid, sku = self._lines.pop(chance.randrange(len(self._lines)))
             if chance.random() < 0.3:
@@ -370,6 +370,8 @@ class Load:
             return "allocation.change_best_before", {"batchref": batchref, "best_before": day}
         if kind < 0.8 and self._blocked:
             return "allocation.unblock_batch", {"batchref": self._blocked.pop()}
+        if kind > 0.9:  # one that serves many lines
+            batchref = f"base-{chance.choice(self._skus()[1:])}"
         self._blocked.append(batchref)
         return "allocation.block_batch", {"batchref": batchref, "reason": "recall 7"}
 
