@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID, uuid5
 
 from kombu.message import Message as Delivered
@@ -22,10 +22,14 @@ _ENVELOPE = ("specversion", "id", "source", "type")
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """The command that a type of event is, and the fields of its data that the command takes."""
+    """The command that a type of event is, and the fields of its data that the command takes.
+
+    The command also has the `fixed` fields, whatever the event's data say.
+    """
 
     command: str
     fields: tuple[str, ...]
+    fixed: Mapping[str, object] = field(default_factory=dict)
 
 
 # Each has a JSON Schema and an example in contract/inbound.
@@ -34,7 +38,9 @@ TYPES: Mapping[str, Meaning] = {
     "shipment.delayed.v1": Meaning("allocation.change_batch_eta", ("batchref", "eta")),
     "shipment.arrived.v1": Meaning("allocation.change_batch_eta", ("batchref",)),
     "stock.damaged.v1": Meaning("allocation.write_off", ("batchref", "qty", "reason")),
-    "warehouse.dispatched.v1": Meaning("allocation.dispatch", ("orderid", "sku", "batchref")),
+    "warehouse.dispatched.v1": Meaning(
+        "allocation.dispatch", ("orderid", "sku", "batchref", "qty"), fixed={"reported": True}
+    ),
 }
 
 
@@ -96,9 +102,9 @@ def _command(event: codec.Json) -> Command:
     if meaning is None:
         raise UnknownType(f"the type {kind!r} is unknown")
     # Only what is known is looked at: the rest may be as odd as it likes.
-    known = {field: data[field] for field in meaning.fields if field in data}
+    known = {name: data[name] for name in meaning.fields if name in data}
     envelope = {name: event[name] for name in _ENVELOPE}
-    command = codec.parse_command(meaning.command, known)
+    command = codec.parse_command(meaning.command, {**known, **meaning.fixed})
     if isinstance(command, Malformed):
         raise _malformed(command.violations)
     # A type may ask for more than its command does.

@@ -19,13 +19,6 @@ Decision = Callable[[C, Product], Outcome]
 class NotOnTheBooks(Exception):
     """Goods were reported to have left that the books do not have: people must look into it."""
 
-    def __init__(self, command: commands.Dispatch, refusal: Refused) -> None:
-        facts = ", ".join(f"{name} {fact}" for name, fact in refusal.facts.items())
-        super().__init__(
-            f"goods were reported to have left, and the books do not have them: {refusal.reason}"
-            f" ({facts}); order {command.orderid}, sku {command.sku}, qty {command.qty or 'all'}"
-        )
-
 
 HANDLERS: dict[type[Command], Handler[Any]] = {}
 """By the class of the command; `handles` and `product_decides` add to it."""
@@ -261,15 +254,24 @@ def expire(command: commands.Expire, uow: UnitOfWork) -> Outcome:
     return Succeeded(status="expired" if any(expired) else "kept", lines=sum(expired))
 
 
-@product_decides(commands.Dispatch)
-def dispatch(command: commands.Dispatch, product: Product) -> Outcome:
+@handles(commands.Dispatch)
+def dispatch(command: commands.Dispatch, uow: UnitOfWork) -> Outcome:
     """Take an allocated line's goods off the books.
 
     Raises NotOnTheBooks if goods were reported to have left that the books do not have.
     """
-    outcome = product.dispatch(command.orderid, command.batchref, command.qty)
+    product = _product_of(command, uow)
+    outcome = (
+        product
+        if isinstance(product, Refused)
+        else product.dispatch(command.orderid, command.batchref, command.qty)
+    )
     if command.reported and isinstance(outcome, Refused):
-        raise NotOnTheBooks(command, outcome)
+        facts = ", ".join(f"{name} {fact}" for name, fact in outcome.facts.items())
+        raise NotOnTheBooks(
+            f"goods were reported to have left, and the books do not have them: {outcome.reason}"
+            f" ({facts}); order {command.orderid}, sku {command.sku}, qty {command.qty or 'all'}"
+        )
     return outcome
 
 

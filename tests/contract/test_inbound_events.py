@@ -29,7 +29,9 @@ COMMANDS: dict[str, Command] = {
     "shipment.delayed.v1": ChangeBatchEta("shipment-77", date(2030, 2, 15)),
     "shipment.arrived.v1": ChangeBatchEta("shipment-77"),
     "stock.damaged.v1": WriteOff("shipment-77", 2, "water damage"),
-    "warehouse.dispatched.v1": Dispatch("order-1", "RED-CHAIR", "shipment-77"),
+    "warehouse.dispatched.v1": Dispatch(
+        "order-1", "RED-CHAIR", "shipment-77", qty=2, reported=True
+    ),
 }
 
 
@@ -41,6 +43,12 @@ def event(kind: str = QUANTITY, **changes: object) -> dict[str, Any]:
 def quantity(batchref: object, qty: object) -> dict[str, Any]:
     """An event with these data."""
     return event(data={"batchref": batchref, "qty": qty})
+
+
+def dispatched(**data: object) -> dict[str, Any]:
+    """The example of goods that have left, with other data."""
+    example = event("warehouse.dispatched.v1")
+    return example | {"data": example["data"] | data}
 
 
 def delivered(body: Any, **properties: Any) -> Delivered:
@@ -140,6 +148,13 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str, str]] = {
         "malformed",
         "the field eta: the value is not",
     ),
+    "nothing dispatched": (dispatched(qty=0), {}, "malformed", "the field qty: the value is less"),
+    "half a piece dispatched": (
+        dispatched(qty=1.5),
+        {},
+        "malformed",
+        "the field qty: the value is not",
+    ),
     "surrogate": (quantity("\ud800", 5), {}, "malformed", "the field batchref: has a character"),
 }
 
@@ -221,3 +236,19 @@ def test_what_arrived_has_no_other_day_whatever_else_is_said() -> None:
     told = event("shipment.arrived.v1", data={"batchref": "b1", "eta": "2030-02-15"})
 
     assert read(delivered(told)).command == ChangeBatchEta("b1")
+
+
+@pytest.mark.parametrize("reported", [False, None, "no", 7])
+def test_goods_that_have_left_are_always_reported(reported: object) -> None:
+    told = dispatched(reported=reported)
+
+    assert read(delivered(told)).command == COMMANDS["warehouse.dispatched.v1"]
+
+
+def test_goods_that_have_left_are_all_of_the_line_that_is_there_unless_told_otherwise() -> None:
+    told = event("warehouse.dispatched.v1", data={"orderid": "order-1", "sku": "RED-CHAIR"})
+
+    all_of_them = Dispatch("order-1", "RED-CHAIR", reported=True)
+    assert read(delivered(told)).command == all_of_them
+    told["data"] |= {"batchref": None, "qty": None}
+    assert read(delivered(told)).command == all_of_them

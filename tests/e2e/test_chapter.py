@@ -63,7 +63,9 @@ def test_a_smaller_batch_moves_the_order_and_everybody_hears_of_it(
     assert [event["data"] for event in allocated if event["sequence"] > moved[0]["sequence"]] == [
         order | {"batchref": "later", "eta": "2030-02-01", "customer": None}
     ]
-    eventually(lambda: picks(house) == [("early", "cancelled"), ("later", "open")], what="picks")
+    eventually(
+        lambda: picks(house) == [("early", "cancelled"), ("later", "expected")], what="picks"
+    )
     listed = house.run("-m", "workers.warehouse", "picks", "--json")
     assert listed.returncode == 0
     assert [pick["batchref"] for pick in json.loads(listed.logs())] == ["early", "later"]

@@ -26,7 +26,7 @@ from allocation.messaging.dead_letters import LARGEST_BODY, DeadLetter
 from allocation.service_layer.execution import execute
 from tests.contract.test_inbound_events import JSON, REFUSED, event
 from tests.faults.gates import Gate
-from tests.integration.conftest import Service
+from tests.integration.conftest import BareClient, Service
 from tests.servers.postgres import PrivatePostgres
 from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.storage.conftest import message
@@ -127,7 +127,7 @@ def test_the_example_of_each_type_is_decided(
     """One shipment's life: counted, late, there, damaged, and its only line shipped."""
     create = CreateBatch("shipment-77", "RED-CHAIR", 10, date(2030, 1, 1))
     execute(message(create, 1), SqlUnitOfWork(service.engine))
-    execute(message(Allocate("order-1", "RED-CHAIR", 1), 2), SqlUnitOfWork(service.engine))
+    execute(message(Allocate("order-1", "RED-CHAIR", 2), 2), SqlUnitOfWork(service.engine))
     service.relay()
     service.inbound()
 
@@ -138,7 +138,164 @@ def test_the_example_of_each_type_is_decided(
     with service.engine.connect() as connection:
         batch = connection.execute(select(batches.c.purchased, batches.c.eta)).one()
         assert connection.scalar(select(allocations.c.dispatched))
-    assert batch == (5 - 2 - 1, None)
+    assert batch == (5 - 2 - 2, None)
+
+
+def shipped(number: int, qty: int | None = None, **data: object) -> dict[str, Any]:
+    """The event number `number`: so many pieces have left, or all that are there."""
+    data = {"orderid": "o1", "sku": "LAMP", "batchref": "b1"} | data
+    if qty is not None:
+        data["qty"] = qty
+    return event("warehouse.dispatched.v1", id=f"shipped-{number}", data=data)
+
+
+@pytest.fixture
+def promised(service: Service, celery_setup: CeleryTestSetup) -> Service:
+    """5 of 10 pieces on the shelf are promised to an order; 3 of 5 on a ship to another one."""
+    for number, command in enumerate(
+        [
+            CreateBatch("b1", "LAMP", 10),
+            Allocate("o1", "LAMP", 5),
+            CreateBatch("ship", "CHAIR", 5, date(2300, 1, 1)),
+            Allocate("o2", "CHAIR", 3),
+        ],
+        start=1,
+    ):
+        execute(message(command, number), SqlUnitOfWork(service.engine))
+    service.relay()
+    service.inbound()
+    return service
+
+
+def books(service: Service) -> list[tuple[Any, ...]]:
+    """Of each batch: what is there, and what is promised; then of each line: what has left."""
+    with service.engine.connect() as connection:
+        stock = select(batches.c.batchref, batches.c.purchased, batches.c.allocated)
+        lines = select(allocations.c.orderid, allocations.c.qty, allocations.c.dispatched_qty)
+        found = connection.execute(stock.order_by(batches.c.batchref)).all()
+        found += connection.execute(lines.order_by(allocations.c.orderid)).all()
+        return [tuple(row) for row in found]
+
+
+SHIP = [("ship", 5, 3)]
+UNCHANGED = [("b1", 10, 5), *SHIP, ("o1", 5, 0), ("o2", 3, 0)]
+
+
+def test_of_a_line_some_pieces_leave_and_the_rest_later(promised: Service) -> None:
+    tell(promised.broker_url, [shipped(1, 2)])
+    first = promised.outcome(command_id(shipped(1, 2)))
+    after_first = books(promised)
+    tell(promised.broker_url, [shipped(1, 2), shipped(2, 3)])
+    second = promised.outcome(command_id(shipped(2, 3)))
+
+    assert first == ("succeeded", {"status": "dispatched", "batchref": "b1", "qty": 2, "left": 3})
+    assert after_first == [("b1", 8, 3), *SHIP, ("o1", 5, 2), ("o2", 3, 0)]
+    assert second == ("succeeded", {"status": "dispatched", "batchref": "b1"})
+    assert books(promised) == [("b1", 5, 0), *SHIP, ("o1", 5, 0), ("o2", 3, 0)]
+    eventually(lambda: promised.depth(QUEUE) == 0, what="nothing left")
+    assert (promised.depth(DEAD), promised.depth(topology.DEAD)) == (0, 0)
+    left = outbox.c.name == "allocation.dispatched.v1"
+    with promised.engine.connect() as connection:
+        events = connection.execute(select(outbox).where(left).order_by(outbox.c.sequence)).all()
+    assert [(row.body["data"]["qty"], row.body["data"].get("left")) for row in events] == [
+        (2, 3),
+        (3, None),
+    ]
+
+
+def test_nothing_that_left_is_no_event(promised: Service) -> None:
+    tell(promised.broker_url, [shipped(1, 0), shipped(2, 2)])
+
+    [letter] = dead(promised)
+    assert (letter.reason, letter.error) == (
+        "malformed",
+        "the field qty: the value is less than the minimum of 1",
+    )
+    assert promised.outcome(command_id(shipped(2, 2)))[0] == "succeeded"
+    assert books(promised)[0] == ("b1", 8, 3)
+
+
+PROBLEM = "NotOnTheBooks: goods were reported to have left, and the books do not have them"
+NOT_THERE = {
+    "quantity too large (field qty, qty 6, known_qty 5)": shipped(1, 6),
+    "another batch (field batchref, batchref b2, known b1)": shipped(2, 2, batchref="b2"),
+    "not arrived (field batchref, batchref ship)": shipped(
+        3, 2, orderid="o2", sku="CHAIR", batchref="ship"
+    ),
+    "unknown order line (field orderid, orderid o3, sku LAMP)": shipped(4, 2, orderid="o3"),
+    "unknown sku (field sku, sku TABLE)": shipped(5, 2, sku="TABLE"),
+}
+
+
+def test_goods_that_left_and_are_not_on_the_books_become_dead_letters_that_say_so(
+    promised: Service,
+) -> None:
+    """The commands fail at once: a retry would not find them either."""
+    tell(promised.broker_url, [*NOT_THERE.values(), counted(11)])
+
+    assert promised.outcome(command_id(counted(11)))[0] == "succeeded"
+    eventually(lambda: promised.depth(topology.DEAD) == 5, within=20, what="the dead letters")
+    letters = {letter.id: letter for letter in promised.dead_letters()}
+    for why, told in NOT_THERE.items():
+        status, outcome = promised.outcome(command_id(told))
+        letter = letters[command_id(told)]
+        assert (status, letter.reason, letter.attempts) == ("failed", "failed", 1)
+        assert letter.error == outcome["error"]
+        assert letter.error.startswith(f"{PROBLEM}: {why}")
+        assert why in promised.run("dead", "show", letter.id)
+    assert books(promised) == [("b1", 11, 5), *UNCHANGED[1:]]
+    checked = json.loads(promised.run("check", "--json", status=1))
+    assert [row["promise"] for row in checked if not row["holds"]] == ["no command failed"]
+
+
+def test_goods_that_left_are_taken_off_the_books_by_a_replay_once_these_are_mended(
+    promised: Service,
+) -> None:
+    told = shipped(1, 3, orderid="o2", sku="CHAIR", batchref="ship")
+    tell(promised.broker_url, [told])
+    eventually(lambda: promised.depth(topology.DEAD) == 1, what="the dead letter")
+    arrived = event("shipment.arrived.v1", id="arrived-1", data={"batchref": "ship"})
+    tell(promised.broker_url, [arrived])
+    assert promised.outcome(command_id(arrived))[0] == "succeeded"
+
+    promised.run("dead", "replay", "--all")
+
+    eventually(
+        lambda: promised.outcome(command_id(told))[0] == "succeeded", what="the replay's outcome"
+    )
+    assert books(promised) == [("b1", 10, 5), ("ship", 2, 0), ("o1", 5, 0), ("o2", 3, 0)]
+    assert promised.depth(topology.DEAD) == 0
+    promised.run("check")
+
+
+def test_goods_that_are_not_on_the_books_harm_no_other_command(promised: Service) -> None:
+    """In one burst, of which the worker makes batches."""
+    burst = [shipped(number, 1, orderid="o1" if number % 10 == 0 else "o3") for number in range(50)]
+
+    tell(promised.broker_url, burst)
+
+    eventually(lambda: promised.depth(topology.DEAD) == 45, within=30, what="the dead letters")
+    outcomes = [promised.outcome(command_id(each))[0] for each in burst]
+    assert outcomes == ["succeeded" if number % 10 == 0 else "failed" for number in range(50)]
+    assert books(promised)[0] == ("b1", 5, 0)
+
+
+def test_goods_that_another_service_asks_to_leave_are_refused_if_they_are_not_there(
+    promised: Service, client: BareClient
+) -> None:
+    """It asks, and does not report: the outcome says no, and nothing fails."""
+    asked = {"orderid": "o2", "sku": "CHAIR", "batchref": "ship", "qty": 1}
+
+    refused = client.send("allocation.dispatch", **asked)
+    reported = client.send("allocation.dispatch", **asked, reported=True)
+
+    assert promised.outcome(refused) == (
+        "rejected",
+        {"reason": "not arrived", "field": "batchref", "batchref": "ship"},
+    )
+    assert promised.outcome(reported)[0] == "failed"
+    eventually(lambda: promised.depth(topology.DEAD) == 1, what="the dead letter")
+    assert books(promised) == UNCHANGED
 
 
 def test_what_is_no_event_is_set_aside_with_the_reason_and_the_others_go_on(

@@ -77,7 +77,7 @@ def main(traceparent: str) -> None:
         eventually(lambda: pick_list.listed(warehouse, "o1"), what="the pick")
         span = tracing.begin("dispatch", SpanKind.INTERNAL, traceparent, {"orderid": "o1"})
         now = datetime.now(UTC)
-        dispatching.dispatch(warehouse, "o1", None, now, span.traceparent)
+        dispatching.dispatch(warehouse, dispatching.Wanted("o1"), now, span.traceparent)
         span.end()
         query = select(outbox.c.sent_at).where(outbox.c.name == "allocation.dispatched.v1")
 

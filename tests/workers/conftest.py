@@ -146,7 +146,7 @@ def life(count: int) -> list[dict[str, Any]]:
     while len(events) < count:
         orderid = f"order-{number:04}"
         number += 1
-        events.append(event("allocated", len(events) + 1, orderid=orderid, batchref="b1"))
+        events.append(event("allocated", len(events) + 1, orderid=orderid, batchref="b1", eta=None))
         if number % 3 == 0:
             events.append(event("deallocated", len(events) + 1, orderid=orderid, batchref="b1"))
     return events

@@ -54,7 +54,7 @@ def test_programs_are_told_what_leaves(embedded: Engine) -> None:
 
     assert first.exit_code == 0
     assert json.loads(first.stdout) == {
-        "dispatched": [{"orderid": "o1", "sku": "LAMP", "qty": 3, "batchref": "b1"}]
+        "dispatched": [{"orderid": "o1", "sku": "LAMP", "qty": 3, "batchref": "b1", "left": 0}]
     }
     assert (again.exit_code, again.stdout) == (1, "")
     assert "was already dispatched" in again.stderr
@@ -84,6 +84,32 @@ def test_the_command_says_what_it_can_not_dispatch_and_fails(embedded: Engine) -
         "The pick list has no pick for the order o1 and the sku TABLE.\n",
     ]
     assert (pick_list.listed(embedded), told(embedded)) == before
+
+
+def test_of_a_pick_some_pieces_may_leave(embedded: Engine) -> None:
+    take(embedded, promised(1))
+
+    first = run("dispatch", "o1", "--qty", "2", "--batchref", "b1")
+    rows = json.loads(run("picks", "--json").stdout)
+    second = run("dispatch", "o1", "--json")
+    again = run("dispatch", "o1", "--qty", "1")
+
+    assert (first.exit_code, first.stdout) == (
+        0,
+        "Dispatched 2 x LAMP from the batch b1 for the order o1. 1 are left to be picked.\n",
+    )
+    assert [(row["qty"], row["dispatched_qty"], row["status"]) for row in rows] == [(3, 2, "open")]
+    assert json.loads(second.stdout)["dispatched"][0]["qty"] == 1
+    assert (again.exit_code, "was already dispatched" in again.stderr) == (1, True)
+
+
+def test_no_pieces_are_no_dispatch(embedded: Engine) -> None:
+    take(embedded, promised(1))
+
+    ends = [run("dispatch", "o1", "--qty", qty) for qty in ("0", "-1", "two")]
+
+    assert [ended.exit_code for ended in ends] == [2, 2, 2]
+    assert told(embedded) == []
 
 
 def test_a_database_that_is_away_is_one_sentence(

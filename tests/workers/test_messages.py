@@ -14,7 +14,7 @@ from workers.warehouse import messages as warehouse
 
 READ: dict[str, tuple[object, object]] = {
     "allocation.allocated.v1": (
-        warehouse.Allocated("order-1", "RED-CHAIR", 3, "shipment-77"),
+        warehouse.Allocated("order-1", "RED-CHAIR", 3, "shipment-77", eta=date(2030, 1, 31)),
         notification.Allocated(
             "order-1", "RED-CHAIR", 3, "shipment-77", notification.Day(date(2030, 1, 31))
         ),
@@ -41,7 +41,9 @@ READ: dict[str, tuple[object, object]] = {
     "allocation.strategy_chosen.v1": (None, None),
     "allocation.out_of_stock.v1": (None, notification.OutOfStock("order-1", "RED-CHAIR", 3)),
     "allocation.promise_changed.v1": (
-        None,
+        warehouse.PromiseChanged(
+            *("order-1", "RED-CHAIR", 3, "shipment-77"), eta=date(2030, 2, 15)
+        ),
         notification.PromiseChanged(
             *("order-1", "RED-CHAIR", 3, "shipment-77"),
             old=notification.Day(date(2030, 1, 31)),
@@ -162,6 +164,8 @@ def test_an_older_allocation_told_no_day() -> None:
 NEEDED: list[tuple[Any, str, tuple[str, ...]]] = [
     (warehouse.parse, "allocated", ("orderid", "sku", "qty", "batchref")),
     (warehouse.parse, "deallocated", ("orderid", "sku")),
+    (warehouse.parse, "dispatched", ("orderid", "sku", "qty", "batchref")),
+    (warehouse.parse, "promise_changed", ("orderid", "sku", "qty", "batchref", "new_eta")),
     (notification.parse, "allocated", ("orderid", "sku", "qty", "batchref")),
     (notification.parse, "deallocated", ("orderid", "sku", "qty")),
     (notification.parse, "dispatched", ("orderid", "sku")),

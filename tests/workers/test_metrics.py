@@ -54,12 +54,16 @@ def test_the_warehouse_counts_its_events_by_type_and_result(
     """Done, known already, failed four times and set aside at the fifth; what is none by reason."""
     warehouse.environment["WAREHOUSE_METRICS_PORT"] = str(port)
     warehouse.start()
-    first = event("allocated", 1, orderid="o1", batchref="b1")
-    clash = event("allocated", 1, orderid="o2") | {"id": str(uuid4())}  # one number told twice
+    first = event("allocated", 1, eta=None, orderid="o1", batchref="b1")
+    clash = event("allocated", 1, eta=None, orderid="o2") | {
+        "id": str(uuid4())
+    }  # one number told twice
 
     warehouse.tell(first)
     has_counted(port, "warehouse_events_total", {("done", ALLOCATED): 1})
-    warehouse.tell(first, b"{", event("allocated", 2) | {"type": "allocation.allocated.v2"})
+    warehouse.tell(
+        first, b"{", event("allocated", 2, eta=None) | {"type": "allocation.allocated.v2"}
+    )
     warehouse.tell(event("batch_created", 2), clash)
 
     has_counted(port, "warehouse_dead_letters_total", dict.fromkeys(REASONS, 1))
@@ -111,7 +115,7 @@ def test_the_warehouse_says_that_it_does_not_consume(warehouse: Warehouse, port:
 def test_the_warehouse_counts_what_it_told(warehouse: Warehouse, port: int) -> None:
     warehouse.environment["WAREHOUSE_METRICS_PORT"] = str(port)
     warehouse.start()
-    warehouse.tell(event("allocated", 1, orderid="o1", batchref="b1"))
+    warehouse.tell(event("allocated", 1, eta=None, orderid="o1", batchref="b1"))
     eventually(warehouse.picks, what="the pick")
 
     leaving = warehouse.start_process(

@@ -78,7 +78,7 @@ def test_a_missing_dead_letter_queue_holds_up_no_good_event(warehouse: Warehouse
     process = warehouse.start()
 
     warehouse.tell(b"{")
-    warehouse.tell(event("allocated", 1, orderid="o1", batchref="b1"))
+    warehouse.tell(event("allocated", 1, eta=None, orderid="o1", batchref="b1"))
     eventually(lambda: warehouse.picks() == [("o1", "b1", "open")], what="the pick")
 
     assert (
@@ -106,7 +106,7 @@ def test_it_needs_no_right_to_configure_the_broker(
         )
         process = warehouse.start()
 
-        warehouse.tell(b"{", event("allocated", 1, orderid="o1", batchref="b1"))
+        warehouse.tell(b"{", event("allocated", 1, eta=None, orderid="o1", batchref="b1"))
 
         eventually(lambda: warehouse.picks() == [("o1", "b1", "open")], what="the pick")
         [letter] = eventually(warehouse.dead, what="the dead letter")
@@ -123,7 +123,8 @@ def sequences(letters: list[Any]) -> list[tuple[str, int]]:
 def told_twice(sequence: int) -> list[dict[str, Any]]:
     """Two events of one number: the second to be applied fails, whichever it is."""
     events = [
-        event("allocated", sequence, orderid=orderid, batchref="b1") for orderid in ("o2", "o2b")
+        event("allocated", sequence, eta=None, orderid=orderid, batchref="b1")
+        for orderid in ("o2", "o2b")
     ]
     return [body | {"id": str(uuid4())} for body in events]
 
@@ -137,9 +138,9 @@ def test_an_event_that_waited_and_fails_then_takes_no_other_along(warehouse: War
     warehouse.start()
 
     warehouse.tell(
-        event("allocated", 3, orderid="o3", batchref="b1"),
+        event("allocated", 3, eta=None, orderid="o3", batchref="b1"),
         *told_twice(2),
-        event("allocated", 1, orderid="o1", batchref="b1"),
+        event("allocated", 1, eta=None, orderid="o1", batchref="b1"),
     )
 
     eventually(
@@ -156,7 +157,7 @@ def test_an_event_that_fails_once_its_gap_is_given_up_stops_nothing(warehouse: W
     warehouse.tell(*told_twice(2))
 
     letters = eventually(warehouse.dead, within=20, what="the dead letter")
-    warehouse.tell(event("allocated", 3, orderid="o3", batchref="b1"))
+    warehouse.tell(event("allocated", 3, eta=None, orderid="o3", batchref="b1"))
     eventually(lambda: orders(warehouse) == ["o2", "o3"], what="the picks")
     assert sequences(letters) == [("failed", 2)]
     assert process.logs().count("ready: consuming") == 1

@@ -46,22 +46,22 @@ def table(*arguments: str) -> list[list[str]]:
 def test_the_picks_are_a_table_in_the_order_in_which_they_were_opened() -> None:
     """Cancelled ones too."""
     take(
-        envelope("allocated", 1, orderid="o2", batchref="b1", qty=3),
-        envelope("allocated", 2, orderid="o1", batchref="b1", qty=4),
+        envelope("allocated", 1, eta=None, orderid="o2", batchref="b1", qty=3),
+        envelope("allocated", 2, eta=None, orderid="o1", batchref="b1", qty=4),
         envelope("deallocated", 3, orderid="o2", batchref="b1"),
     )
 
     assert table() == [
-        ["orderid", "sku", "part", "qty", "batchref", "status"],
-        ["o2", "LAMP", "0", "3", "b1", "cancelled"],
-        ["o1", "LAMP", "0", "4", "b1", "open"],
+        ["orderid", "sku", "part", "qty", "dispatched_qty", "batchref", "eta", "status"],
+        ["o2", "LAMP", "0", "3", "0", "b1", "cancelled"],
+        ["o1", "LAMP", "0", "4", "0", "b1", "open"],
     ]
 
 
 def test_programs_read_json() -> None:
     """With the sequences of the events that opened and closed the pick."""
     take(
-        envelope("allocated", 1, orderid="o1", batchref="b1", qty=3),
+        envelope("allocated", 1, eta=None, orderid="o1", batchref="b1", qty=3),
         envelope("deallocated", 2, orderid="o1", batchref="b1"),
     )
 
@@ -71,7 +71,9 @@ def test_programs_read_json() -> None:
             "sku": "LAMP",
             "part": 0,
             "qty": 3,
+            "dispatched_qty": 0,
             "batchref": "b1",
+            "eta": None,
             "status": "cancelled",
             "opened_sequence": 1,
             "closed_sequence": 2,
@@ -79,11 +81,24 @@ def test_programs_read_json() -> None:
     ]
 
 
+def test_goods_that_have_not_arrived_are_expected_on_their_day() -> None:
+    line = {"orderid": "o1", "batchref": "ship", "qty": 3}
+    take(envelope("allocated", 1, eta="2030-01-31", **line))
+    before = table()[1]
+    take(envelope("promise_changed", 2, old_eta="2030-01-31", new_eta="2030-02-15", **line))
+    later = [(pick["status"], pick["eta"]) for pick in json.loads(show("--json"))]
+    take(envelope("promise_changed", 3, old_eta="2030-02-15", new_eta=None, **line))
+
+    assert before == ["o1", "LAMP", "0", "3", "0", "ship", "2030-01-31", "expected"]
+    assert later == [("expected", "2030-02-15")]
+    assert table()[1] == ["o1", "LAMP", "0", "3", "0", "ship", "open"]
+
+
 def test_the_picks_of_one_order_are_shown_alone() -> None:
     """As a table and as JSON."""
     take(
-        envelope("allocated", 1, orderid="o1"),
-        envelope("allocated", 2, orderid="o2"),
+        envelope("allocated", 1, eta=None, orderid="o1"),
+        envelope("allocated", 2, eta=None, orderid="o2"),
     )
 
     assert [line[0] for line in table("--orderid", "o2")] == ["orderid", "o2"]
@@ -100,7 +115,7 @@ def test_an_empty_list_says_so_to_people_and_is_an_empty_array_to_programs() -> 
 @pytest.mark.parametrize("orderid", ["o[/]", "[red]o1", ":smile:", LONG])
 def test_any_order_is_shown_letter_by_letter(orderid: str) -> None:
     """However it looks, and in one piece."""
-    take(envelope("allocated", 1, orderid=orderid))
+    take(envelope("allocated", 1, eta=None, orderid=orderid))
 
     assert table()[1][0] == orderid
     assert json.loads(show("--json"))[0]["orderid"] == orderid

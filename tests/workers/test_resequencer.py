@@ -58,7 +58,7 @@ def test_events_ahead_of_their_turn_wait_for_the_others(engine: Engine) -> None:
     inbox = noting(engine, seen)
 
     for sequence in (3, 2, 5, 1, 4):
-        inbox.take([envelope("allocated", sequence)])
+        inbox.take([envelope("allocated", sequence, eta=None)])
 
     assert seen == [("LAMP", sequence, False) for sequence in (1, 2, 3, 4, 5)]
 
@@ -68,7 +68,7 @@ def test_a_repeat_has_no_effect(engine: Engine) -> None:
     inbox = noting(engine, seen)
 
     for sequence in (1, 1, 3, 3, 2, 3, 1):
-        inbox.take([envelope("allocated", sequence)])
+        inbox.take([envelope("allocated", sequence, eta=None)])
 
     assert [sequence for _, sequence, _ in seen] == [1, 2, 3]
 
@@ -77,8 +77,8 @@ def test_skus_do_not_wait_for_each_other(engine: Engine) -> None:
     seen: Seen = []
     inbox = noting(engine, seen)
 
-    inbox.take([envelope("allocated", 2, sku="CHAIR")])
-    inbox.take([envelope("allocated", 1, sku="LAMP")])
+    inbox.take([envelope("allocated", 2, eta=None, sku="CHAIR")])
+    inbox.take([envelope("allocated", 1, eta=None, sku="LAMP")])
 
     assert seen == [("LAMP", 1, False)]
 
@@ -88,7 +88,7 @@ def test_a_gap_that_does_not_fill_is_given_up(engine: Engine) -> None:
     clock = Clock()
     inbox = noting(engine, seen, clock)
     for sequence in (1, 3, 4, 6):
-        inbox.take([envelope("allocated", sequence)])
+        inbox.take([envelope("allocated", sequence, eta=None)])
 
     clock.time += timedelta(seconds=59)
     inbox.give_up_waiting()
@@ -96,8 +96,8 @@ def test_a_gap_that_does_not_fill_is_given_up(engine: Engine) -> None:
     clock.time += timedelta(seconds=2)
     inbox.give_up_waiting()
     inbox.give_up_waiting()
-    inbox.take([envelope("allocated", 2)])
-    inbox.take([envelope("allocated", 7)])
+    inbox.take([envelope("allocated", 2, eta=None)])
+    inbox.take([envelope("allocated", 7, eta=None)])
 
     assert before == [("LAMP", 1, False)]
     assert [(sequence, late) for _, sequence, late in seen[1:]] == [
@@ -113,9 +113,9 @@ def test_an_event_that_is_late_changes_no_pick_that_is_newer(engine: Engine) -> 
     """Order 1 moved from batch a to b; order 2 gave batch a up, and nobody heard of it."""
     clock = Clock()
     inbox = Resequencer(engine, tables.metadata, pick_list.apply, timedelta(seconds=60), clock)
-    inbox.take([envelope("allocated", 1, orderid="o1", batchref="a")])
-    inbox.take([envelope("allocated", 2, orderid="o2", batchref="a")])
-    inbox.take([envelope("allocated", 5, orderid="o1", batchref="b")])
+    inbox.take([envelope("allocated", 1, eta=None, orderid="o1", batchref="a")])
+    inbox.take([envelope("allocated", 2, eta=None, orderid="o2", batchref="a")])
+    inbox.take([envelope("allocated", 5, eta=None, orderid="o1", batchref="b")])
     clock.time += timedelta(seconds=61)
     inbox.give_up_waiting()
 
@@ -140,9 +140,9 @@ def test_an_effect_that_fails_leaves_the_event_to_be_taken_again(engine: Engine)
 
     inbox = Resequencer(engine, tables.metadata, fail_once, timedelta(seconds=60))
     with pytest.raises(RuntimeError):
-        inbox.take([envelope("allocated", 1)])
+        inbox.take([envelope("allocated", 1, eta=None)])
 
-    inbox.take([envelope("allocated", 1)])
+    inbox.take([envelope("allocated", 1, eta=None)])
 
     assert tries == [1, 1]
 
@@ -157,7 +157,7 @@ def test_an_event_that_failed_is_not_noted_and_its_effect_is_undone(engine: Engi
     inbox = Resequencer(engine, tables.metadata, fail_after_the_effect, timedelta(seconds=60))
 
     with pytest.raises(RuntimeError):
-        inbox.take([envelope("allocated", 1)])
+        inbox.take([envelope("allocated", 1, eta=None)])
 
     assert (rows(engine, tables.received), pick_list.listed(engine)) == (0, [])
 
@@ -166,13 +166,13 @@ def test_nothing_is_given_up_right_after_a_pause_of_the_consumer(engine: Engine)
     """What is missing could not come meanwhile, and may be on its way."""
     seen: Seen = []
     clock = Clock()
-    noting(engine, [], clock).take([envelope("allocated", 2)])
+    noting(engine, [], clock).take([envelope("allocated", 2, eta=None)])
     clock.time += timedelta(hours=1)
     inbox = noting(engine, seen, clock)
     inbox.resume()
 
     inbox.give_up_waiting()
-    inbox.take([envelope("allocated", 1)])
+    inbox.take([envelope("allocated", 1, eta=None)])
 
     assert seen == [("LAMP", 1, False), ("LAMP", 2, False)]
 
@@ -182,11 +182,11 @@ def test_whoever_knows_nothing_of_a_sku_begins_with_the_oldest_that_is_kept(engi
     seen: Seen = []
     inbox = noting(engine, seen)
     for sequence in (7, 5, 8):
-        inbox.take([envelope("allocated", sequence)])
+        inbox.take([envelope("allocated", sequence, eta=None)])
 
-    take_oldest(inbox, envelope("allocated", 5))
-    inbox.take([envelope("allocated", 6)])
-    take_oldest(inbox, envelope("allocated", 3, sku="CHAIR"))
+    take_oldest(inbox, envelope("allocated", 5, eta=None))
+    inbox.take([envelope("allocated", 6, eta=None)])
+    take_oldest(inbox, envelope("allocated", 3, eta=None, sku="CHAIR"))
 
     assert seen == [("LAMP", sequence, False) for sequence in (5, 6, 7, 8)] + [("CHAIR", 3, False)]
 
@@ -195,10 +195,10 @@ def test_whoever_knows_a_sku_waits_for_what_is_missing_all_the_same(engine: Engi
     """It may be on its way: the log that is replayed need not be all."""
     seen: Seen = []
     inbox = noting(engine, seen)
-    inbox.take([envelope("allocated", 1)])
+    inbox.take([envelope("allocated", 1, eta=None)])
 
-    take_oldest(inbox, envelope("allocated", 3))
-    inbox.take([envelope("allocated", 2)])
+    take_oldest(inbox, envelope("allocated", 3, eta=None))
+    inbox.take([envelope("allocated", 2, eta=None)])
 
     assert [sequence for _, sequence, _ in seen] == [1, 2, 3]
 
@@ -208,7 +208,7 @@ def test_nothing_is_given_up_while_the_subscriber_catches_up(engine: Engine) -> 
     seen: Seen = []
     clock = Clock()
     inbox = noting(engine, seen, clock)
-    inbox.take([envelope("allocated", 2)])
+    inbox.take([envelope("allocated", 2, eta=None)])
 
     clock.time += timedelta(seconds=90)
     inbox.still_catching_up()
@@ -232,17 +232,17 @@ def test_an_event_that_waited_and_fails_is_named_and_can_be_dropped(engine: Engi
         seen.extend(each.event.sequence for each in due)
 
     inbox = Resequencer(engine, tables.metadata, apply, timedelta(seconds=60))
-    inbox.take([envelope("allocated", 2)])
+    inbox.take([envelope("allocated", 2, eta=None)])
     with pytest.raises(HeldFailed) as failure:
-        inbox.take([envelope("allocated", 1)])
+        inbox.take([envelope("allocated", 1, eta=None)])
 
     inbox.drop_held(failure.value.event)
     seen.clear()
-    inbox.take([envelope("allocated", 1)])
+    inbox.take([envelope("allocated", 1, eta=None)])
     broken.clear()
-    inbox.take([envelope("allocated", 2)])
+    inbox.take([envelope("allocated", 2, eta=None)])
 
-    assert failure.value.event == envelope("allocated", 2)
+    assert failure.value.event == envelope("allocated", 2, eta=None)
     assert seen == [1, 2]
 
 
@@ -271,7 +271,7 @@ def stream(steps: list[Step]) -> list[Envelope]:
             held[sku, order] = batch
         kind, batch = ("allocated", batch) if taken_back is None else ("deallocated", taken_back)
         names = {"orderid": f"order-{order}", "batchref": f"batch-{batch}"}
-        events.append(envelope(kind, told[sku], sku=sku, **names))
+        events.append(envelope(kind, told[sku], sku=sku, eta=None, **names))
     return events
 
 

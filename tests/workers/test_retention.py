@@ -18,7 +18,7 @@ from workers.retention import RECEIVED
 from workers.warehouse import pick_list, tables
 from workers.warehouse.__main__ import app as warehouse
 from workers.warehouse.dispatch_outbox import SENT
-from workers.warehouse.dispatching import dispatch
+from workers.warehouse.dispatching import Wanted, dispatch
 from workers.warehouse.running import MIGRATIONS
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -42,10 +42,10 @@ def fill(engine: Engine) -> None:
     """Five events that came long ago, one that waits since then, and one of today."""
     inbox = inbox_at(engine, LONG_AGO)
     for sequence in (1, 2, 3, 4, 7):
-        inbox.take([envelope("allocated", sequence, orderid=f"o{sequence}")])
-    inbox.take([envelope("allocated", 1, sku="CHAIR", orderid="o1")])
+        inbox.take([envelope("allocated", sequence, eta=None, orderid=f"o{sequence}")])
+    inbox.take([envelope("allocated", 1, eta=None, sku="CHAIR", orderid="o1")])
     inbox_at(engine, datetime.now(UTC)).take(
-        [envelope("allocated", 2, sku="CHAIR", orderid="o2", batchref="b9")]
+        [envelope("allocated", 2, eta=None, sku="CHAIR", orderid="o2", batchref="b9")]
     )
 
 
@@ -75,10 +75,10 @@ def test_what_was_forgotten_and_comes_again_changes_nothing(engine: Engine) -> N
     inbox = inbox_at(engine, datetime.now(UTC))
 
     for sequence in (1, 2, 3, 4):
-        inbox.take([envelope("allocated", sequence, orderid=f"o{sequence}")])
+        inbox.take([envelope("allocated", sequence, eta=None, orderid=f"o{sequence}")])
     after_repeats = pick_list.listed(engine)
     for sequence in (5, 6):
-        inbox.take([envelope("allocated", sequence, orderid=f"o{sequence}")])
+        inbox.take([envelope("allocated", sequence, eta=None, orderid=f"o{sequence}")])
 
     assert after_repeats == before
     assert [pick["opened_sequence"] for pick in pick_list.listed(engine)][-3:] == [5, 6, 7]
@@ -121,7 +121,7 @@ def test_the_command_drops_what_the_setting_says(
 
 def sent_at(engine: Engine, orderid: str, time: datetime | None) -> None:
     """Dispatch the order; what tells it was sent at this time, or not yet."""
-    dispatch(engine, orderid, None, LONG_AGO)
+    dispatch(engine, Wanted(orderid), LONG_AGO)
     columns = tables.outbox.c
     with engine.begin() as connection:
         connection.execute(

@@ -21,7 +21,7 @@ def test_bad_messages_go_to_the_dead_letters_with_the_reason_and_the_good_ones_p
     warehouse: Warehouse,
 ) -> None:
     process = warehouse.start()
-    good = event("allocated", 1, orderid="o1", batchref="b1")
+    good = event("allocated", 1, eta=None, orderid="o1", batchref="b1")
     bad: list[tuple[Any, dict[str, Any], str]] = [
         (b"\xff\xfe", {}, "not JSON"),
         (b"{", {}, "not JSON"),
@@ -82,7 +82,7 @@ def test_events_that_do_not_concern_it_keep_the_count(warehouse: Warehouse) -> N
     warehouse.tell(
         event("batch_created", 1),
         event("out_of_stock", 2) | {"type": "allocation.something_new.v1"},
-        event("allocated", 3, orderid="o1", batchref="b1"),
+        event("allocated", 3, eta=None, orderid="o1", batchref="b1"),
     )
 
     eventually(lambda: warehouse.picks() == [("o1", "b1", "open")], what="the pick")
@@ -118,10 +118,12 @@ def test_an_effect_that_keeps_failing_is_dead_lettered_and_harms_no_other(
 ) -> None:
     """After five tries, with the error and its traceback."""
     warehouse.start()
-    first = event("allocated", 1, orderid="o1", batchref="b1")
-    clash = event("allocated", 1, orderid="o2") | {"id": str(uuid4())}  # one number told twice
+    first = event("allocated", 1, eta=None, orderid="o1", batchref="b1")
+    clash = event("allocated", 1, eta=None, orderid="o2") | {
+        "id": str(uuid4())
+    }  # one number told twice
 
-    warehouse.tell(first, clash, event("allocated", 2, orderid="o3", batchref="b1"))
+    warehouse.tell(first, clash, event("allocated", 2, eta=None, orderid="o3", batchref="b1"))
 
     eventually(
         lambda: warehouse.picks() == [("o1", "b1", "open"), ("o3", "b1", "open")],
@@ -144,7 +146,7 @@ def test_a_lost_broker_is_found_again(
     process.wait_for_log("is not being consumed")
     private_rabbitmq.start()
     eventually(lambda: process.logs().count("ready: consuming") == 2, within=20, what="ready again")
-    warehouse.tell(event("allocated", 1, orderid="o1", batchref="b1"))
+    warehouse.tell(event("allocated", 1, eta=None, orderid="o1", batchref="b1"))
 
     eventually(lambda: warehouse.picks() == [("o1", "b1", "open")], what="the pick")
 
@@ -155,7 +157,7 @@ def test_a_lost_database_is_found_again_and_no_event_is_given_up(
     process = warehouse.start()
 
     private_postgres.kill()
-    warehouse.tell(event("allocated", 1, orderid="o1", batchref="b1"))
+    warehouse.tell(event("allocated", 1, eta=None, orderid="o1", batchref="b1"))
     process.wait_for_log("is not being consumed")
     private_postgres.start()
 

@@ -24,7 +24,7 @@ from tests.waiting import eventually
 from tests.workers.conftest import Warehouse, as_bytes, event
 from workers.warehouse import tables
 from workers.warehouse.dispatch_outbox import Relay, add
-from workers.warehouse.dispatching import dispatch
+from workers.warehouse.dispatching import Wanted, dispatch
 from workers.warehouse.running import MIGRATIONS
 from workers.warehouse.settings import Settings
 
@@ -158,10 +158,10 @@ def test_the_broker_gets_the_event_of_the_outbox_once(
 def test_what_a_person_dispatches_is_told_by_the_process(telling: Warehouse, ear: Ear) -> None:
     """From the event that opened the pick to the one that allocation hears."""
     process = telling.start()
-    telling.tell(event("allocated", 1, orderid="o1", batchref="b1", qty=3))
+    telling.tell(event("allocated", 1, eta=None, orderid="o1", batchref="b1", qty=3))
     eventually(telling.picks, what="the pick")
 
-    dispatch(telling.engine, "o1", None, NOW)
+    dispatch(telling.engine, Wanted("o1"), NOW)
 
     eventually(lambda: all_sent(telling.engine), what="the mark")
     [told] = ear.ids(telling.broker_url)
@@ -179,7 +179,7 @@ def test_what_a_person_dispatches_in_a_trace_is_told_in_it(telling: Warehouse, e
     """It comes from the environment, and goes with the event."""
     traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     telling.start()
-    telling.tell(event("allocated", 1, orderid="o1", batchref="b1", qty=3))
+    telling.tell(event("allocated", 1, eta=None, orderid="o1", batchref="b1", qty=3))
     eventually(telling.picks, what="the pick")
 
     command = [sys.executable, "-m", "workers.warehouse", "dispatch", "o1"]

@@ -1,11 +1,12 @@
 """The warehouse: `python -m workers.warehouse` keeps the pick list, `... picks` shows it.
 
-`... dispatch ORDERID` records that an order is shipped.
+`... dispatch ORDERID` records that an order is shipped, or some pieces of it.
 `... prune` deletes old records of events.
 """
 
 import json
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,19 +35,25 @@ def consume(context: typer.Context) -> None:
 def dispatch(
     orderid: Annotated[str, typer.Argument(help="The order that is shipped.")],
     sku: Annotated[str | None, typer.Option(help="Only this sku.")] = None,
+    batchref: Annotated[str | None, typer.Option(help="Only goods of this batch.")] = None,
+    qty: Annotated[
+        int | None, typer.Option(min=1, help="Only so many pieces; the rest stays to be picked.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Mark the order's open picks as dispatched; the running warehouse publishes the events.
+
+    Picks whose goods have not arrived stay. With --qty, the picks must be of one sku.
 
     If the environment has a TRACEPARENT, the events belong to that trace.
     """
     from allocation.messaging.database import Outage
     from allocation.messaging.telemetry.escaping import escaped
     from workers.warehouse import running
-    from workers.warehouse.dispatching import NothingToDispatch
+    from workers.warehouse.dispatching import NothingToDispatch, Wanted
 
     try:
-        leaving = running.dispatch(orderid, sku)
+        leaving = running.dispatch(Wanted(orderid, sku, batchref, qty))
     except Outage as error:
         raise _unreachable(error) from error
     except NothingToDispatch as reason:
@@ -54,15 +61,14 @@ def dispatch(
             typer.echo(escaped(line), err=True)
         raise typer.Exit(1) from reason
     if as_json:
-        shown = ("orderid", "sku", "qty", "batchref")
-        rows = [{name: getattr(pick, name) for name in shown} for pick in leaving]
-        typer.echo(json.dumps({"dispatched": rows}))
+        typer.echo(json.dumps({"dispatched": [asdict(each) for each in leaving]}))
         return
-    for pick in leaving:
+    for each in leaving:
+        rest = f" {each.left} are left to be picked." if each.left else ""
         typer.echo(
             escaped(
-                f"Dispatched {pick.qty} x {pick.sku} from the batch {pick.batchref}"
-                f" for the order {pick.orderid}."
+                f"Dispatched {each.qty} x {each.sku} from the batch {each.batchref}"
+                f" for the order {each.orderid}.{rest}"
             )
         )
 
@@ -72,7 +78,7 @@ def picks(
     orderid: Annotated[str | None, typer.Option(help="Only picks of this order.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the pick list."""
+    """Show the pick list; goods that are expected arrive on the day `eta`."""
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
@@ -92,11 +98,13 @@ def picks(
     if as_json:
         console.print_json(json.dumps(rows), ensure_ascii=True)
         return
-    names = ("orderid", "sku", "part", "qty", "batchref", "status")
+    names = ("orderid", "sku", "part", "qty", "dispatched_qty", "batchref", "eta", "status")
     table = Table(*(Column(name, overflow="fold") for name in names), box=None)
     for row in rows:
         # No markup: names may have brackets.
-        table.add_row(*(Text(escaped(str(row[name]))) for name in names))
+        table.add_row(
+            *(Text(escaped("" if row[name] is None else str(row[name]))) for name in names)
+        )
     nothing = "The pick list is empty: nothing was allocated yet."
     if orderid is not None:
         nothing = escaped(f"The pick list has no pick for the order {orderid}.")

@@ -1,8 +1,9 @@
 """The events that the warehouse uses, with the fields that it uses."""
 
 from dataclasses import dataclass
+from datetime import date
 
-from allocation.messaging.cloudevents import Envelope, number, text
+from allocation.messaging.cloudevents import Envelope, day, number, text
 from workers.allocation_events import version_one
 
 
@@ -19,9 +20,10 @@ class _Pieces:
 
 @dataclass(frozen=True, slots=True)
 class Allocated(_Pieces):
-    """Pick the pieces from this batch."""
+    """Pick the pieces from this batch, which arrives on the day `eta`; None: it is there."""
 
     batchref: str
+    eta: date | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +33,31 @@ class Deallocated(_Pieces):
 
 @dataclass(frozen=True, slots=True)
 class Dispatched(_Pieces):
-    """Allocation has taken the pieces off its books, after the warehouse dispatched them."""
+    """Allocation has taken the pieces off its books, after the warehouse dispatched them.
+
+    `left` pieces of the part are still to be picked from the same batch.
+    """
 
     batchref: str
+    left: int = 0
 
 
-Message = Allocated | Deallocated | Dispatched
+@dataclass(frozen=True, slots=True)
+class PromiseChanged(_Pieces):
+    """The batch that the pieces come from arrives on the day `eta`; None: it is there."""
 
-WANTED = ("allocation.allocated", "allocation.deallocated", "allocation.dispatched")
+    batchref: str
+    eta: date | None = None
+
+
+Message = Allocated | Deallocated | Dispatched | PromiseChanged
+
+WANTED = (
+    "allocation.allocated",
+    "allocation.deallocated",
+    "allocation.dispatched",
+    "allocation.promise_changed",
+)
 
 
 def parse(event: Envelope) -> Message | None:
@@ -54,7 +73,11 @@ def parse(event: Envelope) -> Message | None:
     batchref = text(data, "batchref")
     match kind:
         case "allocation.allocated":
-            return Allocated(*line, batchref, part)
+            # An event of a release that did not have the day is about goods that may be there.
+            return Allocated(*line, batchref, part, day(data, "eta") if "eta" in data else None)
         case "allocation.dispatched":
-            return Dispatched(*line, batchref, part)
+            left = number(data, "left") if data.get("left") else 0
+            return Dispatched(*line, batchref, part, left)
+        case "allocation.promise_changed":
+            return PromiseChanged(*line, batchref, part, day(data, "new_eta"))
     return Deallocated(*line, batchref, part)

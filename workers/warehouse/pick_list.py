@@ -2,19 +2,38 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Engine, Row, bindparam, insert, select, update
+from sqlalchemy import (
+    Connection,
+    DateTime,
+    Engine,
+    Row,
+    bindparam,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from allocation.messaging.resequencer import Due
 from workers.order_lines import rows_of
-from workers.warehouse.messages import Allocated, Deallocated, Dispatched, Message, parse
+from workers.warehouse.messages import (
+    Allocated,
+    Deallocated,
+    Dispatched,
+    Message,
+    PromiseChanged,
+    parse,
+)
 from workers.warehouse.picks import (
     Pick,
     cancel_pick,
-    dispatch_pick,
+    change_day,
+    confirm_dispatch,
     dispatched_pick,
     open_pick,
 )
@@ -32,21 +51,15 @@ def apply(connection: Connection, due: Sequence[Due]) -> None:
     if not parsed:
         return
     lines = _lines(connection, [message for _, message in parsed])
-    open_before = [pick for line in lines.values() for pick in line if pick.is_open]
+    before = [(pick, replace(pick)) for line in lines.values() for pick in line]
     added = []
     for each, message in parsed:
         line = lines[message.orderid, message.sku, message.part]
         if gone := dispatched_pick(line):
-            if not isinstance(message, Dispatched):
+            if isinstance(message, (Allocated, Deallocated)):
                 _warn(each, message, gone)
             continue
-        if isinstance(message, Dispatched):
-            pick = dispatch_pick(line, message, each.event.sequence)
-        elif isinstance(message, Allocated):
-            pick = open_pick(line, message, each.event.sequence)
-        else:
-            pick = cancel_pick(line, message, each.event.sequence)
-        if pick:
+        if pick := _apply_one(line, each, message):
             line.append(pick)
             added.append(pick)
         log.info(
@@ -57,8 +70,34 @@ def apply(connection: Connection, due: Sequence[Due]) -> None:
             **each.event.log_fields(),
         )
     now = datetime.now(UTC)
-    _close(connection, [pick for pick in open_before if not pick.is_open], now)
+    save(connection, [pick for pick, old in before if pick != old], now)
     _add(connection, added, now)
+
+
+def _apply_one(line: Sequence[Pick], each: Due, message: Message) -> Pick | None:
+    """Change the line's picks as the event says; returns the pick that it adds."""
+    sequence = each.event.sequence
+    match message:
+        case Allocated():
+            # The event that changed the day of a late one may have been applied before it.
+            return open_pick(line, replace(message, eta=None) if each.late else message, sequence)
+        case Dispatched():
+            return confirm_dispatch(line, message, sequence)
+        case PromiseChanged():
+            change_day(line, message, sequence)
+            return None
+    were_open = [pick for pick in line if pick.is_open]
+    noted = cancel_pick(line, message, sequence)
+    for pick in were_open:
+        if not pick.is_open and pick.gone > pick.confirmed:
+            log.warning(
+                "a line was cancelled after some of its goods were dispatched: these stay"
+                " dispatched",
+                batchref=message.batchref,
+                dispatched=pick.gone,
+                **each.event.log_fields(),
+            )
+    return noted
 
 
 def _warn(each: Due, message: Allocated | Deallocated, gone: Pick) -> None:
@@ -94,21 +133,45 @@ def as_pick(row: Row[Any]) -> Pick:
         row.batchref,
         row.opened_sequence,
         row.closed_sequence,
-        dispatched=row.status == "dispatched",
         part=row.part,
+        eta=row.eta,
+        eta_sequence=row.eta_sequence,
+        # The previous release writes the status alone.
+        gone=row.qty if row.status == "dispatched" else row.dispatched_qty,
+        confirmed=row.confirmed_qty,
     )
 
 
-def _close(connection: Connection, closed: Sequence[Pick], now: datetime) -> None:
-    if not closed:
+def save(connection: Connection, changed: Sequence[Pick], now: datetime) -> None:
+    """Update the stored picks."""
+    if not changed:
         return
+    closed_at = func.coalesce(picks.c.closed_at, bindparam("at", type_=DateTime(timezone=True)))
     connection.execute(
         update(picks)
         .where(picks.c.sku == bindparam("of"), picks.c.opened_sequence == bindparam("opened"))
-        .values(status=bindparam("to"), closed_sequence=bindparam("closed"), closed_at=now),
+        .values(
+            status=bindparam("to"),
+            closed_sequence=bindparam("closed"),
+            closed_at=closed_at,
+            eta=bindparam("day"),
+            eta_sequence=bindparam("day_sequence"),
+            dispatched_qty=bindparam("gone"),
+            confirmed_qty=bindparam("confirmed"),
+        ),
         [
-            {"of": pick.sku, "opened": pick.opened, "closed": pick.closed, "to": pick.status}
-            for pick in closed
+            {
+                "of": pick.sku,
+                "opened": pick.opened,
+                "to": _stored_status(pick),
+                "closed": pick.closed,
+                "at": None if pick.is_open else now,
+                "day": pick.eta,
+                "day_sequence": pick.eta_sequence,
+                "gone": pick.gone,
+                "confirmed": pick.confirmed,
+            }
+            for pick in changed
         ],
     )
 
@@ -126,7 +189,11 @@ def _add(connection: Connection, added: Sequence[Pick], now: datetime) -> None:
                 "qty": pick.qty,
                 "batchref": pick.batchref,
                 "part": pick.part,
-                "status": pick.status,
+                "status": _stored_status(pick),
+                "eta": pick.eta,
+                "eta_sequence": pick.eta_sequence,
+                "dispatched_qty": pick.gone,
+                "confirmed_qty": pick.confirmed,
                 "opened_at": now,
                 "closed_sequence": pick.closed,
                 "closed_at": None if pick.is_open else now,
@@ -136,14 +203,30 @@ def _add(connection: Connection, added: Sequence[Pick], now: datetime) -> None:
     )
 
 
+def _stored_status(pick: Pick) -> str:
+    """A pick is stored as open also before its goods arrive: its day says that."""
+    return "open" if pick.is_open else pick.status
+
+
 def listed(engine: Engine, orderid: str | None = None) -> Sequence[dict[str, Any]]:
     """The picks of one order, or all, in the order in which they were opened."""
     query = select(picks).order_by(picks.c.opened_at, picks.c.sku, picks.c.opened_sequence)
     if orderid is not None:
         query = query.where(picks.c.orderid == orderid)
-    names = (
-        *("orderid", "sku", "part", "qty", "batchref", "status"),
-        *("opened_sequence", "closed_sequence"),
-    )
     with engine.connect() as connection:
-        return [{name: getattr(row, name) for name in names} for row in connection.execute(query)]
+        return [_shown(as_pick(row)) for row in connection.execute(query)]
+
+
+def _shown(pick: Pick) -> dict[str, Any]:
+    return {
+        "orderid": pick.orderid,
+        "sku": pick.sku,
+        "part": pick.part,
+        "qty": pick.qty,
+        "dispatched_qty": pick.gone,
+        "batchref": pick.batchref,
+        "eta": pick.eta.isoformat() if pick.eta else None,
+        "status": pick.status,
+        "opened_sequence": pick.opened,
+        "closed_sequence": pick.closed,
+    }

@@ -11,8 +11,8 @@ from allocation.messaging.migrations import Migrations
 from allocation.messaging.telemetry import trace_context, tracing
 from workers import wiring
 from workers.warehouse import dispatch_outbox, dispatching, pick_list
+from workers.warehouse.dispatching import Leaving, Wanted
 from workers.warehouse.messages import parse
-from workers.warehouse.picks import Pick
 from workers.warehouse.settings import Settings
 from workers.warehouse.tables import VERSION_TABLE, metadata
 
@@ -39,14 +39,14 @@ def consume() -> None:
     )
 
 
-def dispatch(orderid: str, sku: str | None) -> Sequence[Pick]:
-    """Mark the order's open picks as dispatched, within the trace of TRACEPARENT, if it is set."""
+def dispatch(wanted: Wanted) -> Sequence[Leaving]:
+    """Dispatch pieces of the order's picks, within the trace of TRACEPARENT, if it is set."""
     traceparent = trace_context.accepted(os.environ.get("TRACEPARENT"))
     settings = Settings()
     engine = open_database(settings)
     with tracing.making("warehouse", settings.broker_transport):
         span = tracing.begin(
-            "dispatch", tracing.SpanKind.INTERNAL, traceparent, {"orderid": orderid}
+            "dispatch", tracing.SpanKind.INTERNAL, traceparent, {"orderid": wanted.orderid}
         )
         with tracing.ending([span]):
-            return dispatching.dispatch(engine, orderid, sku, datetime.now(UTC), span.traceparent)
+            return dispatching.dispatch(engine, wanted, datetime.now(UTC), span.traceparent)

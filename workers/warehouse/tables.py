@@ -4,6 +4,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     Index,
     Integer,
@@ -36,6 +37,12 @@ picks = Table(
     Column("closed_sequence", BigInteger),
     Column("opened_at", DateTime(timezone=True), nullable=False),
     Column("closed_at", DateTime(timezone=True)),
+    # When the goods of an open pick arrive, null if they are there; and the event that changed it.
+    Column("eta", Date),
+    Column("eta_sequence", BigInteger),
+    # Pieces that have left, if not all have; and those that Allocation has off its books.
+    Column("dispatched_qty", Integer, nullable=False, server_default="0"),
+    Column("confirmed_qty", Integer, nullable=False, server_default="0"),
     CheckConstraint("status IN ('open', 'cancelled', 'dispatched')", name="ck_picks_status"),
     CheckConstraint(
         "(status = 'cancelled') = (closed_sequence IS NOT NULL)",

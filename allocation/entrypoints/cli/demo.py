@@ -132,7 +132,7 @@ class Demo:
         )
         self._until("order-1 is on batch late", lambda: self._line("order-1")["batchref"] == "late")
         self._say("order-1 no longer fits, so it moved to batch late.")
-        self._picks({("order-1", "early"): "cancelled", ("order-1", "late"): "open"})
+        self._picks({("order-1", "early"): "cancelled", ("order-1", "late"): "expected"})
 
     def _an_order_that_nothing_can_serve(self) -> None:
         order = {"orderid": "order-2", "sku": "RED-CHAIR", "qty": 100}
@@ -150,7 +150,7 @@ class Demo:
         self._picks(
             {
                 ("order-1", "early"): "cancelled",
-                ("order-1", "late"): "open",
+                ("order-1", "late"): "expected",
                 ("order-2", "new"): "open",
             }
         )

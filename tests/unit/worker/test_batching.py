@@ -136,6 +136,38 @@ def test_commands_of_an_order_keep_their_order_whatever_their_skus() -> None:
     assert stage.names() == [["a"], ["b"]]
 
 
+@pytest.mark.parametrize(
+    ("name", "overtaken"),
+    [
+        ("cancel_order", line("order-1", sku="TABLE")),
+        ("change_priority", line("order-1", sku="TABLE")),
+        ("return_goods", line("b", sku="RED-CHAIR")),
+        ("change_line_quantity", line("b", sku="RED-CHAIR")),
+        ("dispatch", line("b", sku="RED-CHAIR")),
+        ("receive", line("b")),
+        ("block_batch", line("b")),
+        ("unblock_batch", line("b")),
+        ("change_best_before", line("b")),
+        ("expire_batch", line("b")),
+        ("mark_overdue", line("b")),
+    ],
+)
+def test_a_command_waits_for_the_batch_that_has_an_earlier_one_of_its_order_or_product(
+    name: str, overtaken: Request
+) -> None:
+    """One that names only an order, or only a batch, too."""
+    stage = Stage()
+    stage.add(overtaken)
+    stage.loop.run_later()
+
+    stage.add(Request(registry.example(f"allocation.{name}")))
+    stage.loop.run_later()
+    meanwhile = len(stage.pool.batches)
+    stage.pool.end(0)
+
+    assert (meanwhile, len(stage.pool.batches)) == (1, 2)
+
+
 def test_a_command_that_may_be_about_anything_runs_beside_no_earlier_batch() -> None:
     stage = Stage()
     stage.add(line("a"))
@@ -253,6 +285,11 @@ def test_a_lost_connection_drops_what_waits_and_what_runs() -> None:
             {"order a", "sku LAMP", "sku CHAIR"},
         ),
         ({"batchref": "b1"}, ANYTHING),
+        ({"batchref": "b1", "qty": 5}, ANYTHING),
+        ({"batchref": "b1", "best_before": "2030-01-01"}, ANYTHING),
+        ({"orderid": "a", "priority": 5}, {"order a"}),
+        ({"orderid": "a", "sku": None, "priority": 5}, {"order a"}),
+        ({"orderid": "a", "sku": "LAMP", "batchref": "b1", "qty": 1}, {"order a", "sku LAMP"}),
         ({"sku": 5, "orderid": None}, ANYTHING),
     ],
 )

@@ -1,5 +1,6 @@
 """Deciding a batch: one unit of work, bisected on failure; in memory."""
 
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 from uuid import UUID
@@ -144,6 +145,49 @@ def test_a_conflict_is_isolated_too() -> None:
         found = stage.run(shelf(1), shelf(2, "CHAIR"))
 
         assert found == [CREATED, error]
+
+
+def test_goods_that_left_and_are_not_on_the_books_fail_alone_and_can_be_replayed() -> None:
+    stage = Stage()
+    reported = {"orderid": "o2", "sku": "LAMP", "reported": True}
+
+    found = stage.run(
+        shelf(1),
+        call(2, "allocate", orderid="o1", sku="LAMP", qty=3),
+        call(3, "dispatch", orderid="o1", sku="LAMP", batchref="b1", qty=4, reported=True),
+        call(4, "dispatch", orderid="o1", sku="LAMP", batchref="b1", qty=2, reported=True),
+        call(5, "dispatch", **reported),
+        call(6, "dispatch", orderid="o1", sku="CHAIR", reported=True),
+    )
+
+    assert [str(UUID(int=number)) for number in (3, 5, 6)] == [each for each, _ in stage.undecided]
+    assert [each for each in found if isinstance(each, str)] == [
+        CREATED,
+        "{'status': 'allocated', 'batchref': 'b1', 'eta': None}",
+        "{'status': 'dispatched', 'batchref': 'b1', 'qty': 2, 'left': 1}",
+    ]
+    problem = "goods were reported to have left, and the books do not have them: "
+    expected = [
+        "quantity too large (field qty, qty 4, known_qty 3); order o1, sku LAMP, qty 4",
+        "unknown order line (field orderid, orderid o2, sku LAMP); order o2, sku LAMP, qty all",
+        "unknown sku (field sku, sku CHAIR); order o1, sku CHAIR, qty all",
+    ]
+    assert [str(error) for _, error in stage.undecided] == [problem + each for each in expected]
+    mended = stage.run(
+        call(7, "allocate", orderid="o2", sku="LAMP", qty=1), call(5, "dispatch", **reported)
+    )
+    assert mended[1] == "{'status': 'dispatched', 'batchref': 'b1'}"
+
+
+def test_what_goods_that_are_not_on_the_books_fail_for_gets_out_of_its_process() -> None:
+    """Celery sends the exception from the pool's process to the worker's main one, pickled."""
+    stage = Stage()
+
+    stage.run(call(1, "dispatch", orderid="o1", sku="LAMP", reported=True))
+
+    [(_, error)] = stage.undecided
+    arrived = pickle.loads(pickle.dumps(error))
+    assert (type(arrived), str(arrived)) == (type(error), str(error))
 
 
 def test_an_absent_database_is_no_commands_fault_and_is_asked_once() -> None:
