@@ -417,6 +417,12 @@ class Product:
         known, gone = sum(part.qty for part in parts), self.dispatched_pieces(orderid)
         if qty < gone or (gone == known < qty):
             return Refused("dispatched", field="qty", qty=qty, known_qty=gone)
+        if (
+            qty > known
+            and not self._waiting_pieces(orderid)
+            and not self._all_who_wait_are_served()
+        ):
+            return Refused("not enough stock", field="qty", qty=qty, known_qty=known)
         if qty != known:
             before = self.sequence
             self._record(LineQuantityChanged(orderid, self.sku, known, qty))
@@ -657,6 +663,13 @@ class Product:
                 batches = self._sorted(batches)
         self._leave_allocate_waiting()
         return batches, False
+
+    def _all_who_wait_are_served(self) -> bool:
+        """Serve the waiting lines that fit; False if some of them are left to a follow-up."""
+        before = self.sequence
+        _, all_served = self._serve_waiting()
+        self.version += self.sequence > before
+        return all_served
 
     def _next_waiting(self, batches: Sequence[Batch], after: Line | None = None) -> Line | None:
         """The first waiting line behind `after` that may be served now."""

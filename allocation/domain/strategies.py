@@ -56,9 +56,12 @@ more urgent line that waits, so that large lines don't starve.
 """
 
 
-def service_order(line: Line) -> tuple[int, int]:
-    """The sort key of lines: the higher priority is served first, then the older line."""
-    return -line.priority, line.age
+def service_order(line: Line) -> tuple[int, int, int]:
+    """The sort key of lines: the higher priority is served first, then the older line.
+
+    Of the parts of one line the one with the lower number.
+    """
+    return -line.priority, line.age, line.part
 
 
 def shortage_order(line: Line) -> tuple[bool, int, int]:

@@ -28,8 +28,10 @@ class Storage:
     engine: Engine | None = None
 
 
-def memory_storage(now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Storage:
-    store = MemoryStore()
+def memory_storage(
+    now: Callable[[], datetime] = lambda: datetime.now(UTC), store: MemoryStore | None = None
+) -> Storage:
+    store = store or MemoryStore()
 
     def outbox() -> list[Sent]:
         return [

@@ -1,16 +1,19 @@
 """Each database orders lines as the domain does."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from random import Random
 
 import pytest
 from sqlalchemy import insert
 
+from allocation.adapters.memory import MemoryBooks
 from allocation.adapters.sql import books, tables
 from allocation.adapters.sql.books import SqlBooks
-from allocation.domain.books import Batch, Line
+from allocation.adapters.sql.statements import Writes
+from allocation.domain.books import Batch, Books, Line
 from allocation.domain.strategies import service_order, shortage_order
 from tests.storage.conftest import Storage
 
@@ -88,3 +91,120 @@ def test_lines_are_announced_in_the_order_of_the_domain(sql: Storage) -> None:
 
     unannounced = [line for line in sorted(lines, key=service_order) if not line.told]
     assert announced == unannounced[:4]
+
+
+DAYS = [TODAY + timedelta(days=days) for days in (-3, -1, 0, 1, 2, 5, 9)]
+
+
+def random_batch(chance: Random, batchref: str) -> Batch:
+    return Batch(
+        *(batchref, "LAMP", 99),
+        eta=chance.choice([None, None, *DAYS]),
+        best_before=chance.choice([None, None, *DAYS]),
+        blocked=chance.choice([None, None, None, "recall"]),
+    )
+
+
+def random_line(chance: Random, number: int, batches: list[Batch]) -> Line:
+    line = Line(
+        *(f"o{number // 2}", "LAMP", chance.randint(1, 6)),
+        age=number // 2,
+        part=number % 2,
+        smallest_part=chance.choice([None, 1]),
+        priority=(number // 2) % 3,
+        not_before=chance.choice([None, None, None, *DAYS]),
+        fresh_days=chance.choice([0, 0, 0, 1, 4]),
+        told=chance.random() < 0.5,
+    )
+    if number % 2 or chance.random() < 0.5:  # of each line one part at most waits
+        batch = chance.choice(batches)
+        line.batchref, line.promised_at = batch.batchref, number + 1
+        line.eta = chance.choice([batch.eta, *DAYS])
+        line.expires_at = chance.choice([None, None, NOON])
+        line.dispatched = chance.random() < 0.2
+        if not line.dispatched:
+            line.dispatched_qty = chance.choice([0, 0, line.qty // 2])
+        batch.allocated += line.held
+    return line
+
+
+def random_books(chance: Random) -> tuple[list[Batch], list[Line]]:
+    batches = [random_batch(chance, f"b{number}") for number in range(4)]
+    lines = [random_line(chance, number, batches) for number in range(chance.randint(0, 14))]
+    for batch in batches:
+        batch.purchased = batch.allocated + chance.choice([0, 1, 2, 3, 6])
+    return batches, lines
+
+
+def answers(asked: Books, batches: list[Batch]) -> dict[str, object]:
+    """What the books say to each question; lines by order and part."""
+    passed: list[Line] = []
+    while line := asked.first_waiting(batches, TODAY, passed[-1] if passed else None):
+        passed.append(line)
+    first = asked.longest_waiting()
+    later = asked.promised_later(batches, TODAY)
+    return {
+        "first_waiting": named(passed),
+        "longest_waiting": named([first] if first else []),
+        "promised_later": named([later] if later else []),
+        "waiting_unannounced": named(asked.waiting_unannounced(2)),
+        "particular_lines": sorted(
+            key for batch in batches for key in named(asked.particular_lines(batch.batchref))
+        ),
+        "promised_another_day": [named(asked.promised_another_day(batch, 2)) for batch in batches],
+    }
+
+
+def named(lines: Iterable[Line]) -> list[tuple[str, int]]:
+    return [(line.orderid, line.part) for line in lines]
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "not yet written"])
+def test_random_books_answer_as_those_in_memory(sql: Storage, stored: bool) -> None:
+    assert sql.engine is not None
+    said: Counter[str] = Counter()
+    with sql.engine.connect() as connection:
+        for seed in range(60):
+            transaction = connection.begin()
+            connection.execute(insert(tables.products).values(sku="LAMP", version=0, sequence=0))
+            batches, lines = random_books(Random(seed))
+            made = SqlBooks(connection, "LAMP", {})
+            for batch in batches:
+                made.add_batch(batch)
+            for line in lines:
+                made.add_line(line)
+            if stored:
+                changes = Writes(connection)
+                books.write([made], changes)
+                changes.send()
+                made = books.load(connection, {}, ["LAMP"], [])["LAMP"]
+                loaded = [made.batch(batch.batchref) for batch in batches]
+                batches = [batch for batch in loaded if batch is not None]
+
+            expected = answers(MemoryBooks(batches, lines), batches)
+
+            assert answers(made, batches) == expected, f"seed {seed}"
+            said.update(question for question, answer in expected.items() if answer)
+            transaction.rollback()
+    assert min(said[question] for question in expected) > 12
+
+
+def test_a_line_that_this_unit_of_work_had_promised_later_improves(sql: Storage) -> None:
+    """The stored lines say that none improves; a delayed ship has changed that."""
+    assert sql.engine is not None
+    with sql.engine.connect() as connection:
+        connection.execute(insert(tables.products).values(sku="LAMP", version=0, sequence=0))
+        first = SqlBooks(connection, "LAMP", {})
+        first.add_batch(Batch("ship", "LAMP", 3, allocated=3))
+        first.add_batch(Batch("shelf", "LAMP", 3))
+        first.add_line(Line("o1", "LAMP", 3, age=1, batchref="ship", promised_at=1))
+        changes = Writes(connection)
+        books.write([first], changes)
+        changes.send()
+        made = books.load(connection, {}, ["LAMP"], [("o1", "LAMP")])["LAMP"]
+        ship, [line] = made.batch("ship"), made.parts("o1")
+        assert ship is not None
+
+        ship.eta = line.eta = TODAY
+
+        assert made.promised_later(made.open_batches(), TODAY) is line

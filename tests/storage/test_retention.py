@@ -13,7 +13,14 @@ from sqlalchemy import Engine, event, func, select, text, update
 from allocation.adapters.sql import audit, database, retention, tables
 from allocation.adapters.sql.retention import Limits, Number
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
-from allocation.domain.commands import Allocate, AllocateWaiting, Command, CreateBatch, Deallocate
+from allocation.domain.commands import (
+    Allocate,
+    AllocateWaiting,
+    CancelOrder,
+    Command,
+    CreateBatch,
+    Deallocate,
+)
 from allocation.domain.outcomes import Refused, Succeeded
 from allocation.service_layer.execution import accept, execute, fail
 from allocation.service_layer.unit_of_work import ConcurrentUpdate, Message, UnitOfWork
@@ -177,6 +184,20 @@ def test_the_proofs_hold_after_each_step_and_it_may_be_broken_off(
 
     assert steps > 5
     assert (sequences(engine), known(engine)) == ([("LAMP", 19)], set())
+
+
+def test_what_gave_an_order_up_is_kept_longer_than_what_asked_for_its_lines(
+    sql: Storage, engine: Engine
+) -> None:
+    """Both are of the same age: a line without either would be missed."""
+    run(sql, CreateBatch("b1", "LAMP", 10), Allocate("o1", "LAMP", 1), CancelOrder("o1"))
+    relay(engine)
+    age(engine, 1)
+
+    prune(engine, Limits(events=MONTH_AGO, commands=NOW), step=9)
+
+    assert known(engine) == {3}
+    assert broken(engine) == []
 
 
 def test_what_would_be_dropped_is_counted_as_it_is_dropped(sql: Storage, engine: Engine) -> None:

@@ -16,23 +16,34 @@ from allocation.domain.commands import (
     Allocate,
     AllocateOrder,
     AllocateWaiting,
+    BlockBatch,
+    CancelOrder,
     ChangeBatchEta,
     ChangeBatchQuantity,
+    ChangeBestBefore,
+    ChangeLineQuantity,
+    ChangePriority,
     ChooseStrategy,
     Command,
     Confirm,
     CreateBatch,
+    CreateProduct,
     Deallocate,
     Dispatch,
     Expire,
+    ExpireBatch,
     Extend,
+    MarkOverdue,
+    Receive,
     Release,
     Reserve,
+    ReturnGoods,
     ReviewPromises,
+    UnblockBatch,
     Wanted,
     WriteOff,
 )
-from allocation.domain.strategies import STRATEGIES
+from allocation.domain.strategies import STRATEGIES, WAITING_RULES
 from allocation.service_layer.execution import execute_batch
 from allocation.service_layer.unit_of_work import Message
 from tests.storage.conftest import Storage, memory_storage, message, sql_storage
@@ -52,40 +63,61 @@ def moment(second: int) -> datetime:
 NOW = moment(0)  # the clock stands still, so that a guess may hit when something ends
 
 
-wanted = st.builds(Wanted, skus, quantities, st.booleans())
-one_command: st.SearchStrategy[Command] = st.one_of(
+priorities = st.integers(min_value=0, max_value=2)
+fresh_days = st.sampled_from([0, 0, 0, 1, 3])
+versions = st.sampled_from([None, None, None, "stale"])
+strategies = st.sampled_from(sorted(STRATEGIES))
+rules = st.sampled_from(WAITING_RULES)
+wishes = {
+    "split": st.booleans(),
+    "priority": priorities,
+    "not_before": st.none() | etas,
+    "fresh_days": fresh_days,
+}
+wanted = st.builds(Wanted, skus, quantities, **wishes)
+of_batches: st.SearchStrategy[Command] = st.one_of(
     st.builds(CreateBatch, refs, skus, quantities, etas, etas),
-    st.builds(ChooseStrategy, skus, st.sampled_from(sorted(STRATEGIES))),
-    st.builds(Allocate, orders, skus, quantities, st.none(), st.booleans()),
-    st.builds(Deallocate, orders, skus),
-    st.builds(ChangeBatchQuantity, refs, st.integers(min_value=0, max_value=9)),
-    st.builds(ChangeBatchEta, refs, etas),
+    st.builds(ChangeBatchQuantity, refs, st.integers(min_value=0, max_value=9), versions),
+    st.builds(Receive, refs, quantities),
+    st.builds(ChangeBatchEta, refs, etas, versions),
+    st.builds(ChangeBestBefore, refs, etas, versions),
+    st.builds(BlockBatch, refs, st.sampled_from(["recall", "damp"]), versions),
+    st.builds(UnblockBatch, refs, versions),
     st.builds(WriteOff, refs, quantities, st.just("water damage")),
-    st.builds(AllocateWaiting, skus),
     st.builds(ReviewPromises, refs),
+    st.builds(ExpireBatch, refs, etas.filter(bool)),
+    st.builds(MarkOverdue, refs, etas.filter(bool)),
+)
+of_lines: st.SearchStrategy[Command] = st.one_of(
+    st.builds(Allocate, orders, skus, quantities, st.none(), **wishes),
     st.builds(
-        Reserve,
-        orders,
-        skus,
-        quantities,
-        st.integers(1, 3),
-        st.none() | st.just("c"),
-        st.booleans(),
+        Reserve, orders, skus, quantities, st.integers(1, 3), st.none() | st.just("c"), **wishes
     ),
     st.builds(
         AllocateOrder,
         orders,
-        st.lists(st.builds(Wanted, skus, quantities, st.booleans()), min_size=1, max_size=2).map(
-            tuple
-        ),
+        st.lists(wanted, min_size=1, max_size=2).map(tuple),
         st.booleans(),
         st.none() | st.integers(1, 3),
     ),
+    st.builds(Deallocate, orders, skus, versions),
+    st.builds(CancelOrder, orders),
+    st.builds(ChangeLineQuantity, orders, skus, quantities, versions),
+    st.builds(ChangePriority, orders, priorities, st.none() | skus),
     st.builds(Confirm, orders, st.booleans()),
     st.builds(Extend, orders, st.integers(1, 3)),
     st.builds(Release, orders),
     st.builds(Expire, orders, st.integers(1, 3).map(moment)),
-    st.builds(Dispatch, orders, skus),
+    st.builds(Dispatch, orders, skus, st.none() | refs, st.none() | quantities),
+    st.builds(ReturnGoods, orders, skus, quantities, refs, st.booleans()),
+)
+one_command: st.SearchStrategy[Command] = st.one_of(
+    st.builds(CreateProduct, skus, strategies, rules, st.booleans()),
+    st.builds(ChooseStrategy, skus, strategies, rules, st.booleans(), versions),
+    st.builds(AllocateWaiting, skus),
+    of_batches,
+    of_lines,
+    of_lines,
 )
 
 

@@ -1,17 +1,20 @@
 """The invariants of the books, each as one SQL statement that finds violations.
 
 Each statement works on sets and groups, never row by row. It holds on any snapshot of a running
-system, also when past events and commands were pruned. The only bind parameter of all statements
-is `overdue_before`, a time.
+system, also when past events and commands were pruned. The only bind parameters of all statements
+are `overdue_before`, a time, and `today`, a day of the shop.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
     CompoundSelect,
+    Connection,
+    Date,
     Engine,
     Select,
     String,
@@ -29,21 +32,29 @@ from sqlalchemy import (
     select,
     text,
     true,
+    union,
+    union_all,
 )
 from sqlalchemy.orm import aliased
 
-from allocation.adapters.sql.database import ago
+from allocation.adapters.sql.database import ago, clock
 from allocation.adapters.sql.tables import (
     allocations,
     batches,
     commands,
+    holds,
+    in_service_order,
+    is_particular,
     is_pending,
     is_scheduled,
     needs,
     outbox,
     products,
     promised,
+    serves,
+    waits,
 )
+from allocation.domain.strategies import IN_ORDER
 from allocation.messaging.database import is_postgresql
 
 Violations = Select[Any] | CompoundSelect[Any]
@@ -84,11 +95,17 @@ class Result:
         return not self.broken
 
 
-def run(engine: Engine, overdue_after: float = 300, most: int = 10) -> Iterator[Result]:
+def run(
+    engine: Engine,
+    overdue_after: float = 300,
+    most: int = 10,
+    clock: Callable[[Connection], datetime] = clock,
+    calendar: tzinfo = UTC,
+) -> Iterator[Result]:
     """Check every invariant on one snapshot of the database, so a live system can be checked.
 
     A command is overdue after it was pending for `overdue_after` seconds. At most `most` violations
-    are named per invariant.
+    are named per invariant. `calendar` is the time zone in which the shop's days begin.
     """
     options = {"isolation_level": "REPEATABLE READ"} if is_postgresql(engine) else {}
     examined: dict[str, int] = {}
@@ -98,6 +115,7 @@ def run(engine: Engine, overdue_after: float = 300, most: int = 10) -> Iterator[
             connection.execute(text("SET LOCAL work_mem = '64MB'"))
             connection.execute(text("SET LOCAL jit = off"))
         overdue_before = connection.scalar(select(ago(connection, overdue_after)))
+        today = clock(connection).astimezone(calendar).date()
         for promise, table, violations in INVARIANTS:
             if table.name not in examined:
                 count = connection.scalar(select(func.count()).select_from(table))
@@ -106,7 +124,7 @@ def run(engine: Engine, overdue_after: float = 300, most: int = 10) -> Iterator[
             # row, while as a rule there is no violation.
             found = violations().cte("found").prefix_with("MATERIALIZED")
             broken = connection.scalars(
-                select(found).limit(most), {"overdue_before": overdue_before}
+                select(found).limit(most), {"overdue_before": overdue_before, "today": today}
             )
             yield Result(promise, examined[table.name], tuple(map(str, broken)))
 
@@ -116,12 +134,15 @@ _DEALLOCATED = "allocation.deallocated.v1"
 _OUT_OF_STOCK = "allocation.out_of_stock.v1"
 _RESERVED = "allocation.reserved.v1"
 _RELEASED = "allocation.reservation_released.v1"
+_DISPATCHED = "allocation.dispatched.v1"
+_GONE = case((allocations.c.dispatched, allocations.c.qty), else_=allocations.c.dispatched_qty)
+"""Pieces of a line that have left."""
 
 
 @invariant("each batch promises exactly what its lines hold, within its quantity", batches)
 def batch_counters() -> Violations:
     held = (
-        select(allocations.c.batchref, func.sum(allocations.c.qty).label("qty"))
+        select(allocations.c.batchref, func.sum(holds).label("qty"))
         .where(promised)
         .group_by(allocations.c.batchref)
         .subquery()
@@ -162,8 +183,10 @@ def lines_accounted_for() -> Violations:
         select(allocations.c.orderid, allocations.c.sku),
         of_succeeded("allocation.deallocate"),
     ).subquery()
-    # These give up what is held of an order, whatever its skus.
-    released = of_succeeded("allocation.release", "allocation.expire").subquery()
+    # These give up what is held of an order, or all of it, whatever its skus.
+    released = of_succeeded(
+        *("allocation.release", "allocation.expire", "allocation.cancel_order")
+    ).subquery()
     return select(_line(missing.c.orderid, missing.c.sku)).where(
         missing.c.orderid.not_in(select(released.c.orderid))
     )
@@ -208,7 +231,9 @@ def lines_where_their_last_event_left_them() -> Violations:
     given_up = or_(
         and_(
             event.c.name == _DEALLOCATED,
-            event.c.body["causationtype"].as_string() == "allocation.deallocate",
+            event.c.body["causationtype"]
+            .as_string()
+            .in_(["allocation.deallocate", "allocation.cancel_order"]),
         ),
         and_(
             event.c.name == _RELEASED,
@@ -252,10 +277,13 @@ def promises_published_as_booked() -> Violations:
         _has(body, '"batchref": "' + allocations.c.batchref + '"'),
         _has(body, '"qty": ' + cast(allocations.c.qty, Text) + ","),
     )
+    qty = func.coalesce(data["qty"].as_integer(), 0)
+    # Pieces that had left when the rest was moved or given up were promised together with it.
     differs = or_(
         data["orderid"].as_string().is_distinct_from(allocations.c.orderid),
         data["batchref"].as_string().is_distinct_from(allocations.c.batchref),
-        data["qty"].as_integer().is_distinct_from(allocations.c.qty),
+        qty < allocations.c.qty,
+        and_(qty > allocations.c.qty, ~allocations.c.dispatched),
     )
     return (
         select(_line(allocations.c.orderid, allocations.c.sku))
@@ -355,24 +383,127 @@ def sent_in_order() -> Violations:
     )
 
 
-@invariant("no line waits beside stock that it fits", allocations)
+@invariant("no line waits beside stock that it may have", allocations)
 def nothing_waits_beside_its_stock() -> Violations:
+    """Products of which a line waits that a batch serves, and no pending command serves it.
+
+    If nothing is served past a waiting line, that is asked of the first one only.
+    """
+    today = bindparam("today", type_=Date)
+    is_good = and_(
+        batches.c.blocked.is_(None),
+        or_(
+            batches.c.best_before.is_(None),
+            and_(
+                batches.c.best_before >= today,
+                or_(batches.c.eta.is_(None), batches.c.best_before >= batches.c.eta),
+            ),
+        ),
+    )
     free = (
         select(batches.c.sku, func.max(batches.c.purchased - batches.c.allocated).label("largest"))
+        .where(is_good)
         .group_by(batches.c.sku)
         .subquery()
     )
     smallest = (
         select(allocations.c.sku, func.min(needs).label("qty"))
-        .where(allocations.c.batchref.is_(None))
+        .where(waits, ~is_particular)
         .group_by(allocations.c.sku)
         .subquery()
     )
-    return except_(
+    of_product = products.c.sku == allocations.c.sku
+    place = func.row_number().over(partition_by=allocations.c.sku, order_by=in_service_order)
+    queue = (
+        select(allocations.c.sku, allocations.c.orderid, place.label("place"))
+        .join(products, of_product)
+        .where(waits, products.c.waiting == IN_ORDER)
+        .subquery()
+    )
+    is_first = and_(
+        *(queue.c.sku == allocations.c.sku, queue.c.orderid == allocations.c.orderid),
+        queue.c.place == 1,
+    )
+    its_batches = batches.c.sku == allocations.c.sku
+    beside_its_stock = union(
         select(smallest.c.sku)
         .join(free, free.c.sku == smallest.c.sku)
-        .where(smallest.c.qty <= free.c.largest),
+        .join(products, products.c.sku == smallest.c.sku)
+        .where(smallest.c.qty <= free.c.largest, products.c.waiting != IN_ORDER),
+        select(allocations.c.sku)
+        .join(products, of_product)
+        .join(batches, its_batches)
+        .where(waits, is_particular, serves(today), products.c.waiting != IN_ORDER),
+        select(allocations.c.sku)
+        .join(queue, is_first)
+        .join(batches, its_batches)
+        .where(waits, serves(today)),
+    ).subquery()
+    return except_(
+        select(beside_its_stock.c.sku),
         _named_by_undecided("allocation.allocate_waiting", "sku"),
+    )
+
+
+@invariant("no line holds stock of a batch that is blocked, or was taken out", allocations)
+def no_promise_on_unusable_stock() -> Violations:
+    return (
+        select(_line(allocations.c.orderid, allocations.c.sku))
+        .join(batches, batches.c.batchref == allocations.c.batchref)
+        .where(promised, or_(batches.c.blocked.is_not(None), batches.c.expired))
+    )
+
+
+@invariant("each batch is looked at when its last good day or its ETA has passed", batches)
+def days_will_be_looked_at() -> Violations:
+    """Batches with such a day, and no scheduled or pending command for it."""
+    expiry = _without_follow_up("allocation.expire_batch", "best_before", batches.c.expired)
+    overdue = _without_follow_up("allocation.mark_overdue", "eta", batches.c.overdue)
+    return union(expiry, overdue)
+
+
+def _without_follow_up(command: str, day: str, is_done: ColumnElement[bool]) -> Select[Any]:
+    def named(table: Table, condition: ColumnElement[bool]) -> Select[Any]:
+        return select(table.c.body["batchref"].as_string(), table.c.body[day].as_string()).where(
+            table.c.name == command, condition
+        )
+
+    missing = except_(
+        select(batches.c.batchref, cast(batches.c[day], String)).where(
+            batches.c[day].is_not(None), ~is_done
+        ),
+        named(outbox, is_scheduled),
+        named(commands, commands.c.status.in_(["pending", "failed"])),
+    ).subquery()
+    return select(missing.c.batchref)
+
+
+@invariant("of each line has left what was published, and no more came back", allocations)
+def what_has_left_was_published() -> Violations:
+    """Lines of which other pieces have left than their events say; of pruned events, fewer."""
+    orderid = func.coalesce(outbox.c.orderid, outbox.c.body["data", "orderid"].as_string())
+    pieces = union_all(
+        select(allocations.c.sku, allocations.c.orderid, _GONE.label("qty")).where(_GONE > 0),
+        select(
+            *(outbox.c.sku, orderid.label("orderid")),
+            -outbox.c.body["data", "qty"].as_integer(),
+        ).where(outbox.c.name == _DISPATCHED),
+    ).subquery()
+    differs = (
+        select(pieces.c.sku, pieces.c.orderid, func.sum(pieces.c.qty).label("qty"))
+        .group_by(pieces.c.sku, pieces.c.orderid)
+        .having(func.sum(pieces.c.qty) != 0)
+        .subquery()
+    )
+    first = exists().where(outbox.c.sku == differs.c.sku, outbox.c.sequence == 1)
+    counts = and_(
+        *(allocations.c.returned >= 0, allocations.c.returned <= _GONE),
+        *(allocations.c.dispatched_qty >= 0, allocations.c.dispatched_qty < allocations.c.qty),
+        or_(promised, allocations.c.dispatched_qty == 0),
+    )
+    return union(
+        select(_line(differs.c.orderid, differs.c.sku)).where(or_(differs.c.qty < 0, first)),
+        select(_line(allocations.c.orderid, allocations.c.sku)).where(~counts),
     )
 
 

@@ -61,7 +61,7 @@ class SqlBooks:
         self.least_wanted = 0
         # Whether a line waits that not every good batch serves.
         self.particular_waits = False
-        # No promised line may move that holds fewer pieces, or was promised a later day.
+        # No stored line that may improve holds fewer pieces; no line was promised a later day.
         self.least_held = 0
         self.latest_promise = date.min
         self._waiting: list[Line] = []
@@ -104,12 +104,7 @@ class SqlBooks:
         if not fitting:
             conditions = [tables.waits, tables.needs <= at_most]
             if self.particular_waits:
-                conditions.append(
-                    or_(
-                        ~tables.is_particular,
-                        _some_batch_serves(today, self._connection.dialect.name),
-                    )
-                )
+                conditions.append(or_(~tables.is_particular, _some_batch_serves(today)))
             if after is not None:
                 conditions.append(_behind(after))
             query = select(tables.allocations).where(*conditions)
@@ -137,7 +132,8 @@ class SqlBooks:
             query = select(tables.allocations).where(tables.improvable, _is_offered(offers))
             if after is not None:
                 query = query.where(_behind(after))
-            lines = self._fetch(query.order_by(*tables.in_service_order).limit(CHUNK))
+            query = query.order_by(*tables.in_service_order, _LINE.part)
+            lines = self._fetch(query.limit(CHUNK))
             for line in lines:
                 if first_fit(earlier_batches(batches, line, today), line.held):
                     return line
@@ -147,17 +143,30 @@ class SqlBooks:
 
     def _offers(self, batches: Sequence[Batch], today: date) -> list[Batch]:
         """Batches that may serve a promised line earlier, each with more than those before it."""
-        # Batches that hold lines, as this unit of work left them, may have promised later days.
-        days = [batch.arrival for batch in self.batches.values() if batch.allocated]
-        latest = max([self.latest_promise, *days])
+        self.latest_promise = max(
+            [self.latest_promise, *(batch.arrival for batch in self.batches.values())]
+        )
+        earlier = [
+            batch
+            for batch in sorted(batches, key=lambda batch: batch.arrival)
+            if batch.free and batch.arrival < self.latest_promise and batch.is_good(today)
+        ]
+        if not earlier:
+            return []
+        # Lines that this unit of work changed may hold less than the stored ones did.
+        least = min([self.least_held, *self._known_to_be_held()])
         offers: list[Batch] = []
-        most = self.least_held - 1 if self.least_held else 0
-        for batch in sorted(batches, key=lambda batch: batch.arrival):
-            is_offer = batch.free > most and batch.arrival < latest and batch.is_good(today)
-            if is_offer and not batch.is_overdue(today):
+        for batch in earlier:
+            if batch.free >= least and not batch.is_overdue(today):
                 offers.append(batch)
-                most = batch.free
+                least = batch.free + 1
         return offers
+
+    def _known_to_be_held(self) -> Iterator[int]:
+        """The pieces of each known line that may improve."""
+        for _, line in self.known_parts():
+            if line is not None and line.held and line.eta is not None:
+                yield line.held
 
     def waiting_unannounced(self, limit: int) -> Sequence[Line]:
         if self.least_wanted == _NO_LINE_WAITS:
@@ -203,13 +212,14 @@ class SqlBooks:
     def add_batch(self, batch: Batch) -> None:
         self.batches[batch.batchref] = batch
         self._skus[batch.batchref] = self._sku
+        self.latest_promise = max(self.latest_promise, batch.arrival)
 
     def add_line(self, line: Line) -> None:
         self.lines.setdefault(line.orderid, {})[line.part] = line
+        self.latest_promise = max(self.latest_promise, line.eta or date.min)
         if line.batchref is None:
             self.least_wanted = min(self.least_wanted, line.needs)
             self.particular_waits |= line.is_particular
-        self.least_held = min(self.least_held, line.needs)
 
     def remove_line(self, line: Line) -> None:
         self.lines[line.orderid][line.part] = None
@@ -218,6 +228,7 @@ class SqlBooks:
         """Take a batch as it is stored."""
         batch = Batch(**{name: getattr(row, name) for name in _BATCH_FIELDS})
         self.batches[row.batchref] = batch
+        self.latest_promise = max(self.latest_promise, batch.arrival)
         self.stored_batches[row.batchref] = _numbers(batch)
 
     def know_line(self, row: Any) -> Line:
@@ -371,6 +382,7 @@ def _behind(after: Line) -> ColumnElement[bool]:
     return or_(
         _LINE.priority < after.priority,
         and_(_LINE.priority == after.priority, _LINE.age > after.age),
+        and_(_LINE.priority == after.priority, _LINE.age == after.age, _LINE.part > after.part),
     )
 
 
@@ -379,23 +391,8 @@ def _is_offered(offers: Sequence[Batch]) -> ColumnElement[bool]:
     return or_(*(and_(tables.holds <= batch.free, _LINE.eta > batch.arrival) for batch in offers))
 
 
-def _some_batch_serves(today: date, dialect: str) -> ColumnElement[bool]:
-    """Particular lines that an open batch serves, as `Batch.serves` says."""
-    if dialect == "postgresql":
-        last_day = _BATCH.best_before - _LINE.fresh_days
-    else:
-        last_day = func.date(_BATCH.best_before, -_LINE.fresh_days.cast(String) + " days")
-    is_good = and_(
-        last_day >= today,
-        or_(_BATCH.eta.is_(None), last_day >= _BATCH.eta),
-        or_(_LINE.not_before.is_(None), last_day >= _LINE.not_before),
-    )
-    return exists().where(
-        _BATCH.sku == _LINE.sku,
-        tables.is_open,
-        _BATCH.purchased - _BATCH.allocated >= tables.needs,
-        or_(_BATCH.best_before.is_(None), is_good),
-    )
+def _some_batch_serves(today: date) -> ColumnElement[bool]:
+    return exists().where(_BATCH.sku == _LINE.sku, tables.serves(today))
 
 
 def _state(line: Line) -> tuple[Any, ...]:

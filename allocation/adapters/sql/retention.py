@@ -14,7 +14,10 @@ from allocation.adapters.sql.tables import commands, outbox, products
 from allocation.messaging import retention
 from allocation.messaging.retention import STEP, Past
 
-_GIVING_UP = ("allocation.deallocate", "allocation.release", "allocation.expire")
+_GIVING_UP = (
+    *("allocation.deallocate", "allocation.cancel_order"),
+    *("allocation.release", "allocation.expire"),
+)
 _LONGER = timedelta(days=1)
 """What gave a line up is kept longer than what asked for it: the line stays accounted for."""
 

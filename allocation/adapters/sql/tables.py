@@ -1,6 +1,6 @@
 """The tables of the allocation database."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -32,6 +32,9 @@ from sqlalchemy import (
     true,
     type_coerce,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -143,11 +146,47 @@ promised = and_(allocations.c.batchref.is_not(None), ~allocations.c.dispatched)
 held = and_(allocations.c.batchref.is_not(None), allocations.c.expires_at.is_not(None))
 holds = allocations.c.qty - allocations.c.dispatched_qty
 """Pieces of its batch that a promised line still holds."""
+
+
+class DaysBefore(FunctionElement[date]):
+    """The day that is so many days before another one: `DaysBefore(day, number)`."""
+
+    type = Date()
+    inherit_cache = True
+
+
+@compiles(DaysBefore, "postgresql")
+def _subtracted(element: DaysBefore, compiler: SQLCompiler, **kw: Any) -> str:
+    day, number = element.clauses
+    return f"({compiler.process(day, **kw)} - {compiler.process(number, **kw)})"
+
+
+@compiles(DaysBefore, "sqlite")
+def _modified(element: DaysBefore, compiler: SQLCompiler, **kw: Any) -> str:
+    day, number = element.clauses
+    return f"date({compiler.process(day, **kw)}, -{compiler.process(number, **kw)} || ' days')"
+
+
+def serves(today: date | ColumnElement[date]) -> ColumnElement[bool]:
+    """Whether a batch has enough for a line, or a part of it, and `Batch.serves` it."""
+    last_day = DaysBefore(batches.c.best_before, allocations.c.fresh_days)
+    is_good = and_(
+        last_day >= today,
+        or_(batches.c.eta.is_(None), last_day >= batches.c.eta),
+        or_(allocations.c.not_before.is_(None), last_day >= allocations.c.not_before),
+    )
+    return and_(
+        is_open,
+        batches.c.purchased - batches.c.allocated >= needs,
+        or_(batches.c.best_before.is_(None), is_good),
+    )
+
+
 is_particular = or_(allocations.c.fresh_days > 0, allocations.c.not_before.is_not(None))
 improvable = and_(promised, allocations.c.eta.is_not(None))
 """Lines that were promised for a day, and may move to stock that comes earlier."""
 in_service_order = (allocations.c.priority.desc(), allocations.c.age)
-"""The columns of `service_order`."""
+"""The columns of `service_order`; of a line one part at most waits, so that these are enough."""
 in_shortage_order = (allocations.c.priority, allocations.c.promised_at.desc())
 """The columns of `shortage_order`, after reservations were separated from allocations."""
 _SKU = allocations.c.sku
@@ -160,7 +199,8 @@ _partial_index("ix_allocations_promised", *_ON_BATCH, where=promised)
 _partial_index("ix_allocations_held", *_ON_BATCH, where=held)
 # The first finds the next line that improves; the others say at once that there is none.
 _partial_index(
-    *("ix_allocations_improvable", _SKU, *in_service_order, allocations.c.eta, holds),
+    "ix_allocations_improvable",
+    *(_SKU, *in_service_order, allocations.c.part, allocations.c.eta, holds),
     where=improvable,
 )
 _partial_index("ix_allocations_improvable_eta", _SKU, allocations.c.eta, where=improvable)

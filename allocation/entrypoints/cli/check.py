@@ -23,7 +23,8 @@ def check(as_json: AsJson = False) -> None:
 
     def audited() -> list[audit.Result]:
         results = []
-        for result in audit.run(dependencies.engine, settings.resend_after):
+        audit_of = audit.run(dependencies.engine, settings.resend_after, calendar=settings.calendar)
+        for result in audit_of:
             results.append(result)
             if not as_json:
                 _print_result(result)

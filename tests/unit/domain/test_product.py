@@ -1,6 +1,7 @@
 """The stock rules, one sentence each."""
 
 from datetime import date
+from typing import Any
 
 from allocation.adapters.memory import MemoryBooks
 from allocation.domain.books import Batch, OrderLine
@@ -16,6 +17,7 @@ from allocation.domain.outcomes import Refused, Succeeded
 from allocation.domain.product import Product
 
 SOON, LATER = date(2030, 1, 1), date(2030, 2, 1)
+TODAY, YESTERDAY = date(2029, 12, 20), date(2029, 12, 19)
 
 
 def on_shelf(qty: int, batchref: str = "on-shelf") -> Batch:
@@ -26,12 +28,24 @@ def shipment(qty: int, eta: date = SOON, batchref: str = "shipment") -> Batch:
     return Batch(batchref, "LAMP", qty, eta)
 
 
-def line(orderid: str, qty: int) -> OrderLine:
-    return OrderLine(orderid, "LAMP", qty)
+def perishable(qty: int, best_before: date, batchref: str = "perishable") -> Batch:
+    return Batch(batchref, "LAMP", qty, best_before=best_before)
 
 
-def lamp_with(*batches: Batch) -> Product:
-    return Product("LAMP", MemoryBooks(batches))
+def line(orderid: str, qty: int, **wishes: Any) -> OrderLine:
+    return OrderLine(orderid, "LAMP", qty, **wishes)
+
+
+def lamp_with(*batches: Batch, **state: Any) -> Product:
+    return Product("LAMP", MemoryBooks(batches), **state)
+
+
+def lamp_of(books: MemoryBooks, today: date, before: Product | None = None) -> Product:
+    """The product of these books on that day, as it was `before`."""
+    if before is None:
+        return Product("LAMP", books, today=today)
+    state = before.strategy, before.waiting, before.improve
+    return Product("LAMP", books, before.version, before.sequence, *state, today)
 
 
 def test_shelf_stock_is_used_before_a_shipment() -> None:

@@ -51,7 +51,7 @@ def upgrade() -> None:
         "fresh_days > 0 OR not_before IS NOT NULL",
         *("sku", "batchref"),
     )
-    _add("ix_allocations_improvable", _IMPROVABLE, "sku", *_SERVICE, "eta", _HOLDS)
+    _add("ix_allocations_improvable", _IMPROVABLE, "sku", *_SERVICE, "part", "eta", _HOLDS)
     _add("ix_allocations_improvable_eta", _IMPROVABLE, "sku", "eta")
     _add("ix_allocations_improvable_qty", _IMPROVABLE, "sku", _HOLDS)
     _schedule()
