@@ -16,6 +16,7 @@ Line = tuple[str, str]
 """The order's id and the sku."""
 Part = tuple[str, str, int]
 _TAKING = ("allocation.allocate", "allocation.reserve")
+_CANCELLING = ("allocation.deallocate", "allocation.cancel_order")
 _UNSENT = "SELECT 1 AS one FROM outbox WHERE sent_at IS NULL"
 MUST_SUCCEED = ("allocation.create_batch", "allocation.allocate", "allocation.reserve")
 """Every load is made so that no rule refuses these."""
@@ -236,6 +237,8 @@ def replayed(
     for event in events:
         kind, data, sequence = event["type"].split(".")[1], event["data"], event["sequence"]
         line = (data.get("orderid"), data["sku"], data.get("part", 0))
+        # Its own caller wanted another quantity: nobody is mailed about what that moves.
+        is_resized = event["causationtype"] == "allocation.change_line_quantity"
         if kind == "reserved":
             lines[line] = (data["batchref"], data["qty"])
         elif kind == "reservation_released":
@@ -249,7 +252,7 @@ def replayed(
             open_picks[line] = (data["sku"], sequence)
             lines[line] = (data["batchref"], data["qty"])
             left = moving.pop(line, None)
-            if left not in (None, data["batchref"]):
+            if left not in (None, data["batchref"]) and not is_resized:
                 mails[event["id"]] = "orders"
                 mailed[data["sku"]] = (sequence, line)
         elif kind == "deallocated":
@@ -257,7 +260,8 @@ def replayed(
             lines.pop(line, None)
             if (opened := open_picks.pop(line, None)) is not None:
                 picks[opened] = (*picks[opened][:3], sequence)
-            if data["batchref"] and event["causationtype"] != "allocation.deallocate":
+            is_cancelled = event["causationtype"] in _CANCELLING
+            if data["batchref"] and not is_cancelled and not is_resized:
                 moving[line] = data["batchref"]
         elif kind == "dispatched":
             # A pick of which nothing is left to fetch is closed by no event.
@@ -266,9 +270,17 @@ def replayed(
             else:
                 lines.pop(line, None)
                 open_picks.pop(line, None)
-        elif kind == "out_of_stock":
+        elif _concerns_stock_team(kind, data):
             mails[event["id"]] = "stock"
     return picks, mails, lines
+
+
+def _concerns_stock_team(kind: str, data: Mapping[str, Any]) -> bool:
+    if kind == "batch_expired":
+        return bool(data["qty"])
+    if kind == "returned":
+        return not data["usable"]
+    return kind in ("out_of_stock", "batch_overdue", "batch_blocked")
 
 
 def _by_line(rows: Iterable[Any]) -> dict[Line, list[Any]]:
