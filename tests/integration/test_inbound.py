@@ -169,12 +169,14 @@ def promised(service: Service, celery_setup: CeleryTestSetup) -> Service:
 
 def books(service: Service) -> list[tuple[Any, ...]]:
     """Of each batch: what is there, and what is promised; then of each line: what has left."""
+    stock = select(batches.c.batchref, batches.c.purchased, batches.c.allocated)
+    lines = select(allocations.c.orderid, allocations.c.qty, allocations.c.dispatched_qty)
     with service.engine.connect() as connection:
-        stock = select(batches.c.batchref, batches.c.purchased, batches.c.allocated)
-        lines = select(allocations.c.orderid, allocations.c.qty, allocations.c.dispatched_qty)
-        found = connection.execute(stock.order_by(batches.c.batchref)).all()
-        found += connection.execute(lines.order_by(allocations.c.orderid)).all()
-        return [tuple(row) for row in found]
+        rows: list[Any] = [
+            *connection.execute(stock.order_by(batches.c.batchref)),
+            *connection.execute(lines.order_by(allocations.c.orderid)),
+        ]
+    return [tuple(row) for row in rows]
 
 
 SHIP = [("ship", 5, 3)]

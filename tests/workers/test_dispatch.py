@@ -46,7 +46,7 @@ def take(engine: Engine, *events: Envelope) -> None:
 def promised(
     sequence: int, orderid: str = "o1", batchref: str = "b1", sku: str = "LAMP", qty: int = 3
 ) -> Envelope:
-    line = {"orderid": orderid, "batchref": batchref, "sku": sku, "qty": qty}
+    line: dict[str, Any] = {"orderid": orderid, "batchref": batchref, "sku": sku, "qty": qty}
     return envelope("allocated", sequence, eta=None, **line)
 
 
@@ -240,8 +240,8 @@ def side_by_side(engine: Engine, gate: Gate, *acts: Callable[[], object]) -> lis
 
 
 def test_goods_that_have_not_arrived_do_not_leave_until_they_have(engine: Engine) -> None:
-    line = {"orderid": "o1", "qty": 3}
-    parts = {"b1": None, "ship": "2030-01-31"}
+    line: dict[str, Any] = {"orderid": "o1", "qty": 3}
+    parts: dict[str, Any] = {"b1": None, "ship": "2030-01-31"}
     take(
         engine,
         *[
@@ -254,7 +254,12 @@ def test_goods_that_have_not_arrived_do_not_leave_until_they_have(engine: Engine
     first = [event["data"]["batchref"] for event in told(engine)]
     with pytest.raises(NothingToDispatch) as reason:
         dispatch(engine, Wanted("o1", batchref="ship"), NOW)
-    arrived = {"batchref": "ship", "part": 2, "old_eta": "2030-01-31", "new_eta": None}
+    arrived: dict[str, Any] = {
+        "batchref": "ship",
+        "part": 2,
+        "old_eta": "2030-01-31",
+        "new_eta": None,
+    }
     take(engine, envelope("promise_changed", 3, "change_batch_eta", **line, **arrived))
     dispatch(engine, Wanted("o1"), NOW)
 
@@ -386,7 +391,7 @@ def test_a_line_that_grows_is_picked_whole_again_but_for_what_has_left(engine: E
 def test_a_day_that_comes_too_late_is_no_news(engine: Engine) -> None:
     """The goods that have arrived stay there."""
     impatient = Resequencer(engine, tables.metadata, pick_list.apply, timedelta(0))
-    line = {"orderid": "o1", "batchref": "ship", "qty": 3}
+    line: dict[str, Any] = {"orderid": "o1", "batchref": "ship", "qty": 3}
     impatient.take([envelope("allocated", 1, eta="2030-01-31", **line)])
     impatient.take([envelope("promise_changed", 3, old_eta="2030-02-15", new_eta=None, **line)])
     impatient.give_up_waiting()
@@ -398,7 +403,7 @@ def test_a_day_that_comes_too_late_is_no_news(engine: Engine) -> None:
 
 
 def test_a_day_of_a_reservation_opens_nothing(engine: Engine) -> None:
-    line = {"orderid": "o1", "batchref": "ship", "qty": 3}
+    line: dict[str, Any] = {"orderid": "o1", "batchref": "ship", "qty": 3}
     take(engine, envelope("promise_changed", 1, old_eta="2030-01-31", new_eta=None, **line))
 
     assert left(engine) == []
@@ -492,7 +497,7 @@ def test_what_was_dispatched_is_open_to_the_first_release(engine: Engine) -> Non
 
 
 def gone(sequence: int, **data: object) -> Envelope:
-    line = {"orderid": "o1", "batchref": "b1", "qty": 3}
+    line: dict[str, Any] = {"orderid": "o1", "batchref": "b1", "qty": 3}
     return envelope("dispatched", sequence, "dispatch", **line | data)
 
 

@@ -192,6 +192,95 @@ def test_the_right_team_is_mailed_once_however_often_an_event_comes(
     ]
 
 
+def test_the_stock_team_is_mailed_about_what_happens_to_a_batch_and_to_goods_that_come_back(
+    engine: Engine, inbox: Resequencer, smtp: Smtp, letterbox: Letterbox
+) -> None:
+    """Once, however often the events come; and not about an expired batch without pieces."""
+    batch: dict[str, Any] = {"batchref": "b1"}
+    for _ in range(2):
+        inbox.take([envelope("batch_blocked", 1, "block_batch", **batch, qty=40, reason="mould")])
+        inbox.take([envelope("batch_expired", 2, "expire_batch", **batch, qty=12)])
+        inbox.take([envelope("batch_expired", 3, "expire_batch", batchref="b2", qty=0)])
+        inbox.take([envelope("batch_overdue", 4, "mark_overdue", **batch)])
+        inbox.take([envelope("returned", 5, "return_goods", usable=False, reason="broken")])
+        inbox.take([envelope("returned", 6, "return_goods", usable=True)])
+
+    send_all(engine, smtp)
+
+    assert letterbox.summary() == [
+        ("stock@shop.test", "Blocked: batch b1 of LAMP"),
+        ("stock@shop.test", "Expired: 12 x LAMP of batch b1"),
+        ("stock@shop.test", "Overdue: batch b1 of LAMP"),
+        ("stock@shop.test", "Returned and not usable: 2 x LAMP of order order-1"),
+    ]
+    assert [mail.get_content().replace("\r", "") for mail in letterbox.mails] == [
+        "The batch b1 of 40 x LAMP serves no order until it is unblocked.\nReason: mould\n",
+        "The batch b1 was good until 2030-06-30.\n"
+        "Its 12 x LAMP serve no order any more; the orders that had them are served from other"
+        " batches, or wait.\n",
+        "The batch b1 of LAMP should have arrived on 2029-12-01.\n"
+        "Its orders keep their promises; further orders are served from other batches first.\n",
+        "Of the order order-1, 2 x LAMP came back that can't be used. They are no stock.\n"
+        "Reason: broken\n",
+    ]
+
+
+@pytest.mark.parametrize("cause", ["block_batch", "expire_batch", "change_best_before"])
+def test_lines_that_lose_their_batch_are_mailed_as_after_any_loss(
+    engine: Engine, inbox: Resequencer, smtp: Smtp, letterbox: Letterbox, cause: str
+) -> None:
+    moved(inbox, cause)
+
+    send_all(engine, smtp)
+
+    assert letterbox.summary() == [("orders@shop.test", "Order o1 moved to batch b2")]
+
+
+def test_a_line_that_its_caller_changes_or_cancels_leads_to_no_mail(
+    engine: Engine, inbox: Resequencer, smtp: Smtp, letterbox: Letterbox
+) -> None:
+    """The promise is published anew, from the same batch; but another day is mailed."""
+    line: dict[str, Any] = {"orderid": "o1", "batchref": "b1"}
+    change = "change_line_quantity"
+    inbox.take([envelope("allocated", 1, **line, qty=5)])
+    inbox.take([envelope("line_quantity_changed", 2, change, orderid="o1", old_qty=5, qty=2)])
+    inbox.take([envelope("deallocated", 3, change, **line, qty=5)])
+    inbox.take([envelope("allocated", 4, change, **line, qty=2)])
+    inbox.take([envelope("line_quantity_changed", 5, change, orderid="o1", old_qty=2, qty=9)])
+    inbox.take([envelope("deallocated", 6, change, **line, qty=2)])
+    line["batchref"] = "b2"
+    inbox.take([envelope("allocated", 7, change, **line, qty=9)])
+    days: dict[str, Any] = {"old_eta": "2030-01-31", "new_eta": "2030-02-15"}
+    inbox.take([envelope("promise_changed", 8, change, **line, qty=9, **days)])
+    inbox.take([envelope("deallocated", 9, "cancel_order", **line, qty=9)])
+    inbox.take([envelope("allocated", 10, "allocate", **line | {"batchref": "b3"}, qty=9)])
+
+    send_all(engine, smtp)
+
+    assert letterbox.summary() == [("orders@shop.test", "New day for order o1: arrives 2030-02-15")]
+
+
+def test_a_promise_that_improves_is_mailed_once_with_both_days(
+    engine: Engine, inbox: Resequencer, smtp: Smtp, letterbox: Letterbox
+) -> None:
+    line: dict[str, Any] = {"orderid": "o1", "qty": 3}
+    improve = "allocate_waiting"
+    inbox.take([envelope("allocated", 1, **line, batchref="ship", eta="2030-01-31")])
+    inbox.take([envelope("deallocated", 2, improve, **line, batchref="ship")])
+    inbox.take([envelope("allocated", 3, improve, **line, batchref="shelf", eta=None)])
+    days: dict[str, Any] = {"old_eta": "2030-01-31", "new_eta": None}
+    inbox.take([envelope("promise_changed", 4, improve, **line, batchref="shelf", **days)])
+
+    send_all(engine, smtp)
+
+    assert letterbox.summary() == [("orders@shop.test", "Order o1 moved to batch shelf")]
+    assert (
+        letterbox.mails[0]
+        .get_content()
+        .endswith("Now: on the shelf\r\nBefore: arrives 2030-01-31\r\n")
+    )
+
+
 def test_a_batch_leads_to_the_same_mails_as_its_events_one_by_one(
     engine: Engine, inbox: Resequencer, smtp: Smtp, letterbox: Letterbox
 ) -> None:

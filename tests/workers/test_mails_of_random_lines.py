@@ -27,7 +27,9 @@ DAYS = [None, date(2030, 1, 1), date(2030, 2, 1), date(2030, 3, 1)]
 COMMANDS = (
     *("create_batch", "allocate", "allocate", "reserve", "change_batch_quantity", "write_off"),
     *("change_batch_eta", "change_batch_eta", "deallocate", "confirm", "extend", "release"),
-    "dispatch",
+    *("dispatch", "dispatch", "change_line_quantity", "change_line_quantity", "cancel_order"),
+    *("change_line_quantity", "return_goods", "receive", "block_batch", "unblock_batch"),
+    *("change_best_before", "change_priority"),
 )
 
 
@@ -80,7 +82,23 @@ class Shop:
             case "extend":
                 product.extend(orderid, until)
             case "dispatch":
-                product.dispatch(orderid, None)
+                product.dispatch(orderid, None, self._random.choice([None, 1, 2]))
+            case "change_line_quantity":
+                product.change_line_quantity(orderid, number)
+            case "cancel_order":
+                product.cancel(orderid)
+            case "return_goods":
+                product.return_goods(orderid, 1, batchref, usable=known)
+            case "receive" if known:
+                product.receive(batchref, number)
+            case "block_batch" if known:
+                product.block_batch(batchref, "recall")
+            case "unblock_batch" if known:
+                product.unblock_batch(batchref)
+            case "change_best_before" if known:
+                product.change_best_before(batchref, day)
+            case "change_priority":
+                product.change_priority(orderid, number % 3)
             case "deallocate" | "confirm" | "release":
                 getattr(product, command)(orderid)
 

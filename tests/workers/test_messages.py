@@ -51,6 +51,28 @@ READ: dict[str, tuple[object, object]] = {
         ),
     ),
     "allocation.written_off.v1": (None, None),
+    "allocation.batch_blocked.v1": (
+        None,
+        notification.Blocked("shipment-77", "RED-CHAIR", 40, "quality hold"),
+    ),
+    "allocation.batch_unblocked.v1": (None, None),
+    "allocation.batch_expired.v1": (
+        None,
+        notification.Expired("shipment-77", "RED-CHAIR", 12, date(2030, 6, 30)),
+    ),
+    "allocation.batch_overdue.v1": (
+        None,
+        notification.Overdue("shipment-77", "RED-CHAIR", date(2029, 12, 1)),
+    ),
+    "allocation.best_before_changed.v1": (None, None),
+    "allocation.line_quantity_changed.v1": (
+        None,
+        notification.Resized("order-1", "RED-CHAIR", 3, 2),
+    ),
+    "allocation.priority_changed.v1": (None, None),
+    "allocation.product_created.v1": (None, None),
+    "allocation.received.v1": (None, None),
+    "allocation.returned.v1": (None, None),
 }
 
 
@@ -74,14 +96,25 @@ def test_fields_that_nobody_knows_are_ignored(name: str) -> None:
     assert (warehouse.parse(read_event), notification.parse(read_event)) == READ[name]
 
 
-def test_a_line_that_its_caller_gave_up_is_told_from_one_that_moves() -> None:
+@pytest.mark.parametrize("cause", ["deallocate", "cancel_order"])
+def test_a_line_that_its_caller_gave_up_is_told_from_one_that_moves(cause: str) -> None:
     """By the name of the command that caused it."""
-    given_up = notification.parse(envelope("deallocated", 1, cause="deallocate"))
+    given_up = notification.parse(envelope("deallocated", 1, cause=cause))
 
     assert given_up == notification.Deallocated("order-1", "LAMP", 3, "shipment-77", cancelled=True)
 
 
-@pytest.mark.parametrize(("kind", "cause"), [("allocated", "confirm"), ("reserved", "extend")])
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        ("allocated", "confirm"),
+        ("reserved", "extend"),
+        *[
+            (kind, "change_line_quantity")
+            for kind in ("allocated", "reserved", "deallocated", "reservation_released")
+        ],
+    ],
+)
 def test_a_promise_that_is_told_again_of_a_held_line_is_no_new_one(kind: str, cause: str) -> None:
     """It says that the line is kept, or kept for longer."""
     assert notification.parse(envelope(kind, 1, cause)) is None
@@ -99,6 +132,22 @@ def test_numbers_that_are_0_may_be_absent() -> None:
     absent, zero = envelope("allocated", 1), envelope("allocated", 1, part=0, waiting=0)
 
     assert notification.parse(absent) == notification.parse(zero)
+
+
+def test_an_expired_or_blocked_batch_may_have_no_pieces() -> None:
+    kinds = ("batch_expired", "batch_blocked")
+    messages: Any = [notification.parse(envelope(kind, 1, qty=0)) for kind in kinds]
+
+    assert [message.qty for message in messages] == [0, 0]
+
+
+def test_returned_goods_that_can_be_used_are_stock_again_and_others_are_not() -> None:
+    broken = envelope("returned", 1, "return_goods", usable=False, reason=None)
+
+    assert notification.parse(envelope("returned", 1, "return_goods", usable=True)) is None
+    assert notification.parse(broken) == notification.Returned(
+        "returns-12", "LAMP", "order-1", 2, None
+    )
 
 
 def test_a_line_that_was_still_waiting_names_no_batch() -> None:
@@ -169,6 +218,10 @@ NEEDED: list[tuple[Any, str, tuple[str, ...]]] = [
     (notification.parse, "allocated", ("orderid", "sku", "qty", "batchref")),
     (notification.parse, "deallocated", ("orderid", "sku", "qty")),
     (notification.parse, "dispatched", ("orderid", "sku")),
+    (notification.parse, "line_quantity_changed", ("orderid", "sku", "old_qty", "qty")),
+    (notification.parse, "batch_expired", ("batchref", "sku", "best_before")),
+    (notification.parse, "batch_overdue", ("batchref", "sku", "eta")),
+    (notification.parse, "batch_blocked", ("batchref", "sku", "reason")),
     (notification.parse, "reserved", ("orderid", "sku", "qty", "batchref")),
     (notification.parse, "reservation_released", ("orderid", "sku", "qty")),
     (notification.parse, "out_of_stock", ("orderid", "sku", "qty")),

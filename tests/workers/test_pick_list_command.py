@@ -3,6 +3,7 @@
 import json
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -82,7 +83,7 @@ def test_programs_read_json() -> None:
 
 
 def test_goods_that_have_not_arrived_are_expected_on_their_day() -> None:
-    line = {"orderid": "o1", "batchref": "ship", "qty": 3}
+    line: dict[str, Any] = {"orderid": "o1", "batchref": "ship", "qty": 3}
     take(envelope("allocated", 1, eta="2030-01-31", **line))
     before = table()[1]
     take(envelope("promise_changed", 2, old_eta="2030-01-31", new_eta="2030-02-15", **line))

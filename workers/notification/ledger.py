@@ -82,6 +82,26 @@ class Ledger:
         if qty > 0:
             self._entries.append(Entry(part, None, qty, sequence, mailed=True))
 
+    def resize(self, more: int, sequence: int) -> None:
+        """Note that the line wants so many pieces more, or fewer if it is negative.
+
+        Pieces that are wanted in addition wait if others do already, and those that wait are given
+        up first. Otherwise, the events that follow say which batches serve what.
+        """
+        waiting = [entry for entry in self._before(sequence) if entry.qty is not None]
+        if waiting and more > 0:
+            last = waiting[-1]
+            self._entries.append(Entry(last.part, None, more, sequence, mailed=last.mailed))
+        fewer = max(-more, 0)
+        for entry in reversed(waiting):
+            assert entry.qty is not None
+            pieces = min(entry.qty, fewer)
+            if pieces:
+                fewer -= pieces
+                self._entries.remove(entry)
+            if 0 < pieces < entry.qty:
+                self._entries.append(replace(entry, qty=entry.qty - pieces))
+
     def serve(self, part: int, batchref: str, qty: int, waiting: int, sequence: int) -> Served:
         """Take out the pieces that the batch serves by this event.
 

@@ -4,7 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from workers.notification.messages import Allocated, Day, OutOfStock, PromiseChanged
+from workers.notification.messages import (
+    Allocated,
+    Blocked,
+    Day,
+    Expired,
+    OutOfStock,
+    Overdue,
+    PromiseChanged,
+    Returned,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,48 @@ def still_out_of_stock(message: Allocated, served: int) -> Mail:
         f"Still out of stock: {message.waiting} x {message.sku} for order {message.orderid}",
         f"The batch {message.batchref} serves {served} x {message.sku} that the order"
         f" {message.orderid} waited for.\n{_still_waiting(message.sku, message.waiting)}",
+    )
+
+
+def expired(message: Expired) -> Mail:
+    """Mail the stock team about pieces that can't be sold any more."""
+    return Mail(
+        "stock",
+        f"Expired: {message.qty} x {message.sku} of batch {message.batchref}",
+        f"The batch {message.batchref} was good until {message.best_before}.\n"
+        f"Its {message.qty} x {message.sku} serve no order any more; the orders that had them are"
+        " served from other batches, or wait.\n",
+    )
+
+
+def overdue(message: Overdue) -> Mail:
+    """Mail the stock team about goods that have not arrived."""
+    return Mail(
+        "stock",
+        f"Overdue: batch {message.batchref} of {message.sku}",
+        f"The batch {message.batchref} of {message.sku} should have arrived on {message.eta}.\n"
+        "Its orders keep their promises; further orders are served from other batches first.\n",
+    )
+
+
+def blocked(message: Blocked) -> Mail:
+    """Mail the stock team about goods that are held back, and why."""
+    return Mail(
+        "stock",
+        f"Blocked: batch {message.batchref} of {message.sku}",
+        f"The batch {message.batchref} of {message.qty} x {message.sku} serves no order until it is"
+        f" unblocked.\nReason: {message.reason}\n",
+    )
+
+
+def returned(message: Returned) -> Mail:
+    """Mail the stock team about goods that came back and are no stock."""
+    reason = f"Reason: {message.reason}\n" if message.reason else ""
+    return Mail(
+        "stock",
+        f"Returned and not usable: {message.qty} x {message.sku} of order {message.orderid}",
+        f"Of the order {message.orderid}, {message.qty} x {message.sku} came back that can't be"
+        f" used. They are no stock.\n{reason}",
     )
 
 

@@ -21,13 +21,19 @@ from workers.notification import mail_texts
 from workers.notification.ledger import Entry, Ledger
 from workers.notification.messages import (
     Allocated,
+    Blocked,
     Deallocated,
     Dispatched,
-    Message,
+    Expired,
+    LineMessage,
     OutOfStock,
+    Overdue,
     PromiseChanged,
     Released,
     Reserved,
+    Resized,
+    Returned,
+    StockMessage,
     parse,
 )
 from workers.notification.tables import mails
@@ -45,25 +51,43 @@ def apply(connection: Connection, due: Sequence[Due]) -> None:
     parsed = [(each, message) for each in due if (message := parse(each.event)) is not None]
     if not parsed:
         return
-    lines = {_line(message) for _, message in parsed}
+    of_lines = [message for _, message in parsed if isinstance(message, LineMessage)]
+    lines = {_line(message) for message in of_lines}
     before = ledgers.read(connection, lines)
     after = {line: Ledger(before.get(line, ())) for line in lines}
     drafts = Drafts(
-        connection,
-        {_line(message) for _, message in parsed if isinstance(message, PromiseChanged)},
+        connection, {_line(message) for message in of_lines if isinstance(message, PromiseChanged)}
     )
     for each, message in parsed:
-        line = _line(message)
-        drafts.add(each.event, line, message.part, _mails(after[line], drafts, each, message))
+        if isinstance(message, StockMessage):
+            orderid = message.orderid if isinstance(message, Returned) else None
+            drafts.add(each.event, (orderid, message.sku), None, _mails_about_stock(message))
+        else:
+            line = _line(message)
+            drafts.add(each.event, line, message.part, _mails(after[line], drafts, each, message))
     ledgers.save(connection, before, after)
     drafts.save()
 
 
-def _line(message: Message) -> LineKey:
+def _line(message: LineMessage) -> LineKey:
     return (message.orderid, message.sku)
 
 
-def _mails(ledger: Ledger, drafts: "Drafts", each: Due, message: Message) -> list[mail_texts.Mail]:
+def _mails_about_stock(message: StockMessage) -> list[mail_texts.Mail]:
+    match message:
+        case Expired():
+            return [mail_texts.expired(message)] if message.qty else []
+        case Overdue():
+            return [mail_texts.overdue(message)]
+        case Blocked():
+            return [mail_texts.blocked(message)]
+        case Returned():
+            return [mail_texts.returned(message)]
+
+
+def _mails(
+    ledger: Ledger, drafts: "Drafts", each: Due, message: LineMessage
+) -> list[mail_texts.Mail]:
     """Update the ledger by the event; the mails that the event leads to."""
     sequence = each.event.sequence
     match message:
@@ -79,6 +103,8 @@ def _mails(ledger: Ledger, drafts: "Drafts", each: Due, message: Message) -> lis
             return _changed_promise(ledger, drafts, each, message)
         case Dispatched():
             ledger.forget(sequence, message.part)
+        case Resized():
+            ledger.resize(message.qty - message.old_qty, sequence)
         case Deallocated(batchref=str(), cancelled=False) | Released(moved=True):
             _left(ledger, each, message)
         case _:
@@ -168,9 +194,15 @@ class Drafts:
         return any(known.sequence > sequence for known in self._known[line])
 
     def add(
-        self, event: Envelope, line: LineKey, part: int, new: Sequence[mail_texts.Mail]
+        self,
+        event: Envelope,
+        line: tuple[str | None, str],
+        part: int | None,
+        new: Sequence[mail_texts.Mail],
     ) -> None:
         """Add the mails about the event, two at most; adding them again has no effect.
+
+        A mail about a batch has no order, and one about the stock no part of a line.
 
         The first has the event's id, the second an id derived from it: mail programs deduplicate by
         these.
@@ -193,7 +225,9 @@ class Drafts:
                 "not_before": now,
                 "created_at": now,
             }
-            self._known[line].append(_Known(mail_id, event.sequence, mail.team, part))
+            if (orderid := line[0]) is not None:
+                known = _Known(mail_id, event.sequence, mail.team, part)
+                self._known[orderid, line[1]].append(known)
 
     def append(self, line: LineKey, sequence: int, text: str) -> None:
         """Append text to a mail to the orders team, unless its sending has begun."""

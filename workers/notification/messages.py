@@ -82,8 +82,68 @@ class Dispatched(_Line):
     """The goods of a part have left."""
 
 
-Message = OutOfStock | Allocated | Reserved | Deallocated | Released | PromiseChanged | Dispatched
+@dataclass(frozen=True, slots=True)
+class Resized(_Line):
+    """The order line wants another number of pieces than before."""
 
+    old_qty: int
+    qty: int
+
+
+LineMessage = (
+    OutOfStock
+    | Allocated
+    | Reserved
+    | Deallocated
+    | Released
+    | PromiseChanged
+    | Dispatched
+    | Resized
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    batchref: str
+    sku: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expired(_Batch):
+    """The last good day of the batch has passed: `qty` pieces of it serve no line any more."""
+
+    qty: int
+    best_before: date | None
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue(_Batch):
+    """The batch has not arrived on its day."""
+
+    eta: date | None
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked(_Batch):
+    """The batch serves no line until it is unblocked; `qty` pieces of it are held back."""
+
+    qty: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Returned(_Batch):
+    """Goods came back that nobody can use."""
+
+    orderid: str
+    qty: int
+    reason: str | None
+
+
+StockMessage = Expired | Overdue | Blocked | Returned
+"""What only the stock team is mailed about."""
+
+Message = LineMessage | StockMessage
 
 WANTED = (
     "allocation.out_of_stock",
@@ -93,9 +153,18 @@ WANTED = (
     "allocation.reservation_released",
     "allocation.promise_changed",
     "allocation.dispatched",
+    "allocation.line_quantity_changed",
+    "allocation.batch_expired",
+    "allocation.batch_overdue",
+    "allocation.batch_blocked",
+    "allocation.returned",
 )
-REPEATING = ("allocation.confirm", "allocation.extend")
-"""Commands that publish the promises of a held line again, with the same batches."""
+REPEATING = ("allocation.confirm", "allocation.extend", "allocation.change_line_quantity")
+"""Commands that publish the promises of a line again, mostly with the same batches."""
+CANCELLING = ("allocation.deallocate", "allocation.cancel_order")
+"""Commands by which its own caller gives a line up."""
+RESIZING = "allocation.change_line_quantity"
+"""The command that takes a line's promises back only to publish them anew, or with its pieces."""
 
 
 def parse(event: Envelope) -> Message | None:
@@ -104,19 +173,30 @@ def parse(event: Envelope) -> Message | None:
     if kind is None:
         return None
     data = event.data
+    if kind.startswith("allocation.batch_"):
+        return _of_batch(kind, data)
     line = (text(data, "orderid"), text(data, "sku"))
     part = _count(data, "part")
-    if kind == "allocation.dispatched":
-        return Dispatched(*line, part=part)
+    match kind:
+        case "allocation.dispatched":
+            return Dispatched(*line, part=part)
+        case "allocation.line_quantity_changed":
+            return Resized(*line, number(data, "old_qty"), number(data, "qty"))
+        case "allocation.returned":
+            return _returned(data)
     pieces = (*line, number(data, "qty"))
     match kind:
         case "allocation.out_of_stock":
             return OutOfStock(*pieces, part=part)
+        case "allocation.reservation_released" if event.causationtype == RESIZING:
+            return None
+        case "allocation.deallocated" if event.causationtype == RESIZING:
+            return None
         case "allocation.reservation_released":
             return Released(*pieces, moved=data.get("reason") == "moved", part=part)
         case "allocation.deallocated":
             batchref = None if data.get("batchref") is None else text(data, "batchref")
-            cancelled = event.causationtype == "allocation.deallocate"
+            cancelled = event.causationtype in CANCELLING
             return Deallocated(*pieces, batchref, cancelled, part=part)
     served = (*pieces, text(data, "batchref"))
     if kind == "allocation.promise_changed":
@@ -129,6 +209,25 @@ def parse(event: Envelope) -> Message | None:
     if kind == "allocation.reserved":
         return Reserved(*served, part=part, waiting=waiting)
     return Allocated(*served, eta, part=part, waiting=waiting)
+
+
+def _of_batch(kind: str, data: Mapping[str, Any]) -> StockMessage:
+    batch = (text(data, "batchref"), text(data, "sku"))
+    match kind:
+        case "allocation.batch_expired":
+            return Expired(*batch, _count(data, "qty"), day(data, "best_before"))
+        case "allocation.batch_overdue":
+            return Overdue(*batch, day(data, "eta"))
+    return Blocked(*batch, _count(data, "qty"), text(data, "reason"))
+
+
+def _returned(data: Mapping[str, Any]) -> Returned | None:
+    """None if the goods can be used: then they are stock again."""
+    if data.get("usable") is True:
+        return None
+    reason = None if data.get("reason") is None else text(data, "reason")
+    batch = (text(data, "batchref"), text(data, "sku"))
+    return Returned(*batch, text(data, "orderid"), number(data, "qty"), reason)
 
 
 def _count(data: Mapping[str, Any], name: str) -> int:

@@ -47,9 +47,10 @@ mails = Table(
     # The event's id; a second mail about the same event has an id made from it.
     Column("event_id", Uuid, primary_key=True),
     # The order line that it is about, and its event's number; null in mails of the first release.
+    # A mail about a batch has no order.
     Column("orderid", String(255)),
     Column("sku", String(255)),
-    # Of the line; null in mails of releases that did not know parts.
+    # Of the line; null in mails about stock, and of releases that did not know parts.
     Column("part", SmallInteger),
     Column("sequence", BigInteger),
     Column("trace_id", String(32)),
