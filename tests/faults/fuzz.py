@@ -17,7 +17,7 @@ def fuzzed(chance: random.Random, count: int) -> Iterator[Raw]:
     breaks = (
         *(_noise, _cut_short, _wrong_shape, _deep, _huge, _content_type, _encoding),
         *(_header, _header, _header, _no_headers, _unknown_task, _canvas),
-        *(_field, _field, _field, _positional),
+        *(_field, _field, _field, _positional, _wish, _change, _change),
     )
     for number in range(count):
         body, properties = chance.choice(breaks)(chance, *_good(chance))
@@ -162,6 +162,34 @@ def _field(chance: random.Random, kwargs: Any, headers: Any) -> Raw:
     else:
         broken[name] = chance.choice([None, True, [], {}, "", -1 if name == "qty" else "x" * 300])
     return _message(broken, headers)
+
+
+def _wish(chance: random.Random, kwargs: Any, headers: Any) -> Raw:
+    name, values = chance.choice(
+        [
+            ("priority", [10, -1, "high", 0.5, None, True]),
+            ("not_before", ["soon", 7, "2030-02-30", True, "2030-03-01T00:00:00Z"]),
+            ("fresh_days", [-1, 36_501, "many", None, 1.5]),
+        ]
+    )
+    return _message(kwargs | {name: chance.choice(values)}, headers)
+
+
+def _change(chance: random.Random, kwargs: Any, headers: Any) -> Raw:
+    """A change of a line or a batch that was prepared, with one invalid value."""
+    batch, line = {"batchref": "base-sku-0"}, {"orderid": kwargs["orderid"], "sku": "sku-0"}
+    changes: list[tuple[str, dict[str, Any]]] = [
+        ("receive", batch | {"qty": chance.choice([0, -3, 2**31, "3", None])}),
+        ("block_batch", batch | {"reason": chance.choice([None, "", 7, "x" * 300])}),
+        ("change_best_before", batch | {"best_before": chance.choice(["soon", 7, "2030-02-30"])}),
+        ("dispatch", line | {"qty": chance.choice([0, -1, "all"])}),
+        ("return_goods", line | {"qty": 1, "batchref": chance.choice([None, "", 7])}),
+        ("change_line_quantity", line | {"qty": chance.choice([0, -1, None, 1.5])}),
+        ("change_priority", line | {"priority": chance.choice([10, -1, None])}),
+        ("cancel_order", line),
+    ]
+    name, body = chance.choice(changes)
+    return _message(body, headers | {"task": f"allocation.{name}"})
 
 
 def _positional(chance: random.Random, kwargs: Any, headers: Any) -> Raw:

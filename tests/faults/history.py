@@ -50,8 +50,8 @@ def _lines(system: System, load: Load, about: str) -> Iterator[str]:
         (
             "outbox",
             system.engine,
-            "SELECT position, id, kind, name, sku, sequence, causation_id, created_at, sent_at,"
-            " body->'data' AS data"
+            "SELECT position, id, kind, name, sku, sequence, causation_id, created_at, due_at,"
+            " sent_at, body->'data' AS data"
             " FROM outbox WHERE id::text LIKE :about OR body::text LIKE :about"
             " OR causation_id::text LIKE :about ORDER BY position LIMIT 20",
         ),

@@ -12,7 +12,11 @@ from tests.faults.history import Letter, dead_letters
 from tests.faults.load import Load
 from tests.faults.system import System
 
+Line = tuple[str, str]
+"""The order's id and the sku."""
+Part = tuple[str, str, int]
 _TAKING = ("allocation.allocate", "allocation.reserve")
+_CANCELLING = ("allocation.deallocate", "allocation.cancel_order")
 _UNSENT = "SELECT 1 AS one FROM outbox WHERE sent_at IS NULL"
 MUST_SUCCEED = ("allocation.create_batch", "allocation.allocate", "allocation.reserve")
 """Every load is made so that no rule refuses these."""
@@ -35,7 +39,8 @@ class Books:
     """Everything that the system says, read once it is quiet."""
 
     commands: dict[str, Any]
-    lines: dict[tuple[str, str], Any]
+    lines: dict[Line, list[Any]]
+    """The parts of each line."""
     events: list[Any]
     dead: list[Letter]
     picks: dict[tuple[str, int], Any]
@@ -57,7 +62,7 @@ def read(system: System) -> Books:
     received = {name: _rows(each, "SELECT * FROM received") for name, each in subscribers.items()}
     return Books(
         commands={str(row.id): row for row in commands},
-        lines={(row.orderid, row.sku): row for row in lines},
+        lines=_by_line(lines),
         events=_rows(
             system.engine, "SELECT * FROM outbox WHERE kind = 'event' ORDER BY sku, sequence"
         ),
@@ -68,7 +73,7 @@ def read(system: System) -> Books:
         held={name: sum(row.held is not None for row in rows) for name, rows in received.items()},
         batches=_rows(
             system.engine,
-            "SELECT b.*, (SELECT coalesce(sum(qty), 0) FROM allocations a"
+            "SELECT b.*, (SELECT coalesce(sum(qty - dispatched_qty), 0) FROM allocations a"
             " WHERE a.batchref = b.batchref AND NOT a.dispatched) AS of_lines FROM batches b",
         ),
         unsent=len(_rows(system.engine, _UNSENT)),
@@ -87,6 +92,7 @@ def breaches(
     books = read(system)
     return [
         *_stock(books),
+        *_departures(books),
         *_lines(books, load, set(failed)),
         *_events(books, dead_events),
         *_order(books),
@@ -101,33 +107,76 @@ def _stock(books: Books) -> Iterator[Breach]:
             yield Breach("I1", row.batchref, f"{row.allocated} promised of {row.purchased}")
         if row.allocated != row.of_lines:
             yield Breach("I1", row.batchref, f"counts {row.allocated}, its lines {row.of_lines}")
+        if row.allocated and (row.blocked or row.expired):
+            yield Breach("I1", row.batchref, f"promises {row.allocated}, and may serve nobody")
+
+
+def _departures(books: Books) -> Iterator[Breach]:
+    """Goods leave only from what is there, and no more come back than have left."""
+    away: set[str] = set()
+    blocked: set[str] = set()
+    good_until: dict[str, str] = {}
+    out = Counter[Line]()
+    for event in (row.body for row in books.events):
+        kind, data = event["type"].split(".")[1], event["data"]
+        batchref = data.get("batchref")
+        if kind in ("batch_created", "batch_eta_changed"):
+            (away.add if data.get("eta") else away.discard)(batchref)
+        if kind in ("batch_created", "best_before_changed"):
+            good_until[batchref] = data.get("best_before") or "9999-12-31"
+        if kind == "batch_blocked":
+            blocked.add(batchref)
+        elif kind == "batch_unblocked":
+            blocked.discard(batchref)
+        elif kind == "dispatched":
+            out[data["orderid"], data["sku"]] += data["qty"]
+            if batchref in away | blocked or good_until[batchref] < event["time"][:10]:
+                yield Breach("I1", batchref, f"{event['id']}: goods left that were not there")
+        elif kind == "returned":
+            out[data["orderid"], data["sku"]] -= data["qty"]
+            if out[data["orderid"], data["sku"]] < 0:
+                yield Breach("I1", data["orderid"], f"{event['id']}: more came back than left")
 
 
 def _lines(books: Books, load: Load, failed: set[str]) -> Iterator[Breach]:
-    """Each accepted line is on the books once with its quantity, or given up, or a dead letter."""
+    """Each accepted line is on the books with the quantity that it wants, or is a dead letter.
+
+    Of a line that was given up, only the pieces that have left are.
+    """
     given_up = {
         (row.body["orderid"], row.body["sku"])
         for row in books.commands.values()
         if row.name == "allocation.deallocate" and row.status == "succeeded"
     }
-    released = {
+    whole_orders = {
         row.body["orderid"]
         for row in books.commands.values()
-        if row.name == "allocation.release" and row.status == "succeeded"
+        if row.name in ("allocation.release", "allocation.cancel_order")
+        and row.status == "succeeded"
     }
+    wanted: dict[Line, int] = {}
+    gone = Counter[Line]()
+    for event in (row.body for row in books.events):
+        data = event["data"]
+        if event["type"] == "allocation.line_quantity_changed.v1":
+            wanted[data["orderid"], data["sku"]] = data["qty"]
+        elif event["type"] == "allocation.dispatched.v1":
+            gone[data["orderid"], data["sku"]] += data["qty"]
     for key, sent in load.confirmed().items():
         row = books.commands.get(str(key))
         if sent.name not in _TAKING or str(key) in failed or row is None:
             continue
         line = (sent.body["orderid"], sent.body["sku"])
-        held = books.lines.get(line)
-        is_gone = line in given_up or line[0] in released
-        if row.status == "succeeded" and held is None and not is_gone:
-            yield Breach("I2", line[0], "its line is missing")
-        if held is not None and is_gone:
-            yield Breach("I2", line[0], "its line was given up, and is on the books again")
-        if held is not None and held.qty != sent.body["qty"]:
-            yield Breach("I2", line[0], f"asked for {sent.body['qty']}, holds {held.qty}")
+        parts = books.lines.get(line, [])
+        total, left = sum(part.qty for part in parts), sum(_gone(part) for part in parts)
+        if line in given_up or line[0] in whole_orders:
+            due = gone[line]
+        else:
+            due = wanted.get(line, sent.body["qty"]) if row.status == "succeeded" or parts else 0
+        if total != due:
+            yield Breach("I2", line[0], f"{due} pieces should be on the books, and {total} are")
+        if left != gone[line]:
+            yield Breach("I2", line[0], f"{gone[line]} pieces left, the books say {left}")
     asked = {
         (row.body.get("orderid"), row.body.get("sku"))
         for row in books.commands.values()
@@ -163,7 +212,12 @@ def _events(books: Books, dead_events: int) -> Iterator[Breach]:
         if mails.get(event_id) != books.mails.get(event_id):
             what = f"mailed to {books.mails.get(event_id)}, not to {mails.get(event_id)}"
             yield Breach("I3", event_id, what)
-    promised = {key: row.batchref for key, row in books.lines.items() if row.batchref is not None}
+    promised = {
+        (*line, part.part): (part.batchref, held)
+        for line, parts in books.lines.items()
+        for part in parts
+        if part.batchref is not None and (held := part.qty - _gone(part))
+    }
     for line in lines.keys() | promised.keys():
         if lines.get(line) != promised.get(line):
             what = f"told of {lines.get(line)}, on the books with {promised.get(line)}"
@@ -172,19 +226,21 @@ def _events(books: Books, dead_events: int) -> Iterator[Breach]:
 
 def replayed(
     events: Iterable[Mapping[str, Any]],
-) -> tuple[dict[tuple[str, int], Any], dict[str, str], dict[tuple[str, str], str]]:
-    """The picks, the mails and the lines' batches that follow from the events in their order."""
+) -> tuple[dict[tuple[str, int], Any], dict[str, str], dict[Part, tuple[str, int]]]:
+    """The picks, the mails and what each part holds, as it follows from the events in order."""
     picks: dict[tuple[str, int], Any] = {}
-    open_picks: dict[tuple[str, str], tuple[str, int]] = {}
-    moving: dict[tuple[str, str], str] = {}
+    open_picks: dict[Part, tuple[str, int]] = {}
+    moving: dict[Part, str] = {}
     mails: dict[str, str] = {}
-    mailed: dict[str, tuple[int, tuple[str, str]]] = {}
-    lines: dict[tuple[str, str], str] = {}
+    mailed: dict[str, tuple[int, Part]] = {}
+    lines: dict[Part, tuple[str, int]] = {}
     for event in events:
         kind, data, sequence = event["type"].split(".")[1], event["data"], event["sequence"]
-        line = (data.get("orderid"), data["sku"])
+        line = (data.get("orderid"), data["sku"], data.get("part", 0))
+        # Its own caller wanted another quantity: nobody is mailed about what that moves.
+        is_resized = event["causationtype"] == "allocation.change_line_quantity"
         if kind == "reserved":
-            lines[line] = data["batchref"]
+            lines[line] = (data["batchref"], data["qty"])
         elif kind == "reservation_released":
             lines.pop(line, None)
         elif kind == "promise_changed":
@@ -194,9 +250,9 @@ def replayed(
         elif kind == "allocated":
             picks[data["sku"], sequence] = (data["orderid"], data["qty"], data["batchref"], None)
             open_picks[line] = (data["sku"], sequence)
-            lines[line] = data["batchref"]
+            lines[line] = (data["batchref"], data["qty"])
             left = moving.pop(line, None)
-            if left not in (None, data["batchref"]):
+            if left not in (None, data["batchref"]) and not is_resized:
                 mails[event["id"]] = "orders"
                 mailed[data["sku"]] = (sequence, line)
         elif kind == "deallocated":
@@ -204,11 +260,39 @@ def replayed(
             lines.pop(line, None)
             if (opened := open_picks.pop(line, None)) is not None:
                 picks[opened] = (*picks[opened][:3], sequence)
-            if data["batchref"] and event["causationtype"] != "allocation.deallocate":
+            is_cancelled = event["causationtype"] in _CANCELLING
+            if data["batchref"] and not is_cancelled and not is_resized:
                 moving[line] = data["batchref"]
-        elif kind == "out_of_stock":
+        elif kind == "dispatched":
+            # A pick of which nothing is left to fetch is closed by no event.
+            if data.get("left"):
+                lines[line] = (data["batchref"], data["left"])
+            else:
+                lines.pop(line, None)
+                open_picks.pop(line, None)
+        elif _concerns_stock_team(kind, data):
             mails[event["id"]] = "stock"
     return picks, mails, lines
+
+
+def _concerns_stock_team(kind: str, data: Mapping[str, Any]) -> bool:
+    if kind == "batch_expired":
+        return bool(data["qty"])
+    if kind == "returned":
+        return not data["usable"]
+    return kind in ("out_of_stock", "batch_overdue", "batch_blocked")
+
+
+def _by_line(rows: Iterable[Any]) -> dict[Line, list[Any]]:
+    lines: dict[Line, list[Any]] = {}
+    for row in rows:
+        lines.setdefault((row.orderid, row.sku), []).append(row)
+    return lines
+
+
+def _gone(part: Any) -> int:
+    """Pieces of a part that have left."""
+    return part.qty if part.dispatched else part.dispatched_qty
 
 
 def _order(books: Books) -> Iterator[Breach]:

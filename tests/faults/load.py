@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
@@ -161,6 +161,9 @@ class Load:
         self._batches: list[str] = []
         self._lines: list[tuple[str, str]] = []
         self._held: list[str] = []
+        self._shipped: list[tuple[str, str]] = []
+        self._blocked: list[str] = []
+        self._returns = 0
         self._probes = 0
 
     @property
@@ -286,6 +289,7 @@ class Load:
                 # Some want more than there ever is: they wait, and people hear of it.
                 "qty": 50_000 if chance.random() < 0.04 else chance.randint(1, 3),
             }
+            body |= self._wishes()
             if chance.random() < 0.1:
                 self._held.append(line[0])
                 # Longer than any of this takes.
@@ -296,9 +300,15 @@ class Load:
             orderid = self._held.pop(chance.randrange(len(self._held)))
             return chance.choice(["allocation.confirm", "allocation.release"]), {"orderid": orderid}
         if kind < 0.82:
+            if chance.random() < 0.7:
+                return self._change_of_line()
             orderid, sku = self._lines.pop(chance.randrange(len(self._lines)))
+            if chance.random() < 0.3:
+                return "allocation.cancel_order", {"orderid": orderid}
             return "allocation.deallocate", {"orderid": orderid, "sku": sku}
         batchref = chance.choice(self._batches[-30:])
+        if kind < 0.92 and chance.random() < 0.4:
+            return self._change_of_batch(batchref)
         if kind < 0.87:
             return "allocation.change_batch_quantity", {
                 "batchref": batchref,
@@ -314,6 +324,57 @@ class Load:
             }
         return self._new_batch(sku)
 
+    def _wishes(self) -> dict[str, Any]:
+        """What a few lines want besides."""
+        chance = self._chance
+        wishes: dict[str, Any] = {}
+        if chance.random() < 0.2:
+            wishes["priority"] = chance.randint(1, 3)
+        if chance.random() < 0.03:
+            wishes["not_before"] = self._day()
+        if chance.random() < 0.05:
+            wishes["fresh_days"] = 10
+        return wishes
+
+    def _change_of_line(self) -> tuple[str, dict[str, Any]]:
+        """Some pieces leave or come back; the line wants another quantity or priority."""
+        chance = self._chance
+        orderid, sku = chance.choice(self._lines[-100:])
+        line = {"orderid": orderid, "sku": sku}
+        kind = chance.random()
+        if kind < 0.35:
+            self._shipped.append((orderid, sku))
+            return "allocation.dispatch", line | {"qty": chance.randint(1, 2)}
+        if kind < 0.55 and self._shipped:
+            orderid, sku = chance.choice(self._shipped[-20:])
+            self._returns += 1
+            return "allocation.return_goods", {
+                "orderid": orderid,
+                "sku": sku,
+                "qty": 1,
+                "batchref": f"base-{sku}" if chance.random() < 0.5 else f"back-{self._returns}",
+                "usable": chance.random() < 0.8,
+            }
+        if kind < 0.85:
+            return "allocation.change_line_quantity", line | {"qty": chance.randint(1, 5)}
+        return "allocation.change_priority", {"orderid": orderid, "priority": chance.randint(0, 5)}
+
+    def _change_of_batch(self, batchref: str) -> tuple[str, dict[str, Any]]:
+        """It gets more pieces or another last day, is held back, or serves again."""
+        chance = self._chance
+        kind = chance.random()
+        if kind < 0.3:
+            return "allocation.receive", {"batchref": batchref, "qty": chance.randint(1, 9)}
+        if kind < 0.6:
+            day = chance.choice([None, self._day(), _days_ago(2)])
+            return "allocation.change_best_before", {"batchref": batchref, "best_before": day}
+        if kind < 0.8 and self._blocked:
+            return "allocation.unblock_batch", {"batchref": self._blocked.pop()}
+        if kind > 0.9:  # one that serves many lines
+            batchref = f"base-{chance.choice(self._skus()[1:])}"
+        self._blocked.append(batchref)
+        return "allocation.block_batch", {"batchref": batchref, "reason": "recall 7"}
+
     def _day(self) -> str:
         return str(date(2030, 1, 1) + timedelta(days=self._chance.randrange(60)))
 
@@ -321,6 +382,17 @@ class Load:
         batchref = f"batch-{len(self._batches)}"
         self._batches.append(batchref)
         body: dict[str, Any] = {"batchref": batchref, "sku": sku, "qty": 15 + len(batchref)}
-        if self._chance.random() < 0.5:
+        kind = self._chance.random()
+        if kind < 0.45:
             body["eta"] = self._day()
+        elif kind < 0.5:
+            body["eta"] = _days_ago(3)  # overdue at once
+        elif kind < 0.55:
+            body["best_before"] = _days_ago(2)  # expired at once
+        if kind < 0.15:
+            body["best_before"] = "2030-03-31"
         return "allocation.create_batch", body
+
+
+def _days_ago(days: int) -> str:
+    return str(datetime.now(UTC).date() - timedelta(days=days))

@@ -11,7 +11,7 @@ from celery import Celery
 from sqlalchemy import Engine, select, text
 from sqlalchemy.engine import make_url
 
-from allocation.adapters.sql import database
+from allocation.adapters.sql import audit, database
 from allocation.adapters.sql.tables import allocations, batches, commands, outbox
 from allocation.views import progress
 from tests.integration.conftest import BareClient, Service
@@ -181,6 +181,7 @@ def test_expiry_and_overdue_happen_as_the_day_ends(
     assert holds(service) == {"order-1": None, "order-2": "b-fresh", "order-3": "ship"}
     for queue in QUEUES:
         assert delivered(service, queue) == [EXPIRED, OVERDUE]
+    assert [result.promise for result in audit.run(service.engine) if not result.holds] == []
 
 
 def test_they_happen_once_when_everything_was_down_at_their_moment(

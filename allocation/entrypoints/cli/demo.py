@@ -71,6 +71,7 @@ class Demo:
                 ("report a late shipment", self._a_late_shipment),
                 ("reserve stock for a basket", self._a_basket),
                 ("dispatch", self._goods_that_leave),
+                ("return goods", self._goods_that_come_back),
             ):
                 self._step = step
                 play()
@@ -176,6 +177,18 @@ class Demo:
         )
         self._say("The warehouse has shipped order-3: its 2 pieces have left the batch.")
         self._pick("order-3", "dispatched")
+
+    def _goods_that_come_back(self) -> None:
+        goods = {"orderid": "order-3", "sku": "RED-CHAIR", "qty": 1, "batchref": "returns"}
+        self._send("allocation.return_goods", goods)
+        self._until("batch returns is there", lambda: "returns" in self._batches())
+        self._say(
+            "The customer of order-3 sends 1 piece back: it is on the shelf, as batch returns."
+        )
+
+    def _batches(self) -> list[str]:
+        batches = self._ask("/v1/products/RED-CHAIR")["batches"]
+        return [batch["batchref"] for batch in batches]
 
     def _say(self, sentence: str) -> None:
         console.print(f"  {sentence}", markup=False, highlight=False)
