@@ -127,7 +127,7 @@ def test_the_demo_plays_the_whole_story(allocation: Run) -> None:
     assert "moved to batch late" in told
     assert "`make up` (or `allocation up`) keeps the service running" in told
     assert "then open its page, http://127.0.0.1:" in told
-    assert "order-1 from early cancelled, order-1 from late open, order-2 from new open" in told
+    assert "order-1 from early cancelled, order-1 from late expected, order-2 from new open" in told
     assert "New day for order order-1: arrives 2030-09-01" in told
     assert "The warehouse's pick of order-3 is dispatched." in told
     assert told.count("\n  holds  ") == len(audit.INVARIANTS)
