@@ -134,6 +134,7 @@ def test_a_dead_letter_is_replayed(visits: Visits, house: House) -> None:
         expect(page.get_by_text("There are no dead letters.")).to_be_visible()
 
 
+@pytest.mark.timeout(300)
 def test_no_page_has_a_serious_fault_or_is_too_wide(visits: Visits, house: House) -> None:
     """As axe-core finds them; on a phone nothing has to be moved sideways."""
     stock(house)
