@@ -10,6 +10,7 @@ from typing import Any
 from allocation.contract.registry import COMMANDS, FOLLOW_UPS, MessageType
 from allocation.entrypoints.api.description.openapi import ROUTES
 from allocation.entrypoints.api.http import parsing
+from allocation.entrypoints.api.http.parsing import ONLY_IN_MESSAGES
 from allocation.entrypoints.api.http.preconditions import VERSION
 
 FILE = Path(__file__).parents[1] / "allocation" / "client" / "commands.py"
@@ -116,8 +117,11 @@ def _method_name(command: str) -> str:
 
 
 def _method(name: str, command: MessageType) -> str:
-    parameters = [_parameter(field, schema, command) for field, schema in command.fields.items()]
-    given = [_argument(field, schema) for field, schema in command.fields.items()]
+    fields = {
+        field: schema for field, schema in command.fields.items() if field not in ONLY_IN_MESSAGES
+    }
+    parameters = [_parameter(field, schema, command) for field, schema in fields.items()]
+    given = [_argument(field, schema) for field, schema in fields.items()]
     said = textwrap.fill(f'"""{command.schema["description"]}', 89)  # columns, without the end
     docstring = f'{said}\n"""' if "\n" in said else f'{said}"""'
     body = f'{docstring}\nreturn self.send("{name}", {", ".join(given)}, **options)'

@@ -181,18 +181,11 @@ class Commands(ABC):
         sku: str,
         batchref: str | None = None,
         qty: int | None = None,
-        reported: bool | None = None,
         **options: Unpack[Options],
     ) -> Outcome:
         """Take allocated goods that are there off the books: the warehouse has shipped them."""
         return self.send(
-            "dispatch",
-            orderid=orderid,
-            sku=sku,
-            batchref=batchref,
-            qty=qty,
-            reported=reported,
-            **options,
+            "dispatch", orderid=orderid, sku=sku, batchref=batchref, qty=qty, **options
         )
 
     def return_goods(

@@ -131,7 +131,9 @@ def test_a_dead_letter_is_replayed(visits: Visits, house: House) -> None:
 
         expect(page.locator(".notice")).to_have_text("1 dead letter was delivered again.")
         eventually(partial(house.knows, orderid), what="the order")
-        expect(page.get_by_text("There are no dead letters.")).to_be_visible()
+        expect(
+            page.get_by_text("There are no dead letters: every message was read and decided.")
+        ).to_be_visible()
 
 
 @pytest.mark.timeout(300)
@@ -226,7 +228,9 @@ def test_dead_letters_appear_and_go_without_a_reload(visits: Visits, house: Hous
     stock(house)
     visit = next(visits())
     page = visit.goto("/operations/dead-letters")
-    expect(page.get_by_text("There are no dead letters.")).to_be_visible()
+    expect(
+        page.get_by_text("There are no dead letters: every message was read and decided.")
+    ).to_be_visible()
 
     put_dead_letter(house, "order-1")
     expect(page.get_by_role("cell", name="allocation.dead")).to_be_visible(timeout=15_000)

@@ -240,8 +240,8 @@ def test_the_examples_of_the_clients_page_do_what_it_says(
         told.append(example.logs().splitlines())
 
     assert told == [
-        ["succeeded allocated shipment-77", "rejected unknown sku"],
-        ["pending shipment-77", "succeeded"],
+        ["succeeded allocated shelf-1", "rejected unknown sku"],
+        ["pending shelf-1", "succeeded"],
         [],
         [
             "allocation.batch_created.v1 RED-CHAIR 1 None",

@@ -270,7 +270,9 @@ def test_who_may_not_listen_is_told_why(broker_url: str) -> None:
         topology.declare(connection)
         connection.channel().queue_declare("taken", durable=True, auto_delete=False)
 
-    with pytest.raises(ClientError, match="queue or exchange of another kind"):
+    with pytest.raises(
+        ClientError, match="a queue or exchange of this name exists with other properties"
+    ):
         listen(broker_url, "taken").__enter__()
 
 

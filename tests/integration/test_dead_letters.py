@@ -164,7 +164,7 @@ def test_a_dropped_command_counts_as_rejected(
     unsaid = broken.run("dead", "drop", "--yes", status=2)
     told = broken.run("dead", "drop", dropped, "--yes")
 
-    assert "say which" in unsaid
+    assert "choose dead letters by ids, --queue, --reason, --name, or --all" in unsaid
     assert "1 dead letter was dropped." in told
     assert broken.outcome(dropped) == ("rejected", {"reason": "dropped", "field": "id"})
     assert [letter.id for letter in broken.dead_letters()] == [kept]

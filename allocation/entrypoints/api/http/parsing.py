@@ -18,6 +18,9 @@ from allocation.entrypoints.api.http.preconditions import IF_MATCH, VERSION, tak
 from allocation.entrypoints.api.http.problems import Problem, invalid
 
 Environ = dict[str, Any]
+
+ONLY_IN_MESSAGES = frozenset({"reported"})
+"""Fields of commands that no request has: they say what happened in another system."""
 Wsgi = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 LIMIT = 1024 * 1024
@@ -183,6 +186,8 @@ def command(names: Sequence[str], given: Mapping[str, str]) -> Command:
     where = dict.fromkeys(given, "is given by the path")
     if any(map(takes_version, names)):
         where[VERSION] = f"is given by the header {IF_MATCH}"
+    known = {field for name in names for field in registry.schema(name)["properties"]}
+    where |= dict.fromkeys(ONLY_IN_MESSAGES & known, "is for messages only")
     if twice := [Violation(field, where[field]) for field in where if field in body]:
         raise invalid(twice)
     return parse(_chosen(names, body, given), {**body, **given})
@@ -190,9 +195,8 @@ def command(names: Sequence[str], given: Mapping[str, str]) -> Command:
 
 def fields(name: str, from_path: Collection[str]) -> list[str]:
     """The fields of the command `name` that a body may have, beside those of the path."""
-    return [
-        each for each in registry.schema(name)["properties"] if each not in (*from_path, VERSION)
-    ]
+    elsewhere = {*from_path, VERSION, *ONLY_IN_MESSAGES}
+    return [each for each in registry.schema(name)["properties"] if each not in elsewhere]
 
 
 def _chosen(names: Sequence[str], body: Mapping[str, Any], given: Collection[str]) -> str:

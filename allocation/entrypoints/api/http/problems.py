@@ -138,7 +138,7 @@ KINDS = {reason: Kind(409, *sentences) for reason, sentences in _REFUSALS.items(
     "changed meanwhile": Kind(
         412,
         "The resource has another version than If-Match says: read it again, then decide.",
-        "It was changed meanwhile. Look at it as it is now, then decide.",
+        "Somebody changed it meanwhile, so nothing was saved.",
     ),
     "malformed precondition": Kind(
         400, "If-Match is one strong entity tag, as ETag gives it, or *."

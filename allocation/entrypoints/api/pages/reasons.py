@@ -47,8 +47,6 @@ def register(blueprint: Blueprint) -> None:
 
 def refusal(reason: str, facts: Mapping[str, Any]) -> str:
     """Why a command was refused, with its facts."""
-    if reason == MEANWHILE:
-        return "Somebody changed it meanwhile, so nothing was saved."
     if reason not in KINDS:
         return f"The command was refused: {reason}."
     try:

@@ -105,7 +105,6 @@ def _dispatched() -> s.Json:
     left_behind = {
         "qty": s.count("Pieces that left now, if others are left."),
         "left": s.count("Pieces of the line that have not left, if there are any."),
-        "reported": s.field("reported", "allocation.dispatch"),
     }
     common = {"orderid": s.ORDERID, "sku": s.SKU, "status": s.one_of("dispatched")}
     part = s.record(part=PART, batchref=s.BATCHREF, qty=s.QTY)
