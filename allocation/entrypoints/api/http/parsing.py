@@ -17,10 +17,10 @@ from allocation.entrypoints.api.http import intake
 from allocation.entrypoints.api.http.preconditions import IF_MATCH, VERSION, takes_version
 from allocation.entrypoints.api.http.problems import Problem, invalid
 
-Environ = dict[str, Any]
-
 ONLY_IN_MESSAGES = frozenset({"reported"})
 """Fields of commands that no request has: they say what happened in another system."""
+
+Environ = dict[str, Any]
 Wsgi = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 LIMIT = 1024 * 1024
