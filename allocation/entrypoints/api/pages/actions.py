@@ -18,6 +18,7 @@ from allocation.domain.outcomes import Refused
 from allocation.entrypoints.api import state
 from allocation.entrypoints.api.auth import security
 from allocation.entrypoints.api.http import parsing
+from allocation.entrypoints.api.http.preconditions import VERSION
 from allocation.entrypoints.api.http.problems import Problem
 from allocation.entrypoints.api.pages import effects, forms, reasons
 from allocation.entrypoints.api.pages.forms import Form
@@ -28,8 +29,6 @@ from allocation.views import Json, lines, stock
 
 SHOWN = 20
 """Lines of each kind that a preview names; it counts the others."""
-
-VERSION = "expected_version"
 
 
 @dataclass(frozen=True, slots=True)
