@@ -126,14 +126,9 @@ class Warehouse:
 def warehouse(
     processes: Callable[..., Process], broker_url: str, empty_database_url: str, state_dir: Path
 ) -> Iterator[Warehouse]:
-    """With every queue declared that messages are routed to, not started yet.
-
-    Not those in which the broker holds a command's retries: they are many, and no subscriber's.
-    """
+    """With every queue declared, not started yet."""
     with Connection(broker_url) as connection:
-        channel = connection.channel()
-        for queue in topology.queues():
-            queue(channel).declare()
+        topology.declare(connection)
     engine = database.engine(empty_database_url)
     environment = {
         "ALLOCATION_BROKER_URL": broker_url,
