@@ -27,6 +27,7 @@ from allocation.client import (
     Unreachable,
 )
 from allocation.contract import codec, registry
+from allocation.entrypoints.api.http.parsing import ONLY_IN_MESSAGES
 from tests.api.conftest import Serve, Worker
 from tests.servers.ports import LOOPBACK, free_ports
 from tests.servers.processes import ROOT
@@ -145,7 +146,8 @@ def test_the_methods_are_the_contracts_commands_with_their_fields() -> None:
     }
 
     fields = {
-        name: set(registry.schema(f"allocation.{name}")["properties"]) - {"expected_version"}
+        name: set(registry.schema(f"allocation.{name}")["properties"])
+        - {"expected_version", *ONLY_IN_MESSAGES}
         for name in CALLERS
     }
     assert {name: found - {"if_match"} for name, found in methods.items()} == fields
