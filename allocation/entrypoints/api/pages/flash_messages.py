@@ -6,6 +6,7 @@ from uuid import UUID
 from flask import request, url_for
 from sqlalchemy import Connection
 
+from allocation.entrypoints.api.http.preconditions import VERSION
 from allocation.entrypoints.api.pages import actions, reasons
 from allocation.views import Json, progress
 
@@ -62,7 +63,7 @@ def of_request(connection: Connection) -> FlashMessage | None:
     again = ""
     if known["status"] == "rejected" and known["command"] in FORMS:
         body = progress.body(connection, command_id)
-        body.pop(actions.VERSION, None)
+        body.pop(VERSION, None)
         again = url_for(FORMS[known["command"]], **body)
     return FlashMessage(known["status"], _text(known), known["accepted_at"], again)
 
