@@ -250,7 +250,7 @@ def _queue(queue: Queue) -> Json:
     else:
         exchange = next(each.exchange.name for each in topology.queues() if each.name == source)
         description = (
-            f"The dead letters of {source}: the messages as they were published, with the reason in"
+            f"The dead letters of {source}: each is a published message, with the reason in"
             " the headers `x-reason` and `x-error`, or in `x-death` if the broker moved them."
             " `allocation dead` lists, shows, replays and drops them."
         )

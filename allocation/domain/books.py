@@ -56,7 +56,7 @@ class Batch:
         return fingerprint(self.purchased, self.eta, self.best_before, self.blocked)
 
     def is_overdue(self, today: date) -> bool:
-        """Whether its ETA has passed without arrival: nobody knows when it comes."""
+        """Whether its ETA has passed and it has not arrived; its arrival is unknown."""
         return self.eta is not None and self.eta < today
 
     def has_expired(self, today: date) -> bool:
@@ -114,8 +114,8 @@ class Line:
 
     A line with `expires_at` is held until then, which can be `extended` once. `dispatched_qty`
     pieces have left, and the rest is still promised; a line that was `dispatched` has left as a
-    whole. It keeps its batchref, and holds nothing of the batch any more. `returned` pieces of
-    those that left came back.
+    whole. It keeps its batchref, and holds nothing of the batch any more. `returned` counts the
+    dispatched pieces that came back.
     """
 
     orderid: str

@@ -49,7 +49,7 @@ class FollowUp(Command):
 
     @property
     def due_at(self) -> datetime | date | None:
-        """When it is to be accepted, a date: as that day begins; None: at once."""
+        """When the command is accepted; a date means the beginning of that day, None at once."""
         return None
 
 
@@ -68,8 +68,8 @@ class CreateBatch(Command):
 class Allocate(Command):
     """Allocate stock to one order line.
 
-    `customer` is opaque: it travels with the line to the subscribers. The other fields are those of
-    `books.OrderLine`.
+    `customer` is opaque: events carry it to the subscribers. `books.OrderLine` describes the other
+    fields.
     """
 
     orderid: str
@@ -99,7 +99,7 @@ class Reserve(Command):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One line of an order; its fields are those of `books.OrderLine`."""
+    """One line of an order; `books.OrderLine` describes the fields."""
 
     sku: str
     qty: int
@@ -165,9 +165,9 @@ class Expire(FollowUp):
 class Dispatch(Command):
     """Record that the warehouse has shipped an allocated line: its pieces leave the batch.
 
-    `batchref`: the batch that they came from; without one, all that is there leaves. `qty`: so many
-    pieces of it. `reported`: they have left already; if the books do not have them, that is an
-    error for people, and no refusal.
+    `batchref`: the batch that the goods came from; None: every batch of the line that is there.
+    `qty`: the number of pieces; None: all. `reported`: the goods have left already, so the command
+    fails if the books do not have them, and is not refused.
     """
 
     orderid: str

@@ -151,7 +151,7 @@ class BatchExpired(Event):
 
 @dataclass(frozen=True, slots=True)
 class BatchOverdue(Event):
-    """The batch has not arrived on its day: nobody knows when it comes."""
+    """The batch has not arrived on its day; its arrival is unknown."""
 
     batchref: str
     sku: str

@@ -842,7 +842,7 @@ class Product:
         return bool(lines)
 
     def _give_up_pieces(self, orderid: str, qty: int) -> None:
-        """Give up so many pieces of the line: those that wait, then those that come last."""
+        """Give up `qty` pieces of the line: waiting ones first, then those that arrive last."""
 
         def comes_last(part: Line) -> tuple[bool, bool, date]:
             eta = part.eta
@@ -864,7 +864,7 @@ class Product:
                 self._move(part, batch, [batch], more=-pieces)
 
     def _way_to_grow(self, orderid: str, qty: int) -> Callable[[], object] | None:
-        """What gives the line so many pieces more; None if they are not all there for it."""
+        """The change that gives the line `qty` more pieces; None if there are not enough."""
         parts = [part for part in self._books.parts(orderid) if not part.dispatched]
         part = next((part for part in parts if part.batchref is None), parts[-1])
         if part.batchref is None:

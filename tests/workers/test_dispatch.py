@@ -295,8 +295,7 @@ def test_of_a_line_in_parts_the_goods_of_one_batch_may_leave(engine: Engine) -> 
         (Wanted("o1", "LAMP", qty=4), "Only 3 x LAMP can be picked for the order o1 now."),
         (
             Wanted("o1", qty=1),
-            "The order o1 has open picks of several skus: CHAIR, LAMP. Say of which so many pieces"
-            " leave.",
+            "The order o1 has open picks of several skus: CHAIR, LAMP. Give the sku, too.",
         ),
         (
             Wanted("o1", "LAMP", "b2"),

@@ -38,7 +38,7 @@ def dispatch(
     sku: Annotated[str | None, typer.Option(help="Only this sku.")] = None,
     batchref: Annotated[str | None, typer.Option(help="Only goods of this batch.")] = None,
     qty: Annotated[
-        int | None, typer.Option(min=1, help="Only so many pieces; the rest stays to be picked.")
+        int | None, typer.Option(min=1, help="Number of pieces; the rest stays to be picked.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -23,7 +23,7 @@ class NothingToDispatch(Exception):
 class Wanted:
     """What is to be dispatched of an order: all that is there, or of one sku or batch.
 
-    `qty`: so many pieces, in the order of the line's parts.
+    `qty`: the number of pieces, in the order of the line's parts.
     """
 
     orderid: str
@@ -71,14 +71,14 @@ def dispatch(
 
 
 def _take(due: Sequence[Pick], wanted: Wanted) -> list[Leaving]:
-    """Dispatch so many pieces of the picks, or all of them."""
+    """Dispatch the wanted quantity of the picks, or all of them."""
     most = sum(pick.left for pick in due)
     if wanted.qty is not None:
         skus = {pick.sku for pick in due}
         if len(skus) > 1:
             raise NothingToDispatch(
                 f"The order {wanted.orderid} has open picks of several skus:"
-                f" {', '.join(sorted(skus))}. Say of which so many pieces leave."
+                f" {', '.join(sorted(skus))}. Give the sku, too."
             )
         if wanted.qty > most:
             raise NothingToDispatch(

@@ -149,7 +149,7 @@ holds = allocations.c.qty - allocations.c.dispatched_qty
 
 
 class DaysBefore(FunctionElement[date]):
-    """The day that is so many days before another one: `DaysBefore(day, number)`."""
+    """`DaysBefore(day, number)`: the day minus a number of days."""
 
     type = Date()
     inherit_cache = True

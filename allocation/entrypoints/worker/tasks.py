@@ -72,7 +72,8 @@ class CommandTask(Task):
         headers = {"first_failed_at": first, "traceparent": self.request.get("traceparent")}
         if isinstance(error, StorageUnusable):
             if self.app.dependencies.settings.broker_transport is not None:
-                # The embedded broker may not be able to write either: it keeps what it has.
+                # The embedded broker may not be able to write either: it keeps the message that it
+                # has. It redelivers a returned message at once, so this process pauses before.
                 log.warning(
                     "the command can't be decided now; it will be retried", error=str(error)
                 )

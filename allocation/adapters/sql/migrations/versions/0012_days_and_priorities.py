@@ -13,7 +13,7 @@ _NONE = sa.text("0")
 _PROMISED = "batchref IS NOT NULL AND NOT dispatched"
 _HELD = "batchref IS NOT NULL AND expires_at IS NOT NULL"
 _WAITS = "batchref IS NULL"
-_UNTOLD = "batchref IS NULL AND NOT told"
+_UNANNOUNCED = "batchref IS NULL AND NOT told"
 _OPEN = "allocated < purchased"
 _SERVING = f"{_OPEN} AND blocked IS NULL AND NOT expired"
 _IMPROVABLE = f"{_PROMISED} AND eta IS NOT NULL AND (not_before IS NULL OR eta > not_before)"
@@ -44,7 +44,7 @@ def upgrade() -> None:
     for name in ("fresh_days", "dispatched_qty", "returned"):
         op.add_column("allocations", _count(name, sa.Integer()))
     _replace("ix_batches_open", "batches", _SERVING, "sku")
-    _replace("ix_allocations_untold", "allocations", _UNTOLD, "sku", *_SERVICE)
+    _replace("ix_allocations_untold", "allocations", _UNANNOUNCED, "sku", *_SERVICE)
     _replace("ix_allocations_promised", "allocations", _PROMISED, *_SHORTAGE)
     _replace("ix_allocations_held", "allocations", _HELD, *_SHORTAGE)
     _add("ix_allocations_queue", _WAITS, "sku", *_SERVICE)
@@ -73,7 +73,7 @@ def downgrade() -> None:
         op.drop_index(f"ix_allocations_{name}", table_name="allocations")
     _replace("ix_allocations_held", "allocations", _HELD, "batchref", "promised_at")
     _replace("ix_allocations_promised", "allocations", _PROMISED, "batchref", "promised_at")
-    _replace("ix_allocations_untold", "allocations", _UNTOLD, "sku", "age")
+    _replace("ix_allocations_untold", "allocations", _UNANNOUNCED, "sku", "age")
     _replace("ix_batches_open", "batches", _OPEN, "sku")
     with op.batch_alter_table("allocations") as table:
         for name in ("priority", "not_before", "fresh_days", "dispatched_qty", "returned"):
@@ -104,8 +104,8 @@ def _add(name: str, where: str, *columns: str | sa.TextClause, table: str = "all
 def _schedule() -> None:
     """Have batches looked at when their best-before day, or their ETA, has passed.
 
-    The days begin in UTC here; a worker that is asked too early schedules the command again. Of
-    empty batches, whose day has passed, nobody needs to hear.
+    The days begin in UTC here; a worker that gets the command too early schedules it again. Empty
+    batches whose day has passed are left out.
     """
     connection = op.get_bind()
     batches = sa.table(
