@@ -12,9 +12,9 @@ from sqlalchemy import insert
 from allocation.adapters.memory import MemoryBooks
 from allocation.adapters.sql import books, tables
 from allocation.adapters.sql.books import SqlBooks
-from allocation.adapters.sql.statements import Writes
 from allocation.domain.books import Batch, Books, Line
 from allocation.domain.strategies import service_order, shortage_order
+from allocation.messaging.statements import Writes
 from tests.storage.conftest import Storage
 
 TODAY = date(2030, 1, 1)

@@ -131,7 +131,7 @@ def as_json(rows: Sequence[Row]) -> str:
 def _sql(change: str, table: Table, columns: tuple[str, ...], dialect: Dialect) -> str:
     """PostgreSQL's statement for rows that are added, or only with new ids, changed or gone."""
     given = _given(table, columns)
-    keys = [key.name for key in table.primary_key]
+    keys = [key.key for key in table.primary_key]
     is_given = (table.c[key] == given.c[key] for key in keys)
     values = {column: given.c[column] for column in columns}
     statement: ClauseElement
@@ -166,7 +166,7 @@ def _given(table: Table, columns: tuple[str, ...]) -> Subquery:
 
 @cache
 def _changed(table: Table, columns: tuple[str, ...]) -> Update:
-    keys = {key.name for key in table.primary_key}
+    keys = {key.key for key in table.primary_key}
     return (
         table.update()
         .where(*(table.c[key] == bindparam(f"to_{key}") for key in keys))
@@ -176,4 +176,4 @@ def _changed(table: Table, columns: tuple[str, ...]) -> Update:
 
 @cache
 def _removed(table: Table) -> Delete:
-    return table.delete().where(*(key == bindparam(key.name) for key in table.primary_key))
+    return table.delete().where(*(key == bindparam(key.key) for key in table.primary_key))
