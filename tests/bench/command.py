@@ -21,6 +21,7 @@ from tests.bench import (
     relaying,
     remembering,
     shrinking,
+    subscribing,
     throughput,
 )
 from tests.bench.bench import Bench, Row
@@ -37,6 +38,7 @@ _GROUPS: tuple[tuple[tuple[str, ...], Callable[[Bench, Collection[str]], Row]], 
         throughput.Throughput,
     ),
     (("relay",), relaying.Relaying),
+    (("subscriber",), subscribing.Subscribing),
     (("growth",), growth.Growth),
     (("shrink",), shrinking.Shrinking),
     (("improve",), improving.Improving),
