@@ -1,7 +1,7 @@
 """Inserts, updates and deletes of many rows, sent to the database together."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import count
 from uuid import UUID
@@ -122,6 +122,14 @@ def add_new(connection: Connection, table: Table, rows: Sequence[Row]) -> set[UU
 def as_json(rows: Sequence[Row]) -> str:
     """The rows as one JSON text, for PostgreSQL's `json_to_recordset`."""
     return _ENCODER.encode(rows)
+
+
+def as_array(texts: Iterable[str]) -> str:
+    """The texts as PostgreSQL reads an array: a list would be a constant for each of them.
+
+    They have no control characters: of the others, JSON escapes the same ones in the same way.
+    """
+    return "{" + json.dumps(list(texts), ensure_ascii=False)[1:-1] + "}"
 
 
 # Statements are built once: that takes longer than to send one.
