@@ -25,7 +25,7 @@ from allocation.adapters.sql import tables
 from allocation.adapters.sql.line_queue import LineQueue, Order, Stock, best
 from allocation.adapters.sql.statements import Writes
 from allocation.domain.books import Batch, Line
-from allocation.domain.strategies import earlier_batches, first_fit, service_order
+from allocation.domain.strategies import service_order
 from allocation.messaging.database import among, is_postgresql
 
 CHUNK = 100
@@ -119,27 +119,28 @@ class SqlBooks:
         return next(iter(self._fetch(query.order_by(*tables.in_service_order).limit(1))), None)
 
     def promised_later(self, batches: Sequence[Batch], today: date) -> Line | None:
-        earlier = [
-            batch
+        stocks = {
+            Stock.of(batch): batch
             for batch in batches
             if batch.free and batch.is_good(today) and not batch.is_overdue(today)
-        ]
-        offers = best(map(Stock.of, earlier))
-        first_day = min((stock.arrival for stock in offers), default=date.max)
+        }
+        offers = [(stock, stocks[stock]) for stock in best(stocks)]
+        first_day = min((stock.arrival for stock, _ in offers), default=date.max)
 
         def fits(line: Line) -> bool:
             day = line.eta
             if day is None or day <= first_day or not (qty := line.held):
                 return False
-            if not any(stock.free >= qty and stock.arrival < day for stock in offers):
+            if line.not_before is not None and day <= line.not_before:
                 return False
-            if not line.is_particular:
-                return True
-            return first_fit(earlier_batches(earlier, line, today), qty) is not None
+            for stock, batch in offers:
+                if stock.free >= qty and stock.arrival < day and batch.serves(line, today):
+                    return True
+            return False
 
         may_move = [
             stock
-            for stock in offers
+            for stock, _ in offers
             if stock.free >= self.least_held and stock.arrival < self.latest_promise
         ]
 
