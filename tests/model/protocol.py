@@ -22,10 +22,13 @@ class Protocol:
     """The worker acknowledges a failed command once the dead-letter queue has it."""
     publishes_directly: Literal[None, "after its commit", "before its commit"] = None
     """When the worker itself publishes its events; None: it leaves that to the relay."""
-    worker_marks: Literal["confirmed", "confirmed, in order", "published"] = "confirmed"
-    """Which rows a worker that publishes marks.
+    worker_marks: Literal["confirmed", "published"] = "confirmed"
+    """Which rows a worker that publishes marks."""
+    worker_keeps_order: bool = False
+    """A worker that publishes leaves an event to the relay while the outbox has an earlier one.
 
-    In order: a confirmed row is not marked while an earlier one of its sku is in the outbox.
+    It looks under the product's lock. Nor does it mark an event while the outbox has an earlier one
+    of the sku.
     """
     relay: bool = True
     """A relay runs."""

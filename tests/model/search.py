@@ -24,8 +24,11 @@ class Verdict:
     def __str__(self) -> str:
         if self.broken is None:
             return f"every promise holds in {self.states:,} states"
-        lines = [f"{number:3}. {sentence}" for number, sentence in enumerate(self.story, 1)]
-        return "\n".join([f"after {self.states:,} states: not {self.broken}", *lines])
+        return "\n".join([f"not {self.broken}, in {self.states:,} states", *self.lines()])
+
+    def lines(self) -> list[str]:
+        """The story, each sentence with its number."""
+        return [f"{number:3}. {sentence}" for number, sentence in enumerate(self.story, 1)]
 
 
 def search(

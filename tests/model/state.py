@@ -104,6 +104,7 @@ class State(NamedTuple):
     faults: int
     repeats: int
     purges: int
+    batch: int
     # The service's database.
     accepted: frozenset[Command]
     """What clients were told is accepted: by the API's 202, or by the broker's confirm."""
@@ -138,6 +139,8 @@ class Bounds:
     """Commands that are sent again, and events that are replayed."""
     purges: int = 0
     """Times that the queue of commands loses all that it holds."""
+    batch: int = 1
+    """Commands, or events, of one transaction at most."""
     workers: int = 1
     subscribers: int = 1
     """With none, the order in which events come to a queue is recorded instead."""
@@ -151,6 +154,7 @@ class Bounds:
             "subscriber": self.subscribers,
         }
         named = [f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count]
+        named += [f"batches of {self.batch}"] if self.batch > 1 else []
         return ", ".join([" ".join(map(str, self.commands)), *named])
 
     def beginning(self) -> State:
@@ -159,6 +163,7 @@ class Bounds:
             faults=self.faults,
             repeats=self.repeats,
             purges=self.purges,
+            batch=self.batch,
             accepted=frozenset(),
             decided=frozenset(),
             log=(),

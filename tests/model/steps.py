@@ -10,9 +10,6 @@ from typing import Any, NamedTuple, TypeVar
 from tests.model.protocol import Protocol
 from tests.model.state import FREE, Command, Event, Message, Relay, Row, State, Subscriber, Worker
 
-BATCH = 2
-"""Commands, or events, of one transaction at most."""
-
 
 class Step(NamedTuple):
     sentence: str
@@ -97,7 +94,7 @@ def the_worker_receives(protocol: Protocol, state: State) -> Steps:
     free = state.workers.index(FREE) if FREE in state.workers else None
     for number, worker in enumerate(state.workers):
         is_collecting = (
-            0 < len(worker.batch) < BATCH
+            0 < len(worker.batch) < state.batch
             and not worker.has_committed
             and worker.decided is None
             and worker.is_connected == protocol.late_acks
@@ -158,7 +155,7 @@ def the_worker_commits(protocol: Protocol, state: State) -> Steps:
             batch=worker.batch if worker.is_connected else (),
             decided=None,
             has_committed=True,
-            to_publish=events if is_after else (),
+            to_publish=_to_publish(protocol, state, events) if is_after else (),
         )
         after = _set(
             state,
@@ -208,7 +205,7 @@ def the_worker_marks(protocol: Protocol, state: State) -> Steps:
             rows = [row for row in state.outbox if row.message in settled]
             if protocol.worker_marks != "published":
                 rows = [row for row in rows if row.message not in worker.refused]
-            if protocol.worker_marks == "confirmed, in order":
+            if protocol.worker_keeps_order:
                 rows = _in_order(state.outbox, rows)
             yield Step(f"{_worker(state, number)} marks {_list(rows)}", _marked(after, rows))
 
@@ -412,7 +409,7 @@ def the_queue_of_commands_is_purged(protocol: Protocol, state: State) -> Steps:
 def the_subscriber_receives(protocol: Protocol, state: State) -> Steps:
     """Any event of its queue; further ones join its batch until it commits."""
     for number, subscriber in enumerate(state.subscribers):
-        if not subscriber.has_committed and len(subscriber.batch) < BATCH:
+        if not subscriber.has_committed and len(subscriber.batch) < state.batch:
             for event in _each(subscriber.queue):
                 received = subscriber._replace(
                     queue=_without(subscriber.queue, event), batch=_with(subscriber.batch, event)
@@ -526,6 +523,14 @@ def _decided(protocol: Protocol, state: State, batch: Sequence[Command]) -> tupl
         if protocol.inbox:
             known.add(command)
     return tuple(events)
+
+
+def _to_publish(protocol: Protocol, state: State, events: tuple[Event, ...]) -> tuple[Event, ...]:
+    """What a worker publishes itself after its commit."""
+    if not protocol.worker_keeps_order:
+        return events
+    earlier = {row.message.sku for row in state.outbox if isinstance(row.message, Event)}
+    return tuple(event for event in events if event.sku not in earlier)
 
 
 def _next_position(state: State) -> int:
