@@ -597,8 +597,9 @@ def _lost(state: State, line: tuple[Message, ...] = ()) -> State:
 
 def _set(state: State, number: int, worker: Worker, **changes: Any) -> State:
     """With other changes, and this worker, which is free once it has nothing left to do."""
-    if worker.has_committed and not (worker.batch or worker.to_publish or worker.unmarked):
-        worker = FREE._replace() if not worker.line else worker
+    is_busy = worker.batch or worker.to_publish or worker.line or worker.unmarked
+    if worker.has_committed and not is_busy:
+        worker = FREE
     workers = (*state.workers[:number], worker, *state.workers[number + 1 :])
     return state._replace(workers=workers, **changes)
 

@@ -31,8 +31,8 @@ RESENDING = replace(RELAY, resends=True)
 DIRECT = Protocol(publishes_directly="after its commit")
 """Planned: workers publish their events themselves, and the relay what they leave.
 
-The relay then takes only rows that are older than a grace period. No clock is reliable, so here it takes
-any row at any time.
+The relay then takes only rows that are older than a grace period. No clock is reliable, so here it
+takes any row at any time.
 """
 IN_ORDER = replace(DIRECT, worker_keeps_order=True)
 """The same, with the order that the relay alone gives to the queues of subscribers."""
