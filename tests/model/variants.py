@@ -74,6 +74,7 @@ HOLDING = (
     Variant("a request and a task", RELAY, Bounds((REQUEST, A2), faults=1)),
     Variant("a request, two faults", RELAY, Bounds((REQUEST,), faults=2)),
     Variant("a task, two faults", RELAY, Bounds((A1,), faults=2, repeats=1, workers=2)),
+    Variant("two tasks, two faults", RELAY, Bounds((A1, A2), faults=2)),
     Variant("two workers", RELAY, Bounds((A1, A2), faults=1, workers=2)),
     Variant("two products", RELAY, Bounds((A1, B1), faults=1)),
     Variant("two subscribers", RELAY, Bounds((A1,), faults=1, repeats=1, subscribers=2)),
@@ -96,7 +97,8 @@ HOLDING = (
     Variant("direct: two workers", DIRECT, Bounds((A1, A2), workers=2)),
     Variant("direct: batches", DIRECT, Bounds((A1, A2), batch=2)),
     Variant("direct: two subscribers", DIRECT, Bounds((A1,), faults=1, subscribers=2)),
-    Variant("direct, in order: two tasks", IN_ORDER, Bounds((A1, A2), faults=1)),
+    Variant("direct, in order: two tasks", IN_ORDER, Bounds((A1, A2))),
+    Variant("direct, in order: a task, two faults", IN_ORDER, Bounds((A1,), faults=2, repeats=1)),
     Variant(
         "direct, in order: the order of a queue",
         IN_ORDER,
