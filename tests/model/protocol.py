@@ -47,7 +47,9 @@ class Protocol:
     """
     subscriber_late_acks: bool = True
     subscriber_inbox: bool = True
-    """The subscriber saves the ids of events in the transaction of their effects."""
+    """The subscriber saves the ids of events, and looks them up."""
+    effect_in_same_commit: bool = True
+    """It does so in the transaction of the effects."""
     resequencer: bool = True
     """The subscriber holds back events that come early."""
     patience: bool = True

@@ -473,6 +473,25 @@ def a_subscriber_dies(protocol: Protocol, state: State) -> Steps:
 
 
 @_mishap
+def a_subscriber_dies_between_two_commits(protocol: Protocol, state: State) -> Steps:
+    """If its inbox and its effects are in two transactions: the ids are saved by then."""
+    if protocol.effect_in_same_commit or not state.faults:
+        return
+    for number, subscriber in enumerate(state.subscribers):
+        if batch := subscriber.batch:
+            died = subscriber._replace(
+                queue=_with(subscriber.queue, *batch),
+                batch=(),
+                received=subscriber.received.union(event.id for event in batch),
+            )
+            yield Step(
+                f"{_subscriber(state, number)} saves the id of {_list(batch)}, and dies"
+                + _redelivered(batch),
+                _set_subscriber(_lost(state), number, died),
+            )
+
+
+@_mishap
 def a_subscriber_gives_up_waiting(protocol: Protocol, state: State) -> Steps:
     """It goes on without the events that are missing, and applies them late if they come."""
     if protocol.patience or not state.faults:

@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import pytest
 
+from tests.model.guarantees import AT_THE_END, GUARANTEES
 from tests.model.protocol import Protocol
 from tests.model.search import every_story_ends, search
 from tests.model.state import Bounds
@@ -53,6 +54,10 @@ def test_each_mechanism_has_a_control(mechanism: str) -> None:
     ]
 
     assert without
+
+
+def test_each_promise_is_broken_by_a_control() -> None:
+    assert {control.breaks for control in CONTROLS} >= {*GUARANTEES, *AT_THE_END}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from tests.model.guarantees import (
     a_queue_never_has_an_event_before_its_predecessor,
     an_accepted_command_is_not_lost,
     an_event_takes_effect_once,
+    an_event_that_was_received_takes_effect,
     effects_are_in_the_order_of_the_sequence,
     nothing_is_published_that_was_not_committed,
     sequences_have_no_gap,
@@ -75,6 +76,7 @@ HOLDING = (
     Variant("a request, two faults", RELAY, Bounds((REQUEST,), faults=2)),
     Variant("a task, two faults", RELAY, Bounds((A1,), faults=2, repeats=1, workers=2)),
     Variant("two tasks, two faults", RELAY, Bounds((A1, A2), faults=2)),
+    Variant("two tasks, a repeat", RELAY, Bounds((A1, A2), faults=1, repeats=1)),
     Variant("two workers", RELAY, Bounds((A1, A2), faults=1, workers=2)),
     Variant("two products", RELAY, Bounds((A1, B1), faults=1)),
     Variant("two subscribers", RELAY, Bounds((A1,), faults=1, repeats=1, subscribers=2)),
@@ -192,6 +194,12 @@ CONTROLS = (
         replace(RELAY, subscriber_inbox=False),
         Bounds((A1,), faults=1),
         breaks=an_event_takes_effect_once,
+    ),
+    Control(
+        "a subscriber's inbox has a transaction of its own",
+        replace(RELAY, effect_in_same_commit=False),
+        Bounds((A1,), faults=1),
+        breaks=an_event_that_was_received_takes_effect,
     ),
     Control(
         "no resequencer",
