@@ -140,10 +140,12 @@ class _Turn:
     def take(self, connection: Connection) -> None:
         if not self._reader.is_wanted:
             self._due = 0.0
-        elif time.monotonic() >= self._due:
+        elif (began := time.monotonic()) >= self._due:
             pause = self._reader.look(connection)
             now = time.monotonic()
-            self._earliest, self._due = now + pause.least, now + pause.most
+            # A reader takes no more than half the time, however many commits and requests.
+            self._earliest = now + max(pause.least, now - began)
+            self._due = now + pause.most
 
     def hear(self, notified: Set[str]) -> None:
         if self._reader.channel in notified:
