@@ -87,12 +87,12 @@ class SqlInbox:
 
         An id that another transaction recorded meanwhile is an error when they are sent.
         """
-        settled = self._has_decided or bool(self._updates)
+        has_decided = self._has_decided or bool(self._updates)
         # In the order of their ids: two transactions with the same ids don't deadlock.
         changes.add(tables.commands, sorted(self._inserts, key=lambda row: str(row["id"])))
         changes.change(tables.commands, self._updates)
         self._inserts, self._updates, self._has_decided = [], [], False
-        return settled
+        return has_decided
 
     def record_failure(self, message: Message, error: str) -> None:
         # Only the id of an invalid command is sure: a newer worker may know its body.
