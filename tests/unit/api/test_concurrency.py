@@ -11,7 +11,7 @@ from tests.waiting import eventually
 
 
 class Service:
-    """An application with a limit of one; requests for /work say that they began, and last."""
+    """An application with a limit of one; requests for /busy say that they began, and last."""
 
     def __init__(self) -> None:
         self.limit = Concurrency(1)
@@ -19,7 +19,7 @@ class Service:
         self.go_on = threading.Event()
         self.app = Flask(__name__)
         concurrency.register(self.app, self.limit, {"health"})
-        self.app.add_url_rule("/work/<name>", "work", self._work)
+        self.app.add_url_rule("/busy/<name>", "work", self._work)
         self.app.add_url_rule("/wait/<name>", "wait", self._wait)
         self.app.add_url_rule("/health", "health", lambda: "well")
         self.app.add_url_rule("/stream", "stream", self._stream)
@@ -56,9 +56,9 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 def test_a_request_beyond_the_limit_begins_when_another_ends(
     service: Service, threads: ThreadPoolExecutor
 ) -> None:
-    first = threads.submit(service.get, "/work/first")
+    first = threads.submit(service.get, "/busy/first")
     eventually(lambda: service.began)
-    second = threads.submit(service.get, "/work/second")
+    second = threads.submit(service.get, "/busy/second")
     health = service.get("/health")
     meanwhile = list(service.began)
     service.go_on.set()
@@ -83,5 +83,5 @@ def test_a_request_that_fails_or_streams_gives_its_turn_back(service: Service) -
     response = service.app.test_client().get("/stream")
 
     assert service.get("/nowhere") == 404
-    assert service.get("/work/last") == 200
+    assert service.get("/busy/last") == 200
     assert response.text == "for ever"
