@@ -4,9 +4,9 @@ import atexit
 import gc
 
 THRESHOLDS = (10_000, 2, 4)
-"""After so many new containers the youngest are collected, with so many collections the next older.
+"""The thresholds of `gc.set_threshold`; Python's defaults are 700, 10 and 10.
 
-Python's default is 700, 10 and 10: all are collected about as often, the youngest seldom.
+The youngest objects are collected less often than by default, the oldest about as often.
 """
 
 

@@ -227,7 +227,7 @@ class SqlBooks:
                 yield (orderid, part), line
 
     def _fetch(self, query: Select[Any]) -> list[Line]:
-        """The lines that the query finds among those that are stored and changed."""
+        """Write what was changed, then ask: the query sees the changes."""
         changes = Writes(self._connection)
         write([self], changes)
         changes.send()
@@ -244,7 +244,7 @@ class SqlBooks:
         return lines, last and (-last.priority, last.age, last.part)
 
     def _still_there(self, rows: Iterable[Any]) -> list[Line]:
-        """The lines of the rows, less those that were removed since they were stored."""
+        """The lines of the rows, without the lines that were removed since."""
         return [
             self.know_line(row)
             for row in rows

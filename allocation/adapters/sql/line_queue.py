@@ -42,7 +42,7 @@ class Stock(NamedTuple):
 
 
 def best(stocks: Iterable[Stock]) -> list[Stock]:
-    """Those that no other one covers."""
+    """The stocks that no other one covers."""
     kept: list[Stock] = []
     for stock in sorted(set(stocks), key=lambda each: (each.arrival, -each.free)):
         if not any(other.covers(stock) for other in kept):
@@ -75,7 +75,7 @@ class LineQueue:
     def first(
         self, stocks: Sequence[Stock], fits: Callable[[Line], bool], fetch: Fetch
     ) -> Line | None:
-        """The first line that fits; of stored lines only those that the `stocks` may serve."""
+        """The first line that fits. `stocks` decide which stored lines are asked for."""
         new = [s for s in stocks if not any(known.covers(s) for known in self._asked)]
         if new:
             self._asked = best([*self._asked, *new])

@@ -1,4 +1,4 @@
-"""PostgreSQL's notifications: a commit wakes those that listen on its channel."""
+"""PostgreSQL's notifications: a commit wakes the listeners of its channel."""
 
 import select
 from collections.abc import Callable, Set
@@ -11,7 +11,7 @@ DECIDED_CHANNEL = "allocation_decided"
 """Notified by each commit that decides a command that was accepted before."""
 
 Wait = Callable[[float], Set[str]]
-"""Returns after so many seconds, or sooner when a channel is notified: the notified channels."""
+"""Wait at most this number of seconds for a notification; returns the notified channels."""
 
 
 def listen(connection: Connection, *channels: str) -> Wait:

@@ -124,7 +124,7 @@ class CommitListener:
                 connection.invalidate()
 
     def _pause(self, seconds: float) -> Set[str]:
-        # SQLite notifies nobody, so its readers look again and again.
+        # SQLite has no notifications: its readers poll.
         self._called.wait(seconds)
         self._called.clear()
         return frozenset()
