@@ -23,6 +23,7 @@ from tests.bench import (
     shrinking,
     subscribing,
     throughput,
+    waiting,
 )
 from tests.bench.bench import Bench, Row
 from tests.bench.deployment import tuned
@@ -44,6 +45,7 @@ _GROUPS: tuple[tuple[tuple[str, ...], Callable[[Bench, Collection[str]], Row]], 
     (("improve",), improving.Improving),
     (("latency",), latency.Latency),
     (("api",), accepting.Accepting),
+    (("waiting",), waiting.Waiting),
     (("memory",), remembering.Remembering),
 )
 ROWS = [name for names, _ in _GROUPS for name in names]
