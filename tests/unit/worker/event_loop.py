@@ -41,5 +41,7 @@ class Loop:
 
     def run_later(self) -> None:
         """Let all time pass."""
+        self.run_soon()
         while self.later:
             self.later.pop(0).call()
+            self.run_soon()
