@@ -78,6 +78,14 @@ class Writes:
             self._connection.exec_driver_sql("; ".join(self._statements), self._parameters)
         self._statements, self._parameters = [], {}
 
+    def commit(self) -> None:
+        """Send all changes and commit; PostgreSQL gets both as one message, which JOINED needs."""
+        if self._on_postgresql:
+            self._statements.append("COMMIT")
+            self.send()
+        else:
+            self._connection.commit()
+
     def _put(self, change: str, table: Table, rows: Sequence[Row]) -> None:
         if not rows:
             return
