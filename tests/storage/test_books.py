@@ -228,10 +228,12 @@ def test_once_the_stock_is_gone_no_more_lines_are_read_for_it(sql: Storage) -> N
         changes.send()
         made = books.load(connection, {}, ["LAMP"], [])["LAMP"]
         shelf, ship = made.batch("shelf"), made.batch("ship")
-        assert shelf is not None and ship is not None
+        assert shelf is not None
+        assert ship is not None
 
         moved = made.promised_later(made.open_batches(), TODAY)
-        assert moved is not None and moved.orderid == "o1"
+        assert moved is not None
+        assert moved.orderid == "o1"
         shelf.allocated, ship.allocated = 1, 39
         moved.batchref, moved.eta = "shelf", None
 
