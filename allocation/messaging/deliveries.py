@@ -146,8 +146,7 @@ class _Reader:
 
         consumer_tag, at = _short(buffer, _FRAME.size + 4)
         channel = (self._connection.channels or {}).get(number)
-        consumer = channel and channel.callbacks.get(consumer_tag)
-        if not consumer:
+        if channel is None or consumer_tag not in channel.callbacks:
             return False
         message = amqp.Message(channel=channel)
         message.inbound_header(buffer[header + _FRAME.size : body - 1])
@@ -166,7 +165,7 @@ class _Reader:
             "routing_key": _short(buffer, routing_key_at)[0],
         }
         self._transport._read_buffer = buffer[end:]
-        consumer(message)
+        channel.callbacks[consumer_tag](message)
         return True
 
 

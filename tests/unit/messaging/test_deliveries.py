@@ -267,6 +267,54 @@ def test_after_a_consumer_failed_the_next_call_goes_on_behind_its_message(wire: 
     assert wire.seen == [expected(1, b"body"), expected(2, b"refuse"), expected(3, b"body")]
 
 
+@pytest.mark.parametrize("order", ["om pm oh ob ph pb", "om oh pm ph ob pb", "pm ph om oh pb ob"])
+def test_frames_of_two_channels_may_alternate(wire: Wire, order: str) -> None:
+    parts = {
+        f"{who}{part}": frame
+        for who, message in (("o", delivery(1, b"own")), ("p", delivery(2, b"other", OTHER)))
+        for part, frame in zip("mhb", split(message), strict=True)
+    }
+    wire.send(b"".join(parts[name] for name in order.split()))
+
+    wire.read(1)
+
+    assert wire.seen == [expected(1, b"own"), expected(2, b"other", OTHER)]
+
+
+def test_a_frame_of_a_body_may_look_like_a_delivery(wire: Wire) -> None:
+    body = LIKE_A_DELIVERY + b"x" * FRAME_MAX
+    method, header, *rest = split(delivery(1, body))
+    wire.send(method + header)
+    wire.read(1)
+    wire.send(rest[0] + 2 * HEARTBEAT + b"".join(rest[1:]))
+
+    wire.read(1)
+
+    assert wire.seen == [expected(1, body)]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "seen"),
+    [("utf-8", "body"), (None, b"body"), ("no encoding", b"body"), ("\0", b"body")],
+)
+def test_a_body_becomes_text_if_the_channel_decodes(
+    wire: Wire, encoding: str | None, seen: object
+) -> None:
+    wire.send(delivery(1, b"body", OTHER, content_encoding=encoding))
+
+    wire.read(1)
+
+    assert [message[-1] for message in wire.seen] == [seen]
+
+
+def test_a_message_for_a_closed_channel_is_an_error_as_by_py_amqp(wire: Wire) -> None:
+    wire.connection.channels[OWN].collect()
+    wire.send(delivery(1, b"body"))
+
+    with pytest.raises(KeyError):
+        wire.read(1)
+
+
 def declare_in_the_consumer(wire: Wire, rest: bytes) -> Callable[[amqp.Message], None]:
     """A consumer that waits for an answer of the broker, which comes behind other messages."""
 
