@@ -233,7 +233,7 @@ def test_once_the_stock_is_gone_no_more_lines_are_read_for_it(sql: Storage) -> N
         changes = Writes(connection)
         books.write([first], changes)
         changes.send()
-        made = books.load(connection, {}, ["LAMP"], [])["LAMP"]
+        made = lamp_books(connection)
         shelf, ship = made.batch("shelf"), made.batch("ship")
         assert shelf is not None
         assert ship is not None

@@ -45,7 +45,7 @@ def test_a_lone_allocation_reads_by_one_message_and_writes_and_commits_by_anothe
     execute(message(Allocate("o3", "LAMP", 1), 4), SqlUnitOfWork(engine))
 
     assert list(map(outline, queries.queries)) == [
-        "BEGIN, EXECUTE, EXECUTE",
+        "BEGIN, SET, EXECUTE, EXECUTE",
         "EXECUTE, EXECUTE, EXECUTE, EXECUTE, EXECUTE, NOTIFY, COMMIT",
     ]
 
@@ -59,7 +59,7 @@ def test_so_do_many_commands_that_were_accepted_before(engine: Engine, queries: 
     execute_batch(messages, SqlUnitOfWork(engine))
 
     assert list(map(outline, queries.queries)) == [
-        "BEGIN, EXECUTE, EXECUTE",
+        "BEGIN, SET, EXECUTE, EXECUTE",
         "EXECUTE, EXECUTE, EXECUTE, EXECUTE, NOTIFY, EXECUTE, NOTIFY, COMMIT",
     ]
 
@@ -71,7 +71,7 @@ def test_a_repeat_ends_its_transaction(engine: Engine, queries: Queries) -> None
 
     execute(repeated, SqlUnitOfWork(engine))
 
-    assert list(map(outline, queries.queries)) == ["BEGIN, EXECUTE, EXECUTE", "COMMIT"]
+    assert list(map(outline, queries.queries)) == ["BEGIN, SET, EXECUTE, EXECUTE", "COMMIT"]
 
 
 def test_a_unit_of_work_that_is_left_without_a_commit_gives_its_locks_back(
@@ -80,7 +80,7 @@ def test_a_unit_of_work_that_is_left_without_a_commit_gives_its_locks_back(
     with SqlUnitOfWork(engine) as uow:
         uow.claim([message(Allocate("o3", "LAMP", 1), 4)])
 
-    assert list(map(outline, queries.queries)) == ["BEGIN, EXECUTE, EXECUTE", "ROLLBACK"]
+    assert list(map(outline, queries.queries)) == ["BEGIN, SET, EXECUTE, EXECUTE", "ROLLBACK"]
     with engine.connect() as connection:
         in_transaction = text(
             "SELECT count(*) FROM pg_stat_activity"
@@ -100,3 +100,22 @@ def test_a_unit_of_work_that_fails_gives_its_locks_back(engine: Engine, queries:
 
     assert outline(queries.queries[-1]) == "ROLLBACK"
     execute(message(Allocate("o3", "LAMP", 1), 4), SqlUnitOfWork(engine))
+
+
+def test_what_is_planned_while_the_tables_are_small_uses_indexes_all_the_same(
+    engine: Engine,
+) -> None:
+    """Else a scan, or a join without an index, lasts until the tables are analyzed."""
+    with engine.connect() as connection:
+        [read] = [name for sql, name in connection.info["prepared"].items() if "json_agg" in sql]
+        connection.execute(text("SET LOCAL enable_seqscan TO off"))  # as the message does
+        connection.execute(text("SET LOCAL plan_cache_mode TO force_generic_plan"))
+        connection.execute(text("SELECT set_config('allocation.locked', '{LAMP}', true)"))
+
+        plan = connection.exec_driver_sql(
+            f"EXPLAIN EXECUTE {read} ('{{}}', '{{}}', '{{}}', '{{}}')"
+        )
+
+        text_of_plan = "\n".join(plan.scalars())
+    assert [word for word in ("Seq Scan", "Join Filter", "Hash") if word in text_of_plan] == []
+    assert text_of_plan.count("Index Cond") == 8

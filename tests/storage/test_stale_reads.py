@@ -24,7 +24,7 @@ from allocation.domain.commands import (
     Deallocate,
     Wanted,
 )
-from allocation.domain.outcomes import Outcome
+from allocation.domain.outcomes import Outcome, Refused
 from allocation.service_layer.execution import execute
 from allocation.service_layer.handlers import HANDLERS
 from allocation.service_layer.unit_of_work import ConcurrentUpdate
@@ -176,3 +176,24 @@ def test_a_repeat_that_waited_for_the_first_one_gets_its_outcome(
     assert found == [outcome]
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT allocated FROM batches")) == 3
+
+
+def test_a_command_that_was_dropped_meanwhile_is_not_decided(engine: Engine) -> None:
+    """Whoever drops a command locks its row of the inbox, and no product."""
+    command = message(Allocate("o1", "LAMP", 3), 10)
+    with SqlUnitOfWork(engine) as uow:
+        uow.inbox.accept([command])
+        uow.commit()
+    found: list[Outcome] = []
+    waiting = threading.Thread(target=lambda: found.append(execute(command, SqlUnitOfWork(engine))))
+    dropped = Refused("dropped", field="id")
+    with SqlUnitOfWork(engine) as uow:
+        assert uow.inbox.give_up(command.id, dropped)
+        waiting.start()
+        eventually(lambda: waits_for_a_lock(engine), what="the command to wait")
+        uow.commit()
+    waiting.join()
+
+    assert found == [dropped]
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT allocated FROM batches")) == 0

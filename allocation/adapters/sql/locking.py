@@ -35,6 +35,7 @@ from sqlalchemy import (
     true,
     tuple_,
 )
+from sqlalchemy.sql.selectable import LateralFromClause
 
 from allocation.adapters.sql import tables
 from allocation.messaging.database import among, is_postgresql
@@ -46,6 +47,8 @@ Row = Mapping[Any, Any]
 _LINE = tables.allocations.c
 _BATCH = tables.batches.c
 _TYPES = {"refs": "text[]", "orderids": "text[]", "line_skus": "text[]", "ids": "uuid[]"}
+_RECORDED = ("id", "name", "body", "status", "outcome", "correlation_id")
+_commands = select(*(tables.commands.c[name] for name in _RECORDED))
 _LOCKED: ColumnElement[str] = literal_column("'allocation.locked'")
 """A setting of the transaction: the skus that the first statement locked, for the second one."""
 
@@ -83,7 +86,7 @@ def lock(
         "refs": batchrefs,
         "orderids": orderids,
         "line_skus": line_skus,
-        "ids": command_ids,
+        "ids": sorted(command_ids),  # locked in this order: no deadlock
     }
     on_one = _on_postgresql if is_postgresql(connection) else _on_sqlite
     return on_one(connection, asked)
@@ -94,7 +97,9 @@ def _on_postgresql(connection: Connection, asked: Mapping[str, Collection[Any]])
     lock_products = prepared(connection, _lock(dialect), "text[]")
     read = prepared(connection, _read(dialect), ", ".join(_TYPES.values()))
     found = connection.exec_driver_sql(
-        f"EXECUTE {lock_products} (%(skus)s);"
+        # Else plans that were made for small tables would scan them when they are large.
+        "SET LOCAL enable_seqscan TO off;"
+        f" EXECUTE {lock_products} (%(skus)s);"
         f" EXECUTE {read} ({', '.join(f'%({each})s' for each in _TYPES)})",
         {name: as_array(map(str, values)) for name, values in asked.items()},
     ).one()
@@ -119,24 +124,21 @@ def _on_sqlite(connection: Connection, asked: Mapping[str, Collection[Any]]) -> 
 @cache
 def _queries(dialect: str) -> Mapping[str, Select[Any]]:
     """What is read, by the names of `Read`. Statements are built once: it takes longer than one."""
+    known = tables.commands.c
+    lines = {"orderids": _LINE.orderid, "line_skus": _LINE.sku}
     return {
         "stock": _stock(dialect),
-        "batches": select(tables.batches).where(among(_BATCH.batchref, "refs", dialect)),
-        "lines": _asked_lines(dialect),
-        "commands": recorded(dialect),
+        "batches": _each(select(tables.batches), {"refs": _BATCH.batchref}, dialect),
+        "lines": _each(select(tables.allocations), lines, dialect),
+        "commands": _each(_commands.with_for_update(), {"ids": known.id}, dialect),
     }
 
 
 @cache
 def recorded(dialect: str) -> Select[Any]:
     """The rows of the commands `ids`, locked in the order of their ids: no deadlock."""
-    known = tables.commands.c
-    return (
-        select(known.id, known.name, known.body, known.status, known.outcome, known.correlation_id)
-        .where(among(known.id, "ids", dialect))
-        .order_by(known.id)
-        .with_for_update()
-    )
+    known = tables.commands.c.id
+    return _commands.where(among(known, "ids", dialect)).order_by(known).with_for_update()
 
 
 def _stock(dialect: str) -> Select[Any]:
@@ -158,18 +160,33 @@ def _stock(dialect: str) -> Select[Any]:
         .subquery("asked")
     )
     its_open_ones = and_(_BATCH.sku == asked.c.product, tables.is_open)
+    if dialect == "postgresql":
+        found = _looked_up(select(tables.batches).where(its_open_ones))
+        return select(asked, found).outerjoin_from(asked, found, true())
     return select(asked, tables.batches).outerjoin_from(asked, tables.batches, its_open_ones)
 
 
-def _asked_lines(dialect: str) -> Select[Any]:
-    if dialect != "postgresql":
-        is_asked = tuple_(_LINE.orderid, _LINE.sku).in_(bindparam("pairs", expanding=True))
-        return select(tables.allocations).where(is_asked)
-    # A join with arrays: PostgreSQL plans a long list of pairs slowly.
-    orderids, skus = (bindparam(name, type_=ARRAY(String)) for name in ("orderids", "line_skus"))
-    pairs = func.unnest(orderids, skus).table_valued("orderid", "sku").render_derived()
-    matches = and_(_LINE.orderid == pairs.c.orderid, _LINE.sku == pairs.c.sku)
-    return select(tables.allocations).join(pairs, matches)
+def _each(query: Select[Any], asked: Mapping[str, ColumnElement[Any]], dialect: str) -> Select[Any]:
+    """The rows that the columns have the asked values of; by the names of their parameters."""
+    if dialect == "postgresql":
+        arrays = (bindparam(name, type_=ARRAY(column.type)) for name, column in asked.items())
+        given = func.unnest(*arrays).table_valued(*asked).render_derived(name="given")
+        matches = (column == given.c[name] for name, column in asked.items())
+        found = _looked_up(query.where(*matches))
+        return select(found).select_from(given).join(found, true())
+    if len(asked) > 1:
+        return query.where(tuple_(*asked.values()).in_(bindparam("pairs", expanding=True)))
+    [(name, column)] = asked.items()
+    return query.where(among(column, name, dialect))
+
+
+def _looked_up(query: Select[Any]) -> LateralFromClause:
+    """The query, executed for each row that it refers to.
+
+    PostgreSQL would make a join of it, without an index: it plans a statement once, maybe while the
+    tables are nearly empty. The offset prevents that.
+    """
+    return query.offset(literal_column("0")).lateral()
 
 
 def _is_locked(dialect: str) -> ColumnElement[bool]:
