@@ -15,6 +15,7 @@ from typing import Any
 
 from tests.bench import (
     accepting,
+    embedded,
     growth,
     improving,
     latency,
@@ -43,6 +44,7 @@ _GROUPS: tuple[tuple[tuple[str, ...], Callable[[Bench, Collection[str]], Row]], 
     (("latency",), latency.Latency),
     (("api",), accepting.Accepting),
     (("memory",), remembering.Remembering),
+    (("embedded",), embedded.Embedded),
 )
 ROWS = [name for names, _ in _GROUPS for name in names]
 

@@ -1,5 +1,6 @@
 """The embedded broker: many processes on one folder, none of which may lose what another sent."""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from kombu import Connection, Exchange, Queue
+from kombu import Connection, Consumer, Exchange, Queue
+from kombu.asynchronous import Hub
 from kombu.exceptions import ChannelError
 
 from allocation.adapters.spool.files import Owner
@@ -105,6 +107,67 @@ def test_a_consumer_killed_in_the_middle_loses_nothing(
     )
 
     assert len(lines(first, second)) <= 1001
+
+
+def test_one_acknowledgement_covers_all_messages_of_its_channel_up_to_it(spool: Connection) -> None:
+    for number in range(5):
+        spool.Producer().publish(number, exchange="work", routing_key="work")
+    other = get(spool)
+    channel = spool.channel()
+    messages = [Queue("work")(channel).get() for _ in range(3)]
+
+    messages[1].ack(multiple=True)
+    channel.close()
+    other.channel.close()
+
+    assert [get(spool, no_ack=True).payload for _ in range(3)] == [0, 3, 4]
+    assert get(spool) is None
+
+
+@pytest.mark.parametrize("number", [1, 3, 5])
+def test_a_consumer_that_dies_while_it_acknowledges_many_loses_and_doubles_nothing(
+    spool: Connection, program: Callable[..., Process], number: int
+) -> None:
+    for name in range(7):
+        spool.Producer().publish(name, exchange="work", routing_key="work")
+
+    died = program("acknowledge", number).wait()
+
+    assert died == -signal.SIGKILL
+    again = eventually(lambda: get(spool, no_ack=True), what="a claim that came back")
+    left = [get(spool, no_ack=True).payload for _ in range(7 - number)]
+    assert [again.payload, *left] == list(range(number - 1, 7))
+    assert get(spool) is None
+
+
+def test_an_event_loop_delivers_in_order_as_many_as_may_be_unacknowledged(
+    spool: Connection,
+) -> None:
+    loop = Hub()
+    received: list[Any] = []
+    channel = spool.channel()
+    for number in range(50):
+        spool.Producer().publish(number, exchange="work", routing_key="work")
+    spool.register_with_event_loop(loop)
+
+    def receive(message: Any) -> None:
+        received.append(message)
+
+    def turn_until(number: int) -> list[int]:
+        eventually(lambda: loop.run_once() or len(received) >= number, what=f"{number} messages")
+        for _ in range(3):
+            loop.run_once()
+        return [message.payload for message in received]
+
+    queue = Queue("work", no_declare=True)
+    with Consumer(channel, [queue], on_message=receive, prefetch_count=20, auto_declare=False):
+        first = turn_until(20)
+        received[9].ack(multiple=True)
+        second = turn_until(30)
+        loop.close()
+
+    assert first == list(range(20))
+    assert second == list(range(30))
 
 
 def test_one_consumer_gets_one_producers_messages_in_order(spool: Connection) -> None:

@@ -6,7 +6,9 @@ The folder stands in the URL: `spool:///absolute/folder`. It is for one machine,
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import count, takewhile
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -26,6 +28,10 @@ MEASURE_EVERY = 0.2
 """Seconds between two checks of the free disk space."""
 SWEEP_EVERY = 2.0
 """Seconds between two looks for the claims of dead processes."""
+TURN_EVERY = 0.01
+"""Seconds between two turns in which an event loop delivers messages."""
+LONGEST_TURN = 0.007
+"""Seconds: acknowledgements, timers and so on come in between."""
 
 
 class Unroutable(ChannelError):
@@ -39,16 +45,16 @@ class QoS(virtual.QoS):
         super().__init__(channel, prefetch_count)
         self._process = os.getpid()
 
-    def ack(self, delivery_tag: str) -> None:
+    def ack(self, delivery_tag: int) -> None:
         self.channel.settle(delivery_tag, self.channel.files.done)
         super().ack(delivery_tag)
 
-    def give_back(self, delivery_tag: str) -> None:
+    def give_back(self, delivery_tag: int) -> None:
         """Return the message to its queue without counting a delivery: it is not the cause."""
         self.channel.settle(delivery_tag, self.channel.files.give_back_untried)
         super().ack(delivery_tag)
 
-    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+    def reject(self, delivery_tag: int, requeue: bool = False) -> None:
         give_up = self.channel.files.give_back if requeue else self.channel.dead_letter
         self.channel.settle(delivery_tag, give_up)
         super().ack(delivery_tag)
@@ -74,7 +80,9 @@ class Channel(filesystem.Channel):
     def __init__(self, connection: "Transport", **options: Any) -> None:
         super().__init__(connection, **options)
         self.files: Files = connection.files
-        self._claims: dict[str, Claim] = {}
+        # By delivery tag, which counts up: the oldest comes first.
+        self._claims: dict[int, Claim] = {}
+        self._tags = count(1)
         self._no_ack: set[str] = set()
         self._exclusive: set[str] = set()
         self._process = os.getpid()
@@ -122,7 +130,7 @@ class Channel(filesystem.Channel):
             if reason := self._undeliverable(claim, payload):
                 self.dead_letter(claim, reason)
                 continue
-            tag = uuid4().hex
+            tag = next(self._tags)
             self._claims[tag] = claim
             properties = payload["properties"]
             properties["delivery_tag"] = tag
@@ -151,7 +159,13 @@ class Channel(filesystem.Channel):
             self.settle(payload["properties"]["delivery_tag"], self.files.done)
         callback(payload, queue)
 
-    def settle(self, tag: str, how: Callable[[Claim], None]) -> None:
+    def basic_ack(self, delivery_tag: int, multiple: bool = False) -> None:
+        """Acknowledge one message, or with `multiple` all of the channel's up to this one."""
+        earlier = takewhile(lambda tag: tag < delivery_tag, list(self._claims)) if multiple else ()
+        for tag in (*earlier, delivery_tag):
+            self.qos.ack(tag)
+
+    def settle(self, tag: int, how: Callable[[Claim], None]) -> None:
         """Do `how` to the claim behind the delivery tag, once."""
         claim = self._claims.get(tag)
         if claim is not None:
@@ -313,6 +327,8 @@ class Transport(filesystem.Transport):
     can_parse_url = True
     driver_type = driver_name = "spool"
     polling_interval = 0.05
+    # Celery's worker then has an event loop, and collects messages into batches.
+    implements = filesystem.Transport.implements.extend(asynchronous=True)
     # OSError, such as for a full disk: consumers reconnect, as after a lost connection.
     connection_errors = (*filesystem.Transport.connection_errors, OSError)
 
@@ -324,6 +340,16 @@ class Transport(filesystem.Transport):
                 f"{client.hostname!r} is not an absolute folder: write spool:///absolute/folder"
             )
         self.files = Files(Path(folder))
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Deliver messages in turns within kombu's event loop, until that is reset."""
+        loop.call_repeatedly(TURN_EVERY, self._deliver_in_turn)
+
+    def _deliver_in_turn(self) -> None:
+        until = time.monotonic() + LONGEST_TURN
+        with suppress(Empty):
+            while time.monotonic() < until:
+                self.cycle.get(self._deliver, timeout=0)
 
     @property
     def default_connection_params(self) -> Payload:
