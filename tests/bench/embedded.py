@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Collection, Iterable
 from contextlib import closing
 from datetime import datetime
+from typing import Any
 
 from celery import Celery
 
@@ -126,7 +127,7 @@ class Embedded:
                     routing_key=topology.COMMANDS,
                 )
 
-    def _query(self, statement: str, prefix: str) -> list[str]:
+    def _query(self, statement: str, prefix: str) -> list[Any]:
         with closing(sqlite3.connect(self._database)) as connection:
             return [value for (value,) in connection.execute(statement, (f"{prefix}%",))]
 
