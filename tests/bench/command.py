@@ -23,6 +23,7 @@ from tests.bench import (
     remembering,
     shrinking,
     throughput,
+    waiting,
 )
 from tests.bench.bench import Bench, Row
 from tests.bench.deployment import tuned
@@ -43,6 +44,7 @@ _GROUPS: tuple[tuple[tuple[str, ...], Callable[[Bench, Collection[str]], Row]], 
     (("improve",), improving.Improving),
     (("latency",), latency.Latency),
     (("api",), accepting.Accepting),
+    (("waiting",), waiting.Waiting),
     (("memory",), remembering.Remembering),
     (("embedded",), embedded.Embedded),
 )
