@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +168,73 @@ def test_an_event_loop_delivers_in_order_as_many_as_may_be_unacknowledged(
 
     assert first == list(range(20))
     assert second == list(range(30))
+
+
+def publish_task(connection: Connection, name: str, eta: datetime | None) -> None:
+    """As Celery publishes a task that has a countdown."""
+    topic = Exchange("tasks", type="topic")
+    Queue("tasks", topic, routing_key="tasks")(connection.channel()).declare()
+    headers = {"task": "note", "eta": None if eta is None else eta.isoformat()}
+    connection.Producer().publish(name, exchange="tasks", routing_key="tasks", headers=headers)
+
+
+def test_a_task_is_held_until_it_is_due_and_then_comes_before_those_that_came_later(
+    folder: str,
+) -> None:
+    due = datetime.now(UTC) + timedelta(seconds=0.5)
+    with connect(folder) as connection:
+        publish_task(connection, "delayed", due)
+        publish_task(connection, "in an hour", due + timedelta(hours=1))
+        publish_task(connection, "at once", None)
+        publish_task(connection, "long ago", datetime(2020, 1, 1, tzinfo=UTC))
+
+    with connect(folder) as connection:
+        first = [get(connection, "tasks").payload for _ in range(2)]
+        assert get(connection, "tasks") is None
+        last = eventually(lambda: get(connection, "tasks"), what="the delayed task")
+        publish_task(connection, "later", None)
+        last.requeue()
+
+        assert first == ["at once", "long ago"]
+        assert datetime.now(UTC) >= due
+        assert [get(connection, "tasks").payload for _ in range(2)] == ["delayed", "later"]
+        assert get(connection, "tasks") is None
+
+
+@pytest.mark.parametrize("eta", ["tomorrow", "9999-12-31T00:00:00", 7])
+def test_a_task_whose_time_is_not_one_that_comes_is_for_the_consumer_to_refuse(
+    spool: Connection, eta: object
+) -> None:
+    publish_task(spool, "at once", None)
+    get(spool, "tasks", no_ack=True)
+
+    headers = {"task": "note", "eta": eta}
+    spool.Producer().publish("odd", exchange="tasks", routing_key="tasks", headers=headers)
+
+    assert get(spool, "tasks").payload == "odd"
+
+
+def test_what_is_no_task_or_goes_past_the_topic_exchange_is_never_held(spool: Connection) -> None:
+    """A dead letter keeps the headers of its task."""
+    publish_task(spool, "at once", None)
+    get(spool, "tasks", no_ack=True)
+    later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+
+    spool.Producer().publish("a", exchange="tasks", routing_key="tasks", headers={"eta": later})
+    spool.Producer().publish("b", routing_key="tasks", headers={"task": "note", "eta": later})
+
+    assert [get(spool, "tasks").payload for _ in range(2)] == ["a", "b"]
+
+
+def test_a_queue_that_is_deleted_takes_its_delayed_tasks_along(spool: Connection) -> None:
+    due = datetime.now(UTC) + timedelta(seconds=0.5)
+    publish_task(spool, "delayed", due)
+    spool.channel().queue_delete("tasks")
+
+    publish_task(spool, "second", due)
+
+    assert eventually(lambda: get(spool, "tasks"), what="the second task").payload == "second"
+    assert get(spool, "tasks") is None
 
 
 def test_one_consumer_gets_one_producers_messages_in_order(spool: Connection) -> None:

@@ -30,8 +30,10 @@ SWEEP_EVERY = 2.0
 """Seconds between two looks for the claims of dead processes."""
 TURN_EVERY = 0.01
 """Seconds between two turns in which an event loop delivers messages."""
-LONGEST_TURN = 0.007
+LONGEST_TURN = 0.005
 """Seconds: acknowledgements, timers and so on come in between."""
+LONGEST_DELAY = 2.0**28
+"""Seconds for which a task is held, as with RabbitMQ: eight years."""
 
 
 class Unroutable(ChannelError):
@@ -106,7 +108,9 @@ class Channel(filesystem.Channel):
         no queue takes.
         """
         self._inplace_augment_message(message, exchange, routing_key)
-        taken = [self.files.put(queue, message) for queue in self._route(exchange, routing_key)]
+        queues = self._route(exchange, routing_key)
+        due = _due(message["headers"]) if self._holds_tasks(exchange) else 0
+        taken = [self.files.put(queue, message, due) for queue in queues]
         if mandatory and not any(taken):
             raise Unroutable(f"no queue is bound to the exchange {exchange!r} for {routing_key!r}")
 
@@ -118,6 +122,11 @@ class Channel(filesystem.Channel):
             raise _not_found("exchange", exchange)
         kind = self.exchange_types[found["type"]]
         return sorted(kind.lookup(found["bindings"], exchange, routing_key, None))
+
+    def _holds_tasks(self, exchange: str) -> bool:
+        """Whether tasks are held until they are due, as Celery has RabbitMQ do it."""
+        found = self.files.exchange(exchange) if exchange else None
+        return found is not None and found["type"] == "topic"
 
     # Consuming
 
@@ -354,6 +363,19 @@ class Transport(filesystem.Transport):
     @property
     def default_connection_params(self) -> Payload:
         return {}
+
+
+def _due(headers: Payload) -> int:
+    """When Celery's task is due, in nanoseconds as `time.time_ns` counts them; 0 is at once."""
+    try:
+        due = datetime.fromisoformat(headers["eta"])
+        if "task" not in headers:
+            return 0
+        seconds = (due if due.tzinfo else due.replace(tzinfo=UTC)).timestamp()
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return 0
+    # What is too far ahead is for the consumer to refuse.
+    return int(seconds * 1e9) if seconds < time.time() + LONGEST_DELAY else 0
 
 
 def _with_death(headers: Payload, queue: str, reason: str, information: Payload) -> Payload:
