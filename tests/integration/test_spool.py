@@ -17,6 +17,7 @@ from kombu import Connection, Consumer, Exchange, Queue
 from kombu.asynchronous import Hub
 from kombu.exceptions import ChannelError
 
+from allocation.adapters.spool import transport
 from allocation.adapters.spool.files import Owner
 from allocation.adapters.spool.transport import Transport, Unroutable
 from tests.integration.spool_programs import TRANSPORT, connect, work
@@ -168,6 +169,34 @@ def test_an_event_loop_delivers_in_order_as_many_as_may_be_unacknowledged(
 
     assert first == list(range(20))
     assert second == list(range(30))
+
+
+def test_an_event_loop_gives_each_channel_its_share(
+    spool: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "LONGEST_TURN", 0)
+    loop = Hub()
+    received: list[str] = []
+    spool.channel().queue_declare("control")
+    for number in range(5):
+        spool.Producer().publish(f"work {number}", exchange="work", routing_key="work")
+    spool.Producer().publish("control", routing_key="control")
+    spool.register_with_event_loop(loop)
+
+    def consumer(queue: str) -> Consumer:
+        named = Queue(queue, no_declare=True)
+        return Consumer(
+            spool.channel(),
+            [named],
+            on_message=lambda message: received.append(message.payload),
+            auto_declare=False,
+        )
+
+    with consumer("work"), consumer("control"):
+        eventually(lambda: loop.run_once() or len(received) == 6, what="six messages")
+        loop.close()
+
+    assert received == ["work 0", "control", *(f"work {number}" for number in range(1, 5))]
 
 
 def publish_task(connection: Connection, name: str, eta: datetime | None) -> None:

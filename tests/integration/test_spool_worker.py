@@ -1,6 +1,8 @@
 """The worker on the embedded default: commands are decided in batches, each once, whoever dies."""
 
+import os
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -24,10 +26,10 @@ LINES = 600
 
 @pytest.fixture
 def worker(prepared: Path, processes: Callable[..., Process]) -> Callable[[], Process]:
-    """Starts a worker of two processes."""
+    """Starts a worker with as many processes as `allocation up` gives it."""
 
     def start() -> Process:
-        command = [sys.executable, "-m", "celery", "-A", "allocation", "worker", "--concurrency=2"]
+        command = [sys.executable, "-m", "celery", "-A", "allocation", "worker"]
         environment = {"ALLOCATION_STATE_DIR": str(prepared)}
         process = processes(command, name="worker", env=environment)
         process.wait_for_log("ready")
@@ -122,3 +124,15 @@ def test_a_worker_that_is_killed_among_its_batches_decides_each_command_once_and
     engine = database.engine(f"sqlite:///{prepared}/allocation.db")
     assert [proof for proof in audit.run(engine) if not proof.holds] == []
     engine.dispose()
+
+
+@pytest.mark.parametrize(("database", "processes"), [("", "1"), ("postgresql://db/x", "None")])
+def test_on_sqlite_a_second_process_would_only_wait_so_there_is_one(
+    tmp_path: Path, database: str, processes: str
+) -> None:
+    command = [sys.executable, "-c", "import celeryconfig as c; print(c.worker_concurrency)"]
+    environment = {"ALLOCATION_STATE_DIR": str(tmp_path), "ALLOCATION_DATABASE_URL": database}
+
+    printed = subprocess.check_output(command, env=os.environ | environment, text=True)
+
+    assert printed.strip() == processes

@@ -29,9 +29,12 @@ MEASURE_EVERY = 0.2
 SWEEP_EVERY = 2.0
 """Seconds between two looks for the claims of dead processes."""
 TURN_EVERY = 0.01
-"""Seconds between two turns in which an event loop delivers messages."""
-LONGEST_TURN = 0.005
+"""Seconds between two turns in which an event loop delivers messages, while there are none."""
+LONGEST_TURN = 0.01
 """Seconds: acknowledgements, timers and so on come in between."""
+NEXT_TURN = 0.001
+"""Seconds until the next turn when this one was too short for all messages. With 0 the event loop
+would take turns, ten of them, before it reads anything."""
 LONGEST_DELAY = 2.0**28
 """Seconds for which a task is held, as with RabbitMQ: eight years."""
 
@@ -167,6 +170,15 @@ class Channel(filesystem.Channel):
         if queue in self._no_ack:
             self.settle(payload["properties"]["delivery_tag"], self.files.done)
         callback(payload, queue)
+
+    def deliver(self, callback: Callable[[Payload, str], None], until: float) -> bool:
+        """Deliver a message at least, and others until that time; whether there may be more."""
+        with suppress(Empty):
+            self.drain_events(callback=callback)
+            while time.monotonic() < until:
+                self.drain_events(callback=callback)
+            return True
+        return False
 
     def basic_ack(self, delivery_tag: int, multiple: bool = False) -> None:
         """Acknowledge one message, or with `multiple` all of the channel's up to this one."""
@@ -349,16 +361,23 @@ class Transport(filesystem.Transport):
                 f"{client.hostname!r} is not an absolute folder: write spool:///absolute/folder"
             )
         self.files = Files(Path(folder))
+        self._is_called = False
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Deliver messages in turns within kombu's event loop, until that is reset."""
-        loop.call_repeatedly(TURN_EVERY, self._deliver_in_turn)
+        loop.call_repeatedly(TURN_EVERY, self._take_turn, loop)
 
-    def _deliver_in_turn(self) -> None:
+    def _take_turn(self, loop: Any) -> None:
         until = time.monotonic() + LONGEST_TURN
-        with suppress(Empty):
-            while time.monotonic() < until:
-                self.cycle.get(self._deliver, timeout=0)
+        # Each channel gets its share: remote control is not kept waiting by many tasks.
+        left = [channel.deliver(self._deliver, until) for channel in list(self.channels)]
+        if any(left) and not self._is_called:
+            self._is_called = True
+            loop.call_later(NEXT_TURN, self._take_next_turn, loop)
+
+    def _take_next_turn(self, loop: Any) -> None:
+        self._is_called = False
+        self._take_turn(loop)
 
     @property
     def default_connection_params(self) -> Payload:
