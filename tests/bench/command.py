@@ -15,6 +15,7 @@ from typing import Any
 
 from tests.bench import (
     accepting,
+    embedded,
     growth,
     improving,
     latency,
@@ -47,6 +48,7 @@ _GROUPS: tuple[tuple[tuple[str, ...], Callable[[Bench, Collection[str]], Row]], 
     (("api",), accepting.Accepting),
     (("waiting",), waiting.Waiting),
     (("memory",), remembering.Remembering),
+    (("embedded",), embedded.Embedded),
 )
 ROWS = [name for names, _ in _GROUPS for name in names]
 

@@ -146,7 +146,7 @@ class OutboxReader:
 
     def accept_due(self) -> int:
         """Accept the scheduled commands whose time has come by the database's clock; how many."""
-        with self._connection.begin():
+        with self._locking():
             now = clock(self._connection)
             asked = (
                 select(outbox.c.position, *(outbox.c[name] for name in _OF_COMMAND))
@@ -187,7 +187,7 @@ class OutboxReader:
         LONGEST_INTERVAL times `after`: a command that crashes its worker must not come back every
         few minutes for ever. A command whose outbox row was deleted gets a new one.
         """
-        with self._connection.begin():
+        with self._locking():
             rows = self._connection.execute(self._overdue(after).limit(limit)).all()
             if not rows:
                 return 0
@@ -217,6 +217,19 @@ class OutboxReader:
             if made:
                 add_new(self._connection, outbox, made)
         return len(rows)
+
+    @contextmanager
+    def _locking(self) -> Iterator[None]:
+        """A transaction that writes what it has read: SQLite then takes its write lock first.
+
+        Else a commit in between would be an error, which no wait mends (SQLITE_BUSY_SNAPSHOT).
+        """
+        self._connection.execution_options(sqlite_begin="IMMEDIATE")
+        try:
+            with self._connection.begin():
+                yield
+        finally:
+            self._connection.execution_options(sqlite_begin="DEFERRED")
 
     def _overdue(self, after: float) -> Select[Any]:
         before = ago(self._connection, after)

@@ -221,10 +221,10 @@ def _as_of(request: Request, failure: ExceptionInfo) -> ExceptionInfo:
 class Consumer(CeleryConsumer):
     """Celery's consumer with an admission, and with batches and acknowledgements of its own.
 
-    `hub` is Celery's event loop, None on the embedded broker, where there are no batches. Celery
-    passes each delivery to the function that `create_task_handler` returns, each admitted request
-    to `on_task_request`, and each acknowledgement to `call_soon_ack`. If these change, invalid
-    messages reach Celery, and commands are decided and acknowledged one by one.
+    `hub` is Celery's event loop. Celery passes each delivery to the function that
+    `create_task_handler` returns, each admitted request to `on_task_request`, and each
+    acknowledgement to `call_soon_ack`. If these change, invalid messages reach Celery, and commands
+    are decided and acknowledged one by one.
     """
 
     admission: Admission
