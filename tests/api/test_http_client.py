@@ -177,7 +177,7 @@ def wait_in_vain(environ: Environ, start: Callable[..., Any], app: Wsgi) -> list
     """As the API does when it has waited, and the command is still pending."""
     status = "202 Accepted" if environ["REQUEST_METHOD"] == "POST" else "200 OK"
     headers = [("Location", f"/v1/commands/{UNKNOWN}"), ("Retry-After", "1000")]
-    start(status, [*headers, ("Preference-Applied", environ["HTTP_PREFER"])])
+    start(status, [*headers, ("Preference-Applied", environ.get("HTTP_PREFER", ""))])
     return [json.dumps({"id": UNKNOWN, "status": "pending", "outcome": None}).encode()]
 
 
