@@ -1,113 +1,106 @@
-"""Row 9: the worker's memory after 200,000 commands, beside what it was after 20,000."""
+"""A long drain: its rate at the end beside its rate at the start, and the worker's memory."""
 
-import time
-from collections.abc import Collection
 from pathlib import Path
 
 from tests.bench import committed, stock
 from tests.bench.bench import Bench
 from tests.bench.deployment import COMMANDS, Deployment
-from tests.bench.figures import Figure, Goal, Spread
+from tests.bench.figures import Figure, Row
 from tests.bench.queued import allocate_messages, publish
-from tests.bench.worker import WARM_UP, Worker
+from tests.bench.servers import query
+from tests.bench.worker import Worker
 from tests.waiting import eventually
 
+NUMBER = 1_000_000
 EARLY, LATE = 20_000, 200_000
-WHOLE_BENCH = 470.0
-"""Seconds, this row being the last; a worker that needs more leaves it without an answer."""
+FIRST, LAST = 10, 60
+"""Seconds at the start and at the end, over which the rates are taken."""
 CHUNK = 5_000
 SAMPLES = 3
+SUSTAINED = Row(
+    title=f"sustained worker drain: the last minute of {NUMBER:,} commands",
+    unit="/s",
+    limit=f"the first {FIRST} seconds",
+    at_least=0.9,
+)
+MEMORY = Row(
+    title=f"the worker's memory after {LATE:,} commands",
+    unit="MB",
+    limit=f"after {EARLY:,}",
+    at_most=1.1,
+)
+_MOMENTS = """
+    WITH moments AS (
+        SELECT pg_xact_commit_timestamp(xmin) AS at FROM allocations
+        WHERE orderid LIKE 'sustained-%%'),
+    ends AS (SELECT min(at) AS first, max(at) AS last FROM moments)"""
+_RATES = f"""{_MOMENTS}
+    SELECT count(*) FILTER (WHERE at < first + %(first)s * interval '1 second')::float / %(first)s,
+        count(*) FILTER (WHERE at > last - %(last)s * interval '1 second')::float / %(last)s
+    FROM moments, ends"""
+_CURVE = f"""{_MOMENTS}
+    SELECT count(*)::float / %(first)s FROM moments, ends
+    GROUP BY floor(extract(epoch FROM at - first) / %(first)s)
+    ORDER BY min(at)"""
 
 
-class Remembering:
-    """One long drain in place of rounds: its spread is that of a few looks at each moment."""
+class Sustained:
+    """One long drain in place of rounds. The publisher runs all along, and the queue stays short.
 
-    def __init__(self, bench: Bench, _wanted: Collection[str]) -> None:
+    So the first seconds and the last ones have the same work beside the worker's own.
+    """
+
+    rows = (SUSTAINED, MEMORY)
+
+    def __init__(self, bench: Bench) -> None:
         self._bench = bench
-        self._early, self._late = bench.some(EARLY), bench.some(LATE)
-        self._skus = stock.skus(1000)
-        self._limits: list[float] = []
-        self._found: list[float] = []
-        self._curve: dict[int, float] = {}
-        self._rate = 0.0
+        self._number, self._chunk = bench.some(NUMBER), bench.some(CHUNK)
+        self._megabytes: dict[int, float] = {}
 
     def prepare(self) -> None:
-        self._bench.show.step("memory: starting a worker")
-        self._worker = Worker(self._bench, "memory", self._skus)
-        self._deployment = self._worker.deployment
+        self._bench.show.step("sustained: starting a worker")
+        self._skus = stock.skus(1000)
+        self._deployment = Worker(self._bench, "sustained", self._skus).deployment
+        query(self._deployment.database, "CHECKPOINT")
 
     def round(self, number: int) -> None:
         if number > 1:
             return
-        self._bench.show.step(f"memory: {self._late:,} commands")
-        self._begun = time.monotonic()
-        self._longest = max(60.0, WHOLE_BENCH - self._bench.show.seconds)
-        rate = max(self._worker.rate, self._bench.drain_rate)
-        if rate * self._longest < self._late:
-            raise TimeoutError(
-                f"{self._late:,} commands take {self._late / rate:.0f} s at {rate:.0f}/s,"
-                f" and {self._longest:.0f} s are left"
+        show = self._bench.show
+        show.step(f"sustained: {self._number:,} commands")
+        for sent in range(0, self._number, self._chunk):
+            messages = allocate_messages(f"sustained-{sent}-", self._chunk, self._skus)
+            eventually(
+                lambda: self._deployment.depth(COMMANDS) < 2 * self._chunk,
+                within=60,
+                what="a short queue",
             )
-        self._enqueue(WARM_UP, self._early)
-        self._limits = self._looks_after(self._early)
-        self._enqueue(self._early, self._late)
-        self._found = self._looks_after(self._late)
-        self._rate = self._late / (time.monotonic() - self._begun)
-        committed.wait_for(self._deployment.database, "memory-", self._late - WARM_UP)
-        self._bench.show.say(
-            f"memory: {self._limits[-1]:.0f} MB after {self._early:,} commands,"
-            f" {self._found[-1]:.0f} MB after {self._late:,}"
-        )
+            publish(self._deployment.broker, messages.values())
+            self._megabytes[sent + self._chunk] = megabytes(self._deployment)
+            show.done((sent + self._chunk) / self._number)
+        committed.wait_for(self._deployment.database, "sustained-", self._number, within=60)
 
     def figures(self) -> list[Figure]:
-        self._bench.show.step("memory: proving the books")
+        self._bench.show.step("sustained: proving the books")
         self._deployment.check()
+        scale = self._bench.scale
+        spans = {"first": FIRST * scale, "last": LAST * scale}
+        [(first, last)] = query(self._deployment.database, _RATES, spans)
+        curve = [round(rate) for (rate,) in query(self._deployment.database, _CURVE, spans)]
         return [
+            Figure(SUSTAINED, [last], [first], details={f"rate of each {FIRST} seconds": curve}),
             Figure(
-                name=f"the worker's memory after {self._late:,} commands",
-                unit="MB",
-                measured=Spread.of(self._found),
-                limit=Spread.of(self._limits),
-                limit_name=f"after {self._early:,}",
-                goals=(Goal.between("of the earlier", self._found, self._limits, at_most=1.1),),
-                notes=(f"main process and pool (PSS); {self._rate:,.0f}/s all along",),
-                details={"MB after commands": self._curve},
-            )
+                MEMORY,
+                self._looks_from(LATE),
+                self._looks_from(EARLY),
+                notes=("main process and pool (PSS)",),
+            ),
         ]
 
-    def _enqueue(self, begin: int, end: int) -> None:
-        """From the number of commands before these up to `end`; the worker works meanwhile."""
-        for first in range(begin, end, CHUNK):
-            number = min(CHUNK, end - first)
-            messages = allocate_messages(f"memory-{first}-", number, self._skus)
-            publish(self._deployment.broker, messages.values())
-            self._look(decided=first + number - self._deployment.depth(COMMANDS))
-
-    def _looks_after(self, commands: int) -> list[float]:
-        """The worker's megabytes a few times, once all these are taken from the queue."""
-
-        def taken() -> bool:
-            left = self._deployment.depth(COMMANDS)
-            self._look(decided=commands - left)
-            return not left
-
-        rest = max(1.0, self._longest - (time.monotonic() - self._begun))
-        eventually(taken, within=rest, what=f"{commands:,} commands to be taken")
-        looks = []
-        for _ in range(SAMPLES):
-            time.sleep(0.3)  # memory moves at rest too: the looks must not be of one moment
-            looks.append(megabytes(self._deployment))
-        return looks
-
-    def _look(self, decided: int) -> None:
-        if decided - max(self._curve, default=0) >= CHUNK:
-            self._curve[decided] = round(megabytes(self._deployment), 1)
-            self._bench.show.done(decided / self._late)
-        if time.monotonic() - self._begun > self._longest:
-            raise TimeoutError(
-                f"memory: {decided:,} commands in {self._longest:.0f} s, not {self._late:,};"
-                f" megabytes by commands: {self._curve}"
-            )
+    def _looks_from(self, commands: int) -> list[float]:
+        """The worker's megabytes a few times, from that number of commands on."""
+        begin = self._bench.some(commands)
+        return [found for sent, found in self._megabytes.items() if sent >= begin][:SAMPLES]
 
 
 def megabytes(deployment: Deployment) -> float:
