@@ -24,6 +24,7 @@ from tests.bench.relaying import Relaying
 from tests.bench.servers import SETTINGS, Servers
 from tests.bench.show import Show
 from tests.bench.shrinking import Shrinking
+from tests.bench.subscribing import Subscribing
 from tests.bench.sustained import Sustained
 from tests.bench.throughput import Throughput
 from tests.bench.waiting import Waiting
@@ -35,6 +36,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], Measurement]] = {
     "waiting": Waiting,
     "api": Accepting,
     "relay": Relaying,
+    "subscriber": Subscribing,
     "growth": Growth,
     "shrink": Shrinking,
     "improve": Improving,
