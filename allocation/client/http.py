@@ -71,8 +71,7 @@ class HttpClient(Commands):
         while True:
             left = max(0.0, end - time.monotonic())
             # Sent again with its key, it adds nothing, and waits for the outcome once more.
-            seconds = min(math.ceil(left), _LONGEST_WAIT)
-            prefer = {"Prefer": f"wait={seconds}"} if left else {}
+            prefer, seconds = _preference(left)
             answer = self._ask(method, path, body, headers | prefer, seconds, key)
             outcome = taken(answer)
             left = end - time.monotonic()
@@ -90,12 +89,15 @@ class HttpClient(Commands):
         pause = 0.05
         while True:
             path = f"/v1/commands/{quote(str(command_id), safe='')}"
-            outcome = standing(self._ask("GET", path, None, {}, 0, None), str(command_id))
+            prefer, seconds = _preference(max(0.0, end - time.monotonic()))
+            answer = self._ask("GET", path, None, prefer, seconds, None)
+            outcome = standing(answer, str(command_id))
             left = end - time.monotonic()
             if outcome.status != "pending" or left <= 0:
                 return outcome
-            time.sleep(min(left, pause))
-            pause = min(2 * pause, 1.0)
+            if not answer.has_waited:  # as it has no place to wait in, or does not know the id yet
+                time.sleep(min(left, pause))
+                pause = min(2 * pause, 1.0)
 
     def _ask(
         self,
@@ -138,6 +140,12 @@ class HttpClient(Commands):
 class _NoRedirect(HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
         return None
+
+
+def _preference(wait: float) -> tuple[dict[str, str], int]:
+    """The header that has the server wait, and the seconds that it waits at most."""
+    seconds = min(math.ceil(wait), _LONGEST_WAIT)
+    return ({"Prefer": f"wait={seconds}"} if seconds else {}), seconds
 
 
 def _request(name: str, fields: dict[str, Any]) -> tuple[str, str, dict[str, Any] | None]:

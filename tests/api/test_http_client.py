@@ -1,6 +1,7 @@
 """The client for Python services, over real HTTP with the API."""
 
 import inspect
+import json
 import socket
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from tests.servers.processes import ROOT
 CALLERS = {
     name.removeprefix("allocation.") for name in registry.COMMANDS.keys() - registry.FOLLOW_UPS
 }
+UNKNOWN = "0c9ad1a4-5a52-4d4e-8b0e-3f4f5a1f7e10"
 LINE: dict[str, Any] = {"orderid": "order-1", "sku": "LAMP", "qty": 3}
 
 Environ = dict[str, Any]
@@ -171,6 +173,27 @@ def test_who_waits_is_told_what_came_of_it(http: HttpClient, worker: Worker) -> 
     assert http.outcome(refused.id) == refused
 
 
+def wait_in_vain(environ: Environ, start: Callable[..., Any], app: Wsgi) -> list[bytes]:
+    """As the API does when it has waited, and the command is still pending."""
+    status = "202 Accepted" if environ["REQUEST_METHOD"] == "POST" else "200 OK"
+    headers = [("Location", f"/v1/commands/{UNKNOWN}"), ("Retry-After", "1000")]
+    start(status, [*headers, ("Preference-Applied", environ.get("HTTP_PREFER", ""))])
+    return [json.dumps({"id": UNKNOWN, "status": "pending", "outcome": None}).encode()]
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_server_that_has_waited_is_asked_again_at_once(http: HttpClient, server: Server) -> None:
+    """With pauses the wait would be over before the outcome is there."""
+    server.faults += [wait_in_vain] * 15
+    sent = http.create_batch(batchref="shelf", sku="LAMP", qty=5, wait=10)
+    server.faults += [wait_in_vain] * 15
+    asked = http.outcome(sent.id, wait=5)
+
+    assert (sent.status, asked.status) == ("succeeded", "succeeded")
+    posts, gets = ["POST /v1/batches"] * 16, [f"GET /v1/commands/{sent.id}"] * 16
+    assert server.requests == posts + gets
+
+
 @pytest.mark.usefixtures("worker")
 def test_a_change_is_rejected_if_another_came_before_it(http: HttpClient, app: Flask) -> None:
     """By the ETag as it was read, or its text without quotes; a star means any."""
@@ -201,9 +224,7 @@ def test_commands_that_share_a_path_are_told_apart(http: HttpClient, engine: Eng
 
 def test_a_command_that_nobody_has_seen_is_pending(http: HttpClient) -> None:
     """One that was sent over AMQP may be still on its way."""
-    unknown = "0c9ad1a4-5a52-4d4e-8b0e-3f4f5a1f7e10"
-
-    assert http.outcome(unknown) == Outcome(unknown, "pending", {})
+    assert http.outcome(UNKNOWN) == Outcome(UNKNOWN, "pending", {})
 
 
 def test_a_lost_answer_is_asked_for_again_and_the_command_taken_once(

@@ -379,3 +379,60 @@ def test_an_outcome_that_can_not_be_asked_for_is_not_known(serve: Serve) -> None
         outcomes = expected.wait(1)
 
     assert outcomes == Outcomes({}, waited=True)
+
+
+def ask_for(client: FlaskClient, command_id: object, **headers: str) -> tuple[str, str | None]:
+    """The status of a command, and the preference that was honoured."""
+    response = client.get(f"/v1/commands/{command_id}", headers=headers)
+    assert (response.status_code, response.json is None) == (200, False)
+    assert response.json is not None
+    return response.json["status"], response.headers.get("Preference-Applied")
+
+
+def accept(client: FlaskClient) -> UUID:
+    response = client.post("/v1/batches", json={"batchref": "batch-1", "sku": "LAMP", "qty": 1})
+    assert response.json is not None
+    return UUID(response.json["id"])
+
+
+def test_a_question_after_a_pending_command_waits_for_its_outcome(
+    client: FlaskClient, idle_worker: Worker
+) -> None:
+    command_id = accept(client)
+    waiter = state.of(client.application).waiter
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(ask_for, client, command_id, **WAIT)
+        eventually(lambda: waiter.waiting, what="one that waits")
+        idle_worker.decide_all()
+        answer = asked.result()
+
+    assert answer == ("succeeded", "wait=10")
+    assert waiter.waiting == 0
+
+
+def test_a_question_after_a_command_waits_no_longer_than_it_asks_for(client: FlaskClient) -> None:
+    command_id = accept(client)
+
+    assert ask_for(client, command_id, Prefer="wait=0") == ("pending", "wait=0")
+    assert ask_for(client, command_id, Prefer="respond-async") == ("pending", None)
+    assert ask_for(client, command_id) == ("pending", None)
+
+
+def test_a_question_that_finds_no_place_to_wait_does_not_claim_that_it_waited(
+    client: FlaskClient, idle_worker: Worker
+) -> None:
+    wait_by(client, OutcomeWaiter(0, state.of(client.application).commits))
+    command_id = accept(client)
+
+    pending = ask_for(client, command_id, **WAIT)
+    idle_worker.decide_all()
+    decided = ask_for(client, command_id, **WAIT)
+
+    assert (pending, decided) == (("pending", None), ("succeeded", "wait=10"))
+
+
+def test_a_question_after_an_unknown_command_is_not_found_at_once(client: FlaskClient) -> None:
+    response = client.get(f"/v1/commands/{UUID(int=9)}", headers={"Prefer": "wait=30"})
+
+    assert response.status_code == 404
+    assert state.of(client.application).waiter.waiting == 0

@@ -1,22 +1,22 @@
-"""What every row has: the servers, how much to do, and where to tell how far it is."""
+"""What every measurement has: the servers, how much to do, and where to tell how far it is."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
-from tests.bench.figures import Figure
+from tests.bench.figures import Figure, Row
 from tests.bench.servers import Servers
 from tests.bench.show import Show
 
 
 @dataclass
 class Bench:
-    """One run; `drain_rate` is what the first row found, in commands a second; 0: not measured."""
+    """One run; `end_to_end_rate` was found so far, in commands a second; 0: not measured."""
 
     servers: Servers
     show: Show
     rounds: int
     scale: float = 1.0
-    drain_rate: float = 0.0
+    end_to_end_rate: float = 0.0
 
     def commands_for(self, seconds: float, rate: float) -> int:
         """So many that a round takes about that long, whether the service is slow or fast."""
@@ -27,8 +27,11 @@ class Bench:
         return max(20, round(number * self.scale))
 
 
-class Row(Protocol):
-    """A row of the issue's table: after `prepare`, each round measures the limit, then the row."""
+class Measurement(Protocol):
+    """Rows that are measured together; each round measures their limits as well."""
+
+    @property
+    def rows(self) -> tuple[Row, ...]: ...
 
     def prepare(self) -> None: ...
 

@@ -38,10 +38,6 @@ class Committed:
         """Rows a second, from the end of the first transaction to the end of the last one."""
         return (self.number - self.in_first) / (self.last - self.first)
 
-    def rate_since(self, begun: float) -> float:
-        """Rows a second from a moment before all of them."""
-        return self.number / (self.last - begun)
-
 
 def allocated(database: str, prefix: str, expected: int) -> Committed:
     """Lines that were promised stock, of the orders whose names begin so."""

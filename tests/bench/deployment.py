@@ -75,6 +75,12 @@ class Deployment:
         process = self._processes[name]
         return [process.pid, *process.children()]
 
+    @property
+    def roots(self) -> list[int]:
+        """The main processes of the service that run, and of both servers."""
+        servers = (self._servers.postgres.pid, self._servers.rabbitmq.pid)
+        return [*servers, *(process.pid for process in self._processes.values())]
+
     def depth(self, queue: str) -> int:
         """Messages that wait in a queue."""
         return self._queue(queue)[0]

@@ -2,7 +2,7 @@
 
 import random
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from contextlib import closing
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,7 @@ from allocation.messaging.connection import SPOOL_TRANSPORT
 from tests.bench import stock
 from tests.bench.bench import Bench
 from tests.bench.committed import Incomplete
-from tests.bench.figures import Figure, Goal, Spread
+from tests.bench.figures import Figure, Row
 from tests.bench.helper import Helper
 from tests.bench.servers import run
 from tests.bench.stock import PIECES
@@ -24,6 +24,12 @@ COMMANDS = 5000
 WARM_UP = 400
 LONGEST = 300.0
 """Seconds for one drain."""
+ROW = Row(
+    title=f"embedded: drain of {COMMANDS:,} commands",
+    unit="/s",
+    limit="bare SQLite, one transaction a command",
+    at_least=1.0,
+)
 
 _ALLOCATED = "SELECT count(*) FROM allocations WHERE orderid LIKE ? AND batchref IS NOT NULL"
 _DECIDED = """
@@ -37,7 +43,9 @@ class Embedded:
     No relay runs beside it: as with the limit, events stay in the outbox.
     """
 
-    def __init__(self, bench: Bench, _wanted: Collection[str]) -> None:
+    rows = (ROW,)
+
+    def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self._number = bench.some(COMMANDS)
         self._skus = stock.skus(1000)
@@ -97,16 +105,7 @@ class Embedded:
         self._bench.show.step("embedded: proving the books")
         for database in (self._database, self._limit_database):
             run("allocation", "check", env={"ALLOCATION_DATABASE_URL": f"sqlite:///{database}"})
-        return [
-            Figure(
-                name=f"embedded: drain of {self._number:,} commands",
-                unit="/s",
-                measured=Spread.of(self._rates),
-                limit=Spread.of(self._limits),
-                limit_name="bare SQLite, one transaction a command",
-                goals=(Goal.between("of the limit", self._rates, self._limits, at_least=1.0),),
-            )
-        ]
+        return [Figure(ROW, self._rates, self._limits)]
 
     def _lines(self, prefix: str, number: int) -> Iterable[dict[str, object]]:
         """Lines of one piece each, over the skus in a random order."""

@@ -1,108 +1,118 @@
-"""What the bench tells: medians with their spread, and ratios held to their targets."""
+"""The table of the bench: its rows, and what was found for each, round by round."""
 
+import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """One figure of each round; what counts is the median."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the table: what is measured, the limit beside it, and the target of their ratio.
 
-    rounds: tuple[float, ...]
+    The ratio shall be `at_least` or `at_most` this.
+    """
 
-    @classmethod
-    def of(cls, rounds: Iterable[float]) -> "Spread":
-        return cls(tuple(rounds))
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.rounds)
-
-    def __str__(self) -> str:
-        if len(self.rounds) == 1:
-            return _short(self.median)
-        return f"{_short(self.median)} ({_short(min(self.rounds))}..{_short(max(self.rounds))})"
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "median": self.median,
-            "min": min(self.rounds),
-            "max": max(self.rounds),
-            "rounds": list(self.rounds),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """A ratio that shall be at least, or at most, `bound`; `to` says to what it is."""
-
-    to: str
-    ratio: Spread
+    title: str
+    unit: str
+    limit: str
     at_least: float | None = None
     at_most: float | None = None
 
-    @classmethod
-    def between(
-        cls, to: str, measured: Sequence[float], limit: Sequence[float], **bound: float
-    ) -> "Goal":
-        """The ratio of each round's measurement to what was measured beside it."""
-        ratios = [one / other for one, other in zip(measured, limit, strict=True)]
-        return cls(to, Spread.of(ratios), **bound)
-
-    @property
-    def met(self) -> bool:
-        if self.at_least is not None:
-            return self.ratio.median >= self.at_least
-        return self.at_most is None or self.ratio.median <= self.at_most
-
     @property
     def target(self) -> str:
-        if self.at_least is not None:
-            return f">= {self.at_least:g}"
-        return f"<= {self.at_most:g}"
+        return f"<= {self.at_most:g}" if self.at_least is None else f">= {self.at_least:g}"
 
-    def as_json(self) -> dict[str, Any]:
-        return {"to": self.to, "target": self.target, "ratio": self.ratio.as_json()} | {
-            "met": self.met
-        }
+    def is_met_by(self, ratio: float) -> bool:
+        return (self.at_least is None or ratio >= self.at_least) and (
+            self.at_most is None or ratio <= self.at_most
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the table: what was measured, its limit, and the goals.
+    """What each round found for a row, and for its limit; what counts is the median of the ratios.
 
-    `failure` says why there is nothing to measure, or why it does not count.
+    `failure`: why there is nothing, or why it does not count.
     """
 
-    name: str
-    unit: str = ""
-    measured: Spread | None = None
-    limit: Spread | None = None
-    limit_name: str = ""
-    goals: tuple[Goal, ...] = ()
+    row: Row
+    measured: Sequence[float] = ()
+    limit: Sequence[float] = ()
     notes: tuple[str, ...] = ()
     failure: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def problem(self) -> str | None:
+        """Why the row has no ratio; None if it has one."""
+        if self.failure is not None:
+            return self.failure
+        for name, found in (("nothing was measured", self.measured), ("no limit", self.limit)):
+            if not found:
+                return name
+            if not all(math.isfinite(each) and each > 0 for each in found):
+                return f"{name}: {list(found)}"
+        if len(self.measured) != len(self.limit):
+            return f"{len(self.measured)} rounds, and {len(self.limit)} of the limit"
+        return None
+
+    @property
+    def ratios(self) -> list[float]:
+        """What each round measured, by the limit that was measured beside it."""
+        return [one / other for one, other in zip(self.measured, self.limit, strict=True)]
+
+    @property
     def met(self) -> bool:
-        return self.failure is None and all(goal.met for goal in self.goals)
+        return self.problem is None and self.row.is_met_by(statistics.median(self.ratios))
 
     def as_json(self) -> dict[str, Any]:
+        found = (
+            {"problem": self.problem}
+            if self.problem
+            else {
+                "measured": _spread(self.measured),
+                "limit": _spread(self.limit),
+                "ratio": _spread(self.ratios),
+            }
+        )
         return {
-            "name": self.name,
-            "unit": self.unit,
-            "measured": self.measured and self.measured.as_json(),
-            "limit": self.limit and self.limit.as_json(),
-            "limit_is": self.limit_name,
-            "goals": [goal.as_json() for goal in self.goals],
+            "row": self.row.title,
+            "unit": self.row.unit,
+            "limit is": self.row.limit,
+            "target": self.row.target,
+            **found,
             "met": self.met,
-            "failure": self.failure,
             "notes": list(self.notes),
             **({"details": self.details} if self.details else {}),
         }
+
+
+def of_rows(
+    rows: Sequence[Row], figures: Sequence[Figure], failure: str | None = None
+) -> list[Figure]:
+    """The figure of each row; a row without one is missed, by this failure if there was one."""
+    found = {figure.row: figure for figure in figures}
+    missing = failure or "the measurement left this row out"
+    return [found.get(row) or Figure(row, failure=missing) for row in rows]
+
+
+def shown(rounds: Sequence[float]) -> str:
+    """The median, and the lowest and the highest of some rounds."""
+    middle = _short(statistics.median(rounds))
+    return (
+        middle if len(rounds) == 1 else f"{middle} ({_short(min(rounds))}..{_short(max(rounds))})"
+    )
+
+
+def _spread(rounds: Sequence[float]) -> dict[str, Any]:
+    return {
+        "median": statistics.median(rounds),
+        "min": min(rounds),
+        "max": max(rounds),
+        "rounds": list(rounds),
+    }
 
 
 def _short(number: float) -> str:

@@ -1,15 +1,16 @@
-"""Row 7: what an allocation costs with much in the past, beside what it costs with nothing."""
+"""What an allocation costs with much in the past, beside what it costs with nothing."""
 
 import statistics
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import NamedTuple
 
 from allocation.domain.commands import Allocate
 from tests.bench import past
 from tests.bench.bench import Bench
 from tests.bench.deciding import Decider, collected_before
-from tests.bench.figures import Figure, Goal, Spread
+from tests.bench.figures import Figure, Row
 from tests.bench.servers import run
 
 TURNS = 10
@@ -17,29 +18,48 @@ TURNS = 10
 COMMANDS = 15
 """Of one column in one turn."""
 WARM_UP = 50
-_FIRST = "0 past allocations"
 
-Seed = Callable[[str], None]
+
+class Column(NamedTuple):
+    """A database with that many of something in its past."""
+
+    row: Row
+    seed: Callable[[str, int], None]
+    number: int
+
+
+def _column(number: int, what: str, seed: Callable[[str, int], None]) -> Column:
+    row = Row(
+        title=f"growth: allocate with {number:,} {what}",
+        unit="ms",
+        limit="with 0 past allocations",
+        at_most=1.15,
+    )
+    return Column(row, seed, number)
+
+
+COLUMNS = (
+    _column(10_000, "past allocations", past.past_allocations),
+    _column(100_000, "past allocations", past.past_allocations),
+    _column(1_000_000, "past allocations", past.past_allocations),
+    _column(100_000, "lines waiting", past.waiting),
+    _column(10_000, "exhausted batches", past.exhausted_batches),
+)
+_FIRST = "growth: allocate with 0 past allocations"
 
 
 class Growth:
     """Each column has a database of its own: also the tables and indexes of the first are small."""
 
-    def __init__(self, bench: Bench, _wanted: Collection[str]) -> None:
+    rows = tuple(column.row for column in COLUMNS)
+
+    def __init__(self, bench: Bench) -> None:
         self._bench = bench
-        self._seeds: dict[str, Seed] = {
-            _FIRST: partial(past.past_allocations, lines=0),
-            **{
-                f"{lines:,} past allocations": partial(past.past_allocations, lines=lines)
-                for lines in (bench.some(10_000), bench.some(100_000), bench.some(1_000_000))
-            },
-            f"{bench.some(100_000):,} lines waiting": partial(
-                past.waiting, lines=bench.some(100_000)
-            ),
-            f"{bench.some(10_000):,} exhausted batches": partial(
-                past.exhausted_batches, batches=bench.some(10_000)
-            ),
+        self._seeds: dict[str, Callable[[str], None]] = {
+            _FIRST: partial(past.past_allocations, lines=0)
         }
+        for row, seed, number in COLUMNS:
+            self._seeds[row.title] = partial(_seed, seed, bench.some(number))
         self._databases: dict[str, str] = {}
         self._deciders: dict[str, Decider] = {}
         self._medians: dict[str, list[float]] = {name: [] for name in self._seeds}
@@ -48,7 +68,7 @@ class Growth:
     def prepare(self) -> None:
         servers = self._bench.servers
         for name, seed in self._seeds.items():
-            self._bench.show.step(f"growth: making {name}")
+            self._bench.show.step(name)
             self._databases[name] = servers.database()
             servers.opened.callback(servers.drop, self._databases[name])
             seed(self._databases[name])
@@ -70,22 +90,10 @@ class Growth:
         self._bench.show.say(f"growth, round {number}: {shown} ms")
 
     def figures(self) -> list[Figure]:
-        first = self._medians[_FIRST]
         self._bench.show.step("growth: proving the books")
         with ThreadPoolExecutor(2) as threads:
             list(threads.map(_check, self._databases.values()))
-        return [
-            Figure(
-                name=f"growth: allocate with {name}",
-                unit="ms",
-                measured=Spread.of(column),
-                limit=Spread.of(first),
-                limit_name=f"with {_FIRST}",
-                goals=(Goal.between("of the first column", column, first, at_most=1.15),),
-            )
-            for name, column in self._medians.items()
-            if name != _FIRST
-        ]
+        return [Figure(row, self._medians[row.title], self._medians[_FIRST]) for row in self.rows]
 
     def _allocate(self, name: str, number: int) -> list[float]:
         """Milliseconds of each; raises when one was not promised stock."""
@@ -95,9 +103,13 @@ class Growth:
             command = Allocate(f"order-{self._orders}", past.SKU, 1)
             took, outcome = self._deciders[name].decide(command)
             if outcome.facts.get("status") != "allocated":
-                raise RuntimeError(f"growth: {name}: {outcome}")
+                raise RuntimeError(f"{name}: {outcome}")
             times.append(took)
         return times
+
+
+def _seed(seed: Callable[[str, int], None], number: int, database: str) -> None:
+    seed(database, number)
 
 
 def _check(database: str) -> None:

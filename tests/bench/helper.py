@@ -28,6 +28,10 @@ class Helper:
             start_new_session=True,
         )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def send(self, do: str, **arguments: Any) -> None:
         """Ask for something; `answer` waits for it."""
         assert self._process.stdin is not None

@@ -1,27 +1,34 @@
-"""Row 9: a piece comes to the shelf, and one of 10, or of 100,000, promised lines moves to it."""
+"""A piece comes to the shelf, and one of 10, or of 100,000, promised lines moves to it."""
 
 import statistics
-from collections.abc import Collection
 from uuid import UUID, uuid4
 
 from allocation.domain.commands import Allocate, AllocateWaiting, Receive
 from tests.bench import past
 from tests.bench.bench import Bench
 from tests.bench.deciding import Decider, collected_before
-from tests.bench.figures import Figure, Goal, Spread
+from tests.bench.figures import Figure, Row
 from tests.bench.servers import query, run
 
 FEW, MANY = 10, 100_000
 MOVES = 60
 """Lines that move in each round, in either database."""
 WARM_UP = 20
+ROW = Row(
+    title=f"growth: one of {MANY:,} promised lines moves to the shelf",
+    unit="ms",
+    limit=f"one of {FEW} promised lines",
+    at_most=1.5,
+)
 _PENDING = "SELECT id FROM commands WHERE status = 'pending'"
 
 
 class Improving:
     """Each move is made up for by a new line, so that the number of promised lines stays."""
 
-    def __init__(self, bench: Bench, _wanted: Collection[str]) -> None:
+    rows = (ROW,)
+
+    def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self._lines = {FEW: FEW, MANY: bench.some(MANY)}
         self._databases: dict[int, str] = {}
@@ -57,18 +64,8 @@ class Improving:
         self._bench.show.step("improve: proving the books")
         for database in self._databases.values():
             run("allocation", "check", env={"ALLOCATION_DATABASE_URL": database})
-        few, many = self._medians[FEW], self._medians[MANY]
-        return [
-            Figure(
-                name=f"growth: one of {self._lines[MANY]:,} promised lines moves to the shelf",
-                unit="ms",
-                measured=Spread.of(many),
-                limit=Spread.of(few),
-                limit_name=f"one of {FEW} promised lines",
-                goals=(Goal.between(f"of {FEW} lines", many, few, at_most=1.5),),
-                notes=("the receipt itself and the follow-up that moves the line",),
-            )
-        ]
+        note = "the receipt itself and the follow-up that moves the line"
+        return [Figure(ROW, self._medians[MANY], self._medians[FEW], notes=(note,))]
 
     def _move(self, column: int) -> float:
         """Milliseconds until a line has the piece that was received."""

@@ -3,7 +3,7 @@
 import statistics
 from dataclasses import dataclass
 
-from tests.bench import committed, stock
+from tests.bench import committed, processor_time, stock
 from tests.bench.bench import Bench
 from tests.bench.helper import Helper, ask_all
 from tests.bench.servers import dsn, query, run
@@ -17,15 +17,19 @@ _EXPECTED_ON_ONE = dict.fromkeys(CONNECTIONS, 800)
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The fastest number of connections of one round, in commands a second."""
+    """The fastest number of connections of one round, in commands a second.
+
+    `cost`: microseconds of processor time a command, of the client and of PostgreSQL.
+    """
 
     rate: float
     connections: int
+    cost: float
     kind: str
     rates: dict[int, float]
 
     def __str__(self) -> str:
-        return f"{self.rate:,.0f}/s by {self.connections} {self.kind}"
+        return f"{self.rate:,.0f}/s and {self.cost:,.0f} us by {self.connections} {self.kind}"
 
 
 class AllocateLimit:
@@ -33,7 +37,7 @@ class AllocateLimit:
 
     def __init__(self, bench: Bench, skus: list[str]) -> None:
         self._seconds = SECONDS * bench.scale
-        servers = bench.servers
+        self._servers = servers = bench.servers
         self._database = servers.database()
         stock.put_on_the_shelf(self._database, skus)
         servers.opened.callback(servers.drop, self._database)
@@ -47,13 +51,14 @@ class AllocateLimit:
     def best(self, prefix: str, skus: list[str]) -> Best:
         """Commands a second, each number of connections in its turn."""
         expected = _EXPECTED_ON_ONE if len(skus) == 1 else _EXPECTED
-        rates = {}
+        rates, costs = {}, {}
         for connections in CONNECTIONS:
             each = 2 + round(self._seconds * expected[connections] / connections)
             name = f"{prefix}{connections}-"
-            rates[connections] = self._run(self.kind, name, skus, connections, each)
+            found = self._run(self.kind, name, skus, connections, each)
+            rates[connections], costs[connections] = found
         fastest = max(rates, key=rates.__getitem__)
-        return Best(rates[fastest], fastest, self.kind, rates)
+        return Best(rates[fastest], fastest, costs[fastest], self.kind, rates)
 
     def check(self) -> None:
         """Raises RuntimeError when `allocation check` finds its books wrong."""
@@ -66,11 +71,14 @@ class AllocateLimit:
         for turn in range(4):
             for kind, found in rates.items():
                 name = f"warm-up-{kind}-{turn}-"
-                found.append(self._run(kind, name, skus, max(CONNECTIONS), each))
+                found.append(self._run(kind, name, skus, max(CONNECTIONS), each)[0])
         # The first turn was to warm up.
         return max(rates, key=lambda kind: statistics.median(rates[kind][1:]))
 
-    def _run(self, kind: str, prefix: str, skus: list[str], connections: int, each: int) -> float:
+    def _run(
+        self, kind: str, prefix: str, skus: list[str], connections: int, each: int
+    ) -> tuple[float, float]:
+        """Commands a second, and microseconds of processor time a command."""
         at_work = self._processes[:connections] if kind == "processes" else [self._threads]
         threads = connections // len(at_work)
         for number, helper in enumerate(at_work):
@@ -79,5 +87,10 @@ class AllocateLimit:
         for helper in at_work:
             helper.answer()
         query(self._database, "CHECKPOINT")
+        roots = [self._servers.postgres.pid, *(helper.pid for helper in at_work)]
+        before = processor_time.of_trees(roots)
         ask_all(at_work, "run")
-        return committed.allocated(self._database, prefix, each * connections).rate
+        seconds = processor_time.of_trees(roots) - before
+        number = each * connections
+        rate = committed.allocated(self._database, prefix, number).rate
+        return rate, seconds / number * 1e6

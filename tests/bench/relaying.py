@@ -1,7 +1,6 @@
-"""Row 6: how fast the relay empties an outbox, beside pipelined publishing of the same messages."""
+"""How fast the relay empties an outbox, beside pipelined publishing of the same messages."""
 
 import json
-from collections.abc import Collection
 
 import amqp
 from kombu import Connection
@@ -10,7 +9,7 @@ from allocation.messaging import outbox_relay
 from tests.bench import committed
 from tests.bench.bench import Bench
 from tests.bench.deployment import SUBSCRIBERS, Deployment
-from tests.bench.figures import Figure, Goal, Spread
+from tests.bench.figures import Figure, Row
 from tests.bench.pipeline import Pipeline
 from tests.bench.servers import query
 from tests.waiting import eventually
@@ -21,6 +20,12 @@ EACH = 20
 EXCHANGE = "allocation.events"
 BATCH: int = getattr(outbox_relay, "BATCH", 200)
 """As many messages as the relay sends before it waits for their confirms."""
+ROW = Row(
+    title="relay: outbox to two queues, marked as sent",
+    unit="/s",
+    limit=f"publishing alone, {BATCH} confirms under way",
+    at_least=0.5,
+)
 
 _PRODUCTS = """
     INSERT INTO products (sku, version, sequence)
@@ -57,7 +62,9 @@ _EVENTS = """
 class Relaying:
     """Each round fills the outbox with events of new products."""
 
-    def __init__(self, bench: Bench, _wanted: Collection[str]) -> None:
+    rows = (ROW,)
+
+    def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self._each = max(2, round(EACH * bench.scale))
         self._rates: list[float] = []
@@ -87,16 +94,7 @@ class Relaying:
     def figures(self) -> list[Figure]:
         self._bench.show.step("relay: proving the books")
         self._deployment.check()
-        return [
-            Figure(
-                name="relay: outbox to two queues, marked as sent",
-                unit="/s",
-                measured=Spread.of(self._rates),
-                limit=Spread.of(self._limits),
-                limit_name=f"publishing alone, {BATCH} confirms under way",
-                goals=(Goal.between("of the limit", self._rates, self._limits, at_least=0.5),),
-            )
-        ]
+        return [Figure(ROW, self._rates, self._limits)]
 
     def _fill(self, prefix: str) -> None:
         values = {"prefix": prefix, "like": f"{prefix}%", "skus": SKUS, "each": self._each}

@@ -9,7 +9,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from tests.bench.figures import Figure
+from tests.bench.figures import Figure, shown
 
 _WIDE = 160  # characters, where nobody says how wide it is
 
@@ -66,22 +66,15 @@ class Show:
         names = ("row", "measured", "limit beside it", "ratio", "target", "")
         table = Table(*names, title="medians of the rounds (lowest..highest)", title_justify="left")
         for figure in figures:
-            if figure.failure is not None:
-                problem = Text(figure.failure.partition("\n")[0], overflow="fold")
-                table.add_row(figure.name, problem, "", "", "", Text("missed", "red"))
-                continue
-            limit = "" if figure.limit is None else f"{figure.limit} {figure.unit}"
-            goals = figure.goals
-            table.add_row(
-                figure.name,
-                f"{figure.measured} {figure.unit}",
-                f"{limit}\n{figure.limit_name}".strip(),
-                "\n".join(str(goal.ratio) for goal in goals),
-                "\n".join(f"{goal.target} {goal.to}" for goal in goals),
-                Text("\n").join(
-                    Text("met", "green") if goal.met else Text("missed", "red") for goal in goals
-                ),
-            )
+            row = figure.row
+            if figure.problem is not None:
+                found = Text(figure.problem.partition("\n")[0], overflow="fold"), row.limit, ""
+            else:
+                measured, limit = (shown(each) for each in (figure.measured, figure.limit))
+                unit = f" {row.unit}"
+                found = Text(measured + unit), f"{limit}{unit}\n{row.limit}", shown(figure.ratios)
+            met = Text("met", "green") if figure.met else Text("missed", "red")
+            table.add_row(row.title, *found, row.target, met)
             for note in figure.notes:
                 table.add_row("", Text(note, "dim"))
         self.console.print(table)

@@ -1,14 +1,13 @@
-"""Row 8: shrinking a batch so that 10 lines move, when it holds 10 and when it holds 100,000."""
+"""Shrinking a batch so that 10 lines move, when it holds 10 and when it holds 100,000."""
 
 import statistics
-from collections.abc import Collection
 from uuid import UUID
 
 from allocation.domain.commands import AllocateWaiting, ChangeBatchQuantity
 from tests.bench import past
 from tests.bench.bench import Bench
 from tests.bench.deciding import Decider, collected_before
-from tests.bench.figures import Figure, Goal, Spread
+from tests.bench.figures import Figure, Row
 from tests.bench.servers import query, run
 
 MOVED = 10
@@ -16,13 +15,21 @@ EACH = 25
 """Batches shrunk in each round, of either kind."""
 WARM_UP = 5
 HOLDS = 100_000
+ROW = Row(
+    title=f"growth: shrink a batch of {HOLDS:,} lines, and {MOVED} move",
+    unit="ms",
+    limit=f"a batch of {MOVED} lines, and all move",
+    at_most=1.5,
+)
 _PENDING = "SELECT id FROM commands WHERE status = 'pending'"
 
 
 class Shrinking:
     """One batch of many lines is shrunk again and again, and as often one of 10 lines."""
 
-    def __init__(self, bench: Bench, _wanted: Collection[str]) -> None:
+    rows = (ROW,)
+
+    def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self._holds = bench.some(HOLDS)
         self._left = self._holds
@@ -67,17 +74,8 @@ class Shrinking:
         self._bench.show.step("shrink: proving the books")
         for database in (self._few_database, self._many_database):
             run("allocation", "check", env={"ALLOCATION_DATABASE_URL": database})
-        return [
-            Figure(
-                name=f"growth: shrink a batch of {self._holds:,} lines, and {MOVED} move",
-                unit="ms",
-                measured=Spread.of(self._many),
-                limit=Spread.of(self._few),
-                limit_name=f"a batch of {MOVED} lines, and all move",
-                goals=(Goal.between("of 10 lines", self._many, self._few, at_most=1.5),),
-                notes=("the shrinking itself and the follow-up that finds the lines new stock",),
-            )
-        ]
+        note = "the shrinking itself and the follow-up that finds the lines new stock"
+        return [Figure(ROW, self._many, self._few, notes=(note,))]
 
     def _shrink_small(self) -> float:
         sku = f"SMALL-{self._small}"

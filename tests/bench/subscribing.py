@@ -1,9 +1,9 @@
-"""Row 10: what an event costs a subscriber and its database, beside inserting the events alone."""
+"""What an event costs a subscriber and its database, beside inserting the events alone."""
 
 import json
 import os
 import signal
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ from allocation.service_layer.unit_of_work import Message
 from tests.bench import stock
 from tests.bench.bench import Bench
 from tests.bench.deployment import Deployment
-from tests.bench.figures import Figure, Goal, Spread
+from tests.bench.figures import Figure, Row, shown
 from tests.bench.pipeline import Pipeline
 from tests.bench.servers import connect, query
 from tests.waiting import eventually
@@ -37,6 +37,15 @@ LONGEST = 120.0  # seconds for the events of one round
 AT_MOST = {"warehouse": 4.9, "notification": 2.4}
 """Of the limit: a half of what they needed before their batches became few statements."""
 NAMES = tuple(AT_MOST)
+ROWS = {
+    name: Row(
+        title=f"subscriber: processor time an event, {name}",
+        unit="us",
+        limit=f"inserting them by psycopg2, {BATCH} at a time",
+        at_most=most,
+    )
+    for name, most in AT_MOST.items()
+}
 _TICKS = os.sysconf("SC_CLK_TCK")
 _BACKENDS = """
     SELECT pid FROM pg_stat_activity
@@ -59,7 +68,9 @@ _LINES = "INSERT INTO lines (sku, sequence, orderid, qty, batchref) VALUES %s"
 class Subscribing:
     """Both subscribers take the same events one after the other, which wait in their queues."""
 
-    def __init__(self, bench: Bench, _wanted: Collection[str]) -> None:
+    rows = tuple(ROWS.values())
+
+    def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self._skus = stock.skus(SKUS)
         self._sequence = 0
@@ -97,19 +108,16 @@ class Subscribing:
     def figures(self) -> list[Figure]:
         return [
             Figure(
-                name=f"subscriber: processor time an event, {name}",
-                unit="us",
-                measured=Spread.of(found := self._found[name, "allocated"]),
-                limit=Spread.of(self._limits),
-                limit_name=f"inserting them by psycopg2, {BATCH} at a time",
-                goals=(Goal.between("of the limit", found, self._limits, at_most=AT_MOST[name]),),
+                row,
+                self._found[name, "allocated"],
+                self._limits,
                 notes=(
-                    f"{Spread.of(self._found[name, 'allocated: own'])} us of them its process;"
-                    f" an event that it ignores {Spread.of(self._found[name, 'ignored'])} us,"
-                    f" {Spread.of(self._found[name, 'ignored: own'])} of them its process",
+                    f"{shown(self._found[name, 'allocated: own'])} us of them its process;"
+                    f" an event that it ignores {shown(self._found[name, 'ignored'])} us,"
+                    f" {shown(self._found[name, 'ignored: own'])} of them its process",
                 ),
             )
-            for name in NAMES
+            for name, row in ROWS.items()
         ]
 
     def _allocated(self, each: int) -> list[amqp.Message]:

@@ -2,14 +2,14 @@
 
 import statistics
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from tests.bench import bare_hops, stock
 from tests.bench.accepting import NO_PRESSURE, start_bare
 from tests.bench.bench import Bench
 from tests.bench.committed import Incomplete
 from tests.bench.deployment import Deployment
-from tests.bench.figures import Figure, Goal, Spread
+from tests.bench.figures import Figure, Row
 from tests.bench.helper import Helper
 from tests.bench.http_load import WAITED
 from tests.bench.servers import dsn, query
@@ -19,12 +19,26 @@ CALLERS = 32
 PROCESSES = 2
 SECONDS = 4.0
 PREFER = "wait=30"
+ONE = Row(
+    title="HTTP, waited for: one caller, p50",
+    unit="ms",
+    limit="a bare route that publishes, and waits for a consumer that commits",
+    at_most=2.0,
+)
+MANY = Row(
+    title=f"HTTP, waited for: {CALLERS} callers, answers/s, none without waiting",
+    unit="/s",
+    limit=f"accepting alone, {CALLERS} callers",
+    at_least=0.6,
+)
 
 
 class Waiting:
     """API, relay and worker; beside them a bare route with its consumer, and an API alone."""
 
-    def __init__(self, bench: Bench, _wanted: Collection[str]) -> None:
+    rows = (ONE, MANY)
+
+    def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self._skus = stock.skus(1000)
         self._bare_p50s: list[float] = []
@@ -72,24 +86,9 @@ class Waiting:
     def figures(self) -> list[Figure]:
         self._bench.show.step("waiting: proving the books")
         self._deployment.check()
-        p50s, answered = (self._p50s, self._bare_p50s), (self._answered, self._accepted)
         return [
-            Figure(
-                name="HTTP, waited for: one caller, p50",
-                unit="ms",
-                measured=Spread.of(self._p50s),
-                limit=Spread.of(self._bare_p50s),
-                limit_name="a bare route that publishes, and waits for a consumer that commits",
-                goals=(Goal.between("of the limit", *p50s, at_most=2.0),),
-            ),
-            Figure(
-                name=f"HTTP, waited for: {CALLERS} callers, answers/s, none without waiting",
-                unit="/s",
-                measured=Spread.of(self._answered),
-                limit=Spread.of(self._accepted),
-                limit_name=f"accepting alone, {CALLERS} callers",
-                goals=(Goal.between("of the limit", *answered, at_least=0.6),),
-            ),
+            Figure(ONE, self._p50s, self._bare_p50s),
+            Figure(MANY, self._answered, self._accepted),
         ]
 
     def _start_bare(self, port: int) -> None:

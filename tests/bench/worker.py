@@ -28,19 +28,19 @@ class Worker:
         warm_up = allocate_messages("warm-up-", WARM_UP, skus)
         publish(self.deployment.broker, warm_up.values())
         self._wait_until_drained("warm-up-", WARM_UP)
-        self.rate = committed.allocated(self.deployment.database, "warm-up-", WARM_UP).rate
+        self._rate = committed.allocated(self.deployment.database, "warm-up-", WARM_UP).rate
 
     def drain(self, prefix: str, skus: list[str]) -> float:
         """Commands a second, all of them queued before the first was delivered."""
-        number = self._bench.commands_for(SECONDS, self.rate)
+        number = self._bench.commands_for(SECONDS, self._rate)
         self._control.cancel_consumer(COMMANDS)
         eventually(lambda: not self.deployment.consumers(COMMANDS), what="the worker to pause")
         publish(self.deployment.broker, allocate_messages(prefix, number, skus).values())
         query(self.deployment.database, "CHECKPOINT")
         self._control.add_consumer(COMMANDS)
         self._wait_until_drained(prefix, number)
-        self.rate = committed.allocated(self.deployment.database, prefix, number).rate
-        return self.rate
+        self._rate = committed.allocated(self.deployment.database, prefix, number).rate
+        return self._rate
 
     def _wait_until_drained(self, prefix: str, number: int) -> None:
         # The queue is asked, which costs the database nothing; only at the end the database.

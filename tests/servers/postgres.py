@@ -56,6 +56,11 @@ class PrivatePostgres(Databases):
         )
 
     @property
+    def pid(self) -> int:
+        """The main process's id."""
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         """Whether the server's process lives."""
         return self._process.running

@@ -77,6 +77,11 @@ class PrivateRabbitMQ(Vhosts):
         )
 
     @property
+    def pid(self) -> int:
+        """The node's process id."""
+        return self._node.pid
+
+    @property
     def running(self) -> bool:
         """Whether the node's process lives."""
         return self._node.running

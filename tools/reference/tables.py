@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from sqlalchemy import CheckConstraint, Column, Index, MetaData, Table
+from sqlalchemy import CheckConstraint, Column, Computed, Index, MetaData, Table
 from sqlalchemy.dialects.postgresql import dialect
 from sqlalchemy.schema import CreateIndex
 
@@ -54,7 +54,10 @@ def _column(column: Column[object]) -> tuple[str, str, str, str]:
     more = ["primary key"] if column.primary_key else []
     more += ["unique"] if column.unique else []
     more += [f"in {code(key.target_fullname)}" for key in column.foreign_keys]
-    more += [f"default {code(_default(column))}"] if column.server_default is not None else []
+    if isinstance(column.server_default, Computed):
+        more += [f"computed: {code(column.server_default.sqltext)}"]
+    elif column.server_default is not None:
+        more += [f"default {code(_default(column))}"]
     kind = column.type.compile(_POSTGRESQL)
     return code(column.name), kind, "yes" if column.nullable else "", ", ".join(more)
 

@@ -10,6 +10,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ColumnElement,
+    Computed,
     Date,
     DateTime,
     Dialect,
@@ -101,10 +102,13 @@ batches = Table(
     Column("blocked", String(200)),
     Column("expired", Boolean, nullable=False, server_default=false()),
     Column("overdue", Boolean, nullable=False, server_default=false()),
+    # In the place of the two columns in an index: `allocated` changes with each allocation, and
+    # PostgreSQL updates a row in its place (HOT) only if no indexed column changes.
+    Column("exhausted", Boolean, Computed("allocated >= purchased")),
     CheckConstraint("0 <= allocated AND allocated <= purchased", name="books_balance"),
 )
 is_open = and_(
-    batches.c.allocated < batches.c.purchased,
+    _is_false(batches.c.exhausted),
     batches.c.blocked.is_(None),
     _is_false(batches.c.expired),
 )

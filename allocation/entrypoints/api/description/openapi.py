@@ -168,10 +168,14 @@ def _operation(route: Route) -> Json:
         "responses": {str(status): responses[status] for status in sorted(responses)},
     }
     if route.commands:
-        described += [_KEY, _PREFER, *([_IF_MATCH] if route.takes_version else [])]
+        described.append(_KEY)
         said = [registry.schema(command)["description"] for command in route.commands]
         made["description"] = " Or: ".join(said) + _ACCEPTED
         made |= _request_body(route)
+    if route.waits:
+        described.append(_PREFER)
+    if route.takes_version:
+        described.append(_IF_MATCH)
     if described:
         made["parameters"] = described
     return made
@@ -258,13 +262,12 @@ def _good(route: Route, answer: Answer) -> Json:
     made: Json = {"description": description, "content": {route.content: {"schema": schema}}}
     if route.has_etag:
         made["headers"] = {"ETag": _header("The version of the resource, for If-Match.")}
+    if route.waits:
+        made["headers"] = {"Preference-Applied": _header("The preference that was honoured.")}
     if route.commands:
-        made["headers"] = {
-            "Location": _header(
-                "The URL of the command's status, if the request is a single command."
-            ),
-            "Preference-Applied": _header("The preference that was honoured."),
-        }
+        made["headers"]["Location"] = _header(
+            "The URL of the command's status, if the request is a single command."
+        )
     if answer is PENDING:
         made["headers"]["Retry-After"] = _header("Seconds after which to ask again.")
         made["links"] = {"command": _TO_ITS_COMMAND}

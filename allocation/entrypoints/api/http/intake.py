@@ -130,6 +130,26 @@ def take(messages: Sequence[Message], wait: int | None) -> Outcomes:
             return expected.wait(wait)
 
 
+def standing(command_id: UUID, wait: int | None) -> tuple[Json | None, bool]:
+    """How a command stands once it is decided, or after `wait` seconds; whether it was waited for.
+
+    None for an id that was never accepted, at once: whoever accepts it later wakes nobody here.
+    """
+    if wait is None:
+        return _show(command_id), False
+    api = state.current()
+    # Expected before it is read: then no outcome is missed.
+    with api.waiter.expecting([command_id]) as expected:
+        command = _show(command_id)
+        if command is None or command["status"] != "pending":
+            return command, True
+        if expected is None:
+            return command, False
+        with api.concurrency.released():
+            outcomes = expected.wait(wait)
+    return outcomes.decided.get(command_id, command), outcomes.waited
+
+
 def outcome(command: Command, decided: Json) -> Json | Problem:
     """The outcome of a decided command: its fields and facts, or the problem."""
     facts = dict(decided["outcome"])
@@ -152,8 +172,12 @@ def location(command_id: UUID) -> str:
 
 def _is_known(command_id: UUID) -> bool:
     """Whether the command was accepted before: a repeat adds nothing to the backlog."""
+    return _show(command_id) is not None
+
+
+def _show(command_id: UUID) -> Json | None:
     with state.snapshot() as connection:
-        return progress.command(connection, command_id) is not None
+        return progress.command(connection, command_id)
 
 
 def _decided_already(commands: Collection[UUID]) -> dict[UUID, Json]:

@@ -26,7 +26,8 @@ class Route:
     `commands` are those that it accepts; of several, the only field of the body says which.
     `refusals` are the reasons for which a rule may refuse them, `bulk` is the answer, by 200 or
     202, to a body of many lines. `is_open`: it requires no key; `is_probe`: it answers 503 if the
-    service can't work; `has_etag`: its answer has the version of the resource.
+    service can't work; `has_etag`: its answer has the version of the resource; `waits`: it takes
+    Prefer, as do all that accept a command.
     """
 
     method: str
@@ -39,6 +40,7 @@ class Route:
     is_open: bool = False
     is_probe: bool = False
     has_etag: bool = False
+    waits: bool = False
     commands: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
     bulk: Answer | None = None
@@ -94,6 +96,7 @@ class Resource:
         is_open: bool = False,
         is_probe: bool = False,
         has_etag: bool = False,
+        waits: bool = False,
     ) -> Callable[[View], View]:
         """Declare what GET answers; the decorated function makes the answer."""
         route = Route(
@@ -107,6 +110,7 @@ class Resource:
             is_open=is_open,
             is_probe=is_probe,
             has_etag=has_etag,
+            waits=waits,
         )
 
         def register(view: View) -> View:
@@ -147,6 +151,7 @@ class Resource:
             rule=rule,
             summary=summary,
             answers=(*answers, PENDING),
+            waits=True,
             commands=commands,
             refusals=refusals,
             bulk=bulk,

@@ -2,16 +2,17 @@
 
 from uuid import UUID
 
-from flask import Response, jsonify
+from flask import Response, jsonify, request
 from werkzeug.exceptions import NotFound
 
 from allocation.contract import registry
 from allocation.entrypoints.api.description import schemas as s
+from allocation.entrypoints.api.http import intake
 from allocation.entrypoints.api.http.routes import Resource
-from allocation.entrypoints.api.state import snapshot
-from allocation.views import progress
 
 resource = Resource("commands")
+
+_UNKNOWN = "No command was accepted under this id."
 
 
 @resource.get(
@@ -32,19 +33,22 @@ resource = Resource("commands")
             decided_at=s.TIME | {"type": ["string", "null"]},
         ),
     ),
-    description="The command is pending, succeeded, was rejected by a rule, or failed.",
+    description="The command is pending, succeeded, was rejected by a rule, or failed. With"
+    " `Prefer: wait=N` the answer to a pending command waits for its outcome.",
+    waits=True,
 )
 def show(command_id: str) -> Response:
     try:
         known_as = UUID(command_id)
     except ValueError:
-        command = None
-    else:
-        with snapshot() as connection:
-            command = progress.command(connection, known_as)
+        raise NotFound(_UNKNOWN) from None
+    preferred = intake.preference(request.headers.get("Prefer", ""))
+    command, waited = intake.standing(known_as, preferred.wait)
     if command is None:
-        raise NotFound("No command was accepted under this id.")
+        raise NotFound(_UNKNOWN)
     response = jsonify(command)
     if command["status"] == "pending":
         response.headers["Retry-After"] = "1"
+    if applied := preferred.applied(waited=waited, pending=False):
+        response.headers["Preference-Applied"] = applied
     return response
