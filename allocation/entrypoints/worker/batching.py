@@ -59,7 +59,6 @@ class Batching:
         self._running: dict[int, frozenset[str]] = {}
         self._numbers = count()
         self._timer: Timer | None = None
-        self._reading = False
         self._asked = False
         # All waiting commands conflict with running ones; try again when a batch ends.
         self._held_back = False
@@ -69,9 +68,10 @@ class Batching:
         self._waiting.append(request)
         if len(self._waiting) >= self._size and not self._held_back:
             self._ask()
-        elif not (self._reading or self._timer or self._asked):
-            self._reading = True
-            self._loop.call_soon(self._have_read)
+        elif self._timer is None and not self._asked:
+            # Once all that has arrived is read. Not `call_soon`: what a timer calls soon, Celery's
+            # loop calls after it has waited for the next message.
+            self._timer = self._loop.call_later(0, self._linger_or_ask)
 
     def forget(self) -> None:
         """Drop everything: the connection is lost, and the broker redelivers every command."""
@@ -80,12 +80,11 @@ class Batching:
         self._asked = self._held_back = False
         self._stop_timer()
 
-    def _have_read(self) -> None:
+    def _linger_or_ask(self) -> None:
         """Start a command that came alone to an idle worker; have others linger."""
-        self._reading = False
         if len(self._waiting) == 1 and not self._running:
             self._ask()
-        elif self._waiting and not (self._timer or self._asked):
+        else:
             linger = self._linger * LINGER_WHILE_BUSY if self._running else self._linger
             self._timer = self._loop.call_later(linger, self._ask)
 

@@ -39,9 +39,14 @@ class Loop:
         while self.soon:
             self.soon.popleft()()
 
+    def run_due(self) -> None:
+        """Let no time pass."""
+        self.run_soon()
+        while due := [timer for timer in self.later if not timer.seconds]:
+            self.later.remove(due[0])
+            due[0].call()
+
     def run_later(self) -> None:
         """Let all time pass."""
-        self.run_soon()
         while self.later:
             self.later.pop(0).call()
-            self.run_soon()
