@@ -1,7 +1,7 @@
 """Inserts, updates and deletes of many rows, sent to the database together."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import count
 from typing import Any
@@ -135,6 +135,14 @@ def as_json(rows: Sequence[Row]) -> str:
     return _ENCODER.encode(rows)
 
 
+def as_array(texts: Iterable[str]) -> str:
+    """The texts as PostgreSQL reads an array: a list would be a constant for each of them.
+
+    They have no control characters: of the others, JSON escapes the same ones in the same way.
+    """
+    return "{" + json.dumps(list(texts), ensure_ascii=False)[1:-1] + "}"
+
+
 # Statements are built once: that takes longer than to send one.
 
 
@@ -142,7 +150,7 @@ def as_json(rows: Sequence[Row]) -> str:
 def _sql(change: str, table: Table, columns: tuple[str, ...], dialect: Dialect) -> str:
     """PostgreSQL's statement for rows that are added, or only with new ids, changed or gone."""
     given = _given(table, columns)
-    keys = [key.name for key in table.primary_key]
+    keys = [key.key for key in table.primary_key]
     is_given = (table.c[key] == given.c[key] for key in keys)
     values = {column: given.c[column] for column in columns}
     statement: ClauseElement
@@ -180,7 +188,7 @@ def _each(
     change: str, table: Table, columns: tuple[str, ...], dialect: Dialect
 ) -> tuple[str, list[tuple[str, Callable[[Any], object] | None]]]:
     """SQLite's statement for one row, with the column and the conversion of each parameter."""
-    keys = {key.name for key in table.primary_key}
+    keys = {key.key for key in table.primary_key}
     # A bound parameter may not be called like a column that is set.
     is_given = [table.c[key] == bindparam(f"to_{key}") for key in sorted(keys)]
     values = {name: bindparam(f"to_{name}", type_=table.c[name].type) for name in columns}
