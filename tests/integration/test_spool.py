@@ -398,6 +398,22 @@ def test_the_exclusive_queue_of_a_killed_process_is_dropped(
     )
 
 
+@pytest.mark.parametrize("left", [b"", b'{"body": ', b"\xff\xfe"])
+def test_a_message_that_a_power_failure_damaged_is_set_aside(
+    spool: Connection, folder: str, left: bytes
+) -> None:
+    for number in range(3):
+        spool.Producer().publish(number, exchange="work", routing_key="work")
+    _, damaged, _ = sorted(Path(folder, "queues", "work").iterdir())
+    damaged.write_bytes(left)
+
+    received = [get(spool).payload for _ in range(2)]
+
+    assert received == [0, 2]
+    assert get(spool) is None
+    assert Path(folder, "damaged", "work", damaged.name).read_bytes() == left
+
+
 def test_what_was_not_acknowledged_is_given_back_when_the_connection_closes(folder: str) -> None:
     """In its old place."""
     with connect(folder) as connection:

@@ -5,11 +5,13 @@
     owners/<owner>/lock               held by a living process; the kernel drops it when that dies
     owners/<owner>/claims/<queue>/    messages that this process holds
     owners/<owner>/queues/<queue>     its exclusive queues, which go when it goes
+    damaged/<queue>/<message>         messages that can't be read, set aside
     control/exchanges/<exchange>      type and bindings
     control/queues/<queue>            arguments
 
 Every file is written under a temporary name and moved, so none is ever seen half-written. That
-holds when a process dies, not when the power fails: nothing is forced to the disk.
+holds when a process dies, not when the power fails: only what is under control/ is forced to the
+disk, messages are not. A message that the power failure left empty is set aside.
 """
 
 import fcntl
@@ -26,6 +28,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 from uuid import uuid4
+
+import structlog
+
+log = structlog.get_logger(__name__)
 
 Payload = dict[str, Any]
 T = TypeVar("T")
@@ -98,6 +104,7 @@ class Files:
         self._folder = folder
         self._queues = folder / "queues"
         self._delayed = folder / "delayed"
+        self._damaged = folder / "damaged"
         self._owners = folder / "owners"
         self._temporary = folder / "tmp"
         self._exchanges = folder / "control" / "exchanges"
@@ -149,7 +156,10 @@ class Files:
                     os.makedirs(held, exist_ok=True)
                     names.append(name)
                 continue  # or somebody else was faster
-            return Claim(queue, name), json.loads(_read(taken))
+            try:
+                return Claim(queue, name), json.loads(_read(taken))
+            except ValueError as error:
+                self._set_aside(taken, queue, error)
         return None
 
     def done(self, claim: Claim) -> None:
@@ -206,7 +216,7 @@ class Files:
         """Make the queue unless it is there; an exclusive one goes with this process."""
         if exclusive:
             (self.owner / "queues" / _file(queue)).touch()
-        self._move_in(f"{self._arguments}/{_file(queue)}", json.dumps(arguments))
+        self._move_in(f"{self._arguments}/{_file(queue)}", json.dumps(arguments), lasting=True)
         self._declared[queue] = arguments
         (self._queues / _file(queue)).mkdir(exist_ok=True)
 
@@ -241,7 +251,8 @@ class Files:
             fcntl.flock(lock, fcntl.LOCK_EX)
             found = self._load(self._exchanges / _file(exchange)) or {"bindings": []}
             yield found
-            self._move_in(f"{self._exchanges}/{_file(exchange)}", json.dumps(found))
+            text = json.dumps(found)
+            self._move_in(f"{self._exchanges}/{_file(exchange)}", text, lasting=True)
 
     def remove_exchange(self, exchange: str) -> None:
         (self._exchanges / _file(exchange)).unlink(missing_ok=True)
@@ -281,6 +292,13 @@ class Files:
         self._names[queue] = (self._look(folder, _sorted) or [])[::-1]
         return self._names[queue]
 
+    def _set_aside(self, file: str, queue: str, error: ValueError) -> None:
+        folder = f"{self._damaged}/{_file(queue)}"
+        os.makedirs(folder, exist_ok=True)
+        kept = f"{folder}/{os.path.basename(file)}"
+        os.replace(file, kept)
+        log.error("a message can't be read and is set aside", file=kept, error=str(error))
+
     def _look(self, path: str, read: Callable[[str], T]) -> T | None:
         """What `read` finds there, or None; an unchanged file or folder is not read again."""
         try:
@@ -303,11 +321,14 @@ class Files:
         except FileNotFoundError:
             return []
 
-    def _move_in(self, target: str, text: str) -> bool:
+    def _move_in(self, target: str, text: str, *, lasting: bool = False) -> bool:
         temporary = f"{self._temporary}/{uuid4().hex}"
         try:
             with open(temporary, "wb") as file:
                 file.write(text.encode())
+                if lasting:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(temporary, target)
         except FileNotFoundError:
             os.unlink(temporary)
