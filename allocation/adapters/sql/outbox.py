@@ -1,17 +1,19 @@
 """The outbox: a unit of work adds messages to it, and one reader at a time has them sent.
 
-`allocation.messaging.outbox_relay.in_order` keeps the order of each sku.
+A worker may publish its events itself after the commit; the reader leaves these to it for GRACE.
+`allocation.messaging.outbox_relay.in_order` keeps the order of each sku among the reader's rows.
 """
 
 import fcntl
+import json
 import select as os_select
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import psycopg2
@@ -35,8 +37,9 @@ from sqlalchemy import (
 )
 
 from allocation.adapters.sql.database import ago, clock
-from allocation.adapters.sql.statements import Writes, add_new
+from allocation.adapters.sql.statements import Writes, add_new, prepared
 from allocation.adapters.sql.tables import (
+    UtcDateTime,
     commands,
     is_pending,
     is_scheduled,
@@ -50,7 +53,13 @@ from allocation.messaging.database import among, is_postgresql
 from allocation.service_layer.unit_of_work import Message
 
 NOTIFY_CHANNEL = "allocation_outbox"
-"""The channel on which PostgreSQL wakes the relay."""
+"""The channel on which PostgreSQL wakes the relay, and who else follows the events."""
+
+NOT_FOR_RELAY = "direct"
+"""The payload of a notification of rows that the relay need not publish now."""
+
+GRACE = timedelta(seconds=2)
+"""How long the relay leaves a row to the worker that publishes it: longer than that tries it."""
 
 DUE_AT_ONCE = 500
 """Scheduled commands that one transaction accepts."""
@@ -63,12 +72,47 @@ _LOCK = 4_130_519_772  # any number that no other program locks in the same data
 _SQLITE_POLL = 0.05  # seconds; SQLite can wake nobody, so its reader looks again and again
 
 
-class SqlOutbox:
-    """Rows that the relay sends on once they are committed; written together by `write`."""
+class EventRow(NamedTuple):
+    """An event's row as the columns `tables.to_send` have it: ids and body are text."""
 
-    def __init__(self, now: Callable[[], datetime]) -> None:
+    id: str
+    kind: str
+    name: str
+    sku: str
+    body: str
+    correlation_id: str
+    causation_id: str
+    traceparent: str | None
+
+
+class EventPublisher(Protocol):
+    """Publishes events itself once they are committed."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it would try now; if not, the relay gets the events at once."""
+        ...
+
+    def publish(self, rows: Sequence[EventRow]) -> None:
+        """Publish the rows, and mark those that the broker confirmed.
+
+        After GRACE the relay publishes those that are not marked.
+        """
+        ...
+
+
+class SqlOutbox:
+    """Rows that are sent on once they are committed; written together by `write`."""
+
+    def __init__(self, now: Callable[[], datetime], *, direct: bool = False) -> None:
+        """With `direct` the caller publishes the events after the commit: `direct_rows`."""
         self._now = now
+        self._direct = direct
         self._rows: list[dict[str, object]] = []
+        self.direct_rows: list[EventRow] = []
+        """The events that were written, for the caller to publish."""
+        self.has_row_for_relay = False
+        """Whether a row was written that the relay is to publish at once."""
 
     def add(self, event: Event, cause: Message) -> None:
         created_at = self._now()
@@ -86,6 +130,7 @@ class SqlOutbox:
             traceparent=cause.traceparent,
             orderid=getattr(event, "orderid", None),
             choice=codec.choice(event),
+            relay_at=created_at + GRACE if self._direct else None,
         )
 
     def add_command(self, message: Message, due_at: datetime | None = None) -> None:
@@ -112,10 +157,53 @@ class SqlOutbox:
         """Add the rows to `changes`, in their order; False when there are none."""
         rows, self._rows = self._rows, []
         changes.add(outbox, rows)
+        self.direct_rows += [_event_row(row) for row in rows if row["relay_at"] is not None]
+        self.has_row_for_relay = any(row["relay_at"] is row["sent_at"] is None for row in rows)
         return bool(rows)
 
     def _add(self, **row: object) -> None:
-        self._rows.append({"due_at": None, "sent_at": None, "orderid": None, "choice": None, **row})
+        unset = ("due_at", "sent_at", "orderid", "choice", "relay_at")
+        self._rows.append({**dict.fromkeys(unset), **row})
+
+
+def _event_row(row: Mapping[str, Any]) -> EventRow:
+    return EventRow(
+        id=str(row["id"]),
+        kind=row["kind"],
+        name=row["name"],
+        sku=row["sku"],
+        body=json.dumps(row["body"]),
+        correlation_id=str(row["correlation_id"]),
+        causation_id=str(row["causation_id"]),
+        traceparent=row["traceparent"],
+    )
+
+
+def mark_published(engine: Engine, ids: Collection[str]) -> None:
+    """Have the relay never send the rows of these ids; it does if this is lost."""
+    if not ids:
+        return
+    if is_postgresql(engine):
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            planned = prepared(connection, _MARK_PUBLISHED, "uuid[]")
+            connection.exec_driver_sql(
+                # A lost mark harms nobody, so it need not be on the disk.
+                f"SET LOCAL synchronous_commit TO off; EXECUTE {planned} (%(ids)s::uuid[])",
+                {"ids": list(ids)},
+            )
+        return
+    is_published = among(outbox.c.id, "ids", engine.dialect.name)
+    mark = update(outbox).where(is_published, is_unsent).values(sent_at=datetime.now(UTC))
+    with engine.begin() as connection:
+        connection.execute(mark, {"ids": [UUID(each) for each in ids]})
+
+
+# Rows that the relay is about to mark are left to it: to wait for them, in another order than it
+# has locked them, would be a deadlock.
+_MARK_PUBLISHED = """
+    UPDATE outbox SET sent_at = now() WHERE position IN (
+        SELECT position FROM outbox WHERE id = ANY ($1) AND sent_at IS NULL FOR UPDATE SKIP LOCKED
+    )"""
 
 
 class Wait(Protocol):
@@ -138,9 +226,11 @@ class OutboxReader:
     def pending(self, limit: int, besides: Sequence[int] = ()) -> Sequence[Row[Any]]:
         """The oldest rows that are not marked, all of a sku in the order of its events.
 
-        Less those at the positions `besides`.
+        Less those at the positions `besides`, and those that their worker may still publish.
         """
-        asked = {"limit": limit, "besides": list(besides)}
+        asked: dict[str, object] = {"limit": limit, "besides": list(besides)}
+        if not is_postgresql(self._connection):
+            asked["now"] = datetime.now(UTC)
         with self._connection.begin():
             return self._connection.execute(_pending(self._connection.dialect.name), asked).all()
 
@@ -252,6 +342,7 @@ class OutboxReader:
 @cache
 def _pending(dialect: str) -> Select[Any]:
     position = outbox.c.position
+    now = func.now() if dialect == "postgresql" else bindparam("now", type_=UtcDateTime())
     is_new = (
         position != all_(bindparam("besides", type_=ARRAY(position.type)))
         if dialect == "postgresql"
@@ -259,7 +350,7 @@ def _pending(dialect: str) -> Select[Any]:
     )
     return (
         select(*to_send)
-        .where(is_unsent, is_new)
+        .where(is_unsent, is_new, or_(outbox.c.relay_at.is_(None), outbox.c.relay_at <= now))
         .order_by(outbox.c.position)
         .limit(bindparam("limit"))
     )
@@ -282,10 +373,11 @@ def only_reader(engine: Engine) -> AbstractContextManager[OutboxReader | None]:
     return _on_postgresql(engine) if is_postgresql(engine) else _on_sqlite(engine)
 
 
-def woken(connection: Connection) -> Wait:
+def woken(connection: Connection, *, by_payloads_besides: str | None = None) -> Wait:
     """A wait that ends when something is committed to the outbox.
 
     On PostgreSQL by this connection, which has to be in AUTOCOMMIT; it is of no use to others then.
+    Notifications with the payload `by_payloads_besides` don't end it.
     """
     if not is_postgresql(connection):
         return lambda seconds: time.sleep(min(seconds, _SQLITE_POLL))
@@ -295,11 +387,16 @@ def woken(connection: Connection) -> Wait:
     assert driver is not None
 
     def wait(seconds: float) -> None:
-        os_select.select([driver], [], [], seconds)
-        # Of a lost connection the next statement tells, as SQLAlchemy's error.
-        with suppress(psycopg2.Error):
-            driver.poll()
-            driver.notifies.clear()
+        until = time.monotonic() + seconds
+        payloads = {by_payloads_besides}
+        while payloads == {by_payloads_besides} and (left := until - time.monotonic()) > 0:
+            os_select.select([driver], [], [], left)
+            payloads = set()
+            # Of a lost connection the next statement tells, as SQLAlchemy's error.
+            with suppress(psycopg2.Error):
+                driver.poll()
+                payloads = {notified.payload for notified in driver.notifies}
+                driver.notifies.clear()
 
     return wait
 
@@ -310,7 +407,7 @@ def _on_postgresql(engine: Engine) -> Iterator[OutboxReader | None]:
         if not connection.scalar(text(f"SELECT pg_try_advisory_lock({_LOCK})")):
             yield None
             return
-        wait = woken(connection)
+        wait = woken(connection, by_payloads_besides=NOT_FOR_RELAY)
         # A mark that is lost with the server's power means that its row is sent again, which harms
         # nobody: so it need not be on the disk before the next rows are sent.
         connection.execute(text("SET synchronous_commit TO off"))

@@ -268,6 +268,9 @@ outbox = Table(
     Column("orderid", String(255)),
     Column("choice", JSON(none_as_null=True)),
     Column("traceparent", String(55)),
+    # The relay publishes the row from then on, by the database's clock; none: at once. Until then
+    # the worker that wrote it does.
+    Column("relay_at", UtcDateTime),
     CheckConstraint("kind IN ('command', 'event')", name="kind_known"),
     CheckConstraint("(kind = 'event') = (sequence IS NOT NULL)", name="events_numbered"),
 )

@@ -14,7 +14,13 @@ from allocation.adapters.sql import books, tables
 from allocation.adapters.sql.books import Skus, SqlBooks
 from allocation.adapters.sql.database import clock, translated
 from allocation.adapters.sql.inbox import SqlInbox
-from allocation.adapters.sql.outbox import NOTIFY_CHANNEL, SqlOutbox
+from allocation.adapters.sql.outbox import (
+    NOT_FOR_RELAY,
+    NOTIFY_CHANNEL,
+    EventPublisher,
+    EventRow,
+    SqlOutbox,
+)
 from allocation.adapters.sql.statements import Writes
 from allocation.domain.commands import Command
 from allocation.domain.product import Product
@@ -190,10 +196,12 @@ class SqlUnitOfWork:
         locked: Callable[[float], None] = lambda seconds: None,
         clock: Callable[[Connection], datetime] = clock,
         calendar: tzinfo = UTC,
+        publisher: EventPublisher | None = None,
     ) -> None:
         """`locked` is called with the seconds that it took to lock rows of products.
 
-        `calendar` is the time zone in which the shop's days begin.
+        `calendar` is the time zone in which the shop's days begin. `publisher` gets the events
+        after their commit, as this is left; without it the relay publishes them.
         """
         self._engine = (
             engine if is_postgresql(engine) else engine.execution_options(sqlite_begin="IMMEDIATE")
@@ -201,6 +209,8 @@ class SqlUnitOfWork:
         self._locked = locked
         self._clock = clock
         self.calendar = calendar
+        self._publisher = publisher
+        self._committed: list[EventRow] = []
 
     def __enter__(self) -> Self:
         try:
@@ -209,7 +219,8 @@ class SqlUnitOfWork:
             raise translated(error) from error
         self._began: datetime | None = None
         self.products = SqlProducts(self._connection, self._locked, self.today)
-        self.outbox = SqlOutbox(self.now)
+        is_direct = self._publisher is not None and self._publisher.is_ready
+        self.outbox = SqlOutbox(self.now, direct=is_direct)
         self.inbox = SqlInbox(self._connection, self.outbox, self.now)
         return self
 
@@ -220,6 +231,9 @@ class SqlUnitOfWork:
         traceback: TracebackType | None,
     ) -> None:
         self._connection.close()  # rolls back what was not committed
+        committed, self._committed = self._committed, []
+        if committed and self._publisher is not None:
+            self._publisher.publish(committed)
         if isinstance(error, SQLAlchemyError):
             known = translated(error)
             if known is not error:
@@ -240,6 +254,7 @@ class SqlUnitOfWork:
         self.products.write(changes)
         self.inbox.write(changes)
         if self.outbox.write(changes):
-            changes.notify(NOTIFY_CHANNEL)  # the relay
+            changes.notify(NOTIFY_CHANNEL, "" if self.outbox.has_row_for_relay else NOT_FOR_RELAY)
         changes.send()
         self._connection.commit()
+        self._committed, self.outbox.direct_rows = self.outbox.direct_rows, []
