@@ -147,18 +147,23 @@ class BatchPool:
     """Celery's pool, to which a batch of requests goes as one call.
 
     `controller.semaphore` counts the free processes; the pool releases a place when a call has
-    ended. The pool's callbacks go to each request, as they do for a single one. If this changes,
-    batches are not started, or their commands are not acknowledged.
+    ended. The pool `solo` does not use it, and has decided a batch when `apply_async` returns. The
+    pool's callbacks go to each request, as they do for a single one. If this changes, batches are
+    not started, or their commands are not acknowledged.
     """
 
     def __init__(self, consumer: CeleryConsumer) -> None:
         self._consumer = consumer
 
     def acquire(self, start: Callable[[], None]) -> None:
-        self._consumer.controller.semaphore.acquire(start)
+        if self._consumer.pool.uses_semaphore:
+            self._consumer.controller.semaphore.acquire(start)
+        else:
+            start()
 
     def release(self) -> None:
-        self._consumer.controller.semaphore.release()
+        if self._consumer.pool.uses_semaphore:
+            self._consumer.controller.semaphore.release()
 
     def run(self, requests: Sequence[Request], finished: Callable[[], None]) -> None:
         first = requests[0]
