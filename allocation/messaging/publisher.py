@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from math import inf
@@ -111,23 +111,27 @@ class AmqpPublisher:
         self._bind_again()
         if not self._pending:
             self._confirmed_at = time.monotonic()
-        for message in messages:
-            self._tag += 1
-            self._pending[self._tag] = message.id
-            self._channel.basic_publish(
-                amqp.Message(
-                    message.body,
-                    content_type=message.content_type,
-                    content_encoding="utf-8",
-                    delivery_mode=2,
-                    message_id=message.id,
-                    application_headers=dict(message.headers),
-                    **message.properties,
-                ),
-                exchange=message.exchange,
-                routing_key=message.routing_key,
-                mandatory=True,
-            )
+        with _one_write(self._channel.connection):
+            for message in messages:
+                self._send(message)
+
+    def _send(self, message: Outgoing) -> None:
+        self._tag += 1
+        self._pending[self._tag] = message.id
+        self._channel.basic_publish(
+            amqp.Message(
+                message.body,
+                content_type=message.content_type,
+                content_encoding="utf-8",
+                delivery_mode=2,
+                message_id=message.id,
+                application_headers=dict(message.headers),
+                **message.properties,
+            ),
+            exchange=message.exchange,
+            routing_key=message.routing_key,
+            mandatory=True,
+        )
 
     def settle(self, most: int, until: float = inf) -> dict[str, bool]:
         """As Publisher says, but waits until `until` at the longest, by the monotonic clock."""
@@ -176,6 +180,24 @@ class AmqpPublisher:
         self, _error: Exception, _exchange: str, _routing_key: str, message: amqp.Message
     ) -> None:
         self._unroutable.add(message.properties["message_id"])
+
+
+@contextmanager
+def _one_write(connection: amqp.Connection) -> Iterator[None]:
+    """Send all frames of the block to the broker together, at its end.
+
+    py-amqp writes each message to the socket by itself, which takes as long as to build it. Its
+    transports write by their private `_write`; without that attribute nothing is published.
+    """
+    transport = connection.transport
+    write, frames = transport._write, bytearray()
+    transport._write = frames.extend
+    try:
+        yield
+    finally:
+        transport._write = write
+    if frames:
+        transport.write(bytes(frames))
 
 
 class Unconfirmed(Exception):
