@@ -46,7 +46,10 @@ def _kind(field: FieldInfo) -> str:
     types = get_args(field.annotation) or (field.annotation,)
     said = next(kind.__name__ for kind in types if kind not in (None, type(None)))
     words = {
-        **{"str": "text", "int": "whole number", "float": "number", "Path": "folder"},
+        "str": "text",
+        "int": "whole number",
+        "float": "number",
+        "Path": "folder",
         "bool": "`true` or `false`",
     }
     bounds = [
