@@ -73,9 +73,15 @@ class Settings(BaseSettings):
         " then sends it again if the broker has lost it.",
     )
     api_workers: int = Field(2, ge=1, description="Processes that serve the API.")
-    api_threads: int = Field(8, ge=1, description="Requests that each of them serves at once.")
+    api_threads: int = Field(8, ge=1, description="Requests that each of them works on at once.")
     api_streams: int = Field(
         20, ge=0, description="Event streams that each of them serves at once, in addition."
+    )
+    api_waits: int = Field(
+        300,
+        ge=0,
+        description="Requests that wait in each of them at once for outcomes (`Prefer: wait`), in"
+        " addition; one more is answered 202 at once.",
     )
     batch_size: int = Field(200, ge=1, description="Maximum number of commands in a batch.")
     linger: float = Field(

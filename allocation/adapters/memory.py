@@ -193,7 +193,8 @@ class MemoryInbox:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
 
-    def accept(self, messages: Sequence[Message]) -> None:
+    def accept(self, messages: Sequence[Message]) -> set[UUID]:
+        new = set()
         for message in messages:
             if message.id in self._store.commands:
                 if self._known(message).message.correlation_id != message.correlation_id:
@@ -203,6 +204,8 @@ class MemoryInbox:
                 continue
             self._store.commands[message.id] = _Row(message)
             self._store.outbox.append(message)
+            new.add(message.id)
+        return new
 
     def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome | None]:
         known = self._store.commands.keys() & {message.id for message in messages}

@@ -31,6 +31,11 @@ class Answer:
         return float(asked) if asked.isascii() and asked.isdigit() else 1.0
 
     @property
+    def has_waited(self) -> bool:
+        """Whether the server waited for as long as it was asked to."""
+        return "wait=" in self.headers.get("Preference-Applied", "")
+
+    @property
     def is_for_later(self) -> bool:
         """Whether the same request may be answered otherwise later."""
         return self.status == 429 or (self.status >= 500 and self.body.get("type") != _FAILED)

@@ -78,7 +78,8 @@ class HttpClient(Commands):
             left = end - time.monotonic()
             if outcome.status != "pending" or left <= 0:
                 return outcome
-            time.sleep(min(left, answer.retry_after))
+            if not answer.has_waited:  # the server has no place to wait in: ask again later
+                time.sleep(min(left, answer.retry_after))
 
     def outcome(self, command_id: UUID | str, *, wait: float = 0.0) -> Outcome:
         """How a command stands; `pending` too while nobody has seen it.

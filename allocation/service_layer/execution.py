@@ -15,11 +15,12 @@ def accept(message: Message, uow: UnitOfWork) -> None:
     accept_batch([message], uow)
 
 
-def accept_batch(messages: Sequence[Message], uow: UnitOfWork) -> None:
-    """Accept many commands by one commit: all, or none."""
+def accept_batch(messages: Sequence[Message], uow: UnitOfWork) -> set[UUID]:
+    """Accept many commands by one commit: all, or none; returns the ids that are new."""
     with uow:
-        uow.inbox.accept(messages)
+        new = uow.inbox.accept(messages)
         uow.commit()
+    return new
 
 
 def execute(message: Message, uow: UnitOfWork) -> Outcome:

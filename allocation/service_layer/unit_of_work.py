@@ -83,10 +83,11 @@ class Products(Protocol):
 class Inbox(Protocol):
     """Every command by its id: accepted once, decided once."""
 
-    def accept(self, messages: Sequence[Message]) -> None:
-        """Record commands as pending and add them to the outbox; a repeat changes nothing.
+    def accept(self, messages: Sequence[Message]) -> set[UUID]:
+        """Record commands as pending and add them to the outbox; returns the ids that are new.
 
-        Raises CommandConflict when an id is known with another command or correlation id.
+        A repeat changes nothing. Raises CommandConflict when an id is known with another command or
+        correlation id.
         """
         ...
 

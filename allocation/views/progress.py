@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from allocation.adapters.sql.tables import (
     waits,
 )
 from allocation.contract import registry
+from allocation.messaging.database import among
 from allocation.views import Json
 
 
@@ -84,8 +86,14 @@ def body(connection: Connection, command_id: UUID) -> Json:
 
 def decided(connection: Connection, ids: Collection[UUID]) -> dict[UUID, Json]:
     """How those of the commands stand that are no longer pending."""
-    statement = select(commands).where(commands.c.id.in_(ids), commands.c.status != "pending")
-    return {row.id: _command(row) for row in connection.execute(statement)}
+    rows = connection.execute(_decided(connection.dialect.name), {"ids": list(ids)})
+    return {row.id: _command(row) for row in rows}
+
+
+@cache
+def _decided(dialect: str) -> Select[Any]:
+    is_asked = among(commands.c.id, "ids", dialect)
+    return select(commands).where(is_asked, commands.c.status != "pending")
 
 
 def standings(connection: Connection, ids: Collection[UUID]) -> dict[UUID, Standing]:

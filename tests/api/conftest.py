@@ -35,7 +35,7 @@ def sqlite_url(migrated_file: Path, tmp_path: Path) -> str:
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Serve]:
     """Makes a client of the application with these settings: `serve(database_url=..., ...)`."""
-    engines = []
+    made: list[FlaskClient] = []
 
     def make(**settings: str) -> FlaskClient:
         monkeypatch.setenv("ALLOCATION_STATE_DIR", str(tmp_path))
@@ -43,13 +43,14 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Serve]:
             monkeypatch.setenv(f"ALLOCATION_{name.upper()}", value)
         app = create_app(bootstrap.build())
         app.test_client_class = ConformingClient
-        engines.append(engine_of(app.test_client()))
-        return app.test_client()
+        made.append(app.test_client())
+        return made[-1]
 
     yield make
 
-    for engine in engines:
-        engine.dispose()
+    for client in made:
+        state.of(client.application).stop()
+        engine_of(client).dispose()
 
 
 def engine_of(client: FlaskClient) -> Engine:

@@ -40,7 +40,10 @@ SLOW = {
 
 
 class Api:
-    """One process of the API, with 8 threads and 20 for streams; `setup` changes its deadlines."""
+    """One process of the API; `setup` changes its deadlines.
+
+    It has 8 threads and 20 for streams, and none for requests that wait.
+    """
 
     def __init__(self, start: Callable[..., Process], url: str, folder: Path, setup: str) -> None:
         [self.port] = free_ports(1)
@@ -49,6 +52,7 @@ class Api:
             "ALLOCATION_STATE_DIR": str(folder),
             "ALLOCATION_PORT": str(self.port),
             "ALLOCATION_API_WORKERS": "1",
+            "ALLOCATION_API_WAITS": "0",
         }
         command = [sys.executable, "-c", API.format(setup), "api"]
         self.process = start(command, name="api", env=environment)

@@ -1,23 +1,24 @@
 """`Prefer: wait=N` answers with the outcome."""
 
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import Engine, event, select
+from sqlalchemy import Engine, select
 
 from allocation.adapters.sql.tables import commands
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
-from allocation.domain.commands import Allocate
+from allocation.domain.commands import Allocate, CreateBatch
 from allocation.entrypoints.api import state
 from allocation.entrypoints.api.http.waiting import Outcomes, OutcomeWaiter
-from allocation.service_layer.execution import fail
+from allocation.service_layer.execution import execute, fail
 from allocation.service_layer.unit_of_work import Message
-from tests.api.conftest import Serve, Worker, engine_of
+from tests.api.conftest import Serve, Worker
+from tests.waiting import eventually
 
 WAIT = {"Prefer": "wait=10"}
 
@@ -255,7 +256,7 @@ MANY = ("/v1/allocations", {"lines": [{"orderid": "order-1", "sku": "LAMP", "qty
 def test_a_request_that_found_no_place_to_wait_does_not_claim_that_it_waited(
     path: str, body: dict[str, Any], asked: str, applied: str | None, client: FlaskClient
 ) -> None:
-    wait_by(client, OutcomeWaiter(engine_of(client), places=0))
+    wait_by(client, OutcomeWaiter(0, state.of(client.application).commits))
 
     response = client.post(path, json=body, headers={"Prefer": asked})
 
@@ -266,9 +267,7 @@ def test_a_request_that_found_no_place_to_wait_does_not_claim_that_it_waited(
 def test_a_request_that_a_stop_sends_away_does_not_claim_that_it_waited(
     client: FlaskClient,
 ) -> None:
-    waiter = OutcomeWaiter(engine_of(client), places=1)
-    wait_by(client, waiter)
-    waiter.stop()
+    state.of(client.application).waiter.stop()
 
     response = client.post(ONE[0], json=ONE[1], headers=WAIT)
 
@@ -287,34 +286,96 @@ def test_an_answer_that_tells_the_outcome_is_not_called_asynchronous(
     assert response.headers["Preference-Applied"] == "wait=10"
 
 
-def test_waiting_requests_leave_places_for_others_and_go_when_told(
-    client: FlaskClient, engine: Engine
+def test_a_request_waits_until_the_last_of_its_commands_is_decided(
+    client: FlaskClient, idle_worker: Worker, engine: Engine
 ) -> None:
-    """One place is taken: the next is not waited for. Stopping ends the wait at once."""
-    client.post("/v1/allocations", json={"orderid": "order-1", "sku": "LAMP", "qty": 3})
+    idle_worker.decide(CreateBatch("batch-1", "LAMP", 10))
+    lines = [{"orderid": f"order-{number}", "sku": "LAMP", "qty": 1} for number in range(3)]
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(
+            client.post, "/v1/allocations", json={"lines": lines}, headers=WAIT
+        )
+        accepted = eventually(lambda: pending(engine), what="the commands")
+        for command_id, body in accepted[:2]:
+            decide(engine, command_id, body)
+        over_early = waiting.done()
+        decide(engine, *accepted[2])
+        response = waiting.result()
+
+    assert not over_early
+    assert response.status_code == 200
+    assert response.json is not None
+    assert [line["status"] for line in response.json["lines"]] == ["allocated"] * 3
+
+
+def pending(engine: Engine) -> list[tuple[UUID, Any]]:
+    asked = select(commands.c.id, commands.c.body).where(commands.c.status == "pending")
     with engine.connect() as connection:
-        command_id = connection.scalars(select(commands.c.id)).one()
-    asked = threading.Event()
-    event.listen(engine_of(client), "after_cursor_execute", lambda *_: asked.set())
-    waiter = OutcomeWaiter(engine_of(client), places=1)
-    waiting = threading.Thread(target=waiter.outcomes, args=([command_id], 30))
-    waiting.start()
-    assert asked.wait(10)
+        return [(row.id, row.body) for row in connection.execute(asked)]
 
-    began = time.monotonic()
-    outcomes = waiter.outcomes([command_id], 30)
-    waiter.stop()
-    waiting.join(timeout=10)
 
-    assert outcomes == Outcomes({}, waited=False)
-    assert not waiting.is_alive()
-    assert time.monotonic() - began < 10
+def decide(engine: Engine, command_id: UUID, line: dict[str, Any]) -> None:
+    execute(Message(command_id, Allocate(**line), command_id), SqlUnitOfWork(engine))
+
+
+def test_what_is_decided_before_the_wait_begins_is_not_missed(
+    client: FlaskClient, idle_worker: Worker, engine: Engine
+) -> None:
+    waiter = state.of(client.application).waiter
+    [command_id] = ids = [UUID(int=1)]
+
+    with waiter.expecting(ids) as expected:
+        execute(Message(command_id, CreateBatch("b", "LAMP", 1), command_id), SqlUnitOfWork(engine))
+        assert expected is not None
+        eventually(lambda: not expected.pending, what="the outcome")
+        outcomes = expected.wait(0)
+
+    assert (outcomes.decided[command_id]["status"], outcomes.waited) == ("succeeded", True)
+
+
+def test_two_requests_may_wait_for_one_command(
+    client: FlaskClient, idle_worker: Worker, engine: Engine
+) -> None:
+    body = {"batchref": "batch-1", "sku": "LAMP", "qty": 10}
+    headers = WAIT | {"Idempotency-Key": "key-1"}
+    waiter = state.of(client.application).waiter
+    with ThreadPoolExecutor(2) as threads:
+        waiting = [
+            threads.submit(client.post, "/v1/batches", json=body, headers=headers) for _ in range(2)
+        ]
+        eventually(lambda: waiter.waiting == 2 and pending(engine), what="two that wait")
+        idle_worker.decide_all()
+        statuses = [each.result().status_code for each in waiting]
+
+    assert statuses == [201, 201]
+    assert waiter.waiting == 0
+
+
+def test_a_request_that_finds_no_place_is_answered_at_once_and_a_stop_ends_the_wait(
+    client: FlaskClient,
+) -> None:
+    waiter = OutcomeWaiter(1, state.of(client.application).commits)
+    wait_by(client, waiter)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(client.post, ONE[0], json=ONE[1], headers=WAIT)
+        eventually(lambda: waiter.waiting, what="one that waits")
+        another = client.post(ONE[0], json={**ONE[1], "orderid": "order-2"}, headers=WAIT)
+        waits_on = not waiting.done()
+        waiter.stop()
+        stopped = waiting.result()
+
+    assert waits_on
+    assert [each.status_code for each in (another, stopped)] == [202, 202]
+    assert "Preference-Applied" not in another.headers
+    assert "Preference-Applied" not in stopped.headers
 
 
 def test_an_outcome_that_can_not_be_asked_for_is_not_known(serve: Serve) -> None:
     """The command is safe already: a database that is away now means 202, no error."""
     client = serve(database_url="postgresql://nobody@127.0.0.1:1/nowhere")
 
-    outcomes = OutcomeWaiter(engine_of(client), places=1).outcomes([UUID(int=1)], 1)
+    with state.of(client.application).waiter.expecting([UUID(int=1)]) as expected:
+        assert expected is not None
+        outcomes = expected.wait(1)
 
-    assert outcomes == Outcomes({}, waited=False)
+    assert outcomes == Outcomes({}, waited=True)

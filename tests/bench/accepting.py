@@ -10,7 +10,7 @@ from tests.bench.committed import Incomplete
 from tests.bench.deployment import Deployment
 from tests.bench.figures import Figure, Goal, Spread
 from tests.bench.helper import Helper
-from tests.bench.servers import dsn, query
+from tests.bench.servers import Servers, dsn, query
 from tests.servers.ports import free_ports
 from tests.waiting import eventually
 
@@ -18,7 +18,7 @@ CALLERS = 2
 """Processes, each of four connections."""
 SECONDS = 3.0
 BULK = 1000
-_NO_PRESSURE = {"ALLOCATION_MAX_PENDING": "1000000000", "ALLOCATION_MAX_OUTBOX_AGE": "1000000"}
+NO_PRESSURE = {"ALLOCATION_MAX_PENDING": "1000000000", "ALLOCATION_MAX_OUTBOX_AGE": "1000000"}
 """Nothing takes the commands away, so that the API has the machine."""
 _ACCEPTED = """
     SELECT count(*) FROM commands JOIN outbox USING (id)
@@ -39,11 +39,11 @@ class Accepting:
         servers = self._bench.servers
         self._bench.show.step("api: starting both")
         port, bare_port = free_ports(2)
-        self._deployment = Deployment(servers, "api", ALLOCATION_PORT=str(port), **_NO_PRESSURE)
+        self._deployment = Deployment(servers, "api", ALLOCATION_PORT=str(port), **NO_PRESSURE)
         self._deployment.start("api")
         self._bare_database = servers.database()
         servers.opened.callback(servers.drop, self._bare_database)
-        self._start_bare(bare_port)
+        start_bare(servers, "bare_api", bare_port, BARE_DSN=dsn(self._bare_database))
         self._callers = [Helper("tests.bench.http_load", str(port)) for _ in range(CALLERS)]
         self._bare_callers = [
             Helper("tests.bench.http_load", str(bare_port)) for _ in range(CALLERS)
@@ -99,19 +99,6 @@ class Accepting:
             ),
         ]
 
-    def _start_bare(self, port: int) -> None:
-        # As `allocation.entrypoints.api.server` runs the real one.
-        options = "--workers=2 --threads=8 --worker-class=gthread --limit-request-line=8190"
-        command = [
-            *("-m", "gunicorn", *options.split(), "--log-level=warning"),
-            *(f"--bind=127.0.0.1:{port}", "tests.bench.bare_api:create_app()"),
-        ]
-        process = self._bench.servers.process(
-            command, "bare-api", {"BARE_DSN": dsn(self._bare_database)}
-        ).start()
-        self._bench.servers.opened.callback(process.kill)
-        eventually(lambda: _listens(port), within=30, what="the bare API")
-
     def _rate(
         self, callers: list[Helper], database: str, prefix: str, lines: int, seconds: float
     ) -> float:
@@ -135,6 +122,18 @@ class Accepting:
             raise Incomplete(f"{statuses['202'] * lines} lines were accepted, {accepted} are there")
         begun = min(result["begun"] for result in results)
         return float(accepted / (max(result["ended"] for result in results) - begun))
+
+
+def start_bare(servers: Servers, app: str, port: int, **environment: str) -> None:
+    """Serve a bare application as `allocation.entrypoints.api.server` serves the real one."""
+    options = "--workers=2 --threads=8 --worker-class=gthread --limit-request-line=8190"
+    command = [
+        *("-m", "gunicorn", *options.split(), "--log-level=warning"),
+        *(f"--bind=127.0.0.1:{port}", f"tests.bench.{app}:create_app()"),
+    ]
+    process = servers.process(command, app, environment).start()
+    servers.opened.callback(process.kill)
+    eventually(lambda: _listens(port), within=30, what=app)
 
 
 def _listens(port: int) -> bool:

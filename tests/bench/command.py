@@ -22,6 +22,7 @@ from tests.bench import (
     remembering,
     shrinking,
     throughput,
+    waiting,
 )
 from tests.bench.bench import Bench, Row
 from tests.bench.deployment import tuned
@@ -42,6 +43,7 @@ _GROUPS: tuple[tuple[tuple[str, ...], Callable[[Bench, Collection[str]], Row]], 
     (("improve",), improving.Improving),
     (("latency",), latency.Latency),
     (("api",), accepting.Accepting),
+    (("waiting",), waiting.Waiting),
     (("memory",), remembering.Remembering),
 )
 ROWS = [name for names, _ in _GROUPS for name in names]

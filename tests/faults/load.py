@@ -376,7 +376,8 @@ class Load:
         return "allocation.block_batch", {"batchref": batchref, "reason": "recall 7"}
 
     def _day(self) -> str:
-        return str(date(2030, 1, 1) + timedelta(days=self._chance.randrange(60)))
+        """Ships come once a week: for a piece that is freed, one line moves from each later day."""
+        return str(date(2030, 1, 1) + timedelta(weeks=self._chance.randrange(9)))
 
     def _new_batch(self, sku: str) -> tuple[str, dict[str, Any]]:
         batchref = f"batch-{len(self._batches)}"

@@ -40,9 +40,10 @@ def send(client: BareClient, commands: Sequence[Command]) -> list[str]:
     return ids
 
 
-def worker(service: Service, **settings: str) -> Process:
+def worker(service: Service, *options: str, **settings: str) -> Process:
     """A worker of two processes, at work."""
     command = [sys.executable, "-m", "celery", "-A", "allocation", "worker", "--concurrency=2"]
+    command += options
     process = service.start_process(command, name="worker", env=service.environment | settings)
     process.wait_for_log("ready")
     return process
@@ -240,3 +241,14 @@ def test_ending_one_command_by_force_harms_no_other_of_its_batch(
 
     assert [status for status, _ in outcomes(service, ids[1:])] == ["succeeded"] * 20
     assert [letter.id for letter in letters] == [ids[0]]
+
+
+def test_a_worker_without_a_pool_of_processes_decides_batch_after_batch(
+    service: Service, client: BareClient
+) -> None:
+    worker(service, "--pool=solo", ALLOCATION_BATCH_SIZE="1")
+    batch: Command = ("create_batch", {"batchref": "b1", "sku": "LAMP", "qty": 100})
+
+    ids = send(client, [batch, *allocates(5)])
+
+    assert {status for status, _ in outcomes(service, ids)} == {"succeeded"}

@@ -208,3 +208,76 @@ def test_a_line_that_this_unit_of_work_had_promised_later_improves(sql: Storage)
         ship.eta = line.eta = TODAY
 
         assert made.promised_later(made.open_batches(), TODAY) is line
+
+
+def change(kind: str, asked: Books, batch: Batch, line: Line, number: int) -> None:
+    """Change the batch or the line, as far as that is possible."""
+    match kind:
+        case "more":
+            batch.purchased += number
+        case "day":
+            batch.eta = [None, *DAYS][number % (1 + len(DAYS))]
+        case "priority":
+            line.priority = number
+        case "promise" if line.batchref is None and batch.free >= line.qty:
+            line.batchref, line.promised_at, line.eta = batch.batchref, 99, batch.eta
+            batch.allocated += line.qty
+        case "free" | "leave" if line.batchref is not None and not line.gone:
+            its = asked.batch(line.batchref)
+            assert its is not None
+            its.allocated -= line.qty
+            line.batchref = line.promised_at = line.eta = None
+        case "dispatch" if line.held > 1:
+            line.dispatched_qty += 1
+    if kind == "leave" and line.batchref is None:
+        asked.remove_line(line)
+
+
+def first_ones(asked: Books, batches: list[Batch]) -> tuple[list[str], list[str]]:
+    """The lines that are served next, and the one that improves next."""
+    passed: list[Line] = []
+    while line := asked.first_waiting(batches, TODAY, passed[-1] if passed else None):
+        passed.append(line)
+    later = asked.promised_later(batches, TODAY)
+    return [repr(line) for line in passed], [repr(later)] if later else []
+
+
+def test_questions_are_answered_as_in_memory_while_stock_and_lines_change(sql: Storage) -> None:
+    """What was read once is not read again: the changes since then have to count."""
+    assert sql.engine is not None
+    waiting = later = 0
+    with sql.engine.connect() as connection:
+        for seed in range(40):
+            chance = Random(seed)
+            transaction = connection.begin()
+            connection.execute(insert(tables.products).values(sku="LAMP", version=0, sequence=0))
+            batches, lines = random_books(chance)
+            stored = SqlBooks(connection, "LAMP", {})
+            for batch in batches:
+                stored.add_batch(batch)
+            for line in lines:
+                stored.add_line(line)
+            changes = Writes(connection)
+            books.write([stored], changes)
+            changes.send()
+            made = books.load(connection, {}, ["LAMP"], [])["LAMP"]
+            known = [made.batch(batch.batchref) for batch in batches]
+            in_sql = [batch for batch in known if batch is not None]
+            in_memory = MemoryBooks(batches, lines)
+            for step in range(12 if lines else 0):
+                line = chance.choice(lines)
+                kind = chance.choice(
+                    ["more", "day", "priority", "promise", "free", "dispatch", "leave"]
+                )
+                number, which = chance.randint(1, 5), chance.randrange(len(batches))
+                parts = {part.part: part for part in made.parts(line.orderid)}
+                if line in in_memory.parts(line.orderid):
+                    change(kind, made, in_sql[which], parts[line.part], number)
+                    change(kind, in_memory, batches[which], line, number)
+
+                expected = first_ones(in_memory, batches)
+
+                assert first_ones(made, in_sql) == expected, f"seed {seed}, step {step}: {kind}"
+                waiting, later = waiting + bool(expected[0]), later + bool(expected[1])
+            transaction.rollback()
+    assert min(waiting, later) > 40

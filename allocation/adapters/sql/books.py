@@ -1,6 +1,6 @@
 """The books of products in SQL: each question is one indexed query, however long the history."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
 from datetime import date
 from functools import cache
@@ -14,7 +14,6 @@ from sqlalchemy import (
     String,
     and_,
     bindparam,
-    exists,
     func,
     literal,
     or_,
@@ -23,13 +22,16 @@ from sqlalchemy import (
 )
 
 from allocation.adapters.sql import tables
+from allocation.adapters.sql.line_queue import LineQueue, Order, Stock, best
 from allocation.adapters.sql.statements import Writes
 from allocation.domain.books import Batch, Line
-from allocation.domain.strategies import earlier_batches, first_fit, service_order
+from allocation.domain.strategies import service_order
 from allocation.messaging.database import among, is_postgresql
 
 CHUNK = 100
 """Lines fetched by one query while a pass goes through many."""
+
+Fetched = tuple[list[Line], Order | None]
 
 Skus = dict[str, str | None]
 """By batchref: the product that has it; None when no product has."""
@@ -58,14 +60,13 @@ class SqlBooks:
         """The orders whose parts are all known."""
         self.stored_batches: dict[str, tuple[Any, ...]] = {}
         self.stored_lines: dict[tuple[str, int], tuple[Any, ...]] = {}
-        # No waiting line needs fewer pieces: with less free stock no query is needed.
+        # What says that no stored line waits, or improves: none needs or holds fewer pieces, none
+        # was promised a later day.
         self.least_wanted = 0
-        # Whether a line waits that not every good batch serves.
-        self.particular_waits = False
-        # No stored line that may improve holds fewer pieces; no line was promised a later day.
         self.least_held = 0
-        self.latest_promise = date.min
-        self._waiting: list[Line] = []
+        self.latest_promise = date.max
+        self._waiting = LineQueue()
+        self._improvable = LineQueue()
 
     def open_batches(self) -> Sequence[Batch]:
         return list(self.batches.values())
@@ -82,106 +83,80 @@ class SqlBooks:
     def parts(self, orderid: str) -> Sequence[Line]:
         if orderid not in self.complete:
             self.complete.add(orderid)
-            self._fetch(select(tables.allocations).where(_LINE.orderid == orderid))
-        known = self.lines.get(orderid, {})
-        return [line for _, line in sorted(known.items()) if line is not None]
+            its_parts = select(tables.allocations).where(_LINE.orderid == orderid)
+            self._still_there(self._rows(its_parts))
+        known = sorted(self.lines.get(orderid, {}).items())
+        return [self._handed(line) for _, line in known if line is not None]
 
     def first_waiting(
         self, batches: Sequence[Batch], today: date, after: Line | None = None
     ) -> Line | None:
-        good = [batch for batch in batches if batch.is_good(today)]
+        good = [batch for batch in batches if batch.free and batch.is_good(today)]
         at_most = max((batch.free for batch in good), default=0)
-        if at_most < max(1, self.least_wanted):
-            return None
+        place = None if after is None else service_order(after)
 
         def fits(line: Line) -> bool:
-            if not line.is_particular:
-                return line.needs <= at_most
-            return any(batch.free >= line.needs and batch.serves(line, today) for batch in good)
+            if line.batchref is not None or line.needs > at_most:
+                return False
+            if place is not None and service_order(line) <= place:
+                return False
+            return not line.is_particular or any(
+                batch.free >= line.needs and batch.serves(line, today) for batch in good
+            )
 
-        if after is None:
-            self._waiting = []
-        fitting = [line for line in self._waiting if _is_behind(line, after) and fits(line)]
-        if not fitting:
-            conditions = [tables.waits, tables.needs <= at_most]
-            if self.particular_waits:
-                conditions.append(_is_served(good, today))
-            if after is not None:
-                conditions.append(_behind(after))
-            query = select(tables.allocations).where(*conditions)
-            fitting = self._fetch(query.order_by(*tables.in_service_order).limit(CHUNK))
-        self._waiting = fitting
-        if not fitting:
-            if not self.particular_waits:
-                # The lines before `after` did not fit either, when there was more.
-                self.least_wanted = at_most + 1
-            return None
-        return fitting[0]
+        offers = [_offer(batch) for batch in good if batch.free >= self.least_wanted]
+
+        def fetch(stocks: Sequence[Stock], behind: Order | None) -> Fetched:
+            return self._first_lines(behind, tables.waits, *_is_served(stocks, today))
+
+        found = self._waiting.first(best(offers), fits, fetch)
+        return found and self._handed(found)
 
     def longest_waiting(self) -> Line | None:
-        if self.least_wanted == _NO_LINE_WAITS:
+        if self._none_waits():
             return None
         query = select(tables.allocations).where(tables.waits)
         return next(iter(self._fetch(query.order_by(*tables.in_service_order).limit(1))), None)
 
     def promised_later(self, batches: Sequence[Batch], today: date) -> Line | None:
-        offers = self._offers(batches, today)
-        if not offers:
-            return None
-        after: Line | None = None
-        while True:
-            query = select(tables.allocations).where(tables.improvable, _is_offered(offers, today))
-            if after is not None:
-                query = query.where(_behind(after))
-            query = query.order_by(*tables.in_service_order, _LINE.part)
-            lines = self._fetch(query.limit(CHUNK))
-            for line in lines:
-                if first_fit(earlier_batches(batches, line, today), line.held):
-                    return line
-            if len(lines) < CHUNK:
-                return None
-            after = lines[-1]
+        stocks = {
+            Stock.of(batch): batch
+            for batch in batches
+            if batch.free and batch.is_good(today) and not batch.is_overdue(today)
+        }
+        offers = [(stock, stocks[stock]) for stock in best(stocks)]
+        first_day = min((stock.arrival for stock, _ in offers), default=date.max)
 
-    def _offers(self, batches: Sequence[Batch], today: date) -> list[Batch]:
-        """Batches that may serve a promised line earlier, and some line that no other one may."""
-        self.latest_promise = max(
-            [self.latest_promise, *(batch.arrival for batch in self.batches.values())]
-        )
-        earlier = [
-            batch
-            for batch in sorted(batches, key=lambda batch: batch.arrival)
-            if batch.free and batch.arrival < self.latest_promise and batch.is_good(today)
+        def fits(line: Line) -> bool:
+            day = line.eta
+            if day is None or day <= first_day or not (qty := line.held):
+                return False
+            if line.not_before is not None and day <= line.not_before:
+                return False
+            for stock, batch in offers:
+                if stock.free >= qty and stock.arrival < day and batch.serves(line, today):
+                    return True
+            return False
+
+        may_move = [
+            stock
+            for stock, _ in offers
+            if stock.free >= self.least_held and stock.arrival < self.latest_promise
         ]
-        if not earlier:
-            return []
-        # Lines that this unit of work changed may hold less than the stored ones did.
-        least = min([self.least_held, *self._known_to_be_held()])
-        offers: list[Batch] = []
-        for batch in earlier:
-            if batch.free < least or batch.is_overdue(today):
-                continue
-            if not any(
-                batch.free <= offer.free and _good_days(batch, today) <= _good_days(offer, today)
-                for offer in offers
-            ):
-                offers.append(batch)
-        return offers
 
-    def _known_to_be_held(self) -> Iterator[int]:
-        """The pieces of each known line that may improve."""
-        for _, line in self.known_parts():
-            if line is not None and line.held and line.eta is not None:
-                yield line.held
+        def fetch(stocks: Sequence[Stock], behind: Order | None) -> Fetched:
+            return self._first_lines(behind, tables.improvable, _is_offered(stocks, today))
+
+        found = self._improvable.first(may_move, fits, fetch)
+        return found and self._handed(found)
 
     def waiting_unannounced(self, limit: int) -> Sequence[Line]:
-        if self.least_wanted == _NO_LINE_WAITS:
+        if self._none_waits():
             return []
         query = select(tables.allocations).where(tables.untold)
         return self._fetch(query.order_by(*tables.in_service_order).limit(limit))
 
     def lines_that_give_way(self, batchref: str) -> Iterator[Line]:
-        # These lines may wait from now on.
-        self.least_wanted, self.particular_waits = 0, True
         # Two queries, as each has an index: reservations, then allocations.
         for condition in (tables.held, tables.promised):
             query = (
@@ -195,7 +170,6 @@ class SqlBooks:
                 yield from chunk
 
     def particular_lines(self, batchref: str) -> Sequence[Line]:
-        self.least_wanted, self.particular_waits = 0, True
         query = select(tables.allocations).where(
             _LINE.batchref == batchref, tables.promised, tables.is_particular
         )
@@ -217,23 +191,19 @@ class SqlBooks:
     def add_batch(self, batch: Batch) -> None:
         self.batches[batch.batchref] = batch
         self._skus[batch.batchref] = self._sku
-        self.latest_promise = max(self.latest_promise, batch.arrival)
 
     def add_line(self, line: Line) -> None:
-        self.lines.setdefault(line.orderid, {})[line.part] = line
-        self.latest_promise = max(self.latest_promise, line.eta or date.min)
-        if line.batchref is None:
-            self.least_wanted = min(self.least_wanted, line.needs)
-            self.particular_waits |= line.is_particular
+        self.lines.setdefault(line.orderid, {})[line.part] = self._handed(line)
 
     def remove_line(self, line: Line) -> None:
         self.lines[line.orderid][line.part] = None
+        self._waiting.remove(line)
+        self._improvable.remove(line)
 
     def know_batch(self, row: Any) -> None:
         """Take a batch as it is stored."""
         batch = Batch(**{name: getattr(row, name) for name in _BATCH_FIELDS})
         self.batches[row.batchref] = batch
-        self.latest_promise = max(self.latest_promise, batch.arrival)
         self.stored_batches[row.batchref] = _numbers(batch)
 
     def know_line(self, row: Any) -> Line:
@@ -257,11 +227,42 @@ class SqlBooks:
                 yield (orderid, part), line
 
     def _fetch(self, query: Select[Any]) -> list[Line]:
+        """Write what was changed, then ask: the query sees the changes."""
         changes = Writes(self._connection)
         write([self], changes)
         changes.send()
-        found = self._connection.execute(query.where(_LINE.sku == self._sku))
-        return [self.know_line(row) for row in found]
+        return [self._handed(self.know_line(row)) for row in self._rows(query)]
+
+    def _first_lines(self, behind: Order | None, *conditions: ColumnElement[bool]) -> Fetched:
+        """The first stored lines by `service_order` for which the conditions held when stored."""
+        query = select(tables.allocations).where(*conditions)
+        if behind is not None:
+            query = query.where(_is_behind(behind))
+        rows = self._rows(query.order_by(*tables.in_service_order, _LINE.part).limit(CHUNK))
+        lines = self._still_there(rows)
+        last = rows[-1] if len(rows) == CHUNK else None
+        return lines, last and (-last.priority, last.age, last.part)
+
+    def _still_there(self, rows: Iterable[Any]) -> list[Line]:
+        """The lines of the rows, without the lines that were removed since."""
+        return [
+            self.know_line(row)
+            for row in rows
+            if self.lines.get(row.orderid, {}).get(row.part, row) is not None
+        ]
+
+    def _rows(self, query: Select[Any]) -> Sequence[Any]:
+        return self._connection.execute(query.where(_LINE.sku == self._sku)).all()
+
+    def _handed(self, line: Line) -> Line:
+        """The line, which may change now: its row no longer says whether it waits, or improves."""
+        self._waiting.add(line)
+        self._improvable.add(line)
+        return line
+
+    def _none_waits(self) -> bool:
+        none_stored = self.least_wanted == _NO_LINE_WAITS
+        return none_stored and all(line.batchref for line in self._waiting)
 
 
 def write(books: Collection[SqlBooks], changes: Writes) -> None:
@@ -307,7 +308,6 @@ def load(
     for row in connection.execute(_stock(dialect), {"skus": list(asked)}):
         books = made[row.product]
         books.least_wanted = row.least or _NO_LINE_WAITS
-        books.particular_waits = row.particular_waits
         books.least_held = row.least_held or _NO_LINE_WAITS
         books.latest_promise = row.latest_promise or date.min
         if row.batchref is not None:
@@ -337,12 +337,10 @@ def _stock(dialect: str) -> Select[Any]:
     def of_lines(value: Any, condition: ColumnElement[bool]) -> Any:
         return select(value).where(_LINE.sku == products.sku, condition).scalar_subquery()
 
-    particular = exists().where(_LINE.sku == products.sku, tables.waits, tables.is_particular)
     asked = (
         select(
             products.sku.label("product"),
             of_lines(func.min(tables.needs), tables.waits).label("least"),
-            particular.label("particular_waits"),
             of_lines(func.min(tables.holds), tables.improvable).label("least_held"),
             of_lines(func.max(_LINE.eta), tables.improvable).label("latest_promise"),
         )
@@ -378,61 +376,50 @@ def _stored_lines(connection: Connection, keys: Collection[tuple[str, str]]) -> 
     return connection.execute(select(tables.allocations).where(is_asked)).all()
 
 
-def _is_behind(line: Line, after: Line | None) -> bool:
-    return after is None or service_order(line) > service_order(after)
-
-
-def _behind(after: Line) -> ColumnElement[bool]:
-    """Lines that are behind this one by `service_order`."""
+def _is_behind(place: Order) -> ColumnElement[bool]:
+    """Lines behind this place in the service order."""
+    priority, age, part = -place[0], place[1], place[2]
     return or_(
-        _LINE.priority < after.priority,
-        and_(_LINE.priority == after.priority, _LINE.age > after.age),
-        and_(_LINE.priority == after.priority, _LINE.age == after.age, _LINE.part > after.part),
+        _LINE.priority < priority,
+        and_(_LINE.priority == priority, _LINE.age > age),
+        and_(_LINE.priority == priority, _LINE.age == age, _LINE.part > part),
     )
 
 
-def _is_offered(offers: Sequence[Batch], today: date) -> ColumnElement[bool]:
-    """Lines that one of the batches has enough for, comes early enough for, and is good for."""
+def _is_offered(stocks: Iterable[Stock], today: date) -> ColumnElement[bool]:
+    """Lines that some stock is enough for, comes early enough for, and is good for."""
     return or_(
         *(
             and_(
-                tables.holds <= batch.free,
-                _LINE.eta > batch.arrival,
-                _LINE.fresh_days <= _good_days(batch, today),
+                tables.holds <= stock.free,
+                _LINE.eta > stock.arrival,
+                _LINE.fresh_days <= stock.good_days(today),
             )
-            for batch in offers
+            for stock in stocks
         )
     )
 
 
-def _good_days(batch: Batch, today: date) -> int:
-    """For how many days it stays good once it is there."""
-    return (batch.expiry - max(today, batch.arrival)).days
+def _offer(batch: Batch) -> Stock:
+    """What the batch offers to lines that wait: without a last day, each of its days is as good."""
+    stock = Stock.of(batch)
+    return stock if batch.best_before else stock._replace(arrival=date.min)
 
 
-def _is_served(batches: Sequence[Batch], today: date) -> ColumnElement[bool]:
-    """Lines that one of the batches has enough for, and is good for, as `Batch.serves` says."""
-
-    best: list[Batch] = []
-    for batch in sorted(batches, key=lambda batch: (batch.expiry, batch.free), reverse=True):
-        if not any(
-            other.free >= batch.free
-            and other.expiry >= batch.expiry
-            and _good_days(other, today) >= _good_days(batch, today)
-            for other in best
-        ):
-            best.append(batch)
-    return or_(*(_has_enough(batch, today) for batch in best))
+def _is_served(stocks: Sequence[Stock], today: date) -> Iterator[ColumnElement[bool]]:
+    """Lines that some stock is enough for, and is good for, as `Batch.serves` says."""
+    yield tables.needs <= max(stock.free for stock in stocks)
+    yield or_(*(_has_enough(stock, today) for stock in stocks))
 
 
-def _has_enough(batch: Batch, today: date) -> ColumnElement[bool]:
-    enough = tables.needs <= batch.free
-    if batch.best_before is None:
+def _has_enough(stock: Stock, today: date) -> ColumnElement[bool]:
+    enough = tables.needs <= stock.free
+    if stock.expiry == date.max:
         return enough
-    last_day = tables.DaysBefore(literal(batch.best_before), _LINE.fresh_days)
+    last_day = tables.DaysBefore(literal(stock.expiry), _LINE.fresh_days)
     return and_(
         enough,
-        _LINE.fresh_days <= _good_days(batch, today),
+        _LINE.fresh_days <= stock.good_days(today),
         or_(_LINE.not_before.is_(None), last_day >= _LINE.not_before),
     )
 

@@ -55,8 +55,9 @@ class SqlInbox:
         self._recorded: set[UUID] = set()
         self._inserts: list[Row] = []
         self._updates: list[Row] = []
+        self._has_decided = False
 
-    def accept(self, messages: Sequence[Message]) -> None:
+    def accept(self, messages: Sequence[Message]) -> set[UUID]:
         new = self._accept_new(messages)
         old = {message.id: message for message in messages if message.id not in new}
         known = self._known(list(old.values()))
@@ -67,6 +68,7 @@ class SqlInbox:
                 raise CommandConflict(
                     f"command {row.id} was accepted before as part of another request"
                 )
+        return new
 
     def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome | None]:
         known = self._known(messages)
@@ -80,15 +82,17 @@ class SqlInbox:
         else:
             self._inserts.append(self._row(message) | decided)
 
-    def write(self, changes: Writes) -> None:
-        """Add to `changes` what was recorded.
+    def write(self, changes: Writes) -> bool:
+        """Add to `changes` what was recorded; whether a command that was accepted got an outcome.
 
         An id that another transaction recorded meanwhile is an error when they are sent.
         """
+        has_decided = self._has_decided or bool(self._updates)
         # In the order of their ids: two transactions with the same ids don't deadlock.
         changes.add(tables.commands, sorted(self._inserts, key=lambda row: str(row["id"])))
         changes.change(tables.commands, self._updates)
-        self._inserts, self._updates = [], []
+        self._inserts, self._updates, self._has_decided = [], [], False
+        return has_decided
 
     def record_failure(self, message: Message, error: str) -> None:
         # Only the id of an invalid command is sure: a newer worker may know its body.
@@ -99,6 +103,7 @@ class SqlInbox:
                 status="failed", outcome={"error": error}, decided_at=self._now()
             )
         )
+        self._has_decided = True
 
     def give_up(self, command_id: UUID, refusal: Refused) -> bool:
         given_up = self._connection.scalar(
@@ -106,7 +111,8 @@ class SqlInbox:
             .values(**_columns(refusal), decided_at=self._now())
             .returning(tables.commands.c.id)
         )
-        return given_up is not None
+        self._has_decided = given_up is not None
+        return self._has_decided
 
     def _row(self, message: Message) -> dict[str, object]:
         return {

@@ -53,7 +53,7 @@ from allocation.messaging.database import among, is_postgresql
 from allocation.service_layer.unit_of_work import Message
 
 NOTIFY_CHANNEL = "allocation_outbox"
-"""The channel on which PostgreSQL wakes the relay, and who else follows the events."""
+"""The channel on which PostgreSQL wakes the relay, and the streams of live events."""
 
 NOT_FOR_RELAY = "direct"
 """The payload of a notification of rows that the relay need not publish now."""
@@ -373,11 +373,10 @@ def only_reader(engine: Engine) -> AbstractContextManager[OutboxReader | None]:
     return _on_postgresql(engine) if is_postgresql(engine) else _on_sqlite(engine)
 
 
-def woken(connection: Connection, *, by_payloads_besides: str | None = None) -> Wait:
-    """A wait that ends when something is committed to the outbox.
+def woken(connection: Connection) -> Wait:
+    """A wait that ends when something is committed that the relay may publish now.
 
     On PostgreSQL by this connection, which has to be in AUTOCOMMIT; it is of no use to others then.
-    Notifications with the payload `by_payloads_besides` don't end it.
     """
     if not is_postgresql(connection):
         return lambda seconds: time.sleep(min(seconds, _SQLITE_POLL))
@@ -388,8 +387,8 @@ def woken(connection: Connection, *, by_payloads_besides: str | None = None) -> 
 
     def wait(seconds: float) -> None:
         until = time.monotonic() + seconds
-        payloads = {by_payloads_besides}
-        while payloads == {by_payloads_besides} and (left := until - time.monotonic()) > 0:
+        payloads = {NOT_FOR_RELAY}
+        while payloads == {NOT_FOR_RELAY} and (left := until - time.monotonic()) > 0:
             os_select.select([driver], [], [], left)
             payloads = set()
             # Of a lost connection the next statement tells, as SQLAlchemy's error.
@@ -407,7 +406,7 @@ def _on_postgresql(engine: Engine) -> Iterator[OutboxReader | None]:
         if not connection.scalar(text(f"SELECT pg_try_advisory_lock({_LOCK})")):
             yield None
             return
-        wait = woken(connection, by_payloads_besides=NOT_FOR_RELAY)
+        wait = woken(connection)
         # A mark that is lost with the server's power means that its row is sent again, which harms
         # nobody: so it need not be on the disk before the next rows are sent.
         connection.execute(text("SET synchronous_commit TO off"))

@@ -70,6 +70,14 @@ def _partial_index(name: str, *columns: ColumnElement[Any], where: ColumnElement
     Index(name, *columns, postgresql_where=where, sqlite_where=where)
 
 
+def _is_false(column: Column[bool]) -> ColumnElement[bool]:
+    """`NOT column`, as the partial indexes say it.
+
+    SQLAlchemy writes `column = 0` for SQLite, which then uses none of these indexes.
+    """
+    return ~type_coerce(column, Integer)  # type: ignore[return-value]
+
+
 products = Table(
     "products",
     metadata,
@@ -98,7 +106,7 @@ batches = Table(
 is_open = and_(
     batches.c.allocated < batches.c.purchased,
     batches.c.blocked.is_(None),
-    ~batches.c.expired,
+    _is_false(batches.c.expired),
 )
 # A batch without free stock, or that serves no line, costs an allocation nothing.
 _partial_index("ix_batches_open", batches.c.sku, where=is_open)
@@ -141,8 +149,8 @@ allocations = Table(
 needs = func.coalesce(allocations.c.smallest_part, allocations.c.qty)
 """The fewest pieces that serve a line, or a part of it."""
 waits = allocations.c.batchref.is_(None)
-untold = and_(waits, ~allocations.c.told)
-promised = and_(allocations.c.batchref.is_not(None), ~allocations.c.dispatched)
+untold = and_(waits, _is_false(allocations.c.told))
+promised = and_(allocations.c.batchref.is_not(None), _is_false(allocations.c.dispatched))
 held = and_(allocations.c.batchref.is_not(None), allocations.c.expires_at.is_not(None))
 holds = allocations.c.qty - allocations.c.dispatched_qty
 """Pieces of its batch that a promised line still holds."""

@@ -14,6 +14,7 @@ from allocation.adapters.sql import books, tables
 from allocation.adapters.sql.books import Skus, SqlBooks
 from allocation.adapters.sql.database import clock, translated
 from allocation.adapters.sql.inbox import SqlInbox
+from allocation.adapters.sql.notifications import DECIDED_CHANNEL
 from allocation.adapters.sql.outbox import (
     NOT_FOR_RELAY,
     NOTIFY_CHANNEL,
@@ -252,7 +253,8 @@ class SqlUnitOfWork:
     def commit(self) -> None:
         changes = Writes(self._connection)
         self.products.write(changes)
-        self.inbox.write(changes)
+        if self.inbox.write(changes):
+            changes.notify(DECIDED_CHANNEL)  # requests that wait for an outcome
         if self.outbox.write(changes):
             changes.notify(NOTIFY_CHANNEL, "" if self.outbox.has_row_for_relay else NOT_FOR_RELAY)
         changes.send()

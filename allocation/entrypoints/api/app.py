@@ -7,7 +7,15 @@ from allocation.bootstrap import Dependencies
 from allocation.entrypoints.api import pages, state
 from allocation.entrypoints.api.auth import login, security
 from allocation.entrypoints.api.description import openapi
-from allocation.entrypoints.api.http import database_state, parsing, problems, telemetry
+from allocation.entrypoints.api.http import (
+    concurrency,
+    database_state,
+    parsing,
+    problems,
+    telemetry,
+)
+from allocation.entrypoints.api.http.commit_listener import CommitListener
+from allocation.entrypoints.api.http.concurrency import Concurrency
 from allocation.entrypoints.api.http.database_state import DatabaseState
 from allocation.entrypoints.api.http.load_shedding import LoadShedder
 from allocation.entrypoints.api.http.rate_limit import RateLimits, rate_limit
@@ -30,24 +38,27 @@ def create_app(dependencies: Dependencies, session_secret: bytes | None = None) 
     app.url_map.merge_slashes = False
     parsing.route_by_sent_path(app)
 
+    commits = CommitListener(engine)
     database = DatabaseState(engine, settings.resend_after)
     limits = RateLimits(rate_limit(settings))
     api = state.Api(
         dependencies=dependencies,
         database=database,
         metrics=Metrics(lambda: database.ask().backlog),
-        # Half the threads may wait for outcomes; the others go on answering.
-        waiter=OutcomeWaiter(engine, max(1, settings.api_threads // 2)),
+        concurrency=Concurrency(settings.api_threads),
+        commits=commits,
+        waiter=OutcomeWaiter(settings.api_waits, commits),
         load_shedder=LoadShedder(engine, settings),
-        live_events=LiveEvents(engine, settings.api_streams),
+        live_events=LiveEvents(settings.api_streams, commits),
         guard=security.Guard(settings, ApiKeys(engine), limits),
         openapi=openapi.document(),
     )
     state.install(app, api)
 
-    telemetry.register(app, api.metrics)
-    problems.register(app, error_pages.answer)
     opened = openapi.open_endpoints() | pages.OPEN
+    telemetry.register(app, api.metrics)
+    concurrency.register(app, api.concurrency, opened)
+    problems.register(app, error_pages.answer)
     database_state.register(app, engine, opened | {"health.metrics"})
     security.register(app, api.guard, limits, opened | login.OPEN)
     security.register_sessions(app, security.session_secret(settings, session_secret))

@@ -120,11 +120,12 @@ class _Server(BaseApplication):
     def load_config(self) -> None:
         host, port = self._settings.host.strip("[]"), self._settings.port
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        threads = self._settings.api_threads + self._settings.api_streams
+        # A stream holds a thread for as long as it lasts, as does a request that waits for an
+        # outcome; requests that are worked on have their own.
+        threads = self._settings.api_threads + self._settings.api_streams + self._settings.api_waits
         options: dict[str, object] = {
             "bind": self._address,
             "workers": self._settings.api_workers,
-            # A stream holds a thread for as long as it lasts; requests have their own.
             "threads": threads,
             "worker_class": Worker,
             "worker_connections": CONNECTIONS + threads,

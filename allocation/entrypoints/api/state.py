@@ -11,6 +11,8 @@ from allocation import views
 from allocation.adapters.sql.database import clock
 from allocation.bootstrap import Dependencies
 from allocation.entrypoints.api.auth.security import Guard
+from allocation.entrypoints.api.http.commit_listener import CommitListener
+from allocation.entrypoints.api.http.concurrency import Concurrency
 from allocation.entrypoints.api.http.database_state import DatabaseState
 from allocation.entrypoints.api.http.load_shedding import LoadShedder
 from allocation.entrypoints.api.http.telemetry import Metrics
@@ -27,6 +29,8 @@ class Api:
     dependencies: Dependencies
     database: DatabaseState
     metrics: Metrics
+    concurrency: Concurrency
+    commits: CommitListener
     waiter: OutcomeWaiter
     load_shedder: LoadShedder
     live_events: LiveEvents
@@ -41,6 +45,7 @@ class Api:
         """End streams, and requests that wait for an outcome: the process is about to end."""
         self.waiter.stop()
         self.live_events.stop()
+        self.commits.stop()
 
 
 def install(app: Flask, api: Api) -> None:

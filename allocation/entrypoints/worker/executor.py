@@ -1,5 +1,6 @@
 """Decides a batch of commands by one unit of work, in a process of the pool."""
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +20,11 @@ from allocation.service_layer.execution import execute_batch
 from allocation.service_layer.unit_of_work import Message, StorageUnavailable, UnitOfWork
 
 log = structlog.get_logger(__name__)
+
+QUICK, SLOW = 0.25, 1.0
+"""Seconds of a transaction: after a slow one the next takes half as many commands, after a quick
+one twice as many. So the locks of products are not held for long, nor does the time limit end it.
+"""
 
 Traced = tuple[int, object, float]
 """What Celery's tracer says of a task: whether it failed, its result as text, its seconds."""
@@ -92,6 +98,7 @@ class Executor:
         self._unit_of_work = unit_of_work
         self._metrics = metrics
         self._end_undecided = end_undecided
+        self._at_once = sys.maxsize
 
     def run(self, calls: Sequence[Call]) -> list[Traced]:
         """Decide the commands together, and say of each what Celery's tracer would say."""
@@ -139,11 +146,24 @@ class Executor:
         return [decided[index] for index in range(len(calls))]
 
     def _execute(self, messages: Sequence[Message]) -> list[Outcome | Exception]:
-        try:
-            return [*execute_batch(messages, self._unit_of_work())]
-        except (StorageUnavailable, SoftTimeLimitExceeded) as error:
-            # No command is the cause, and to try each one would only take longer.
-            return [type(error)(*error.args) for _ in messages]
+        decided: list[Outcome | Exception] = []
+        while left := messages[len(decided) :]:
+            part = left[: self._at_once]
+            begun = time.monotonic()
+            try:
+                decided += execute_batch(part, self._unit_of_work())
+            except (StorageUnavailable, SoftTimeLimitExceeded) as error:
+                # No command is the cause, and to try each one would only take longer.
+                decided += [type(error)(*error.args) for _ in left]
+            finally:
+                self._adapt(len(part), time.monotonic() - begun)
+        return decided
+
+    def _adapt(self, commands: int, seconds: float) -> None:
+        if seconds > SLOW:
+            self._at_once = max(1, commands // 2)
+        elif seconds < QUICK and commands == self._at_once:
+            self._at_once *= 2
 
     def _count(
         self, calls: Sequence[Call], decided: Sequence[Outcome | Exception], seconds: float

@@ -12,6 +12,7 @@ from allocation.adapters.memory import MemoryInbox, MemoryStore, MemoryUnitOfWor
 from allocation.adapters.metrics import WorkerMetrics
 from allocation.contract.codec import UnknownFields
 from allocation.domain.outcomes import Outcome
+from allocation.entrypoints.worker import executor
 from allocation.entrypoints.worker.executor import Call, Executor, Traced
 from allocation.service_layer.unit_of_work import (
     CommandConflict,
@@ -188,6 +189,26 @@ def test_what_goods_that_are_not_on_the_books_fail_for_gets_out_of_its_process()
     [(_, error)] = stage.undecided
     arrived = pickle.loads(pickle.dumps(error))
     assert (type(arrived), str(arrived)) == (type(error), str(error))
+
+
+def test_after_a_slow_transaction_the_next_ones_take_fewer_commands_until_they_are_quick(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    took: list[int] = []
+
+    def note(messages: Sequence[Message]) -> None:
+        took.append(len(messages))
+
+    stage = Stage(note)
+    batch = [shelf(number) for number in range(1, 9)]
+    monkeypatch.setattr(executor, "SLOW", 0.0)
+    stage.run(*batch)
+    stage.run(*batch)
+    monkeypatch.setattr(executor, "SLOW", 60.0)
+    monkeypatch.setattr(executor, "QUICK", 60.0)
+    stage.run(*batch)
+
+    assert took == [8, 4, 2, 1, 1, 1, 2, 4, 1]
 
 
 def test_an_absent_database_is_no_commands_fault_and_is_asked_once() -> None:

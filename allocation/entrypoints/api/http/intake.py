@@ -1,7 +1,7 @@
 """Accept commands: 202 once they are committed, or the outcome if the caller waits for it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from time import perf_counter
@@ -10,6 +10,7 @@ from uuid import UUID, uuid4, uuid5
 
 import structlog
 from flask import Response, g, jsonify, request
+from sqlalchemy.exc import SQLAlchemyError
 
 from allocation.contract import codec, log_fields
 from allocation.domain.commands import Command, Violation
@@ -115,10 +116,18 @@ def take(messages: Sequence[Message], wait: int | None) -> Outcomes:
     trouble = state.current().load_shedder.trouble()
     if trouble and not _is_known(messages[0].id):
         raise Problem("overloaded", trouble, headers={"Retry-After": "5"})
-    _accept(messages)
     if wait is None:
+        _accept(messages)
         return Outcomes({}, waited=False)
-    return state.current().waiter.outcomes([message.id for message in messages], wait)
+    api, ids = state.current(), {message.id for message in messages}
+    with api.waiter.expecting(ids) as expected:
+        known = ids - _accept(messages)
+        if expected is None:
+            return Outcomes({}, waited=False)
+        if known:
+            api.waiter.tell(_decided_already(known))
+        with api.concurrency.released():
+            return expected.wait(wait)
 
 
 def outcome(command: Command, decided: Json) -> Json | Problem:
@@ -147,16 +156,27 @@ def _is_known(command_id: UUID) -> bool:
         return progress.command(connection, command_id) is not None
 
 
-def _accept(messages: Sequence[Message]) -> None:
+def _decided_already(commands: Collection[UUID]) -> dict[UUID, Json]:
+    """The outcomes that are there; none if the database does not respond."""
+    try:
+        with state.snapshot() as connection:
+            return progress.decided(connection, commands)
+    except SQLAlchemyError:
+        return {}
+
+
+def _accept(messages: Sequence[Message]) -> set[UUID]:
+    """Accept the commands; the ids that are new."""
     api, began = state.current(), perf_counter()
     try:
         try:
-            execution.accept_batch(messages, api.dependencies.unit_of_work())
+            new = execution.accept_batch(messages, api.dependencies.unit_of_work())
         except ConcurrentUpdate:
-            execution.accept_batch(messages, api.dependencies.unit_of_work())
+            new = execution.accept_batch(messages, api.dependencies.unit_of_work())
     except CommandConflict as error:
         raise Problem("idempotency key reused") from error
     api.metrics.accepted(codec.command_name(messages[0].command), perf_counter() - began)
+    return new
 
 
 def _decided(command: Command, decided: Json) -> Response:

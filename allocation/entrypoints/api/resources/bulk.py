@@ -1,7 +1,7 @@
 """Many order lines in one request: accepted by one commit, each with an answer of its own."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from uuid import UUID, uuid5
 
 from flask import Response, g, jsonify, request
@@ -136,7 +136,7 @@ def _messages(lines: Sequence[Line], given: Sequence[object]) -> list[Message]:
 
 
 def _answers(
-    lines: Sequence[Line], messages: Iterator[Message], decided: dict[UUID, Json]
+    lines: Sequence[Line], messages: Iterator[Message], decided: Mapping[UUID, Json]
 ) -> Iterator[Json]:
     for index, line in enumerate(lines):
         if isinstance(line, Problem):

@@ -1,30 +1,27 @@
-"""One thread of the process reads new events, as long as there are streams."""
+"""New events, as the process's listener to commits reads them while there are streams."""
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import structlog
-from sqlalchemy import Connection, Engine, Row
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Row
 
-from allocation.adapters.sql.outbox import Wait, woken
+from allocation.adapters.sql.outbox import NOTIFY_CHANNEL
+from allocation.entrypoints.api.http.commit_listener import CommitListener, Pause
 from allocation.entrypoints.api.http.problems import Problem
-from allocation.messaging import backoff
 from allocation.messaging.database import is_postgresql
 from allocation.views.live_events import CHUNK, Watch
 
-log = structlog.get_logger(__name__)
-
-LOOK_EVERY = 0.3
-"""Seconds between two queries, unless a commit asks for one earlier."""
-
 _AT_MOST_EVERY = 0.02  # seconds: under load commits come all the time
+_AT_ONCE = Pause(0.0, 0.0)
+_SOON = Pause(_AT_MOST_EVERY, _AT_MOST_EVERY)
+_ON_POSTGRESQL = Pause(least=_AT_MOST_EVERY, most=0.3)
+_ON_SQLITE = Pause(least=_AT_MOST_EVERY, most=0.07)
+_STEP = 0.3  # seconds between two looks whether the streams are to end
 _RECENT = 4 * CHUNK
 """Events that are held for streams that are behind; these read older ones from the database."""
 
@@ -53,13 +50,16 @@ class LiveEvents:
     The tickets count the events. Streams stay open while the database can't be reached.
     """
 
-    def __init__(self, engine: Engine, places: int) -> None:
-        self._engine = engine
+    channel = NOTIFY_CHANNEL
+
+    def __init__(self, places: int, commits: CommitListener) -> None:
         self._places = places
+        self._commits = commits
+        commits.add(self)
         self._listeners = 0
         self._changed = threading.Condition()
         self._stopping = threading.Event()
-        self._watcher: threading.Thread | None = None
+        self._watch = Watch()
         self._settled: int | None = None
         self._recent: deque[Row[Any]] = deque(maxlen=_RECENT)
         self._next = 0
@@ -86,13 +86,15 @@ class LiveEvents:
                     headers={"Retry-After": "5"},
                 )
             self._listeners += 1
-            if self._watcher is None or not self._watcher.is_alive():
-                self._watcher = threading.Thread(target=self._watch, daemon=True)
-                self._watcher.start()
+        self._commits.listen()
 
     def leave(self) -> None:
         with self._changed:
             self._listeners -= 1
+            if not self._listeners:
+                # Without a stream nothing is read: the next one begins anew.
+                self._watch, self._settled = Watch(), None
+                self._recent.clear()
 
     def start_position(self, seconds: float) -> StartPosition | None:
         """Where a new stream begins; None if that is not known in time."""
@@ -118,54 +120,23 @@ class LiveEvents:
         # In short steps: the handler of the signal to stop must not wait for this lock.
         deadline = time.monotonic() + seconds
         while not condition() and not self.stopped and (left := deadline - time.monotonic()) > 0:
-            self._changed.wait(min(left, LOOK_EVERY))
+            self._changed.wait(min(left, _STEP))
 
-    def _wanted(self) -> bool:
+    @property
+    def is_wanted(self) -> bool:
+        return self._listeners > 0 and not self.stopped
+
+    def look(self, connection: Connection) -> Pause:
+        watch = self._watch
+        rows = watch.look(connection)
         with self._changed:
-            if self._listeners and not self.stopped:
-                return True
-            # Without a stream nothing is read: the next one begins anew.
-            self._watcher, self._settled = None, None
-            self._recent.clear()
-            return False
-
-    def _watch(self) -> None:
-        watch, failures = Watch(), 0
-        while self._wanted():
-            try:
-                with _connection(self._engine) as (connection, wait):
-                    while self._wanted():
-                        rows = watch.look(connection)
-                        failures = 0
-                        self._publish(rows, watch.settled)
-                        if len(rows) < CHUNK:
-                            wait(_AT_MOST_EVERY if watch.waits else LOOK_EVERY)
-                            self.pause(_AT_MOST_EVERY)
-            except SQLAlchemyError as error:
-                failures += 1
-                seconds = backoff.seconds(failures)
-                log.warning(
-                    "events can't be read; the streams wait",
-                    error=str(error).partition("\n")[0],
-                    seconds=round(seconds, 1),
-                )
-                self.pause(seconds)
-
-    def _publish(self, rows: Sequence[Row[Any]], settled: int | None) -> None:
-        with self._changed:
-            if rows or settled != self._settled:
+            if watch is self._watch and (rows or watch.settled != self._settled):
                 self._recent.extend(rows)
                 self._next += len(rows)
-                self._settled = settled
+                self._settled = watch.settled
                 self._changed.notify_all()
-
-
-@contextmanager
-def _connection(engine: Engine) -> Iterator[tuple[Connection, Wait]]:
-    options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"} if is_postgresql(engine) else {}
-    with engine.connect().execution_options(**options) as connection:
-        try:
-            yield connection, woken(connection)
-        finally:
-            # Not back into the pool, as it is still listening.
-            connection.invalidate()
+        if len(rows) == CHUNK:
+            return _AT_ONCE
+        if watch.waits:
+            return _SOON
+        return _ON_POSTGRESQL if is_postgresql(connection) else _ON_SQLITE
