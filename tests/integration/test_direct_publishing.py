@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from itertools import count
+from itertools import count, islice
 
 import pytest
 from kombu import Connection
@@ -22,12 +22,16 @@ pytestmark = pytest.mark.long
 __all__ = ["heard"]
 
 
-def start_worker(service: Service, pool: str = "prefork", **settings: str) -> Process:
+def start_worker(
+    service: Service, pool: str = "prefork", name: str = "worker", **settings: str
+) -> Process:
     command = ["-m", "celery", "-A", "allocation", "worker", f"--pool={pool}", "--concurrency=2"]
     worker = service.start_process(
-        [sys.executable, *command], name="worker", env=service.environment | settings
+        [sys.executable, *command, f"--hostname={name}@%h"],
+        name=name,
+        env=service.environment | settings,
     )
-    worker.wait_for_log("celery@.* ready")
+    worker.wait_for_log(f"{name}@.* ready")
     return worker
 
 
@@ -73,6 +77,38 @@ def test_each_event_is_published_once_beside_a_relay(
     assert counted(page(relay_port), "allocation_relay_sent_total") == {}
 
 
+def test_a_queue_gets_the_events_of_a_sku_in_order_from_two_workers_and_the_relay(
+    service: Service, client: BareClient, heard: Ear
+) -> None:
+    first_port, second_port, relay_port = ports = free_ports(3)
+    service.relay(ALLOCATION_METRICS_PORT=str(relay_port)).wait_for_log("ready: relaying")
+    for name, port in ("worker-1", first_port), ("worker-2", second_port):
+        start_worker(
+            service, name=name, ALLOCATION_METRICS_PORT=str(port), ALLOCATION_BATCH_SIZE="5"
+        )
+    numbers = count()
+
+    def each_has_published() -> bool:
+        for number in islice(numbers, 100):
+            client.send("allocation.create_batch", batchref=f"b{number}", sku="LAMP", qty=1)
+        return all(map(sent_by, ports))
+
+    eventually(each_has_published, within=60, what="events of both workers and the relay")
+    committed = next(numbers)
+    sequences: dict[int, None] = {}
+    while len(sequences) < committed:
+        # A machine that stands still for longer than the grace repeats an event.
+        sequences.setdefault(heard.take(1, within=60)[0]["sequence"])
+
+    assert list(sequences) == list(range(1, committed + 1))
+
+
+def sent_by(port: int) -> float:
+    """How many events the process with this port of metrics published."""
+    counts = ("allocation_worker_sent_total", "allocation_relay_sent_total")
+    return sum(sum(counted(page(port), name).values()) for name in counts)
+
+
 def test_a_worker_that_is_told_not_to_leaves_all_events_to_the_relay(
     service: Service, client: BareClient, heard: Ear
 ) -> None:
@@ -92,12 +128,16 @@ def test_a_worker_that_is_told_not_to_leaves_all_events_to_the_relay(
 def test_a_worker_that_cannot_publish_leaves_its_events_to_the_relay_until_it_can(
     service: Service, client: BareClient, heard: Ear
 ) -> None:
-    """Here a subscriber's queue is missing, so that nothing may count as published."""
+    """Here a subscriber's queue is missing, so that nothing may count as published.
+
+    Each event is of another sku: behind an unmarked event none of its own is published.
+    """
     numbers = count()
 
     def create() -> None:
+        number = next(numbers)
         command_id = client.send(
-            "allocation.create_batch", batchref=f"b{next(numbers)}", sku="LAMP", qty=1
+            "allocation.create_batch", batchref=f"b{number}", sku=f"LAMP-{number}", qty=1
         )
         assert service.outcome(command_id)[0] == "succeeded"
 
@@ -119,5 +159,6 @@ def test_a_worker_that_cannot_publish_leaves_its_events_to_the_relay_until_it_ca
     service.relay()
     eventually(lambda: unsent(service) == 0, what="all rows marked as sent")
     committed = next(numbers)
-    assert {event["sequence"] for event in heard.take(committed)} == {*range(1, committed + 1)}
+    subjects = {event["subject"] for event in heard.take(committed)}
+    assert subjects == {f"LAMP-{number}" for number in range(committed)}
     assert service.depth("warehouse.events") == committed

@@ -14,6 +14,7 @@ from sqlalchemy import (
     String,
     and_,
     bindparam,
+    exists,
     func,
     literal,
     or_,
@@ -65,6 +66,8 @@ class SqlBooks:
         self.least_wanted = 0
         self.least_held = 0
         self.latest_promise = date.max
+        self.has_unsent_events = False
+        """Whether events of the product were committed before that are not marked as sent."""
         self._waiting = LineQueue()
         self._improvable = LineQueue()
 
@@ -310,6 +313,7 @@ def load(
         books.least_wanted = row.least or _NO_LINE_WAITS
         books.least_held = row.least_held or _NO_LINE_WAITS
         books.latest_promise = row.latest_promise or date.min
+        books.has_unsent_events = row.has_unsent_events
         if row.batchref is not None:
             books.know_batch(row)
     if named := [batchref for batchref, sku in skus.items() if sku in made]:
@@ -330,9 +334,10 @@ def load(
 def _stock(dialect: str) -> Select[Any]:
     """The open batches of the `skus`, and what says that no line waits, or improves, for them.
 
-    A product without an open batch is one row without a batch.
+    Also whether events are unsent: then the last one is, as they are marked in their order. A
+    product without an open batch is one row without a batch.
     """
-    products = tables.products.c
+    products, event = tables.products.c, tables.outbox.c
 
     def of_lines(value: Any, condition: ColumnElement[bool]) -> Any:
         return select(value).where(_LINE.sku == products.sku, condition).scalar_subquery()
@@ -343,6 +348,10 @@ def _stock(dialect: str) -> Select[Any]:
             of_lines(func.min(tables.needs), tables.waits).label("least"),
             of_lines(func.min(tables.holds), tables.improvable).label("least_held"),
             of_lines(func.max(_LINE.eta), tables.improvable).label("latest_promise"),
+            exists()
+            .where(event.sku == products.sku, event.sequence == products.sequence)
+            .where(tables.is_unsent)
+            .label("has_unsent_events"),
         )
         .where(among(products.sku, "skus", dialect))
         .subquery("asked")

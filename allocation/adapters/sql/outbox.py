@@ -1,7 +1,11 @@
 """The outbox: a unit of work adds messages to it, and one reader at a time has them sent.
 
 A worker may publish its events itself after the commit; the reader leaves these to it for GRACE.
-`allocation.messaging.outbox_relay.in_order` keeps the order of each sku among the reader's rows.
+The events of a sku are sent, and marked as sent, in their order, whoever sends them:
+
+- A worker publishes events of a sku only if no earlier one was unsent under the product's lock.
+- While it does, the reader leaves the later ones of the sku alone as well.
+- `allocation.messaging.outbox_relay.in_order` holds marks back behind an unconfirmed event.
 """
 
 import fcntl
@@ -50,6 +54,7 @@ from allocation.adapters.sql.tables import (
 from allocation.contract import codec
 from allocation.domain.events import Event
 from allocation.messaging.database import among, is_postgresql
+from allocation.messaging.outbox_relay import in_order
 from allocation.service_layer.unit_of_work import Message
 
 NOTIFY_CHANNEL = "allocation_outbox"
@@ -104,10 +109,15 @@ class EventPublisher(Protocol):
 class SqlOutbox:
     """Rows that are sent on once they are committed; written together by `write`."""
 
-    def __init__(self, now: Callable[[], datetime], *, direct: bool = False) -> None:
-        """With `direct` the caller publishes the events after the commit: `direct_rows`."""
+    def __init__(
+        self, now: Callable[[], datetime], is_direct: Callable[[str], bool] = lambda sku: False
+    ) -> None:
+        """`is_direct`: whether the caller publishes the sku's events after the commit.
+
+        It finds them in `direct_rows`.
+        """
         self._now = now
-        self._direct = direct
+        self._is_direct = is_direct
         self._rows: list[dict[str, object]] = []
         self.direct_rows: list[EventRow] = []
         """The events that were written, for the caller to publish."""
@@ -130,7 +140,7 @@ class SqlOutbox:
             traceparent=cause.traceparent,
             orderid=getattr(event, "orderid", None),
             choice=codec.choice(event),
-            relay_at=created_at + GRACE if self._direct else None,
+            relay_at=created_at + GRACE if self._is_direct(body["subject"]) else None,
         )
 
     def add_command(self, message: Message, due_at: datetime | None = None) -> None:
@@ -179,17 +189,23 @@ def _event_row(row: Mapping[str, Any]) -> EventRow:
     )
 
 
-def mark_published(engine: Engine, ids: Collection[str]) -> None:
-    """Have the relay never send the rows of these ids; it does if this is lost."""
+def mark_published(engine: Engine, rows: Sequence[EventRow], confirmed: Collection[str]) -> None:
+    """Have the relay never send the rows with these ids, and send at once what they held back.
+
+    But rows behind an unconfirmed one of their sku are sent again after it, and all if this is
+    lost. Raises SQLAlchemy's error if the relay is marking one of them.
+    """
+    ids = [row.id for row in in_order(rows, confirmed, lambda row: row.sku)]
     if not ids:
         return
     if is_postgresql(engine):
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            planned = prepared(connection, _MARK_PUBLISHED, "uuid[]")
+            planned = prepared(connection, _MARK_PUBLISHED, "uuid[], text")
             connection.exec_driver_sql(
                 # A lost mark harms nobody, so it need not be on the disk.
-                f"SET LOCAL synchronous_commit TO off; EXECUTE {planned} (%(ids)s::uuid[])",
-                {"ids": list(ids)},
+                "SET LOCAL synchronous_commit TO off;"
+                f" EXECUTE {planned} (%(ids)s::uuid[], %(channel)s)",
+                {"ids": ids, "channel": NOTIFY_CHANNEL},
             )
         return
     is_published = among(outbox.c.id, "ids", engine.dialect.name)
@@ -198,11 +214,20 @@ def mark_published(engine: Engine, ids: Collection[str]) -> None:
         connection.execute(mark, {"ids": [UUID(each) for each in ids]})
 
 
-# Rows that the relay is about to mark are left to it: to wait for them, in another order than it
-# has locked them, would be a deadlock.
+# While the relay marks rows, which it had to send after GRACE, all are left to it: to wait for it
+# could be a deadlock, and to mark the others a mark out of order. The next event of a sku is looked
+# up by its number; if it is committed only later, its own commit wakes the relay.
 _MARK_PUBLISHED = """
-    UPDATE outbox SET sent_at = now() WHERE position IN (
-        SELECT position FROM outbox WHERE id = ANY ($1) AND sent_at IS NULL FOR UPDATE SKIP LOCKED
+    WITH marked AS (
+        UPDATE outbox SET sent_at = now() WHERE position IN (
+            SELECT position FROM outbox WHERE id = ANY ($1) AND sent_at IS NULL FOR UPDATE NOWAIT
+        )
+        RETURNING sku, sequence
+    )
+    SELECT pg_notify($2, '') WHERE EXISTS (
+        SELECT FROM marked JOIN outbox AS next
+            ON next.sku = marked.sku AND next.sequence = marked.sequence + 1
+        WHERE next.sent_at IS NULL AND next.relay_at IS NULL
     )"""
 
 
@@ -226,7 +251,8 @@ class OutboxReader:
     def pending(self, limit: int, besides: Sequence[int] = ()) -> Sequence[Row[Any]]:
         """The oldest rows that are not marked, all of a sku in the order of its events.
 
-        Less those at the positions `besides`, and those that their worker may still publish.
+        Less those at the positions `besides`, and all events of a sku while the worker of the first
+        ones may still publish these.
         """
         asked: dict[str, object] = {"limit": limit, "besides": list(besides)}
         if not is_postgresql(self._connection):
@@ -348,9 +374,11 @@ def _pending(dialect: str) -> Select[Any]:
         if dialect == "postgresql"
         else position.not_in(bindparam("besides", expanding=True))
     )
+    direct = outbox.alias()
+    held = select(direct.c.sku).where(direct.c.sent_at.is_(None), direct.c.relay_at > now)
     return (
         select(*to_send)
-        .where(is_unsent, is_new, or_(outbox.c.relay_at.is_(None), outbox.c.relay_at <= now))
+        .where(is_unsent, is_new, or_(outbox.c.kind == "command", outbox.c.sku.not_in(held)))
         .order_by(outbox.c.position)
         .limit(bindparam("limit"))
     )

@@ -57,6 +57,10 @@ class SqlProducts:
         of_batches = {sku for sku in self._skus.values() if sku}
         self._lock(named | of_batches | {sku for _, sku in lines}, lines)
 
+    def has_unsent_events(self, sku: str) -> bool:
+        """Whether another transaction left events of this product that are not marked as sent."""
+        return self._books[sku].has_unsent_events
+
     def pull_seen(self) -> list[Product]:
         seen, self._seen = self._seen, {}
         return list(seen.values())
@@ -202,7 +206,8 @@ class SqlUnitOfWork:
         """`locked` is called with the seconds that it took to lock rows of products.
 
         `calendar` is the time zone in which the shop's days begin. `publisher` gets the events
-        after their commit, as this is left; without it the relay publishes them.
+        after their commit, as this is left, but for those of products with earlier events that are
+        not sent yet: these keep their order by the relay. Without it the relay publishes all.
         """
         self._engine = (
             engine if is_postgresql(engine) else engine.execution_options(sqlite_begin="IMMEDIATE")
@@ -221,7 +226,9 @@ class SqlUnitOfWork:
         self._began: datetime | None = None
         self.products = SqlProducts(self._connection, self._locked, self.today)
         is_direct = self._publisher is not None and self._publisher.is_ready
-        self.outbox = SqlOutbox(self.now, direct=is_direct)
+        self.outbox = SqlOutbox(
+            self.now, lambda sku: is_direct and not self.products.has_unsent_events(sku)
+        )
         self.inbox = SqlInbox(self._connection, self.outbox, self.now)
         return self
 

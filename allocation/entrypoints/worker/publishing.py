@@ -25,7 +25,7 @@ TIME_LIMIT = 1.0
 
 
 class DirectEvents:
-    """Publishes committed events, and marks those that the broker confirmed."""
+    """Publishes committed events, and marks those that the broker confirmed, in their order."""
 
     def __init__(self, engine: Engine, publisher: DirectPublisher, metrics: WorkerMetrics) -> None:
         self._engine = engine
@@ -43,7 +43,7 @@ class DirectEvents:
         names = [row.name for row in rows if row.id in kept]
         self._metrics.published(names, len(rows) - len(names), time.monotonic() - begun)
         try:
-            mark_published(self._engine, kept)
+            mark_published(self._engine, rows, kept)
         except SQLAlchemyError as error:
             log.warning(
                 "published events could not be marked; the relay will publish them again",
