@@ -18,8 +18,8 @@ from tests.waiting import eventually
 pytestmark = [pytest.mark.matrix, pytest.mark.timeout(600)]
 
 AN_EVENT = "NEW.kind = 'event'"
-OF_A_PUBLISHING_WORKER = "NEW.relay_at IS NOT NULL"
-OF_THE_RELAY = "NEW.relay_at IS NULL"
+OF_A_PUBLISHING_WORKER = "OLD.relay_at IS NOT NULL"
+OF_THE_RELAY = "OLD.relay_at IS NULL"
 
 
 def unsent(run: Run) -> int:

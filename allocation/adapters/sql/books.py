@@ -14,7 +14,6 @@ from sqlalchemy import (
     String,
     and_,
     bindparam,
-    exists,
     func,
     literal,
     or_,
@@ -313,7 +312,7 @@ def load(
         books.least_wanted = row.least or _NO_LINE_WAITS
         books.least_held = row.least_held or _NO_LINE_WAITS
         books.latest_promise = row.latest_promise or date.min
-        books.has_unsent_events = row.has_unsent_events
+        books.has_unsent_events = bool(row.has_unsent_events)
         if row.batchref is not None:
             books.know_batch(row)
     if named := [batchref for batchref, sku in skus.items() if sku in made]:
@@ -348,9 +347,10 @@ def _stock(dialect: str) -> Select[Any]:
             of_lines(func.min(tables.needs), tables.waits).label("least"),
             of_lines(func.min(tables.holds), tables.improvable).label("least_held"),
             of_lines(func.max(_LINE.eta), tables.improvable).label("latest_promise"),
-            exists()
+            # As a value, not a condition: that PostgreSQL would look for among all unsent rows.
+            select(tables.is_unsent)
             .where(event.sku == products.sku, event.sequence == products.sequence)
-            .where(tables.is_unsent)
+            .scalar_subquery()
             .label("has_unsent_events"),
         )
         .where(among(products.sku, "skus", dialect))

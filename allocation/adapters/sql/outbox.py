@@ -209,25 +209,28 @@ def mark_published(engine: Engine, rows: Sequence[EventRow], confirmed: Collecti
             )
         return
     is_published = among(outbox.c.id, "ids", engine.dialect.name)
-    mark = update(outbox).where(is_published, is_unsent).values(sent_at=datetime.now(UTC))
+    marked = {"sent_at": datetime.now(UTC), "relay_at": None}
+    mark = update(outbox).where(is_published, is_unsent).values(marked)
     with engine.begin() as connection:
         connection.execute(mark, {"ids": [UUID(each) for each in ids]})
 
 
 # While the relay marks rows, which it had to send after GRACE, all are left to it: to wait for it
 # could be a deadlock, and to mark the others a mark out of order. The next event of a sku is looked
-# up by its number; if it is committed only later, its own commit wakes the relay.
+# up by its number; if it is committed only later, its own commit wakes the relay. No condition is
+# about `sent_at`: PostgreSQL might go through all unsent rows for each of these.
 _MARK_PUBLISHED = """
     WITH marked AS (
-        UPDATE outbox SET sent_at = now() WHERE position IN (
-            SELECT position FROM outbox WHERE id = ANY ($1) AND sent_at IS NULL FOR UPDATE NOWAIT
+        UPDATE outbox SET sent_at = coalesce(sent_at, now()), relay_at = NULL WHERE position IN (
+            SELECT position FROM outbox WHERE id = ANY ($1) FOR UPDATE NOWAIT
         )
         RETURNING sku, sequence
     )
     SELECT pg_notify($2, '') WHERE EXISTS (
-        SELECT FROM marked JOIN outbox AS next
-            ON next.sku = marked.sku AND next.sequence = marked.sequence + 1
-        WHERE next.sent_at IS NULL AND next.relay_at IS NULL
+        SELECT FROM marked WHERE (
+            SELECT next.sent_at IS NULL AND next.relay_at IS NULL FROM outbox AS next
+            WHERE next.sku = marked.sku AND next.sequence = marked.sequence + 1
+        )
     )"""
 
 
@@ -375,7 +378,7 @@ def _pending(dialect: str) -> Select[Any]:
         else position.not_in(bindparam("besides", expanding=True))
     )
     direct = outbox.alias()
-    held = select(direct.c.sku).where(direct.c.sent_at.is_(None), direct.c.relay_at > now)
+    held = select(direct.c.sku).where(direct.c.relay_at > now)
     return (
         select(*to_send)
         .where(is_unsent, is_new, or_(outbox.c.kind == "command", outbox.c.sku.not_in(held)))
@@ -389,7 +392,7 @@ def _sent(dialect: str) -> Update:
     is_sent = among(outbox.c.position, "positions", dialect)
     # By the database's clock, with which `_overdue` compares it.
     at = func.now() if dialect == "postgresql" else bindparam("at")
-    return update(outbox).where(is_sent).values(sent_at=at)
+    return update(outbox).where(is_sent).values(sent_at=at, relay_at=None)
 
 
 def _seconds(moment: ColumnElement[datetime]) -> ColumnElement[int]:
