@@ -41,7 +41,6 @@ from sqlalchemy import (
 )
 
 from allocation.adapters.sql.database import ago, clock
-from allocation.adapters.sql.statements import Writes, add_new, prepared
 from allocation.adapters.sql.tables import (
     UtcDateTime,
     commands,
@@ -55,6 +54,7 @@ from allocation.contract import codec
 from allocation.domain.events import Event
 from allocation.messaging.database import among, is_postgresql
 from allocation.messaging.outbox_relay import in_order
+from allocation.messaging.statements import Writes, add_new, prepared
 from allocation.service_layer.unit_of_work import Message
 
 NOTIFY_CHANNEL = "allocation_outbox"

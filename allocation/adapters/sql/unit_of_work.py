@@ -22,10 +22,10 @@ from allocation.adapters.sql.outbox import (
     EventRow,
     SqlOutbox,
 )
-from allocation.adapters.sql.statements import Writes
 from allocation.domain.commands import Command
 from allocation.domain.product import Product
 from allocation.messaging.database import among, is_postgresql
+from allocation.messaging.statements import Writes
 
 
 class SqlProducts:
