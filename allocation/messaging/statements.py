@@ -68,10 +68,10 @@ class Writes:
         elif keys:
             _change_each(self._connection, "gone", table, keys)
 
-    def notify(self, channel: str) -> None:
+    def notify(self, channel: str, payload: str = "") -> None:
         """Notify listeners of the channel when the transaction commits, and only then."""
         if self._on_postgresql:
-            self._statements.append(f"NOTIFY {channel}")
+            self._statements.append(f"NOTIFY {channel}, '{payload}'")
 
     def send(self) -> None:
         """Send all changes to the database."""

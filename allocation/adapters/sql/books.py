@@ -51,6 +51,8 @@ class SqlBooks:
         self.least_wanted = 0
         self.least_held = 0
         self.latest_promise = date.max
+        self.has_unsent_events = False
+        """Whether events of the product were committed before that are not marked as sent."""
         self._waiting = LineQueue()
         self._improvable = LineQueue()
 
@@ -299,6 +301,7 @@ def make(
         books.least_wanted = row["least"] or _NO_LINE_WAITS
         books.least_held = row["least_held"] or _NO_LINE_WAITS
         books.latest_promise = row["latest_promise"] or date.min
+        books.has_unsent_events = bool(row["has_unsent_events"])
         if row["batchref"] is not None:
             books.know_batch(row)
     for row in read.batches:

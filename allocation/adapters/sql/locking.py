@@ -142,8 +142,11 @@ def recorded(dialect: str) -> Select[Any]:
 
 
 def _stock(dialect: str) -> Select[Any]:
-    """The locked products, what says that no line waits, or improves, and their open batches."""
-    products = tables.products.c
+    """The locked products, what says that no line waits, or improves, and their open batches.
+
+    Also whether events are unsent: then the last one is, as they are marked in their order.
+    """
+    products, event = tables.products.c, tables.outbox.c
 
     def of_lines(value: Any, condition: Any) -> Any:
         return select(value).where(_LINE.sku == products.sku, condition).scalar_subquery()
@@ -155,6 +158,11 @@ def _stock(dialect: str) -> Select[Any]:
             of_lines(func.min(tables.needs), tables.waits).label("least"),
             of_lines(func.min(tables.holds), tables.improvable).label("least_held"),
             of_lines(func.max(_LINE.eta), tables.improvable).label("latest_promise"),
+            # As a value, not a condition: that PostgreSQL would look for among all unsent rows.
+            select(tables.is_unsent)
+            .where(event.sku == products.sku, event.sequence == products.sequence)
+            .scalar_subquery()
+            .label("has_unsent_events"),
         )
         .where(_is_locked(dialect))
         .subquery("asked")

@@ -16,7 +16,13 @@ from allocation.adapters.sql.database import translated
 from allocation.adapters.sql.inbox import SqlInbox
 from allocation.adapters.sql.locking import Read, Row, lock
 from allocation.adapters.sql.notifications import DECIDED_CHANNEL
-from allocation.adapters.sql.outbox import NOTIFY_CHANNEL, SqlOutbox
+from allocation.adapters.sql.outbox import (
+    NOT_FOR_RELAY,
+    NOTIFY_CHANNEL,
+    EventPublisher,
+    EventRow,
+    SqlOutbox,
+)
 from allocation.domain.commands import Command
 from allocation.domain.outcomes import Outcome
 from allocation.domain.product import Product
@@ -58,6 +64,10 @@ class SqlProducts:
         named = {sku for command in commands for sku in command.skus}
         of_batches = {sku for sku in self._skus.values() if sku}
         return self._lock(named | of_batches | {sku for _, sku in lines}, lines, ids)
+
+    def has_unsent_events(self, sku: str) -> bool:
+        """Whether another transaction left events of this product that are not marked as sent."""
+        return self._books[sku].has_unsent_events
 
     def pull_seen(self) -> list[Product]:
         seen, self._seen = self._seen, {}
@@ -181,16 +191,21 @@ class SqlUnitOfWork:
         locked: Callable[[float], None] = lambda seconds: None,
         clock: Callable[[Connection], datetime] = database.clock,
         calendar: tzinfo = UTC,
+        publisher: EventPublisher | None = None,
     ) -> None:
         """`locked` is called with the seconds that it took to lock rows of products.
 
-        `calendar` is the time zone in which the shop's days begin.
+        `calendar` is the time zone in which the shop's days begin. `publisher` gets the events
+        after their commit, as this is left, but for those of products with earlier events that are
+        not sent yet: these keep their order by the relay. Without it the relay publishes all.
         """
         options = JOINED if is_postgresql(engine) else {"sqlite_begin": "IMMEDIATE"}
         self._engine = engine.execution_options(**options)
         self._locked = locked
         self._clock = clock
         self.calendar = calendar
+        self._publisher = publisher
+        self._committed: list[EventRow] = []
 
     def __enter__(self) -> Self:
         try:
@@ -199,7 +214,10 @@ class SqlUnitOfWork:
             raise translated(error) from error
         self._began: datetime | None = None
         self.products = SqlProducts(self._connection, self._have_locked, self.today)
-        self.outbox = SqlOutbox(self.now)
+        is_direct = self._publisher is not None and self._publisher.is_ready
+        self.outbox = SqlOutbox(
+            self.now, lambda sku: is_direct and not self.products.has_unsent_events(sku)
+        )
         self.inbox = SqlInbox(self._connection, self.outbox, self.now)
         return self
 
@@ -210,6 +228,9 @@ class SqlUnitOfWork:
         traceback: TracebackType | None,
     ) -> None:
         self._connection.close()  # rolls back what was not committed
+        committed, self._committed = self._committed, []
+        if committed and self._publisher is not None:
+            self._publisher.publish(committed)
         if isinstance(error, SQLAlchemyError):
             known = translated(error)
             if known is not error:
@@ -240,5 +261,6 @@ class SqlUnitOfWork:
         if self.inbox.write(changes):
             changes.notify(DECIDED_CHANNEL)  # requests that wait for an outcome
         if self.outbox.write(changes):
-            changes.notify(NOTIFY_CHANNEL)  # the relay
+            changes.notify(NOTIFY_CHANNEL, "" if self.outbox.has_row_for_relay else NOT_FOR_RELAY)
         changes.commit()
+        self._committed, self.outbox.direct_rows = self.outbox.direct_rows, []
