@@ -62,8 +62,10 @@ task_acks_on_timeout = False
 # After a lost connection the broker redelivers the running commands: stop working on them.
 worker_cancel_long_running_tasks_on_connection_loss = True
 # Each process works on one batch while the next one comes in; the other commands stay in the queue
-# for other workers. On the embedded broker there are no batches.
-worker_prefetch_multiplier = 2 * _settings.batch_size if _on_rabbitmq else 1
+# for other workers.
+worker_prefetch_multiplier = 2 * _settings.batch_size
+# SQLite has one writer at a time: a second process would only wait for it.
+worker_concurrency = 1 if _settings.database_url.startswith("sqlite") else None
 
 # --- limits -------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Builds what a process needs, once, from its settings. Entry points pass it down."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -8,8 +9,9 @@ from sqlalchemy import Engine
 
 from allocation.adapters.metrics import InboundMetrics, RelayMetrics, WorkerMetrics
 from allocation.adapters.sql import database
+from allocation.adapters.sql.outbox import EventPublisher
 from allocation.adapters.sql.unit_of_work import SqlUnitOfWork
-from allocation.messaging.connection import connect
+from allocation.messaging.connection import connect, each_node
 from allocation.settings import Settings
 
 
@@ -34,13 +36,14 @@ class Dependencies:
     def inbound_metrics(self) -> InboundMetrics:
         return InboundMetrics()
 
-    def unit_of_work(self) -> SqlUnitOfWork:
-        """A unit of work on the configured database."""
+    def unit_of_work(self, publisher: EventPublisher | None = None) -> SqlUnitOfWork:
+        """A unit of work on the configured database; `publisher` gets the events it commits."""
         # Not `self.worker_metrics.locked`: a process that locks nothing has no such metrics.
         return SqlUnitOfWork(
             self.engine,
             locked=lambda each: self.worker_metrics.locked(each),
             calendar=self.settings.calendar,
+            publisher=publisher,
         )
 
     def broker(self) -> Connection:
@@ -50,6 +53,10 @@ class Dependencies:
     def confirming_broker(self) -> Connection:
         """A connection of which every publish waits until the broker has the message."""
         return connect(self.settings.broker_url, self.settings.broker_transport, confirm=True)
+
+    def brisk_brokers(self, time_limit: float) -> Iterator[Connection]:
+        """Connections to RabbitMQ's nodes in turn; each step of one takes `time_limit` at most."""
+        return each_node(self.settings.broker_url, confirm=False, time_limit=time_limit)
 
 
 def build(settings: Settings | None = None) -> Dependencies:

@@ -100,6 +100,11 @@ class Settings(BaseSettings):
         le=1,
         description="The former name of ALLOCATION_LINGER, until the next release.",
     )
+    publish_directly: bool = Field(
+        True,
+        description="Whether the workers publish events themselves after the commit, on RabbitMQ;"
+        " the relay then publishes only what they could not. Otherwise it publishes all events.",
+    )
     keep_events: int = Field(
         30, ge=1, description="Days after which a published event may be dropped."
     )

@@ -280,6 +280,10 @@ class MemoryUnitOfWork:
     def today(self) -> date:
         return self.now().astimezone(self.calendar).date()
 
+    def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome | None]:
+        self.products.load([message.command.meant for message in messages])
+        return self.inbox.claim(messages)
+
     def commit(self) -> None:
         self.products.save()
         self.store.__dict__.update(copy.deepcopy(self._copy).__dict__)

@@ -50,6 +50,25 @@ class WorkerMetrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
+        self._sent = Counter(
+            "allocation_worker_sent",
+            "Events that the worker published itself and the broker confirmed, by name.",
+            ["name"],
+            registry=self.registry,
+        )
+        _begin(self._sent, registry.EVENTS)
+        self._left_to_relay = Counter(
+            "allocation_worker_left_to_relay",
+            "Events that the worker tried to publish itself, and the broker did not confirm in"
+            " time: the relay publishes them.",
+            registry=self.registry,
+        )
+        self._confirm = Histogram(
+            "allocation_worker_confirm_seconds",
+            "Time from publishing the events of a batch to the broker's last confirm.",
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
         self._dead_letters = _dead_letters(topology.DEAD, self.registry)
 
     def decided(self, outcomes: Iterable[tuple[str, str]], seconds: float, size: int) -> None:
@@ -58,6 +77,13 @@ class WorkerMetrics:
             self._decided.labels(command, outcome).inc(count)
         self._seconds.observe(seconds)
         self._size.observe(size)
+
+    def published(self, names: Iterable[str], left_to_relay: int, seconds: float) -> None:
+        """Count the events of a batch: the names of those that the broker confirmed, and others."""
+        for name, count in Tally(names).items():
+            self._sent.labels(name).inc(count)
+        self._left_to_relay.inc(left_to_relay)
+        self._confirm.observe(seconds)
 
     def failed(self, command: str) -> None:
         self._decided.labels(command, "failed").inc()

@@ -3,8 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +12,7 @@ from kombu import Connection
 
 from allocation.adapters.metrics import RelayMetrics
 from allocation.adapters.rabbitmq import topology
-from allocation.adapters.rabbitmq.outbox_messages import outgoing
+from allocation.adapters.rabbitmq.outbox_messages import messages
 from allocation.adapters.sql.migrations import wait_for_schema
 from allocation.adapters.sql.outbox import DUE_AT_ONCE, OutboxReader, only_reader
 from allocation.bootstrap import Dependencies, build
@@ -25,7 +24,7 @@ from allocation.messaging.outbox_relay import (
     OUTAGES,
     InFlight,
 )
-from allocation.messaging.publisher import Outgoing, publisher
+from allocation.messaging.publisher import publisher
 from allocation.messaging.telemetry import heartbeat, logs, metrics_server, trace_context, tracing
 
 log = structlog.get_logger(__name__)
@@ -213,18 +212,3 @@ def names(row: Any) -> dict[str, str]:
         known["sku"] = row.sku
     trace_id = trace_context.trace_id(row.traceparent, UUID(row.correlation_id))
     return known | {"trace_id": trace_id}
-
-
-@contextmanager
-def messages(rows: Sequence[Any]) -> Iterator[Sequence[Outgoing]]:
-    """The messages that rows become; their spans, if any are made, end with the block."""
-    spans = [_span(row) for row in rows]
-    with tracing.ending(spans):
-        yield [outgoing(row, span.traceparent) for row, span in zip(rows, spans, strict=True)]
-
-
-def _span(row: Any) -> tracing.Span:
-    """The span in which a row is published."""
-    destination = topology.EVENTS if row.kind == "event" else topology.COMMANDS
-    about = (row.name, row.id, destination, row.traceparent, row.correlation_id)
-    return tracing.message("publish", *about)

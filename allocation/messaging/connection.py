@@ -27,6 +27,7 @@ the heartbeat.
 SPOOL_TRANSPORT = "allocation.adapters.spool:Transport"
 """kombu loads the embedded broker by this name; nothing of it is imported here."""
 
+_CONNECT_TIMEOUT = 5  # seconds, as kombu's
 _TLS = {"cacertfile": "ca_certs", "certfile": "certfile", "keyfile": "keyfile"}
 
 
@@ -86,13 +87,19 @@ def prepare_process() -> None:
     hostile_messages.receive_as_invalid()
 
 
-def each_node(url: str) -> Iterator[Connection]:
-    """Endless connections to the nodes of `url` in turn, not open yet, which confirm publishes.
+def each_node(
+    url: str, *, confirm: bool = True, time_limit: float | None = None
+) -> Iterator[Connection]:
+    """Endless connections to the nodes of `url` in turn, not open yet.
+
+    With `confirm`, each publish waits until the broker has the message. `time_limit` is in seconds:
+    that of connecting, and, instead of TIME_LIMITS, of each read and write.
 
     For a process of others, in which nothing of kombu is changed. No heartbeats are agreed on:
     nobody would send ours between two calls, and TCP's keepalive has to do.
     """
     found = address(url)
+    limits = dict.fromkeys(TIME_LIMITS, time_limit) if time_limit else TIME_LIMITS
 
     def connection(node: str) -> Connection:
         return Connection(
@@ -100,7 +107,8 @@ def each_node(url: str) -> Iterator[Connection]:
             transport=_VERIFYING if node.startswith("amqps:") else None,
             ssl=found.tls or False,
             heartbeat=0,
-            transport_options={"confirm_publish": True, **TIME_LIMITS},
+            connect_timeout=time_limit or _CONNECT_TIMEOUT,
+            transport_options={"confirm_publish": confirm, **limits},
         )
 
     return map(connection, cycle(found.url.split(";")))

@@ -4,9 +4,10 @@ import sqlite3
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg2
+from psycopg2.extensions import ISOLATION_LEVEL_READ_COMMITTED, TRANSACTION_STATUS_IDLE
 from sqlalchemy import (
     ARRAY,
     URL,
@@ -31,6 +32,13 @@ IDLE = 0.25
 T = TypeVar("T")
 
 Insert = postgresql.Insert | sqlite.Insert
+
+JOINED = {"joined": True}
+"""Execution options with which BEGIN goes to PostgreSQL with the transaction's first statement.
+
+psycopg2 sends it by itself, which costs a round trip. The last statement ends the transaction by
+`; COMMIT`, and so saves another one; without that it is rolled back.
+"""
 
 Outage = (OperationalError, InterfaceError)
 """What is raised while the database can't be reached."""
@@ -72,6 +80,7 @@ def engine(
         pool_size=pool_size,
     )
     _ping_idle(made)
+    _join_transactions(made)
     return made
 
 
@@ -125,6 +134,46 @@ def _sqlite_engine(url: URL, pool_size: int, begin: str) -> Engine:
         connection.exec_driver_sql(f"BEGIN {mode}")
 
     return made
+
+
+def _join_transactions(engine: Engine) -> None:
+    """Carry JOINED out."""
+
+    @event.listens_for(engine, "engine_connect")
+    def leave_it_to_us(connection: Connection) -> None:
+        if connection.get_execution_options().get("joined"):
+            driver: Any = connection.connection.driver_connection
+            # In this order: otherwise psycopg2 tells the server of the level, here and at the end.
+            driver.isolation_level = None
+            driver.autocommit = True
+            connection.info["joined"] = True
+
+    @event.listens_for(engine, "before_cursor_execute", retval=True)
+    def begin(
+        connection: Connection,
+        cursor: Any,
+        statement: str,
+        parameters: Any,
+        _context: object,
+        _executemany: bool,
+    ) -> tuple[str, Any]:
+        if connection.get_execution_options().get("joined") and _is_idle(cursor.connection):
+            statement = f"BEGIN ISOLATION LEVEL READ COMMITTED; {statement}"
+        return statement, parameters
+
+    @event.listens_for(engine, "reset")
+    def roll_back(driver: Any, record: ConnectionPoolEntry, _state: object) -> None:
+        if record.info.pop("joined", False):
+            if not _is_idle(driver):
+                with driver.cursor() as cursor:
+                    cursor.execute("ROLLBACK")
+            driver.autocommit = False
+            driver.isolation_level = ISOLATION_LEVEL_READ_COMMITTED
+
+
+def _is_idle(connection: Any) -> bool:
+    """Whether psycopg2's connection is in no transaction, whoever began it."""
+    return bool(connection.get_transaction_status() == TRANSACTION_STATUS_IDLE)
 
 
 def _ping_idle(engine: Engine) -> None:

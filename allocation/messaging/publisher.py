@@ -1,20 +1,27 @@
 """Publishes many messages at once, and says of each whether the broker confirmed it."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
+from math import inf
 from typing import Protocol
 
 import amqp
 from kombu import Connection, Producer
-from kombu.exceptions import ChannelError
+from kombu.exceptions import ChannelError, OperationalError
+
+from allocation.messaging import backoff
 
 CONFIRM_TIMEOUT = 10.0
 """Seconds without a confirm after which the connection counts as lost."""
 READ_TIMEOUT = 0.001
 """Seconds without a confirm after which no more have arrived."""
+GIVE_UP_AFTER = 1.0
+"""Seconds after which a DirectPublisher waits for no more confirms."""
+AT_ONCE = 500
+"""Messages that a DirectPublisher sends before it waits for their confirms."""
 BIND_EVERY = 5.0
 """Seconds between two calls of `bind`, after which a queue that somebody unbound is bound again."""
 
@@ -104,37 +111,45 @@ class AmqpPublisher:
         self._bind_again()
         if not self._pending:
             self._confirmed_at = time.monotonic()
-        for message in messages:
-            self._tag += 1
-            self._pending[self._tag] = message.id
-            self._channel.basic_publish(
-                amqp.Message(
-                    message.body,
-                    content_type=message.content_type,
-                    content_encoding="utf-8",
-                    delivery_mode=2,
-                    message_id=message.id,
-                    application_headers=dict(message.headers),
-                    **message.properties,
-                ),
-                exchange=message.exchange,
-                routing_key=message.routing_key,
-                mandatory=True,
-            )
+        with _one_write(self._channel.connection):
+            for message in messages:
+                self._send(message)
 
-    def settle(self, most: int) -> dict[str, bool]:
+    def _send(self, message: Outgoing) -> None:
+        self._tag += 1
+        self._pending[self._tag] = message.id
+        self._channel.basic_publish(
+            amqp.Message(
+                message.body,
+                content_type=message.content_type,
+                content_encoding="utf-8",
+                delivery_mode=2,
+                message_id=message.id,
+                application_headers=dict(message.headers),
+                **message.properties,
+            ),
+            exchange=message.exchange,
+            routing_key=message.routing_key,
+            mandatory=True,
+        )
+
+    def settle(self, most: int, until: float = inf) -> dict[str, bool]:
+        """As Publisher says, but waits until `until` at the longest, by the monotonic clock."""
         with suppress(TimeoutError):
             while self._pending:
                 self._connection.drain_events(timeout=READ_TIMEOUT)
         while self._pending and (len(self._pending) > most or self._is_silent()):
             # In slices: a heartbeat begins the wait anew, and a broker that is short of memory or
             # disk goes on to send heartbeats.
+            left = until - time.monotonic()
+            if left <= 0:
+                break
             if self._is_silent():
                 raise TimeoutError(
                     "the broker does not confirm: is it short of memory or disk? Check its log"
                 )
             with suppress(TimeoutError):
-                self._connection.drain_events(timeout=1)
+                self._connection.drain_events(timeout=min(left, 1))
         if self._settled:
             self._require(self._channel)
         settled, self._settled = self._settled, {}
@@ -165,6 +180,106 @@ class AmqpPublisher:
         self, _error: Exception, _exchange: str, _routing_key: str, message: amqp.Message
     ) -> None:
         self._unroutable.add(message.properties["message_id"])
+
+
+@contextmanager
+def _one_write(connection: amqp.Connection) -> Iterator[None]:
+    """Send all frames of the block to the broker together, at its end.
+
+    py-amqp writes each message to the socket by itself, which takes as long as to build it. Its
+    transports write by their private `_write`; without that attribute nothing is published.
+    """
+    transport = connection.transport
+    write, frames = transport._write, bytearray()
+    transport._write = frames.extend
+    try:
+        yield
+    finally:
+        transport._write = write
+    if frames:
+        transport.write(bytes(frames))
+
+
+class Unconfirmed(Exception):
+    """The broker refused messages, or did not confirm them in time."""
+
+
+class DirectPublisher:
+    """Publishes at once or not at all: it gives up soon, and raises no error of the broker.
+
+    For a process that has other work to do, and whose messages an outbox relay publishes if this
+    does not. It connects when it is first needed, so it may be built before a fork. After a failure
+    it takes a new connection, and not before a backoff. One thread may use it.
+    """
+
+    def __init__(
+        self,
+        connections: Iterator[Connection],
+        on_outage: Callable[[Exception, float], None],
+        *,
+        bind: OnChannel = _do_nothing,
+        require: OnChannel = _do_nothing,
+    ) -> None:
+        """`connections` to RabbitMQ are not open yet, and publish without waiting for confirms.
+
+        `on_outage` gets the error and the seconds of the backoff. For `bind` and `require` see
+        `publisher`.
+        """
+        self._connections = connections
+        self._on_outage = on_outage
+        self._bind = bind
+        self._require = require
+        self._connection: Connection | None = None
+        self._publisher: AmqpPublisher | None = None
+        self._failures = 0
+        self._next_try = 0.0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether no failure is so recent that it is too early for another try."""
+        return time.monotonic() >= self._next_try
+
+    def publish(self, messages: Sequence[Outgoing]) -> set[str]:
+        """Send all, in order; returns the ids of those that a queue keeps, as far as confirmed."""
+        kept: set[str] = set()
+        until = time.monotonic() + GIVE_UP_AFTER
+        connection = self._connection or next(self._connections)
+        lost = (OSError, *connection.connection_errors, *connection.channel_errors)
+        try:
+            publisher = self._publisher or self._connect(connection)
+            for first in range(0, len(messages), AT_ONCE):
+                part = messages[first : first + AT_ONCE]
+                publisher.send(part)
+                settled = publisher.settle(0, until)
+                confirmed = {message_id for message_id, is_kept in settled.items() if is_kept}
+                kept |= confirmed
+                if len(confirmed) < len(part):
+                    raise Unconfirmed(
+                        f"{len(part) - len(settled)} messages were not confirmed in time,"
+                        f" {len(settled) - len(confirmed)} were refused"
+                    )
+        except (Unconfirmed, OperationalError, *lost) as error:
+            connection.collect()  # don't close it: the broker may not answer
+            self._connection = self._publisher = None
+            self._failures += 1
+            seconds = backoff.seconds(self._failures)
+            self._next_try = time.monotonic() + seconds
+            self._on_outage(error, seconds)
+        else:
+            self._failures = 0
+        return kept
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.release()
+            self._connection = self._publisher = None
+
+    def _connect(self, connection: Connection) -> AmqpPublisher:
+        connection.ensure_connection(max_retries=0)  # kombu would wait too long
+        self._connection = connection
+        self._publisher = AmqpPublisher(connection, self._bind, self._require)
+        return self._publisher
 
 
 class SpoolPublisher:

@@ -38,8 +38,7 @@ def execute_batch(messages: Sequence[Message], uow: UnitOfWork) -> list[Outcome]
     A refusal of one does not affect the others.
     """
     with uow:
-        uow.products.load([message.command.meant for message in messages])
-        known = uow.inbox.claim(messages)
+        known = uow.claim(messages)
         outcomes = {each: outcome for each, outcome in known.items() if outcome is not None}
         follow_ups: dict[FollowUp, Message] = {}
         for message in messages:

@@ -91,14 +91,6 @@ class Inbox(Protocol):
         """
         ...
 
-    def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome | None]:
-        """Take the commands for this unit of work; returns the outcomes of those known before.
-
-        None for one that was accepted and not decided. To be called after their products are
-        locked: a repeat waits there for the first. Raises CommandConflict.
-        """
-        ...
-
     def record(self, message: Message, outcome: Outcome) -> None:
         """Save the outcome of a claimed command."""
         ...
@@ -148,6 +140,14 @@ class UnitOfWork(Protocol):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None: ...
+
+    def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome | None]:
+        """Load the products of the commands, then take the commands for this unit of work.
+
+        Returns the outcomes of those known before; None for one that was accepted and not decided.
+        A repeat waits for the first, whose products are locked. Raises CommandConflict.
+        """
+        ...
 
     def now(self) -> datetime:
         """The storage's own clock, which all processes share: one time in each unit of work."""

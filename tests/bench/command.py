@@ -16,6 +16,7 @@ from typing import Any
 from tests.bench.accepting import Accepting
 from tests.bench.bench import Bench, Measurement
 from tests.bench.deployment import tuned
+from tests.bench.embedded import Embedded
 from tests.bench.figures import Figure, of_rows
 from tests.bench.growth import Growth
 from tests.bench.improving import Improving
@@ -41,6 +42,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], Measurement]] = {
     "shrink": Shrinking,
     "improve": Improving,
     "sustained": Sustained,
+    "embedded": Embedded,
 }
 
 

@@ -161,35 +161,25 @@ class Proxy:
             self.links.remove(link)
 
 
-class Commits:
-    """Watches PostgreSQL's protocol, and cuts connections between a COMMIT and its answer."""
+class Queries:
+    """Watches PostgreSQL's protocol: the text of every query, in their order."""
 
-    def __init__(self, every: int) -> None:
-        """Cut at each `every`-th COMMIT while `active`."""
-        self.active = False
-        self.cuts = 0
-        self._every = every
-        self._seen = 0
+    def __init__(self) -> None:
+        self.queries: list[str] = []
         self._unparsed: dict[Link, bytearray] = {}
         self._started: set[Link] = set()
-        self._doomed: set[Link] = set()
 
     def __call__(self, link: Link, data: bytes, to_server: bool) -> bytes:
-        if not to_server:
-            if link in self._doomed:
-                self._doomed.discard(link)
-                self.cuts += 1
-                link.close()
-                return b""
-            return data
+        if to_server:
+            self.queries += self.asked(link, data)
+        return data
+
+    def asked(self, link: Link, data: bytes) -> list[str]:
+        """The queries that are whole with this chunk."""
         rest = self._unparsed.setdefault(link, bytearray())
         rest += data
-        for kind, body in self._messages(link, rest):
-            if kind == b"Q" and body.rstrip(b"\0").upper() == b"COMMIT" and self.active:
-                self._seen += 1
-                if self._seen % self._every == 0:
-                    self._doomed.add(link)
-        return data
+        messages = self._messages(link, rest)
+        return [body.rstrip(b"\0").decode() for kind, body in messages if kind == b"Q"]
 
     def _messages(self, link: Link, rest: bytearray) -> list[tuple[bytes, bytes]]:
         """The whole messages in `rest`, which are taken off it; the first ones have no kind."""
@@ -207,3 +197,32 @@ class Commits:
             elif body[:4] == b"\x00\x03\x00\x00":  # the start; before it come requests for TLS
                 self._started.add(link)
             del rest[:length]
+
+
+class Commits(Queries):
+    """Cuts connections between a COMMIT and its answer."""
+
+    def __init__(self, every: int) -> None:
+        """Cut at each `every`-th COMMIT while `active`."""
+        super().__init__()
+        self.active = False
+        self.cuts = 0
+        self._every = every
+        self._seen = 0
+        self._doomed: set[Link] = set()
+
+    def __call__(self, link: Link, data: bytes, to_server: bool) -> bytes:
+        if not to_server:
+            if link in self._doomed:
+                self._doomed.discard(link)
+                self.cuts += 1
+                link.close()
+                return b""
+            return data
+        for query in self.asked(link, data):
+            # It may come by itself, or end a message that has other statements, too.
+            if query.upper().endswith("COMMIT") and self.active:
+                self._seen += 1
+                if self._seen % self._every == 0:
+                    self._doomed.add(link)
+        return data

@@ -73,9 +73,9 @@ def test_without_the_inbox_commands_take_effect_twice(deploy: Deploy) -> None:
     assert "I2" in promises_broken(run)
 
 
-def test_without_the_outbox_events_are_lost(deploy: Deploy) -> None:
-    """Whoever dies between COMMIT and publish tells nobody."""
-    run = deploy(celery_app=f"{CONTROLS}.publish_after_commit")
+def test_without_the_relay_events_are_lost(deploy: Deploy) -> None:
+    """A worker that dies between COMMIT and publish tells nobody."""
+    run = deploy(celery_app=f"{CONTROLS}.without_relay")
 
     kill_after_commit(run)
 

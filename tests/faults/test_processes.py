@@ -18,6 +18,8 @@ from tests.waiting import eventually
 pytestmark = [pytest.mark.matrix, pytest.mark.timeout(600)]
 
 AN_EVENT = "NEW.kind = 'event'"
+OF_A_PUBLISHING_WORKER = "OLD.relay_at IS NOT NULL"
+OF_THE_RELAY = "OLD.relay_at IS NULL"
 
 
 def unsent(run: Run) -> int:
@@ -62,7 +64,10 @@ def test_pool_children_killed_during_their_commit(deploy: Deploy) -> None:
 
 
 def test_pool_children_killed_after_their_commit(deploy: Deploy) -> None:
-    """Before they hear that it is committed: the command comes again, and is known."""
+    """Before they hear that it is committed: the command comes again, and is known.
+
+    They have published nothing, so the relay does.
+    """
     run = deploy()
     gate = Gate(run.system.engine, "outbox", deferred=True, when=AN_EVENT)
 
@@ -76,6 +81,37 @@ def test_pool_children_killed_after_their_commit(deploy: Deploy) -> None:
             eventually(lambda count=before: committed(run) > count, what="the COMMIT")  # type: ignore[misc]
             signal_all(children, signal.SIGKILL)
             run.fault("kill -9 of pool children after COMMIT")
+
+    run.prove()
+
+
+def test_pool_children_killed_after_their_publish(deploy: Deploy) -> None:
+    """Before they mark what the broker has: the relay sends it again, and it is done once."""
+    run = deploy()
+    gate = Gate(run.system.engine, "outbox", event="UPDATE", when=OF_A_PUBLISHING_WORKER)
+
+    with run.load.running(scale.RATE):
+        for _ in range(scale.times(6)):
+            with gate.shut():
+                gate.wait_for_somebody()
+                signal_all(run.system.children("worker-1"), signal.SIGKILL)
+                gate.cut_off()
+            run.fault("kill -9 of pool children after publish")
+
+    run.prove()
+
+
+def test_the_relay_down_for_longer_than_the_grace(deploy: Deploy) -> None:
+    """Workers publish without it what comes by the queue; it has the rest when it is back."""
+    run = deploy()
+
+    with run.load.running(scale.RATE):
+        for _ in range(scale.times(3)):
+            with run.system.down("relay"):
+                signal_all(run.system.children("worker-1"), signal.SIGKILL)
+                time.sleep(4)  # the length of the outage is the fault
+            run.fault("relay away for 4 s, and pool children killed")
+            run.system.wait_until_ready("relay")
 
     run.prove()
 
@@ -135,7 +171,7 @@ def test_the_relay_killed_after_its_publish(deploy: Deploy, broker_proxy: Proxy)
 def test_the_relay_killed_after_the_confirm(deploy: Deploy) -> None:
     """It never marks what the broker has: it is sent again, and done once."""
     run = deploy()
-    gate = Gate(run.system.engine, "outbox", event="UPDATE")
+    gate = Gate(run.system.engine, "outbox", event="UPDATE", when=OF_THE_RELAY)
 
     with run.load.running(scale.RATE):
         for _ in range(scale.times(4)):
@@ -152,7 +188,7 @@ def test_the_relay_killed_after_the_confirm(deploy: Deploy) -> None:
 def test_the_relay_killed_after_the_mark(deploy: Deploy) -> None:
     """The database marks the rows for a process that is gone: nothing is sent twice."""
     run = deploy()
-    gate = Gate(run.system.engine, "outbox", event="UPDATE")
+    gate = Gate(run.system.engine, "outbox", event="UPDATE", when=OF_THE_RELAY)
 
     with run.load.running(scale.RATE):
         for _ in range(scale.times(4)):

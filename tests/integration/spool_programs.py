@@ -4,8 +4,10 @@ Their sleeps of a minute only keep a process there until its test kills it.
 """
 
 import os
+import signal
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 from kombu import Connection, Consumer, Exchange, Queue
@@ -66,6 +68,15 @@ def hold(folder: str, output: str) -> None:
         _listen(connection, note)
 
 
+def acknowledge(folder: str, number: str) -> None:
+    """Take five messages and acknowledge them together; die at the NUMBER-th file removed."""
+    with connect(folder) as connection:
+        queue = work()(connection.channel())
+        messages = [queue.get() for _ in range(5)]
+        _die_at("os.remove", int(number))
+        messages[-1].ack(multiple=True)
+
+
 def bind(folder: str, name: str, count: str) -> None:
     """Bind `count` queues called NAME-number to one fanout."""
     with connect(folder) as connection:
@@ -82,6 +93,17 @@ def own(folder: str) -> None:
         ).declare()
         print("declared", flush=True)
         time.sleep(60)
+
+
+def _die_at(event: str, number: int) -> None:
+    """Kill this process in place of its NUMBER-th call that Python audits as `event`."""
+    calls = count(1)
+
+    def audit(name: str, _arguments: object) -> None:
+        if name == event and next(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(audit)
 
 
 def _listen(connection: Connection, note: object) -> None:

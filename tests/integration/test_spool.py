@@ -1,20 +1,23 @@
 """The embedded broker: many processes on one folder, none of which may lose what another sent."""
 
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
-from kombu import Connection, Exchange, Queue
+from kombu import Connection, Consumer, Exchange, Queue
+from kombu.asynchronous import Hub
 from kombu.exceptions import ChannelError
 
+from allocation.adapters.spool import transport
 from allocation.adapters.spool.files import Owner
 from allocation.adapters.spool.transport import Transport, Unroutable
 from tests.integration.spool_programs import TRANSPORT, connect, work
@@ -105,6 +108,162 @@ def test_a_consumer_killed_in_the_middle_loses_nothing(
     )
 
     assert len(lines(first, second)) <= 1001
+
+
+def test_one_acknowledgement_covers_all_messages_of_its_channel_up_to_it(spool: Connection) -> None:
+    for number in range(5):
+        spool.Producer().publish(number, exchange="work", routing_key="work")
+    other = get(spool)
+    channel = spool.channel()
+    messages = [Queue("work")(channel).get() for _ in range(3)]
+
+    messages[1].ack(multiple=True)
+    channel.close()
+    other.channel.close()
+
+    assert [get(spool, no_ack=True).payload for _ in range(3)] == [0, 3, 4]
+    assert get(spool) is None
+
+
+@pytest.mark.parametrize("number", [1, 3, 5])
+def test_a_consumer_that_dies_while_it_acknowledges_many_loses_and_doubles_nothing(
+    spool: Connection, program: Callable[..., Process], number: int
+) -> None:
+    for name in range(7):
+        spool.Producer().publish(name, exchange="work", routing_key="work")
+
+    died = program("acknowledge", number).wait()
+
+    assert died == -signal.SIGKILL
+    again = eventually(lambda: get(spool, no_ack=True), what="a claim that came back")
+    left = [get(spool, no_ack=True).payload for _ in range(7 - number)]
+    assert [again.payload, *left] == list(range(number - 1, 7))
+    assert get(spool) is None
+
+
+def test_an_event_loop_delivers_in_order_as_many_as_may_be_unacknowledged(
+    spool: Connection,
+) -> None:
+    loop = Hub()
+    received: list[Any] = []
+    channel = spool.channel()
+    for number in range(50):
+        spool.Producer().publish(number, exchange="work", routing_key="work")
+    spool.register_with_event_loop(loop)
+
+    def receive(message: Any) -> None:
+        received.append(message)
+
+    def turn_until(number: int) -> list[int]:
+        eventually(lambda: loop.run_once() or len(received) >= number, what=f"{number} messages")
+        for _ in range(3):
+            loop.run_once()
+        return [message.payload for message in received]
+
+    queue = Queue("work", no_declare=True)
+    with Consumer(channel, [queue], on_message=receive, prefetch_count=20, auto_declare=False):
+        first = turn_until(20)
+        received[9].ack(multiple=True)
+        second = turn_until(30)
+        loop.close()
+
+    assert first == list(range(20))
+    assert second == list(range(30))
+
+
+def test_an_event_loop_gives_each_channel_its_share(
+    spool: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "LONGEST_TURN", 0)
+    loop = Hub()
+    received: list[str] = []
+    spool.channel().queue_declare("control")
+    for number in range(5):
+        spool.Producer().publish(f"work {number}", exchange="work", routing_key="work")
+    spool.Producer().publish("control", routing_key="control")
+    spool.register_with_event_loop(loop)
+
+    def consumer(queue: str) -> Consumer:
+        named = Queue(queue, no_declare=True)
+        return Consumer(
+            spool.channel(),
+            [named],
+            on_message=lambda message: received.append(message.payload),
+            auto_declare=False,
+        )
+
+    with consumer("work"), consumer("control"):
+        eventually(lambda: loop.run_once() or len(received) == 6, what="six messages")
+        loop.close()
+
+    assert received == ["work 0", "control", *(f"work {number}" for number in range(1, 5))]
+
+
+def publish_task(connection: Connection, name: str, eta: datetime | None) -> None:
+    """As Celery publishes a task that has a countdown."""
+    topic = Exchange("tasks", type="topic")
+    Queue("tasks", topic, routing_key="tasks")(connection.channel()).declare()
+    headers = {"task": "note", "eta": None if eta is None else eta.isoformat()}
+    connection.Producer().publish(name, exchange="tasks", routing_key="tasks", headers=headers)
+
+
+def test_a_task_is_held_until_it_is_due_and_then_comes_before_those_that_came_later(
+    folder: str,
+) -> None:
+    due = datetime.now(UTC) + timedelta(seconds=0.5)
+    with connect(folder) as connection:
+        publish_task(connection, "delayed", due)
+        publish_task(connection, "in an hour", due + timedelta(hours=1))
+        publish_task(connection, "at once", None)
+        publish_task(connection, "long ago", datetime(2020, 1, 1, tzinfo=UTC))
+
+    with connect(folder) as connection:
+        first = [get(connection, "tasks").payload for _ in range(2)]
+        assert get(connection, "tasks") is None
+        last = eventually(lambda: get(connection, "tasks"), what="the delayed task")
+        publish_task(connection, "later", None)
+        last.requeue()
+
+        assert first == ["at once", "long ago"]
+        assert datetime.now(UTC) >= due
+        assert [get(connection, "tasks").payload for _ in range(2)] == ["delayed", "later"]
+        assert get(connection, "tasks") is None
+
+
+@pytest.mark.parametrize("eta", ["tomorrow", "9999-12-31T00:00:00", 7])
+def test_a_task_whose_time_is_not_one_that_comes_is_for_the_consumer_to_refuse(
+    spool: Connection, eta: object
+) -> None:
+    publish_task(spool, "at once", None)
+    get(spool, "tasks", no_ack=True)
+
+    headers = {"task": "note", "eta": eta}
+    spool.Producer().publish("odd", exchange="tasks", routing_key="tasks", headers=headers)
+
+    assert get(spool, "tasks").payload == "odd"
+
+
+def test_what_is_no_task_or_goes_past_the_topic_exchange_is_never_held(spool: Connection) -> None:
+    """A dead letter keeps the headers of its task."""
+    publish_task(spool, "at once", None)
+    get(spool, "tasks", no_ack=True)
+    later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+
+    spool.Producer().publish("a", exchange="tasks", routing_key="tasks", headers={"eta": later})
+    spool.Producer().publish("b", routing_key="tasks", headers={"task": "note", "eta": later})
+
+    assert [get(spool, "tasks").payload for _ in range(2)] == ["a", "b"]
+
+
+def test_a_queue_that_is_deleted_takes_its_delayed_tasks_along(spool: Connection) -> None:
+    due = datetime.now(UTC) + timedelta(seconds=0.5)
+    publish_task(spool, "delayed", due)
+    spool.channel().queue_delete("tasks")
+
+    publish_task(spool, "second", due)
+
+    assert eventually(lambda: get(spool, "tasks"), what="the second task").payload == "second"
+    assert get(spool, "tasks") is None
 
 
 def test_one_consumer_gets_one_producers_messages_in_order(spool: Connection) -> None:
@@ -237,6 +396,22 @@ def test_the_exclusive_queue_of_a_killed_process_is_dropped(
     eventually(
         lambda: get(spool) is None and channel.get_table("news") == [], what="the queue dropped"
     )
+
+
+@pytest.mark.parametrize("left", [b"", b'{"body": ', b"\xff\xfe"])
+def test_a_message_that_a_power_failure_damaged_is_set_aside(
+    spool: Connection, folder: str, left: bytes
+) -> None:
+    for number in range(3):
+        spool.Producer().publish(number, exchange="work", routing_key="work")
+    _, damaged, _ = sorted(Path(folder, "queues", "work").iterdir())
+    damaged.write_bytes(left)
+
+    received = [get(spool).payload for _ in range(2)]
+
+    assert received == [0, 2]
+    assert get(spool) is None
+    assert Path(folder, "damaged", "work", damaged.name).read_bytes() == left
 
 
 def test_what_was_not_acknowledged_is_given_back_when_the_connection_closes(folder: str) -> None:

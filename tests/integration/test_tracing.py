@@ -236,9 +236,9 @@ def test_every_process_sends_its_last_spans_before_it_ends(
 
     assert sorted(collector.spans) == [
         ("allocation-api", "POST /v1/batches", TRACE),
-        ("allocation-relay", "publish allocation.batch_created.v1", TRACE),
         ("allocation-relay", "publish allocation.create_batch", TRACE),
         ("allocation-worker", "process allocation.create_batch", TRACE),
+        ("allocation-worker", "publish allocation.batch_created.v1", TRACE),
         ("warehouse", "process allocation.batch_created.v1", TRACE),
     ]
 

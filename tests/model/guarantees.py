@@ -50,7 +50,7 @@ def a_queue_never_has_an_event_before_its_predecessor(state: State) -> bool:
 
 
 def a_queue_has_the_events_of_a_sku_in_order_at_least_once(state: State) -> bool:
-    """No promise either: among repeats and early ones, each event follows its predecessor once."""
+    """Among repeats and early ones, each event follows its predecessor once."""
     followed: list[Event] = []
     for event in state.shown or ():
         if _is_in_order([*followed, event]):

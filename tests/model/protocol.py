@@ -20,18 +20,26 @@ class Protocol:
     """The worker saves events in the transaction of the decision."""
     dead_letter_before_ack: bool = True
     """The worker acknowledges a failed command once the dead-letter queue has it."""
-    publishes_directly: Literal[None, "after its commit", "before its commit"] = None
+    publishes_directly: Literal[None, "after its commit", "before its commit"] = "after its commit"
     """When the worker itself publishes its events; None: it leaves that to the relay."""
-    worker_marks: Literal["confirmed", "published"] = "confirmed"
-    """Which rows a worker that publishes marks."""
-    worker_keeps_order: bool = False
+    worker_marks: Literal["confirmed, in order", "confirmed", "published"] = "confirmed, in order"
+    """Which rows a worker that publishes marks.
+
+    In order: it does not mark a row while the outbox has an earlier one of the sku.
+    """
+    worker_keeps_order: bool = True
     """A worker that publishes leaves an event to the relay while the outbox has an earlier one.
 
-    It looks under the product's lock. Nor does it mark an event while the outbox has an earlier one
-    of the sku.
+    It looks under the product's lock.
     """
     relay: bool = True
     """A relay runs."""
+    relay_leaves: Literal["products", "rows"] = "products"
+    """What the relay leaves to a worker that publishes, for as long as the grace period lasts.
+
+    All events of the products, or only the rows of the worker and not the ones after them. No clock
+    is reliable, so the grace period is over at any time.
+    """
     relay_selects: Literal["pending rows", "rows after a cursor"] = "pending rows"
     relay_marks: Literal["confirmed, in order", "confirmed", "published", "selected"] = (
         "confirmed, in order"

@@ -205,7 +205,7 @@ def the_worker_marks(protocol: Protocol, state: State) -> Steps:
             rows = [row for row in state.outbox if row.message in settled]
             if protocol.worker_marks != "published":
                 rows = [row for row in rows if row.message not in worker.refused]
-            if protocol.worker_keeps_order:
+            if protocol.worker_marks == "confirmed, in order":
                 rows = _in_order(state.outbox, rows)
             yield Step(f"{_worker(state, number)} marks {_list(rows)}", _marked(after, rows))
 
@@ -276,21 +276,25 @@ def a_worker_gets_no_confirm(protocol: Protocol, state: State) -> Steps:
 
 @_progress
 def the_relay_selects(protocol: Protocol, state: State) -> Steps:
-    """All pending rows, in their order; and at any time, as no clock is reliable."""
+    """Pending rows, in their order: all, or those that it does not leave to a worker."""
     relay = state.relay
     rows = tuple(row for row in state.outbox if row not in relay.unmarked)
     if protocol.relay_selects == "rows after a cursor":
         rows = tuple(row for row in rows if row.position > relay.cursor)
-    if not protocol.relay or not rows or relay.selected:
+    if not protocol.relay or relay.selected:
         return
-    selected = relay._replace(selected=rows)
-    if protocol.relay_selects == "rows after a cursor":
-        selected = selected._replace(cursor=rows[-1].position)
-    after = state._replace(relay=selected)
-    if protocol.relay_marks == "selected":
-        yield Step(f"the relay selects {_list(rows)}, and marks them", _marked(after, rows))
-    else:
-        yield Step(f"the relay selects {_list(rows)}", after)
+    for selected in _each((rows, _not_left(protocol, state, rows))):
+        if not selected:
+            continue
+        chosen = relay._replace(selected=selected)
+        if protocol.relay_selects == "rows after a cursor":
+            chosen = chosen._replace(cursor=selected[-1].position)
+        after = state._replace(relay=chosen)
+        what = f"the relay selects {_list(selected)}"
+        if protocol.relay_marks == "selected":
+            yield Step(f"{what}, and marks them", _marked(after, selected))
+        else:
+            yield Step(what, after)
 
 
 @_progress
@@ -550,6 +554,18 @@ def _to_publish(protocol: Protocol, state: State, events: tuple[Event, ...]) -> 
         return events
     earlier = {row.message.sku for row in state.outbox if isinstance(row.message, Event)}
     return tuple(event for event in events if event.sku not in earlier)
+
+
+def _not_left(protocol: Protocol, state: State, rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """What the relay does not leave to workers that are about to publish or mark it."""
+    left = {event for each in state.workers for event in (*each.to_publish, *each.unmarked)}
+    skus = {event.sku for event in left} if protocol.relay_leaves == "products" else set()
+    return tuple(
+        row
+        for row in rows
+        if row.message not in left
+        and not (isinstance(row.message, Event) and row.message.sku in skus)
+    )
 
 
 def _next_position(state: State) -> int:

@@ -11,12 +11,11 @@ from tests.model.state import Bounds
 from tests.model.variants import (
     A1,
     CONTROLS,
-    DIRECT,
     HOLDING,
-    IN_ORDER,
     RELAY,
     REQUEST,
     RESENDING,
+    SERVICE,
     Control,
     Variant,
 )
@@ -65,10 +64,9 @@ def test_each_promise_is_broken_by_a_control() -> None:
     [
         (RELAY, Bounds((REQUEST,), faults=2)),
         (RESENDING, Bounds((REQUEST,), faults=1, purges=1)),
-        (DIRECT, Bounds((A1,), faults=1, repeats=1)),
-        (IN_ORDER, Bounds((A1,), faults=1, repeats=1)),
+        (SERVICE, Bounds((A1,), faults=1, repeats=1)),
     ],
-    ids=["relay", "resending", "direct", "direct in order"],
+    ids=["relay", "resending", "direct"],
 )
 def test_no_story_goes_round_in_circles(protocol: Protocol, bounds: Bounds) -> None:
     assert every_story_ends(protocol, bounds)

@@ -25,18 +25,12 @@ A1, A2, B1 = Command("A1"), Command("A2"), Command("B1")
 REQUEST = Command("A1", over_http=True)
 POISON = Command("A1", fails=True)
 
-RELAY = Protocol()
-"""The service as it is: the relay alone publishes."""
+SERVICE = Protocol()
+"""The service as it is: workers publish their events themselves, and the relay what they leave."""
+RELAY = replace(SERVICE, publishes_directly=None)
+"""As it is on the embedded broker, or with ALLOCATION_PUBLISH_DIRECTLY=false."""
 RESENDING = replace(RELAY, resends=True)
-"""The service as it is, with its remedy for commands that the broker has lost."""
-DIRECT = Protocol(publishes_directly="after its commit")
-"""Planned: workers publish their events themselves, and the relay what they leave.
-
-The relay then takes only rows that are older than a grace period. No clock is reliable, so here it
-takes any row at any time.
-"""
-IN_ORDER = replace(DIRECT, worker_keeps_order=True)
-"""The same, with the order that the relay alone gives to the queues of subscribers."""
+"""The same, with its remedy for commands that the broker has lost."""
 
 FIRST_IN_ORDER = (a_queue_never_has_an_event_before_its_predecessor,)
 ONCE_IN_ORDER = (a_queue_has_the_events_of_a_sku_in_order_at_least_once,)
@@ -94,23 +88,21 @@ HOLDING = (
         ONCE_IN_ORDER,
     ),
     Variant("the order of a queue, no fault", RELAY, ON_TWO_COMMANDS, FIRST_IN_ORDER),
-    Variant("direct: two tasks", DIRECT, Bounds((A1, A2), faults=1)),
-    Variant("direct: a task, two faults", DIRECT, Bounds((A1,), faults=2, repeats=1)),
-    Variant("direct: two workers", DIRECT, Bounds((A1, A2), workers=2)),
-    Variant("direct: batches", DIRECT, Bounds((A1, A2), batch=2)),
-    Variant("direct: two subscribers", DIRECT, Bounds((A1,), faults=1, subscribers=2)),
-    Variant("direct, in order: two tasks", IN_ORDER, Bounds((A1, A2))),
-    Variant("direct, in order: a task, two faults", IN_ORDER, Bounds((A1,), faults=2, repeats=1)),
+    Variant("direct: two tasks", SERVICE, Bounds((A1, A2), faults=1)),
+    Variant("direct: a task, two faults", SERVICE, Bounds((A1,), faults=2, repeats=1)),
+    Variant("direct: two workers", SERVICE, Bounds((A1, A2), workers=2)),
+    Variant("direct: batches", SERVICE, Bounds((A1, A2), batch=2)),
+    Variant("direct: two subscribers", SERVICE, Bounds((A1,), faults=1, subscribers=2)),
     Variant(
-        "direct, in order: the order of a queue",
-        IN_ORDER,
+        "direct: the order of a queue",
+        SERVICE,
         replace(ON_TWO_COMMANDS, faults=1),
         ONCE_IN_ORDER,
     ),
     Variant(
-        "direct, in order: the order of a queue, two workers",
-        IN_ORDER,
-        replace(ON_TWO_COMMANDS, workers=2),
+        "direct: the order of a queue, two workers",
+        SERVICE,
+        replace(ON_TWO_COMMANDS, faults=1, workers=2),
         ONCE_IN_ORDER,
     ),
 )
@@ -229,53 +221,69 @@ CONTROLS = (
     ),
     Control(
         "direct: no relay",
-        replace(DIRECT, relay=False),
+        replace(SERVICE, relay=False),
         Bounds((A1,), faults=1),
         breaks=a_committed_event_reaches_each_subscriber,
-        whole=DIRECT,
+        whole=SERVICE,
     ),
     Control(
         "direct: before the commit",
-        replace(DIRECT, publishes_directly="before its commit"),
+        replace(SERVICE, publishes_directly="before its commit"),
         Bounds((A1,)),
         breaks=nothing_is_published_that_was_not_committed,
-        whole=DIRECT,
+        whole=SERVICE,
     ),
     Control(
         "direct: the worker marks what it published",
-        replace(DIRECT, worker_marks="published"),
+        replace(SERVICE, worker_marks="published"),
         Bounds((A1,), faults=1),
         breaks=a_committed_event_reaches_each_subscriber,
-        whole=DIRECT,
+        whole=SERVICE,
     ),
     Control(
         "direct: no subscriber's inbox, no fault",
-        replace(DIRECT, subscriber_inbox=False),
+        replace(SERVICE, subscriber_inbox=False),
         Bounds((A1,)),
         breaks=an_event_takes_effect_once,
-        whole=DIRECT,
+        whole=SERVICE,
     ),
     Control(
         "direct: no resequencer",
-        replace(DIRECT, resequencer=False),
+        replace(SERVICE, resequencer=False),
         Bounds((A1, A2)),
         breaks=effects_are_in_the_order_of_the_sequence,
-        whole=DIRECT,
+        whole=SERVICE,
     ),
     Control(
-        "direct: the order of a queue, one worker",
-        DIRECT,
+        "direct, in any order: one worker",
+        replace(SERVICE, worker_keeps_order=False),
         replace(ON_TWO_COMMANDS, faults=1),
         ONCE_IN_ORDER,
         breaks=a_queue_has_the_events_of_a_sku_in_order_at_least_once,
-        whole=IN_ORDER,
+        whole=SERVICE,
     ),
     Control(
-        "direct: the order of a queue, two workers, no fault",
-        DIRECT,
+        "direct, in any order: two workers, no fault",
+        replace(SERVICE, worker_keeps_order=False),
         replace(ON_TWO_COMMANDS, workers=2, batch=1),
         ONCE_IN_ORDER,
         breaks=a_queue_has_the_events_of_a_sku_in_order_at_least_once,
-        whole=IN_ORDER,
+        whole=SERVICE,
+    ),
+    Control(
+        "direct: the worker marks out of order",
+        replace(SERVICE, worker_marks="confirmed"),
+        replace(ON_TWO_COMMANDS, faults=1),
+        ONCE_IN_ORDER,
+        breaks=a_queue_has_the_events_of_a_sku_in_order_at_least_once,
+        whole=SERVICE,
+    ),
+    Control(
+        "direct: the relay leaves to a worker only its rows",
+        replace(SERVICE, relay_leaves="rows"),
+        replace(ON_TWO_COMMANDS, workers=2, batch=1),
+        ONCE_IN_ORDER,
+        breaks=a_queue_has_the_events_of_a_sku_in_order_at_least_once,
+        whole=SERVICE,
     ),
 )

@@ -7,11 +7,12 @@ from datetime import UTC, date, datetime, timedelta
 from random import Random
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import Connection, insert
 
 from allocation.adapters.memory import MemoryBooks
 from allocation.adapters.sql import books, tables
 from allocation.adapters.sql.books import SqlBooks
+from allocation.adapters.sql.locking import lock
 from allocation.domain.books import Batch, Books, Line
 from allocation.domain.strategies import service_order, shortage_order
 from allocation.messaging.statements import Writes
@@ -24,6 +25,12 @@ NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(books, "CHUNK", 3)
+
+
+def lamp_books(connection: Connection, *lines: tuple[str, str]) -> SqlBooks:
+    """The books of the stored lamp, with these lines."""
+    read = lock(connection, ["LAMP"], [], lines, [])
+    return books.make(connection, {}, ["LAMP"], lines, read)["LAMP"]
 
 
 @contextmanager
@@ -177,7 +184,7 @@ def test_random_books_answer_as_those_in_memory(sql: Storage, stored: bool) -> N
                 changes = Writes(connection)
                 books.write([made], changes)
                 changes.send()
-                made = books.load(connection, {}, ["LAMP"], [])["LAMP"]
+                made = lamp_books(connection)
                 loaded = [made.batch(batch.batchref) for batch in batches]
                 batches = [batch for batch in loaded if batch is not None]
 
@@ -201,7 +208,7 @@ def test_a_line_that_this_unit_of_work_had_promised_later_improves(sql: Storage)
         changes = Writes(connection)
         books.write([first], changes)
         changes.send()
-        made = books.load(connection, {}, ["LAMP"], [("o1", "LAMP")])["LAMP"]
+        made = lamp_books(connection, ("o1", "LAMP"))
         ship, [line] = made.batch("ship"), made.parts("o1")
         assert ship is not None
 
@@ -226,7 +233,7 @@ def test_once_the_stock_is_gone_no_more_lines_are_read_for_it(sql: Storage) -> N
         changes = Writes(connection)
         books.write([first], changes)
         changes.send()
-        made = books.load(connection, {}, ["LAMP"], [])["LAMP"]
+        made = lamp_books(connection)
         shelf, ship = made.batch("shelf"), made.batch("ship")
         assert shelf is not None
         assert ship is not None
@@ -291,7 +298,7 @@ def test_questions_are_answered_as_in_memory_while_stock_and_lines_change(sql: S
             changes = Writes(connection)
             books.write([stored], changes)
             changes.send()
-            made = books.load(connection, {}, ["LAMP"], [])["LAMP"]
+            made = lamp_books(connection)
             known = [made.batch(batch.batchref) for batch in batches]
             in_sql = [batch for batch in known if batch is not None]
             in_memory = MemoryBooks(batches, lines)

@@ -81,12 +81,12 @@ def test_a_waiting_line_that_was_not_told_so_is_followed_up(storage: Storage) ->
 
 def test_leaving_without_a_commit_saves_nothing(storage: Storage) -> None:
     with storage.unit_of_work() as uow:
-        uow.inbox.claim([message(CreateBatch("b1", "LAMP", 10), 1)])
+        uow.claim([message(CreateBatch("b1", "LAMP", 10), 1)])
         uow.products.add("LAMP").create_batch("b1", 10)
 
     with storage.unit_of_work() as uow:
         assert uow.products.get("LAMP") is None
-        assert uow.inbox.claim([message(CreateBatch("b1", "LAMP", 10), 1)]) == {}
+        assert uow.claim([message(CreateBatch("b1", "LAMP", 10), 1)]) == {}
     assert storage.outbox() == []
 
 

@@ -45,7 +45,13 @@ def _kind(field: FieldInfo) -> str:
         return " or ".join(code(choice) for choice in choices)
     types = get_args(field.annotation) or (field.annotation,)
     said = next(kind.__name__ for kind in types if kind not in (None, type(None)))
-    words = {"str": "text", "int": "whole number", "float": "number", "Path": "folder"}
+    words = {
+        "str": "text",
+        "int": "whole number",
+        "float": "number",
+        "Path": "folder",
+        "bool": "`true` or `false`",
+    }
     bounds = [
         f"{sign} {getattr(bound, name)}"
         for bound in field.metadata

@@ -1,12 +1,22 @@
 """The messages that rows of the outbox become."""
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from allocation.adapters.rabbitmq import topology
 from allocation.messaging.celery_message import celery_message
 from allocation.messaging.publisher import Outgoing
-from allocation.messaging.telemetry import trace_context
+from allocation.messaging.telemetry import trace_context, tracing
+
+
+@contextmanager
+def messages(rows: Sequence[Any]) -> Iterator[Sequence[Outgoing]]:
+    """The messages that rows become; their spans, if any are made, end with the block."""
+    spans = [_span(row) for row in rows]
+    with tracing.ending(spans):
+        yield [outgoing(row, span.traceparent) for row, span in zip(rows, spans, strict=True)]
 
 
 def outgoing(row: Any, traceparent: str | None) -> Outgoing:
@@ -38,3 +48,10 @@ def outgoing(row: Any, traceparent: str | None) -> Outgoing:
         headers=task.headers | ({"traceparent": traceparent} if traceparent else {}),
         properties=task.properties,
     )
+
+
+def _span(row: Any) -> tracing.Span:
+    """The span in which a row is published."""
+    destination = topology.EVENTS if row.kind == "event" else topology.COMMANDS
+    about = (row.name, row.id, destination, row.traceparent, row.correlation_id)
+    return tracing.message("publish", *about)

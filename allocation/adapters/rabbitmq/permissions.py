@@ -41,18 +41,20 @@ def _consumer(queue: str, *written: str) -> Rights:
 # Celery's remote control and events: the node's and the asker's queues, and their exchanges.
 _REMOTE = r"(.+\.)?celery\.pidbox|celeryev(\..+)?"
 
+# To bind a queue takes the right to write to it, and to read from the exchange.
+_PUBLISHES_EVENTS = _named(topology.EVENTS, *topology.SUBSCRIBERS)
+
 ROLES: Mapping[str, Rights] = {
     # Its page counts, shows and replays dead letters; it accepts commands without a broker.
     "api": _rights(write=_named("amq.default"), read=_named(*topology.dead_queues())),
     "worker": _rights(
         configure=_REMOTE,
         # Retries go to the broker's own delay, commands that fail to the dead-letter queue.
-        write=rf"{_REMOTE}|celery_delayed_\d+|{_named(topology.DEAD)}",
-        read=f"{_REMOTE}|{_named(topology.COMMANDS)}",
+        write=rf"{_REMOTE}|celery_delayed_\d+|{_named(topology.DEAD)}|{_PUBLISHES_EVENTS}",
+        read=f"{_REMOTE}|{_named(topology.COMMANDS, topology.EVENTS)}",
     ),
     "relay": _rights(
-        # To bind a queue takes the right to write to it, and to read from the exchange.
-        write=_named(topology.COMMANDS, topology.EVENTS, *topology.SUBSCRIBERS),
+        write=f"{_named(topology.COMMANDS)}|{_PUBLISHES_EVENTS}",
         read=_named(topology.EVENTS),
     ),
     "inbound": _consumer(topology.INBOUND),

@@ -1,14 +1,17 @@
 """The embedded broker's files: queues as folders, messages as files, claims as locks.
 
     queues/<queue>/<message>          ready messages, oldest first by name
+    delayed/<queue>/<message>         messages that are ready at the time in their name
     owners/<owner>/lock               held by a living process; the kernel drops it when that dies
     owners/<owner>/claims/<queue>/    messages that this process holds
     owners/<owner>/queues/<queue>     its exclusive queues, which go when it goes
+    damaged/<queue>/<message>         messages that can't be read, set aside
     control/exchanges/<exchange>      type and bindings
     control/queues/<queue>            arguments
 
 Every file is written under a temporary name and moved, so none is ever seen half-written. That
-holds when a process dies, not when the power fails: nothing is forced to the disk.
+holds when a process dies, not when the power fails: only what is under control/ is forced to the
+disk, messages are not. A message that the power failure left empty is set aside.
 """
 
 import fcntl
@@ -17,19 +20,29 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 from uuid import uuid4
 
+import structlog
+
+log = structlog.get_logger(__name__)
+
 Payload = dict[str, Any]
+T = TypeVar("T")
 
 ROOM = 2**20
 """Bytes that must be free for messages to be delivered: a commit of the embedded database and the
 messages of its events need space."""
+
+TICK = 50_000_000
+"""Nanoseconds: within a tick of the file system's clock a second change of a folder or a file does
+not show, and no tick is longer."""
 
 _counter = itertools.count()
 _owners: dict[tuple[Path, int], "Owner"] = {}
@@ -46,8 +59,8 @@ class Claim:
     def deliveries(self) -> int:
         return int(self.name.rpartition(".")[2])
 
-    def path(self, owner: Path) -> Path:
-        return owner / "claims" / _file(self.queue) / self.name
+    def path(self, owner: Path) -> str:
+        return f"{owner}/claims/{_file(self.queue)}/{self.name}"
 
 
 class Owner:
@@ -90,14 +103,21 @@ class Files:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._queues = folder / "queues"
+        self._delayed = folder / "delayed"
+        self._damaged = folder / "damaged"
         self._owners = folder / "owners"
         self._temporary = folder / "tmp"
         self._exchanges = folder / "control" / "exchanges"
         self._arguments = folder / "control" / "queues"
-        for each in (self._queues, self._owners, self._temporary, self._exchanges, self._arguments):
+        for each in (
+            *(self._queues, self._delayed, self._owners, self._temporary),
+            *(self._exchanges, self._arguments),
+        ):
             each.mkdir(parents=True, exist_ok=True)
+        # The ready messages that were listed and not taken yet, the oldest last.
         self._names: dict[str, list[str]] = {}
-        self._seen_empty: dict[str, int] = {}
+        # What was found in folders and files, with the time of their last change.
+        self._seen: dict[str, tuple[int, Any]] = {}
         self._declared: dict[str, Payload] = {}
 
     @property
@@ -106,31 +126,46 @@ class Files:
 
     # Messages
 
-    def put(self, queue: str, payload: Payload) -> bool:
-        """Append a message; False when there is no such queue."""
-        name = f"{time.time_ns():020d}-{next(_counter):010d}-{uuid4().hex[:8]}.0"
-        return self._move_in(self._queues / _file(queue) / name, json.dumps(payload))
+    def put(self, queue: str, payload: Payload, due: int = 0) -> bool:
+        """Append a message; False when there is no such queue.
+
+        It is ready at the time `due`, in nanoseconds as `time.time_ns` counts them.
+        """
+        now = time.time_ns()
+        name = f"{max(due, now):020d}-{next(_counter):010d}-{uuid4().hex[:8]}.0"
+        folder = f"{self._queues}/{_file(queue)}"
+        if due > now:
+            if not self.has_queue(queue):
+                return False
+            folder = f"{self._delayed}/{_file(queue)}"
+            os.makedirs(folder, exist_ok=True)
+        return self._move_in(f"{folder}/{name}", json.dumps(payload))
 
     def claim(self, queue: str) -> tuple[Claim, Payload] | None:
         """Take the oldest ready message; nobody else gets it until it is given back."""
-        folder = self._queues / _file(queue)
+        folder = f"{self._queues}/{_file(queue)}"
         names = self._names.get(queue) or self._list(queue, folder)
-        held = self.owner / "claims" / _file(queue)
+        held = f"{self.owner}/claims/{_file(queue)}"
         while names:
-            claim = Claim(queue, names.pop())
+            name = names.pop()
+            taken = f"{held}/{name}"
             try:
-                (folder / claim.name).rename(held / claim.name)
+                os.rename(f"{folder}/{name}", taken)
             except FileNotFoundError:
-                if not held.exists():
-                    held.mkdir(parents=True, exist_ok=True)
-                    names.append(claim.name)
+                if not os.path.exists(held):
+                    os.makedirs(held, exist_ok=True)
+                    names.append(name)
                 continue  # or somebody else was faster
-            return claim, json.loads((held / claim.name).read_text())
+            try:
+                return Claim(queue, name), json.loads(_read(taken))
+            except ValueError as error:
+                self._set_aside(taken, queue, error)
         return None
 
     def done(self, claim: Claim) -> None:
         """The message was handled: it is gone."""
-        claim.path(self.owner).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(claim.path(self.owner))
 
     def give_back(self, claim: Claim) -> None:
         """Put the message back into its old place, with one more delivery counted."""
@@ -170,7 +205,7 @@ class Files:
 
     def read(self, claim: Claim) -> Payload:
         """The message of a claim."""
-        return dict(json.loads(claim.path(self.owner).read_text()))
+        return dict(json.loads(_read(claim.path(self.owner))))
 
     # Queues and exchanges
 
@@ -181,7 +216,7 @@ class Files:
         """Make the queue unless it is there; an exclusive one goes with this process."""
         if exclusive:
             (self.owner / "queues" / _file(queue)).touch()
-        self._move_in(self._arguments / _file(queue), json.dumps(arguments))
+        self._move_in(f"{self._arguments}/{_file(queue)}", json.dumps(arguments), lasting=True)
         self._declared[queue] = arguments
         (self._queues / _file(queue)).mkdir(exist_ok=True)
 
@@ -199,11 +234,12 @@ class Files:
         (self._arguments / _file(queue)).unlink(missing_ok=True)
         self._declared.pop(queue, None)
         (self.owner / "queues" / _file(queue)).unlink(missing_ok=True)
-        shutil.rmtree(self._queues / _file(queue), ignore_errors=True)
+        for folder in (self._queues, self._delayed):
+            shutil.rmtree(folder / _file(queue), ignore_errors=True)
 
     def exchange(self, exchange: str) -> Payload | None:
         """Type, arguments and bindings of an exchange, or None."""
-        return self._load(self._exchanges / _file(exchange))
+        return self._look(f"{self._exchanges}/{_file(exchange)}", self._load)
 
     def exchanges(self) -> list[str]:
         return [unquote(file.name) for file in self._exchanges.iterdir()]
@@ -213,9 +249,10 @@ class Files:
         """The exchange, to be changed in place by one process at a time, and saved at the end."""
         with (self._folder / "control" / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            found = self.exchange(exchange) or {"bindings": []}
+            found = self._load(self._exchanges / _file(exchange)) or {"bindings": []}
             yield found
-            self._move_in(self._exchanges / _file(exchange), json.dumps(found))
+            text = json.dumps(found)
+            self._move_in(f"{self._exchanges}/{_file(exchange)}", text, lasting=True)
 
     def remove_exchange(self, exchange: str) -> None:
         (self._exchanges / _file(exchange)).unlink(missing_ok=True)
@@ -239,28 +276,44 @@ class Files:
 
     def _give_back(self, claim: Claim, owner: Path, deliveries: int) -> None:
         name = f"{claim.name.rpartition('.')[0]}.{deliveries}"
-        try:
-            claim.path(owner).rename(self._queues / _file(claim.queue) / name)
-        except FileNotFoundError:
-            pass  # the queue was removed, and its messages with it; or another gave it back
+        # Not found: the queue was removed, and its messages with it; or another gave it back.
+        with suppress(FileNotFoundError):
+            os.rename(claim.path(owner), f"{self._queues}/{_file(claim.queue)}/{name}")
         self._names.pop(claim.queue, None)
-        self._seen_empty.pop(claim.queue, None)
 
-    def _list(self, queue: str, folder: Path) -> list[str]:
-        """The ready messages, the oldest last; an unchanged empty folder is not listed again."""
+    def _list(self, queue: str, folder: str) -> list[str]:
+        """The ready messages, the oldest last."""
+        delayed = f"{self._delayed}/{_file(queue)}"
+        now = f"{time.time_ns():020d}"
+        waiting = self._look(delayed, _sorted) or []
+        for name in itertools.takewhile(lambda name: name <= now, waiting):
+            with suppress(FileNotFoundError):  # another process was faster
+                os.rename(f"{delayed}/{name}", f"{folder}/{name}")
+        self._names[queue] = (self._look(folder, _sorted) or [])[::-1]
+        return self._names[queue]
+
+    def _set_aside(self, file: str, queue: str, error: ValueError) -> None:
+        folder = f"{self._damaged}/{_file(queue)}"
+        os.makedirs(folder, exist_ok=True)
+        kept = f"{folder}/{os.path.basename(file)}"
+        os.replace(file, kept)
+        log.error("a message can't be read and is set aside", file=kept, error=str(error))
+
+    def _look(self, path: str, read: Callable[[str], T]) -> T | None:
+        """What `read` finds there, or None; an unchanged file or folder is not read again."""
         try:
-            changed = folder.stat().st_mtime_ns
+            changed = os.stat(path).st_mtime_ns
+            known = self._seen.get(path)
+            if known is not None and known[0] == changed:
+                seen: T = known[1]
+                return seen
+            now = time.time_ns()
+            found = read(path)
         except FileNotFoundError:
-            return []
-        if self._seen_empty.get(queue) == changed:
-            return []
-        now = time.time_ns()
-        names = sorted(os.listdir(folder), reverse=True)
-        # A folder's time has coarse ticks: within one of them a later change would not show.
-        if not names and now - changed > 50_000_000:
-            self._seen_empty[queue] = changed
-        self._names[queue] = names
-        return names
+            return None
+        if now - changed > TICK:
+            self._seen[path] = changed, found
+        return found
 
     def _listed(self, queue: str) -> list[str]:
         try:
@@ -268,30 +321,45 @@ class Files:
         except FileNotFoundError:
             return []
 
-    def _move_in(self, target: Path, text: str) -> bool:
-        temporary = self._temporary / uuid4().hex
+    def _move_in(self, target: str, text: str, *, lasting: bool = False) -> bool:
+        temporary = f"{self._temporary}/{uuid4().hex}"
         try:
-            temporary.write_text(text)
-            temporary.replace(target)
+            with open(temporary, "wb") as file:
+                file.write(text.encode())
+                if lasting:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(temporary, target)
         except FileNotFoundError:
-            temporary.unlink()
+            os.unlink(temporary)
             return False
         except OSError:  # such as a full disk: half a file would take up more of it
-            temporary.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
             raise
         return True
 
     @staticmethod
-    def _load(file: Path) -> Payload | None:
+    def _load(file: str | Path) -> Payload | None:
         try:
-            return dict(json.loads(file.read_text()))
+            return dict(json.loads(_read(file)))
         except FileNotFoundError:
             return None
 
 
+@cache
 def _file(name: str) -> str:
     """A queue's or exchange's name as a file name; never one that means a folder."""
     return quote(name, safe="").replace(".", "%2E") or "%"
+
+
+def _read(file: str | Path) -> bytes:
+    with open(file, "rb", buffering=0) as opened:
+        return opened.read()
+
+
+def _sorted(folder: str) -> list[str]:
+    return sorted(os.listdir(folder))
 
 
 @contextmanager

@@ -6,7 +6,9 @@ The folder stands in the URL: `spool:///absolute/folder`. It is for one machine,
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import count, takewhile
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -26,6 +28,15 @@ MEASURE_EVERY = 0.2
 """Seconds between two checks of the free disk space."""
 SWEEP_EVERY = 2.0
 """Seconds between two looks for the claims of dead processes."""
+TURN_EVERY = 0.01
+"""Seconds between two turns in which an event loop delivers messages, while there are none."""
+LONGEST_TURN = 0.01
+"""Seconds: acknowledgements, timers and so on come in between."""
+NEXT_TURN = 0.001
+"""Seconds until the next turn when this one was too short for all messages. With 0 the event loop
+would take turns, ten of them, before it reads anything."""
+LONGEST_DELAY = 2.0**28
+"""Seconds for which a task is held, as with RabbitMQ: eight years."""
 
 
 class Unroutable(ChannelError):
@@ -39,16 +50,16 @@ class QoS(virtual.QoS):
         super().__init__(channel, prefetch_count)
         self._process = os.getpid()
 
-    def ack(self, delivery_tag: str) -> None:
+    def ack(self, delivery_tag: int) -> None:
         self.channel.settle(delivery_tag, self.channel.files.done)
         super().ack(delivery_tag)
 
-    def give_back(self, delivery_tag: str) -> None:
+    def give_back(self, delivery_tag: int) -> None:
         """Return the message to its queue without counting a delivery: it is not the cause."""
         self.channel.settle(delivery_tag, self.channel.files.give_back_untried)
         super().ack(delivery_tag)
 
-    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+    def reject(self, delivery_tag: int, requeue: bool = False) -> None:
         give_up = self.channel.files.give_back if requeue else self.channel.dead_letter
         self.channel.settle(delivery_tag, give_up)
         super().ack(delivery_tag)
@@ -74,7 +85,9 @@ class Channel(filesystem.Channel):
     def __init__(self, connection: "Transport", **options: Any) -> None:
         super().__init__(connection, **options)
         self.files: Files = connection.files
-        self._claims: dict[str, Claim] = {}
+        # By delivery tag, which counts up: the oldest comes first.
+        self._claims: dict[int, Claim] = {}
+        self._tags = count(1)
         self._no_ack: set[str] = set()
         self._exclusive: set[str] = set()
         self._process = os.getpid()
@@ -98,7 +111,9 @@ class Channel(filesystem.Channel):
         no queue takes.
         """
         self._inplace_augment_message(message, exchange, routing_key)
-        taken = [self.files.put(queue, message) for queue in self._route(exchange, routing_key)]
+        queues = self._route(exchange, routing_key)
+        due = _due(message["headers"]) if self._holds_tasks(exchange) else 0
+        taken = [self.files.put(queue, message, due) for queue in queues]
         if mandatory and not any(taken):
             raise Unroutable(f"no queue is bound to the exchange {exchange!r} for {routing_key!r}")
 
@@ -111,6 +126,11 @@ class Channel(filesystem.Channel):
         kind = self.exchange_types[found["type"]]
         return sorted(kind.lookup(found["bindings"], exchange, routing_key, None))
 
+    def _holds_tasks(self, exchange: str) -> bool:
+        """Whether tasks are held until they are due, as Celery has RabbitMQ do it."""
+        found = self.files.exchange(exchange) if exchange else None
+        return found is not None and found["type"] == "topic"
+
     # Consuming
 
     def _get(self, queue: str) -> Payload:
@@ -122,7 +142,7 @@ class Channel(filesystem.Channel):
             if reason := self._undeliverable(claim, payload):
                 self.dead_letter(claim, reason)
                 continue
-            tag = uuid4().hex
+            tag = next(self._tags)
             self._claims[tag] = claim
             properties = payload["properties"]
             properties["delivery_tag"] = tag
@@ -151,7 +171,22 @@ class Channel(filesystem.Channel):
             self.settle(payload["properties"]["delivery_tag"], self.files.done)
         callback(payload, queue)
 
-    def settle(self, tag: str, how: Callable[[Claim], None]) -> None:
+    def deliver(self, callback: Callable[[Payload, str], None], until: float) -> bool:
+        """Deliver a message at least, and others until that time; whether there may be more."""
+        with suppress(Empty):
+            self.drain_events(callback=callback)
+            while time.monotonic() < until:
+                self.drain_events(callback=callback)
+            return True
+        return False
+
+    def basic_ack(self, delivery_tag: int, multiple: bool = False) -> None:
+        """Acknowledge one message, or with `multiple` all of the channel's up to this one."""
+        earlier = takewhile(lambda tag: tag < delivery_tag, list(self._claims)) if multiple else ()
+        for tag in (*earlier, delivery_tag):
+            self.qos.ack(tag)
+
+    def settle(self, tag: int, how: Callable[[Claim], None]) -> None:
         """Do `how` to the claim behind the delivery tag, once."""
         claim = self._claims.get(tag)
         if claim is not None:
@@ -313,6 +348,8 @@ class Transport(filesystem.Transport):
     can_parse_url = True
     driver_type = driver_name = "spool"
     polling_interval = 0.05
+    # Celery's worker then has an event loop, and collects messages into batches.
+    implements = filesystem.Transport.implements.extend(asynchronous=True)
     # OSError, such as for a full disk: consumers reconnect, as after a lost connection.
     connection_errors = (*filesystem.Transport.connection_errors, OSError)
 
@@ -324,10 +361,40 @@ class Transport(filesystem.Transport):
                 f"{client.hostname!r} is not an absolute folder: write spool:///absolute/folder"
             )
         self.files = Files(Path(folder))
+        self._is_called = False
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Deliver messages in turns within kombu's event loop, until that is reset."""
+        loop.call_repeatedly(TURN_EVERY, self._take_turn, loop)
+
+    def _take_turn(self, loop: Any) -> None:
+        until = time.monotonic() + LONGEST_TURN
+        # Each channel gets its share: remote control is not kept waiting by many tasks.
+        left = [channel.deliver(self._deliver, until) for channel in list(self.channels)]
+        if any(left) and not self._is_called:
+            self._is_called = True
+            loop.call_later(NEXT_TURN, self._take_next_turn, loop)
+
+    def _take_next_turn(self, loop: Any) -> None:
+        self._is_called = False
+        self._take_turn(loop)
 
     @property
     def default_connection_params(self) -> Payload:
         return {}
+
+
+def _due(headers: Payload) -> int:
+    """When Celery's task is due, in nanoseconds as `time.time_ns` counts them; 0 is at once."""
+    try:
+        due = datetime.fromisoformat(headers["eta"])
+        if "task" not in headers:
+            return 0
+        seconds = (due if due.tzinfo else due.replace(tzinfo=UTC)).timestamp()
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return 0
+    # What is too far ahead is for the consumer to refuse.
+    return int(seconds * 1e9) if seconds < time.time() + LONGEST_DELAY else 0
 
 
 def _with_death(headers: Payload, queue: str, reason: str, information: Payload) -> Payload:

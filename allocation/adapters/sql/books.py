@@ -3,29 +3,15 @@
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
 from datetime import date
-from functools import cache
 from typing import Any
 
-from sqlalchemy import (
-    ARRAY,
-    ColumnElement,
-    Connection,
-    Select,
-    String,
-    and_,
-    bindparam,
-    func,
-    literal,
-    or_,
-    select,
-    tuple_,
-)
+from sqlalchemy import ColumnElement, Connection, Select, and_, literal, or_, select
 
 from allocation.adapters.sql import tables
 from allocation.adapters.sql.line_queue import LineQueue, Order, Stock, best
+from allocation.adapters.sql.locking import Read, Row
 from allocation.domain.books import Batch, Line
 from allocation.domain.strategies import service_order
-from allocation.messaging.database import among, is_postgresql
 from allocation.messaging.statements import Writes
 
 CHUNK = 100
@@ -65,6 +51,8 @@ class SqlBooks:
         self.least_wanted = 0
         self.least_held = 0
         self.latest_promise = date.max
+        self.has_unsent_events = False
+        """Whether events of the product were committed before that are not marked as sent."""
         self._waiting = LineQueue()
         self._improvable = LineQueue()
 
@@ -77,7 +65,7 @@ class SqlBooks:
                 _BATCH.batchref == batchref, _BATCH.sku == self._sku
             )
             for row in self._connection.execute(query):
-                self.know_batch(row)
+                self.know_batch(row._mapping)
         return self.batches.get(batchref)
 
     def parts(self, orderid: str) -> Sequence[Line]:
@@ -200,20 +188,20 @@ class SqlBooks:
         self._waiting.remove(line)
         self._improvable.remove(line)
 
-    def know_batch(self, row: Any) -> None:
+    def know_batch(self, row: Row) -> None:
         """Take a batch as it is stored."""
-        batch = Batch(**{name: getattr(row, name) for name in _BATCH_FIELDS})
-        self.batches[row.batchref] = batch
-        self.stored_batches[row.batchref] = _numbers(batch)
+        batch = Batch(**{name: row[name] for name in _BATCH_FIELDS})
+        self.batches[batch.batchref] = batch
+        self.stored_batches[batch.batchref] = _numbers(batch)
 
-    def know_line(self, row: Any) -> Line:
+    def know_line(self, row: Row) -> Line:
         """Take a line as it is stored; one that was taken before stays the same object."""
-        parts = self.lines.setdefault(row.orderid, {})
-        if known := parts.get(row.part):
+        parts = self.lines.setdefault(row["orderid"], {})
+        if known := parts.get(row["part"]):
             return known
-        line = Line(**row._mapping)
-        parts[row.part] = line
-        self.stored_lines[row.orderid, row.part] = _state(line)
+        line = Line(**row)
+        parts[line.part] = line
+        self.stored_lines[line.orderid, line.part] = _state(line)
         return line
 
     def holds(self, orderid: str) -> bool:
@@ -231,7 +219,7 @@ class SqlBooks:
         changes = Writes(self._connection)
         write([self], changes)
         changes.send()
-        return [self._handed(self.know_line(row)) for row in self._rows(query)]
+        return [self._handed(self.know_line(row._mapping)) for row in self._rows(query)]
 
     def _first_lines(self, behind: Order | None, *conditions: ColumnElement[bool]) -> Fetched:
         """The first stored lines by `service_order` for which the conditions held when stored."""
@@ -246,7 +234,7 @@ class SqlBooks:
     def _still_there(self, rows: Iterable[Any]) -> list[Line]:
         """The lines of the rows, without the lines that were removed since."""
         return [
-            self.know_line(row)
+            self.know_line(row._mapping)
             for row in rows
             if self.lines.get(row.orderid, {}).get(row.part, row) is not None
         ]
@@ -296,84 +284,33 @@ def write(books: Collection[SqlBooks], changes: Writes) -> None:
     changes.change(tables.batches, changed_batches)
 
 
-def load(
-    connection: Connection, skus: Skus, asked: Collection[str], lines: Collection[tuple[str, str]]
+def make(
+    connection: Connection,
+    skus: Skus,
+    asked: Collection[str],
+    lines: Collection[tuple[str, str]],
+    read: Read,
 ) -> dict[str, SqlBooks]:
-    """The books of the `asked` skus, whose products are locked, by three queries at most.
+    """The books of the `asked` skus, of what was read while their products are locked.
 
-    Open batches come with them, those that `skus` names, and the `lines` (orderid, sku).
+    All parts of the `lines` (orderid, sku) were read.
     """
-    dialect = connection.dialect.name
     made = {sku: SqlBooks(connection, sku, skus) for sku in asked}
-    for row in connection.execute(_stock(dialect), {"skus": list(asked)}):
-        books = made[row.product]
-        books.least_wanted = row.least or _NO_LINE_WAITS
-        books.least_held = row.least_held or _NO_LINE_WAITS
-        books.latest_promise = row.latest_promise or date.min
-        if row.batchref is not None:
+    for row in read.stock:
+        books = made[row["product"]]
+        books.least_wanted = row["least"] or _NO_LINE_WAITS
+        books.least_held = row["least_held"] or _NO_LINE_WAITS
+        books.latest_promise = row["latest_promise"] or date.min
+        books.has_unsent_events = bool(row["has_unsent_events"])
+        if row["batchref"] is not None:
             books.know_batch(row)
-    if named := [batchref for batchref, sku in skus.items() if sku in made]:
-        for row in connection.execute(_named_batches(dialect), {"refs": named}):
-            made[row.sku].know_batch(row)
-
+    for row in read.batches:
+        made[row["sku"]].know_batch(row)
     for orderid, sku in lines:
         made[sku].complete.add(orderid)
-    for row in _stored_lines(connection, lines):
-        made[row.sku].know_line(row)
+    for row in read.lines:
+        made[row["sku"]].know_line(row)
     return made
-
-
-# Statements are built once: that takes longer than to send one.
-
-
-@cache
-def _stock(dialect: str) -> Select[Any]:
-    """The open batches of the `skus`, and what says that no line waits, or improves, for them.
-
-    A product without an open batch is one row without a batch.
-    """
-    products = tables.products.c
-
-    def of_lines(value: Any, condition: ColumnElement[bool]) -> Any:
-        return select(value).where(_LINE.sku == products.sku, condition).scalar_subquery()
-
-    asked = (
-        select(
-            products.sku.label("product"),
-            of_lines(func.min(tables.needs), tables.waits).label("least"),
-            of_lines(func.min(tables.holds), tables.improvable).label("least_held"),
-            of_lines(func.max(_LINE.eta), tables.improvable).label("latest_promise"),
-        )
-        .where(among(products.sku, "skus", dialect))
-        .subquery("asked")
-    )
-    its_open_ones = and_(_BATCH.sku == asked.c.product, tables.is_open)
-    return select(asked, tables.batches).outerjoin_from(asked, tables.batches, its_open_ones)
-
-
-@cache
-def _named_batches(dialect: str) -> Select[Any]:
-    return select(tables.batches).where(among(_BATCH.batchref, "refs", dialect))
-
-
-@cache
-def _asked_lines() -> Select[Any]:
-    # A join with arrays: PostgreSQL plans a long list of pairs slowly.
-    orderids, skus = (bindparam(name, type_=ARRAY(String)) for name in ("orderids", "skus"))
-    pairs = func.unnest(orderids, skus).table_valued("orderid", "sku").render_derived()
-    is_asked = and_(_LINE.orderid == pairs.c.orderid, _LINE.sku == pairs.c.sku)
-    return select(tables.allocations).join(pairs, is_asked)
-
-
-def _stored_lines(connection: Connection, keys: Collection[tuple[str, str]]) -> Sequence[Any]:
-    if not keys:
-        return []
-    if is_postgresql(connection):
-        orderids, skus = zip(*keys, strict=True)
-        given = {"orderids": list(orderids), "skus": list(skus)}
-        return connection.execute(_asked_lines(), given).all()
-    is_asked = tuple_(_LINE.orderid, _LINE.sku).in_(list(keys))
-    return connection.execute(select(tables.allocations).where(is_asked)).all()
 
 
 def _is_behind(place: Order) -> ColumnElement[bool]:

@@ -55,7 +55,7 @@ class EventLog:
 
         Of one sku the positions have the order of the sequences, as its events are written under
         the product's lock. A transaction that commits meanwhile with a position that was passed is
-        left out: the relay has yet to send its events.
+        left out: its events are yet to be published.
         """
         before = outbox.alias()
         previous = select(literal(1)).where(

@@ -1,21 +1,19 @@
 """The inbox: each command by its id, accepted once and decided once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
-from functools import cache
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Select, Update, select, update
-from sqlalchemy import Row as DatabaseRow
+from sqlalchemy import Connection, Update, update
 
 from allocation.adapters.sql import tables
+from allocation.adapters.sql.locking import Row, recorded
 from allocation.adapters.sql.outbox import NOTIFY_CHANNEL, SqlOutbox
 from allocation.contract import codec
 from allocation.domain.commands import Malformed
 from allocation.domain.outcomes import Outcome, Refused, Succeeded
-from allocation.messaging.database import among, is_postgresql
-from allocation.messaging.statements import Row, Writes, as_json, prepared
+from allocation.messaging.database import is_postgresql
+from allocation.messaging.statements import Writes, as_json, prepared
 from allocation.messaging.statements import add_new as add_new_rows
 from allocation.service_layer.unit_of_work import CommandConflict, ConcurrentUpdate, Message
 
@@ -60,20 +58,24 @@ class SqlInbox:
     def accept(self, messages: Sequence[Message]) -> set[UUID]:
         new = self._accept_new(messages)
         old = {message.id: message for message in messages if message.id not in new}
-        known = self._known(list(old.values()))
+        known = self._known(list(old.values()), self._rows_of(old.keys()))
         if known.keys() != old.keys():
             raise ConcurrentUpdate("a command was deleted while it was sent again")
-        for row in known.values():
-            if row.correlation_id != old[row.id].correlation_id:
+        for command_id, row in known.items():
+            if row["correlation_id"] != old[command_id].correlation_id:
                 raise CommandConflict(
-                    f"command {row.id} was accepted before as part of another request"
+                    f"command {command_id} was accepted before as part of another request"
                 )
         return new
 
-    def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome | None]:
-        known = self._known(messages)
+    def claim(self, messages: Sequence[Message], rows: Sequence[Row]) -> dict[UUID, Outcome | None]:
+        """Take the commands; `rows` are those that are known, locked until this transaction ends.
+
+        Returns the outcomes of these. Raises CommandConflict.
+        """
+        known = self._known(messages, rows)
         self._recorded.update(known)
-        return {row.id: _outcome(row.status, row.outcome) for row in known.values()}
+        return {each: _outcome(row["status"], row["outcome"]) for each, row in known.items()}
 
     def record(self, message: Message, outcome: Outcome) -> None:
         decided = {**_columns(outcome), "decided_at": self._now()}
@@ -152,41 +154,37 @@ class SqlInbox:
         rows.sort(key=lambda row: str(row["id"]))
         return add_new_rows(self._connection, tables.commands, rows)
 
-    def _known(self, messages: Sequence[Message]) -> dict[UUID, DatabaseRow[Any]]:
-        """The recorded rows of the messages, by id.
+    def _rows_of(self, ids: Collection[UUID]) -> Sequence[Row]:
+        """The rows of these commands, which are locked until this transaction ends."""
+        if not ids:
+            return []
+        query = recorded(self._connection.dialect.name)
+        return [row._mapping for row in self._connection.execute(query, {"ids": list(ids)})]
 
-        The rows are locked until this transaction ends. Raises CommandConflict.
-        """
-        if not messages:
-            return {}
-        found = self._connection.execute(
-            _recorded(self._connection.dialect.name),
-            {"ids": [message.id for message in messages]},
-        )
-        rows = {row.id: row for row in found}
+    def _known(self, messages: Sequence[Message], rows: Sequence[Row]) -> dict[UUID, Row]:
+        """The rows by id; raises CommandConflict if a message says otherwise, or two of an id."""
+        known = {row["id"]: row for row in rows}
         meanings: dict[UUID, tuple[str, codec.Json]] = {
-            row.id: (row.name, row.body) for row in rows.values()
+            each: (row["name"], row["body"]) for each, row in known.items()
         }
+        first: dict[UUID, Message] = {}
         for message in messages:
-            meant = codec.command_name(message.command), codec.command_body(message.command)
-            name, _ = known = meanings.setdefault(message.id, meant)
-            if known != meant:
+            if message.id not in meanings:
+                # To write a command as JSON takes long, and few ids come twice.
+                if (other := first.setdefault(message.id, message)) is message:
+                    continue
+                meanings[message.id] = _meaning(other)
+            if meanings[message.id] != _meaning(message):
+                name, _ = meanings[message.id]
                 raise CommandConflict(
                     f"command {message.id} was accepted before as {name} with another body, and"
                     " stays as it was: send this command with a new id"
                 )
-        return rows
+        return known
 
 
-@cache
-def _recorded(dialect: str) -> Select[Any]:
-    known = tables.commands.c
-    return (
-        select(known.id, known.name, known.body, known.status, known.outcome, known.correlation_id)
-        .where(among(known.id, "ids", dialect))
-        .order_by(known.id)
-        .with_for_update()
-    )
+def _meaning(message: Message) -> tuple[str, codec.Json]:
+    return codec.command_name(message.command), codec.command_body(message.command)
 
 
 def _outcome(status: str, facts: codec.Json) -> Outcome | None:

@@ -1,17 +1,23 @@
 """The outbox: a unit of work adds messages to it, and one reader at a time has them sent.
 
-`allocation.messaging.outbox_relay.in_order` keeps the order of each sku.
+A worker may publish its events itself after the commit; the reader leaves these to it for GRACE.
+The events of a sku are sent, and marked as sent, in their order, whoever sends them:
+
+- A worker publishes events of a sku only if no earlier one was unsent under the product's lock.
+- While it does, the reader leaves the later ones of the sku alone as well.
+- `allocation.messaging.outbox_relay.in_order` holds marks back behind an unconfirmed event.
 """
 
 import fcntl
+import json
 import select as os_select
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import psycopg2
@@ -36,6 +42,7 @@ from sqlalchemy import (
 
 from allocation.adapters.sql.database import ago, clock
 from allocation.adapters.sql.tables import (
+    UtcDateTime,
     commands,
     is_pending,
     is_scheduled,
@@ -46,11 +53,18 @@ from allocation.adapters.sql.tables import (
 from allocation.contract import codec
 from allocation.domain.events import Event
 from allocation.messaging.database import among, is_postgresql
-from allocation.messaging.statements import Writes, add_new
+from allocation.messaging.outbox_relay import in_order
+from allocation.messaging.statements import Writes, add_new, prepared
 from allocation.service_layer.unit_of_work import Message
 
 NOTIFY_CHANNEL = "allocation_outbox"
-"""The channel on which PostgreSQL wakes the relay."""
+"""The channel on which PostgreSQL wakes the relay, and the streams of live events."""
+
+NOT_FOR_RELAY = "direct"
+"""The payload of a notification of rows that the relay need not publish now."""
+
+GRACE = timedelta(seconds=2)
+"""How long the relay leaves a row to the worker that publishes it: longer than that tries it."""
 
 DUE_AT_ONCE = 500
 """Scheduled commands that one transaction accepts."""
@@ -63,12 +77,52 @@ _LOCK = 4_130_519_772  # any number that no other program locks in the same data
 _SQLITE_POLL = 0.05  # seconds; SQLite can wake nobody, so its reader looks again and again
 
 
-class SqlOutbox:
-    """Rows that the relay sends on once they are committed; written together by `write`."""
+class EventRow(NamedTuple):
+    """An event's row as the columns `tables.to_send` have it: ids and body are text."""
 
-    def __init__(self, now: Callable[[], datetime]) -> None:
+    id: str
+    kind: str
+    name: str
+    sku: str
+    body: str
+    correlation_id: str
+    causation_id: str
+    traceparent: str | None
+
+
+class EventPublisher(Protocol):
+    """Publishes events itself once they are committed."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it would try now; if not, the relay gets the events at once."""
+        ...
+
+    def publish(self, rows: Sequence[EventRow]) -> None:
+        """Publish the rows, and mark those that the broker confirmed.
+
+        After GRACE the relay publishes those that are not marked.
+        """
+        ...
+
+
+class SqlOutbox:
+    """Rows that are sent on once they are committed; written together by `write`."""
+
+    def __init__(
+        self, now: Callable[[], datetime], is_direct: Callable[[str], bool] = lambda sku: False
+    ) -> None:
+        """`is_direct`: whether the caller publishes the sku's events after the commit.
+
+        It finds them in `direct_rows`.
+        """
         self._now = now
+        self._is_direct = is_direct
         self._rows: list[dict[str, object]] = []
+        self.direct_rows: list[EventRow] = []
+        """The events that were written, for the caller to publish."""
+        self.has_row_for_relay = False
+        """Whether a row was written that the relay is to publish at once."""
 
     def add(self, event: Event, cause: Message) -> None:
         created_at = self._now()
@@ -86,6 +140,7 @@ class SqlOutbox:
             traceparent=cause.traceparent,
             orderid=getattr(event, "orderid", None),
             choice=codec.choice(event),
+            relay_at=created_at + GRACE if self._is_direct(body["subject"]) else None,
         )
 
     def add_command(self, message: Message, due_at: datetime | None = None) -> None:
@@ -112,10 +167,71 @@ class SqlOutbox:
         """Add the rows to `changes`, in their order; False when there are none."""
         rows, self._rows = self._rows, []
         changes.add(outbox, rows)
+        self.direct_rows += [_event_row(row) for row in rows if row["relay_at"] is not None]
+        self.has_row_for_relay = any(row["relay_at"] is row["sent_at"] is None for row in rows)
         return bool(rows)
 
     def _add(self, **row: object) -> None:
-        self._rows.append({"due_at": None, "sent_at": None, "orderid": None, "choice": None, **row})
+        unset = ("due_at", "sent_at", "orderid", "choice", "relay_at")
+        self._rows.append({**dict.fromkeys(unset), **row})
+
+
+def _event_row(row: Mapping[str, Any]) -> EventRow:
+    return EventRow(
+        id=str(row["id"]),
+        kind=row["kind"],
+        name=row["name"],
+        sku=row["sku"],
+        body=json.dumps(row["body"]),
+        correlation_id=str(row["correlation_id"]),
+        causation_id=str(row["causation_id"]),
+        traceparent=row["traceparent"],
+    )
+
+
+def mark_published(engine: Engine, rows: Sequence[EventRow], confirmed: Collection[str]) -> None:
+    """Have the relay never send the rows with these ids, and send at once what they held back.
+
+    But rows behind an unconfirmed one of their sku are sent again after it, and all if this is
+    lost. Raises SQLAlchemy's error if the relay is marking one of them.
+    """
+    ids = [row.id for row in in_order(rows, confirmed, lambda row: row.sku)]
+    if not ids:
+        return
+    if is_postgresql(engine):
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            planned = prepared(connection, _MARK_PUBLISHED, "uuid[], text")
+            connection.exec_driver_sql(
+                # A lost mark harms nobody, so it need not be on the disk.
+                "SET LOCAL synchronous_commit TO off;"
+                f" EXECUTE {planned} (%(ids)s::uuid[], %(channel)s)",
+                {"ids": ids, "channel": NOTIFY_CHANNEL},
+            )
+        return
+    is_published = among(outbox.c.id, "ids", engine.dialect.name)
+    marked = {"sent_at": datetime.now(UTC), "relay_at": None}
+    mark = update(outbox).where(is_published, is_unsent).values(marked)
+    with engine.begin() as connection:
+        connection.execute(mark, {"ids": [UUID(each) for each in ids]})
+
+
+# While the relay marks rows, which it had to send after GRACE, all are left to it: to wait for it
+# could be a deadlock, and to mark the others a mark out of order. The next event of a sku is looked
+# up by its number; if it is committed only later, its own commit wakes the relay. No condition is
+# about `sent_at`: PostgreSQL might go through all unsent rows for each of these.
+_MARK_PUBLISHED = """
+    WITH marked AS (
+        UPDATE outbox SET sent_at = coalesce(sent_at, now()), relay_at = NULL WHERE position IN (
+            SELECT position FROM outbox WHERE id = ANY ($1) FOR UPDATE NOWAIT
+        )
+        RETURNING sku, sequence
+    )
+    SELECT pg_notify($2, '') WHERE EXISTS (
+        SELECT FROM marked WHERE (
+            SELECT next.sent_at IS NULL AND next.relay_at IS NULL FROM outbox AS next
+            WHERE next.sku = marked.sku AND next.sequence = marked.sequence + 1
+        )
+    )"""
 
 
 class Wait(Protocol):
@@ -138,15 +254,18 @@ class OutboxReader:
     def pending(self, limit: int, besides: Sequence[int] = ()) -> Sequence[Row[Any]]:
         """The oldest rows that are not marked, all of a sku in the order of its events.
 
-        Less those at the positions `besides`.
+        Less those at the positions `besides`, and all events of a sku while the worker of the first
+        ones may still publish these.
         """
-        asked = {"limit": limit, "besides": list(besides)}
+        asked: dict[str, object] = {"limit": limit, "besides": list(besides)}
+        if not is_postgresql(self._connection):
+            asked["now"] = datetime.now(UTC)
         with self._connection.begin():
             return self._connection.execute(_pending(self._connection.dialect.name), asked).all()
 
     def accept_due(self) -> int:
         """Accept the scheduled commands whose time has come by the database's clock; how many."""
-        with self._connection.begin():
+        with self._locking():
             now = clock(self._connection)
             asked = (
                 select(outbox.c.position, *(outbox.c[name] for name in _OF_COMMAND))
@@ -187,7 +306,7 @@ class OutboxReader:
         LONGEST_INTERVAL times `after`: a command that crashes its worker must not come back every
         few minutes for ever. A command whose outbox row was deleted gets a new one.
         """
-        with self._connection.begin():
+        with self._locking():
             rows = self._connection.execute(self._overdue(after).limit(limit)).all()
             if not rows:
                 return 0
@@ -217,6 +336,19 @@ class OutboxReader:
             if made:
                 add_new(self._connection, outbox, made)
         return len(rows)
+
+    @contextmanager
+    def _locking(self) -> Iterator[None]:
+        """A transaction that writes what it has read: SQLite then takes its write lock first.
+
+        Else a commit in between would be an error, which no wait mends (SQLITE_BUSY_SNAPSHOT).
+        """
+        self._connection.execution_options(sqlite_begin="IMMEDIATE")
+        try:
+            with self._connection.begin():
+                yield
+        finally:
+            self._connection.execution_options(sqlite_begin="DEFERRED")
 
     def _overdue(self, after: float) -> Select[Any]:
         before = ago(self._connection, after)
@@ -252,14 +384,17 @@ class OutboxReader:
 @cache
 def _pending(dialect: str) -> Select[Any]:
     position = outbox.c.position
+    now = func.now() if dialect == "postgresql" else bindparam("now", type_=UtcDateTime())
     is_new = (
         position != all_(bindparam("besides", type_=ARRAY(position.type)))
         if dialect == "postgresql"
         else position.not_in(bindparam("besides", expanding=True))
     )
+    direct = outbox.alias()
+    held = select(direct.c.sku).where(direct.c.relay_at > now)
     return (
         select(*to_send)
-        .where(is_unsent, is_new)
+        .where(is_unsent, is_new, or_(outbox.c.kind == "command", outbox.c.sku.not_in(held)))
         .order_by(outbox.c.position)
         .limit(bindparam("limit"))
     )
@@ -270,7 +405,7 @@ def _sent(dialect: str) -> Update:
     is_sent = among(outbox.c.position, "positions", dialect)
     # By the database's clock, with which `_overdue` compares it.
     at = func.now() if dialect == "postgresql" else bindparam("at")
-    return update(outbox).where(is_sent).values(sent_at=at)
+    return update(outbox).where(is_sent).values(sent_at=at, relay_at=None)
 
 
 def _seconds(moment: ColumnElement[datetime]) -> ColumnElement[int]:
@@ -283,7 +418,7 @@ def only_reader(engine: Engine) -> AbstractContextManager[OutboxReader | None]:
 
 
 def woken(connection: Connection) -> Wait:
-    """A wait that ends when something is committed to the outbox.
+    """A wait that ends when something is committed that the relay may publish now.
 
     On PostgreSQL by this connection, which has to be in AUTOCOMMIT; it is of no use to others then.
     """
@@ -295,11 +430,16 @@ def woken(connection: Connection) -> Wait:
     assert driver is not None
 
     def wait(seconds: float) -> None:
-        os_select.select([driver], [], [], seconds)
-        # Of a lost connection the next statement tells, as SQLAlchemy's error.
-        with suppress(psycopg2.Error):
-            driver.poll()
-            driver.notifies.clear()
+        until = time.monotonic() + seconds
+        payloads = {NOT_FOR_RELAY}
+        while payloads == {NOT_FOR_RELAY} and (left := until - time.monotonic()) > 0:
+            os_select.select([driver], [], [], left)
+            payloads = set()
+            # Of a lost connection the next statement tells, as SQLAlchemy's error.
+            with suppress(psycopg2.Error):
+                driver.poll()
+                payloads = {notified.payload for notified in driver.notifies}
+                driver.notifies.clear()
 
     return wait
 

@@ -280,6 +280,9 @@ outbox = Table(
     Column("orderid", String(255)),
     Column("choice", JSON(none_as_null=True)),
     Column("traceparent", String(55)),
+    # Until then, by the database's clock, the worker that wrote the event publishes it, and the
+    # relay no event of its sku; none: it is sent, or the relay's at once.
+    Column("relay_at", UtcDateTime),
     CheckConstraint("kind IN ('command', 'event')", name="kind_known"),
     CheckConstraint("(kind = 'event') = (sequence IS NOT NULL)", name="events_numbered"),
 )
@@ -304,6 +307,7 @@ is_scheduled = outbox.c.due_at.is_not(None)
 Until then it counts as sent, so that a relay of an older release does not send it at once.
 """
 _partial_index("ix_outbox_pending", outbox.c.position, where=is_unsent)
+_partial_index("ix_outbox_relay_at", outbox.c.relay_at, where=outbox.c.relay_at.is_not(None))
 _partial_index("ix_outbox_scheduled", outbox.c.due_at, where=is_scheduled)
 Index("ix_outbox_sku_sequence", outbox.c.sku, outbox.c.sequence, unique=True)
 is_of_order = outbox.c.orderid.is_not(None)

@@ -3,23 +3,32 @@
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, date, datetime, tzinfo
 from functools import cache
-from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
+from uuid import UUID
 
 from sqlalchemy import Connection, Engine, Select, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocation.adapters.sql import books, tables
+from allocation.adapters.sql import books, database, tables
 from allocation.adapters.sql.books import Skus, SqlBooks
-from allocation.adapters.sql.database import clock, translated
+from allocation.adapters.sql.database import translated
 from allocation.adapters.sql.inbox import SqlInbox
+from allocation.adapters.sql.locking import Read, Row, lock
 from allocation.adapters.sql.notifications import DECIDED_CHANNEL
-from allocation.adapters.sql.outbox import NOTIFY_CHANNEL, SqlOutbox
+from allocation.adapters.sql.outbox import (
+    NOT_FOR_RELAY,
+    NOTIFY_CHANNEL,
+    EventPublisher,
+    EventRow,
+    SqlOutbox,
+)
 from allocation.domain.commands import Command
+from allocation.domain.outcomes import Outcome
 from allocation.domain.product import Product
-from allocation.messaging.database import among, is_postgresql
+from allocation.messaging.database import JOINED, among, is_postgresql
 from allocation.messaging.statements import Writes
+from allocation.service_layer.unit_of_work import Message
 
 
 class SqlProducts:
@@ -28,9 +37,10 @@ class SqlProducts:
     def __init__(
         self,
         connection: Connection,
-        locked: Callable[[float], None],
+        locked: Callable[[Read], None],
         today: Callable[[], date],
     ) -> None:
+        """`locked` is called with what was read once products were locked."""
         self._connection = connection
         self._locked = locked
         self._today = today
@@ -43,13 +53,21 @@ class SqlProducts:
         self._seen: dict[str, Product] = {}
 
     def load(self, commands: Sequence[Command]) -> None:
+        self.load_and_lock(commands, ())
+
+    def load_and_lock(self, commands: Sequence[Command], ids: Collection[UUID]) -> Sequence[Row]:
+        """Load what the commands need; lock and return the rows of the commands of these ids."""
         self._find({command.batch for command in commands if command.batch})
         self._find_orders({each.order for each in commands if each.order and not each.skus})
         lines = {(each.order, sku) for each in commands if each.order for sku in each.skus}
         lines |= {(orderid, sku) for orderid, skus in self._orders.items() for sku in skus}
         named = {sku for command in commands for sku in command.skus}
         of_batches = {sku for sku in self._skus.values() if sku}
-        self._lock(named | of_batches | {sku for _, sku in lines}, lines)
+        return self._lock(named | of_batches | {sku for _, sku in lines}, lines, ids)
+
+    def has_unsent_events(self, sku: str) -> bool:
+        """Whether another transaction left events of this product that are not marked as sent."""
+        return self._books[sku].has_unsent_events
 
     def pull_seen(self) -> list[Product]:
         seen, self._seen = self._seen, {}
@@ -114,29 +132,22 @@ class SqlProducts:
         for row in self._connection.execute(_lines_of(self._connection.dialect.name), asked):
             self._orders[row.orderid].add(row.sku)
 
-    def _lock(self, skus: Collection[str], lines: Collection[tuple[str, str]] = ()) -> None:
-        if not skus:
-            return
-        # Every transaction locks in the order of the skus: no deadlock.
-        asked = {"skus": list(skus)}
-        began = perf_counter()
-        locked = self._connection.execute(_locked(self._connection.dialect.name), asked).all()
-        self._locked(perf_counter() - began)
-        self._books.update(books.load(self._connection, self._skus, skus, lines))
-        for row in locked:
-            books_of = self._books[row.sku]
-            self._know(
-                Product(
-                    row.sku,
-                    books_of,
-                    row.version,
-                    row.sequence,
-                    row.strategy,
-                    row.waiting,
-                    row.improve,
-                    self._today(),
-                )
-            )
+    def _lock(
+        self,
+        skus: Collection[str],
+        lines: Collection[tuple[str, str]] = (),
+        ids: Collection[UUID] = (),
+    ) -> Sequence[Row]:
+        if not (skus or ids):
+            return []
+        named = [batchref for batchref, sku in self._skus.items() if sku in skus]
+        read = lock(self._connection, skus, named, lines, ids)
+        self._locked(read)
+        self._books |= books.make(self._connection, self._skus, skus, lines, read)
+        for sku, row in {row["product"]: row for row in read.stock}.items():
+            stored = {name: row[name] for name in _STORED}
+            self._know(Product(sku, self._books[sku], **stored, today=self._today()))
+        return read.commands
 
     def _know(self, product: Product) -> None:
         self._products[product.sku] = product
@@ -160,22 +171,11 @@ def _lines_of(dialect: str) -> Select[Any]:
     return select(columns.orderid, columns.sku).where(is_asked)
 
 
-@cache
-def _locked(dialect: str) -> Select[Any]:
-    sku = tables.products.c.sku
-    is_asked = among(sku, "skus", dialect)
-    return select(tables.products).where(is_asked).order_by(sku).with_for_update()
+_STORED = ("version", "sequence", "strategy", "waiting", "improve")
 
 
 def _row(product: Product) -> dict[str, object]:
-    return {
-        "sku": product.sku,
-        "version": product.version,
-        "sequence": product.sequence,
-        "strategy": product.strategy,
-        "waiting": product.waiting,
-        "improve": product.improve,
-    }
+    return {name: getattr(product, name) for name in ("sku", *_STORED)}
 
 
 class SqlUnitOfWork:
@@ -189,19 +189,23 @@ class SqlUnitOfWork:
         self,
         engine: Engine,
         locked: Callable[[float], None] = lambda seconds: None,
-        clock: Callable[[Connection], datetime] = clock,
+        clock: Callable[[Connection], datetime] = database.clock,
         calendar: tzinfo = UTC,
+        publisher: EventPublisher | None = None,
     ) -> None:
         """`locked` is called with the seconds that it took to lock rows of products.
 
-        `calendar` is the time zone in which the shop's days begin.
+        `calendar` is the time zone in which the shop's days begin. `publisher` gets the events
+        after their commit, as this is left, but for those of products with earlier events that are
+        not sent yet: these keep their order by the relay. Without it the relay publishes all.
         """
-        self._engine = (
-            engine if is_postgresql(engine) else engine.execution_options(sqlite_begin="IMMEDIATE")
-        )
+        options = JOINED if is_postgresql(engine) else {"sqlite_begin": "IMMEDIATE"}
+        self._engine = engine.execution_options(**options)
         self._locked = locked
         self._clock = clock
         self.calendar = calendar
+        self._publisher = publisher
+        self._committed: list[EventRow] = []
 
     def __enter__(self) -> Self:
         try:
@@ -209,8 +213,11 @@ class SqlUnitOfWork:
         except SQLAlchemyError as error:
             raise translated(error) from error
         self._began: datetime | None = None
-        self.products = SqlProducts(self._connection, self._locked, self.today)
-        self.outbox = SqlOutbox(self.now)
+        self.products = SqlProducts(self._connection, self._have_locked, self.today)
+        is_direct = self._publisher is not None and self._publisher.is_ready
+        self.outbox = SqlOutbox(
+            self.now, lambda sku: is_direct and not self.products.has_unsent_events(sku)
+        )
         self.inbox = SqlInbox(self._connection, self.outbox, self.now)
         return self
 
@@ -221,10 +228,22 @@ class SqlUnitOfWork:
         traceback: TracebackType | None,
     ) -> None:
         self._connection.close()  # rolls back what was not committed
+        committed, self._committed = self._committed, []
+        if committed and self._publisher is not None:
+            self._publisher.publish(committed)
         if isinstance(error, SQLAlchemyError):
             known = translated(error)
             if known is not error:
                 raise known from error
+
+    def claim(self, messages: Sequence[Message]) -> dict[UUID, Outcome | None]:
+        commands, ids = zip(*((each.command.meant, each.id) for each in messages), strict=True)
+        return self.inbox.claim(messages, self.products.load_and_lock(commands, ids))
+
+    def _have_locked(self, read: Read) -> None:
+        self._locked(read.seconds)
+        if self._clock is database.clock:
+            self._began = self._began or read.now  # no round trip of its own
 
     def now(self) -> datetime:
         # Read once, on first use: the products are locked by then, so the times of a product's
@@ -242,6 +261,6 @@ class SqlUnitOfWork:
         if self.inbox.write(changes):
             changes.notify(DECIDED_CHANNEL)  # requests that wait for an outcome
         if self.outbox.write(changes):
-            changes.notify(NOTIFY_CHANNEL)  # the relay
-        changes.send()
-        self._connection.commit()
+            changes.notify(NOTIFY_CHANNEL, "" if self.outbox.has_row_for_relay else NOT_FOR_RELAY)
+        changes.commit()
+        self._committed, self.outbox.direct_rows = self.outbox.direct_rows, []

@@ -1,6 +1,7 @@
 """The Celery application: `celery -A allocation worker` finds it as `app`."""
 
 import sys
+from functools import partial
 from typing import Any
 
 from celery import Celery
@@ -17,6 +18,7 @@ from allocation.adapters.rabbitmq import topology
 from allocation.entrypoints.worker import celery_internals
 from allocation.entrypoints.worker.consumer import Consumer
 from allocation.entrypoints.worker.executor import Executor
+from allocation.entrypoints.worker.publishing import DirectEvents, direct_events
 from allocation.entrypoints.worker.tasks import TASKS, end_undecided
 from allocation.messaging.connection import SPOOL_TRANSPORT
 from allocation.messaging.dead_letters import DeadLetterPublisher, Details
@@ -32,12 +34,15 @@ class WorkerApp(Celery):
 
     dependencies: bootstrap.Dependencies
     executor: Executor
+    direct_events: DirectEvents | None
     dead_letters: DeadLetterPublisher
 
     def build(self) -> None:
         made = bootstrap.build()
         self.dependencies = made
-        self.executor = Executor(made.unit_of_work, made.worker_metrics, end_undecided)
+        self.direct_events = direct_events(made)
+        unit_of_work = partial(made.unit_of_work, self.direct_events)
+        self.executor = Executor(unit_of_work, made.worker_metrics, end_undecided)
         self.dead_letters = DeadLetterPublisher(self.connection_for_write)
 
     def dead_letter(self, message: Message, details: Details) -> bool:
@@ -89,5 +94,7 @@ def _leave_the_parents_connections(**_: Any) -> None:
 
 
 @worker_process_shutdown.connect
-def _send_the_last_spans(**_: Any) -> None:
+def _end_connections_of_its_own(**_: Any) -> None:
+    if app.direct_events is not None:
+        app.direct_events.close()
     tracing.stop()

@@ -68,9 +68,10 @@ class Batching:
         self._waiting.append(request)
         if len(self._waiting) >= self._size and not self._held_back:
             self._ask()
-        elif self._timer is None:
-            linger = self._linger * LINGER_WHILE_BUSY if self._running else self._linger
-            self._timer = self._loop.call_later(linger, self._ask)
+        elif self._timer is None and not self._asked:
+            # Once all that has arrived is read. Not `call_soon`: what a timer calls soon, Celery's
+            # loop calls after it has waited for the next message.
+            self._timer = self._loop.call_later(0, self._linger_or_ask)
 
     def forget(self) -> None:
         """Drop everything: the connection is lost, and the broker redelivers every command."""
@@ -78,6 +79,14 @@ class Batching:
         self._running.clear()
         self._asked = self._held_back = False
         self._stop_timer()
+
+    def _linger_or_ask(self) -> None:
+        """Start a command that came alone to an idle worker; have others linger."""
+        if len(self._waiting) == 1 and not self._running:
+            self._ask()
+        else:
+            linger = self._linger * LINGER_WHILE_BUSY if self._running else self._linger
+            self._timer = self._loop.call_later(linger, self._ask)
 
     def _ask(self) -> None:
         """Ask for a process; `_dispatch` is called as soon as one is free."""

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from ssl import SSLSocket
 from typing import Any, Protocol
 from weakref import ref
 
 import structlog
+from amqp.exceptions import RecoverableConnectionError
 from billiard import current_process
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import Terminated, WorkerLostError
@@ -33,6 +35,7 @@ from allocation.entrypoints.worker.admission import Admission
 from allocation.entrypoints.worker.batching import Batching
 from allocation.entrypoints.worker.executor import Call, Executor, Traced
 from allocation.entrypoints.worker.failures import Failure, Failures
+from allocation.messaging.deliveries import read_arrived, reader
 
 log = structlog.get_logger(__name__)
 
@@ -221,10 +224,10 @@ def _as_of(request: Request, failure: ExceptionInfo) -> ExceptionInfo:
 class Consumer(CeleryConsumer):
     """Celery's consumer with an admission, and with batches and acknowledgements of its own.
 
-    `hub` is Celery's event loop, None on the embedded broker, where there are no batches. Celery
-    passes each delivery to the function that `create_task_handler` returns, each admitted request
-    to `on_task_request`, and each acknowledgement to `call_soon_ack`. If these change, invalid
-    messages reach Celery, and commands are decided and acknowledged one by one.
+    `hub` is Celery's event loop. Celery passes each delivery to the function that
+    `create_task_handler` returns, each admitted request to `on_task_request`, and each
+    acknowledgement to `call_soon_ack`. If these change, invalid messages reach Celery, and commands
+    are decided and acknowledged one by one.
     """
 
     admission: Admission
@@ -311,7 +314,26 @@ class Consumer(CeleryConsumer):
 
     def connect(self) -> Connection:
         self.wait_until_usable()
-        return super().connect()
+        connection = super().connect()
+        if self.hub is not None and connection.transport.driver_name == "py-amqp":
+            self._read_at_once(connection)
+        return connection
+
+    def _read_at_once(self, connection: Connection) -> None:
+        """Read what has arrived by few calls of the kernel; kombu makes some twenty a message.
+
+        `add_reader` replaces the function by which kombu reads. The loop calls it again while bytes
+        are left in the socket; TLS may have taken them out.
+        """
+        read, socket = reader(connection), connection.connection.sock
+
+        def on_readable() -> None:
+            if not connection.connected:
+                raise RecoverableConnectionError("the connection to the broker is lost")
+            while read_arrived(read) and isinstance(socket, SSLSocket):
+                pass
+
+        self.hub.add_reader(socket, on_readable)
 
     def ensure_connected(self, conn: Connection) -> Connection:
         """Celery's own backoff grows to half a minute, in which nobody reads the queue."""

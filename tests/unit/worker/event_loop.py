@@ -39,6 +39,13 @@ class Loop:
         while self.soon:
             self.soon.popleft()()
 
+    def run_due(self) -> None:
+        """Let no time pass."""
+        self.run_soon()
+        while due := [timer for timer in self.later if not timer.seconds]:
+            self.later.remove(due[0])
+            due[0].call()
+
     def run_later(self) -> None:
         """Let all time pass."""
         while self.later:

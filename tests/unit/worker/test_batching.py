@@ -84,6 +84,7 @@ def test_commands_that_come_within_the_linger_are_one_batch() -> None:
     stage = Stage()
 
     stage.add(line("a"), line("b"), line("c"))
+    stage.loop.run_due()
     before = stage.names()
     stage.loop.run_later()
 
@@ -99,13 +100,41 @@ def test_a_full_batch_does_not_linger() -> None:
     assert stage.names() == [["a", "b"]]
 
 
+def test_a_command_that_comes_alone_to_an_idle_worker_does_not_linger() -> None:
+    stage = Stage()
+
+    stage.add(line("a"))
+    meanwhile = stage.names()
+    stage.loop.run_due()
+
+    assert meanwhile == []
+    assert stage.names() == [["a"]]
+    assert stage.loop.later == []
+
+
+def test_a_command_that_comes_alone_lingers_again_once_the_worker_is_idle_no_more() -> None:
+    stage = Stage()
+    stage.add(line("a"))
+    stage.loop.run_due()
+
+    stage.add(line("b", sku="CHAIR"))
+    stage.loop.run_due()
+    meanwhile = stage.names()
+    stage.pool.end(0)
+
+    assert meanwhile == [["a"]]
+    assert stage.names() == [["a"], ["b"]]
+
+
 def test_the_linger_is_longer_while_a_batch_is_running() -> None:
     stage = Stage(linger=0.1)
-    stage.add(line("a"))
+    stage.add(line("a"), line("b"))
+    stage.loop.run_due()
     first = stage.loop.later[0].seconds
     stage.loop.run_later()
 
-    stage.add(line("b", sku="CHAIR"))
+    stage.add(line("c", sku="CHAIR"))
+    stage.loop.run_due()
 
     assert first == 0.1
     assert [timer.seconds for timer in stage.loop.later] == [0.1 * LINGER_WHILE_BUSY]

@@ -82,7 +82,7 @@ class _BacklogCollector(Collector):
             gauges += [
                 (
                     "outbox_unsent",
-                    "Outbox rows that the relay has not published yet.",
+                    "Outbox rows that are not published yet.",
                     found.unsent,
                 ),
                 ("outbox_oldest_unsent_seconds", unsent_age, found.oldest_unsent_seconds),

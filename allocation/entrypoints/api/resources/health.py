@@ -28,7 +28,7 @@ def alive() -> Response:
         "Ready",
         s.record(
             status=s.one_of("ready"),
-            unsent=s.count("Outbox rows that the relay has not published yet."),
+            unsent=s.count("Outbox rows that are not published yet."),
             oldest_unsent_seconds={
                 "type": "number",
                 "minimum": 0,
