@@ -22,7 +22,7 @@ from tests.bench.growth import Growth
 from tests.bench.improving import Improving
 from tests.bench.latency import Latency
 from tests.bench.relaying import Relaying
-from tests.bench.servers import SETTINGS, Servers
+from tests.bench.servers import SHIPPED, Servers
 from tests.bench.show import Show
 from tests.bench.shrinking import Shrinking
 from tests.bench.subscribing import Subscribing
@@ -52,7 +52,7 @@ def main() -> None:
     # A termination ends everything in order, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     show = Show()
-    servers = Servers()
+    servers = Servers(SHIPPED if asked.tuned else {})
     figures: list[Figure] = []
     try:
         with show.alive():
@@ -92,6 +92,12 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--scale", type=float, default=1.0, help="0.1: a tenth of the work, to try the bench itself"
+    )
+    parser.add_argument(
+        "--untuned",
+        dest="tuned",
+        action="store_false",
+        help="PostgreSQL without the settings of compose.yaml",
     )
     parser.add_argument("--output", type=Path, help="the record (bench/latest.json)")
     asked = parser.parse_args()
@@ -134,7 +140,7 @@ def _record(
             **servers.versions(),
             **{package: version(package) for package in packages},
         },
-        "postgresql settings": SETTINGS,
+        "postgresql settings": servers.settings,
         "settings": tuned(),
         "figures": [figure.as_json() for figure in figures],
     }

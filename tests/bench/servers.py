@@ -10,12 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
+import yaml
 from kombu import Connection
 
 from tests.servers.postgres import PrivatePostgres
 from tests.servers.processes import ROOT, Process, clean_environment
 from tests.servers.rabbitmq import PrivateRabbitMQ
 
+
+def _shipped() -> dict[str, str]:
+    """The settings of PostgreSQL in compose.yaml."""
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    options = services["postgres"]["command"][1:]
+    return dict(option.removeprefix("-c").split("=", 1) for option in options)
+
+
+SHIPPED = _shipped()
 SETTINGS = {
     # As in production: a commit is on the disk when it returns.
     "fsync": "on",
@@ -31,10 +41,11 @@ class Servers:
     What a row opens it puts on `opened`, which is closed after the row.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        self.settings = SETTINGS | dict(settings)
         self.opened = ExitStack()
         self.folder = Path(tempfile.mkdtemp(prefix="allocation-bench-"))
-        self.postgres = PrivatePostgres(settings=SETTINGS)
+        self.postgres = PrivatePostgres(settings=self.settings)
         self.rabbitmq = PrivateRabbitMQ()
         self._template = ""
 
