@@ -232,5 +232,7 @@ class PrivateRabbitMQ(Vhosts):
         lines = [f"{name} = {value}\n" for name, value in settings.items()]
         (self._folder / "rabbitmq.conf").write_text("".join(lines))
         (self._folder / "advanced.config").write_text("[].\n")
-        (self._folder / "plugins").write_text("[rabbitmq_management].\n")
+        (self._folder / "plugins").write_text(
+            "[rabbitmq_management, rabbitmq_consistent_hash_exchange].\n"
+        )
         (self._folder / "env.conf").touch()

@@ -69,8 +69,15 @@ def selected(connection: Connection, selection: Selection, watch: Watch) -> Iter
 
 
 def deliver_again(connection: Connection, letter: DeadLetter) -> None:
-    """Put the message back into the queue that it came from; see `dead_letters.send_again`."""
-    dead_letters.send_again(connection, topology.dead_queues()[letter.queue], letter)
+    """Put the message back into the queue that it came from; see `dead_letters.send_again`.
+
+    A command goes to the exchange of commands, which finds its partition by the header.
+    """
+    if letter.queue == topology.DEAD:
+        to = (topology.COMMANDS, topology.COMMANDS)
+    else:
+        to = ("", topology.dead_queues()[letter.queue])
+    dead_letters.send_again(connection, *to, letter)
 
 
 def summary(letter: DeadLetter) -> Row:

@@ -43,12 +43,15 @@ _REMOTE = r"(.+\.)?celery\.pidbox|celeryev(\..+)?"
 
 ROLES: Mapping[str, Rights] = {
     # Its page counts, shows and replays dead letters; it accepts commands without a broker.
-    "api": _rights(write=_named("amq.default"), read=_named(*topology.dead_queues())),
+    "api": _rights(
+        write=_named("amq.default", topology.COMMANDS), read=_named(*topology.dead_queues())
+    ),
     "worker": _rights(
         configure=_REMOTE,
         # Retries go to the broker's own delay, commands that fail to the dead-letter queue.
         write=rf"{_REMOTE}|celery_delayed_\d+|{_named(topology.DEAD)}",
-        read=f"{_REMOTE}|{_named(topology.COMMANDS)}",
+        # Of its partitions, too.
+        read=rf"{_REMOTE}|{_named(topology.COMMANDS)}(\.\d+)*|{_named(topology.WORKERS)}",
     ),
     "relay": _rights(
         # To bind a queue takes the right to write to it, and to read from the exchange.

@@ -6,6 +6,7 @@ from amqp import Channel
 from amqp.exceptions import AccessRefused, PreconditionFailed
 from kombu import Connection, Exchange, Queue
 from kombu.transport.native_delayed_delivery import (
+    CELERY_DELAYED_DELIVERY_EXCHANGE,
     bind_queue_to_native_delayed_delivery_exchange,
     declare_native_delayed_delivery_exchanges_and_queues,
 )
@@ -16,6 +17,8 @@ EVENTS = "allocation.events"
 SUBSCRIBERS = ("warehouse.events", "notification.events")
 INBOUND = "allocation.inbound"
 INBOUND_DEAD = "allocation.inbound.dead"
+WORKERS = "allocation.workers"
+"""Where commands are partitioned, this queue counts the workers: see `partitioning`."""
 
 # Replicated and on disk.
 _QUORUM = {"x-queue-type": "quorum"}
@@ -93,7 +96,10 @@ def inbound_queue(*, declared: bool = False) -> Queue:
 
 
 def queues() -> list[Queue]:
-    """Every queue of this system, each dead-letter queue before the queue that needs it."""
+    """Every queue of this system, each dead-letter queue before the queue that needs it.
+
+    Where commands are partitioned, other queues stand for that of the commands: see `partitioning`.
+    """
     declared = [_dead(DEAD), commands_queue(), _dead(INBOUND_DEAD), inbound_queue()]
     for name in SUBSCRIBERS:
         declared += [
@@ -108,19 +114,28 @@ def queues() -> list[Queue]:
     return declared
 
 
-def declare(connection: Connection) -> list[str]:
+def declare(connection: Connection, *, partitioned: bool = False) -> list[str]:
     """Make every exchange and queue that is not there; returns the names of our own queues.
 
-    Safe to repeat. Raises Undeclared where one exists with other arguments, or the user may not.
+    Without the commands' queue if they are `partitioned`. Safe to repeat. Raises Undeclared where
+    one exists with other arguments, or the user may not.
     """
+    declared = [queue for queue in queues() if not (partitioned and queue.name == COMMANDS)]
     try:
         with connection.channel() as channel:
-            for queue in queues():
+            commands_exchange()(channel).declare()
+            for queue in declared:
                 queue(channel).declare()
         if connection.transport.driver_type == "amqp":
             # In these Celery lets the broker hold a retry until its time has come.
             declare_native_delayed_delivery_exchanges_and_queues(connection, "quorum")
-            bind_queue_to_native_delayed_delivery_exchange(connection, commands_queue())
+            if partitioned:
+                with connection.channel() as channel:
+                    channel.exchange_bind(
+                        COMMANDS, CELERY_DELAYED_DELIVERY_EXCHANGE, f"#.{COMMANDS}"
+                    )
+            else:
+                bind_queue_to_native_delayed_delivery_exchange(connection, commands_queue())
     except PreconditionFailed as error:
         raise Undeclared(
             f"the broker has one of the queues with other arguments: {error.reply_text}. Arguments"
@@ -132,7 +147,7 @@ def declare(connection: Connection) -> list[str]:
             f"the broker's user may not declare the topology: {error.reply_text}."
             " Run `allocation topology` with the URL of a user who may configure everything"
         ) from error
-    return names()
+    return [queue.name for queue in declared]
 
 
 def require(channel: Channel) -> None:
