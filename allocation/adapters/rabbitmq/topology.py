@@ -1,5 +1,6 @@
 """Exchanges and queues: every name and argument of the broker's side, declared in one place."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amqp import Channel
@@ -172,9 +173,12 @@ def bind(channel: Channel) -> None:
             queue(channel).queue_bind()
 
 
-def names() -> list[str]:
-    """The name of every queue."""
-    return [queue.name for queue in queues()]
+def names(of_commands: Sequence[str] = ()) -> list[str]:
+    """The name of every queue; `of_commands` are those that commands are divided among, if any."""
+    found: list[str] = []
+    for queue in queues():
+        found += (of_commands or [COMMANDS]) if queue.name == COMMANDS else [queue.name]
+    return found
 
 
 def dead_queues() -> dict[str, str]:
