@@ -58,6 +58,7 @@ class WorkerMetrics:
             multiprocess_mode="max",
             registry=self.registry,
         )
+        self._holds.labels(topology.COMMANDS)
 
     def holds(self, partitions: Collection[str], held: Collection[str]) -> None:
         """Show which of the partitions this worker has."""
