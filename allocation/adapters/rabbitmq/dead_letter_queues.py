@@ -6,7 +6,7 @@ from typing import Any
 
 from kombu import Connection
 
-from allocation.adapters.rabbitmq import topology
+from allocation.adapters.rabbitmq import partitioning, topology
 from allocation.messaging import dead_letters
 from allocation.messaging.dead_letters import DeadLetter
 
@@ -75,6 +75,7 @@ def deliver_again(connection: Connection, letter: DeadLetter) -> None:
     """
     if letter.queue == topology.DEAD:
         to = (topology.COMMANDS, topology.COMMANDS)
+        letter.message.headers = partitioning.as_before_death(letter.message.headers or {})
     else:
         to = ("", topology.dead_queues()[letter.queue])
     dead_letters.send_again(connection, *to, letter)

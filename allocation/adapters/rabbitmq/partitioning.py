@@ -52,13 +52,29 @@ def queue(name: str) -> Queue:
 def keeping_partition(headers: Mapping[str, Any], partition: str) -> dict[str, Any]:
     """The headers with which a command stays in its partition when it is published again.
 
-    A slot stays, else the partition's own queue becomes a second routing key.
+    A slot stays, else a second routing key names the partition.
     """
     match headers.get("CC"):
         case [str(key)] if key.startswith(slot_name("")):
             return dict(headers)
         case _:
-            return {**headers, "CC": [partition]}
+            return {**headers, "CC": [_key(partition)]}
+
+
+def as_before_death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The headers of a dead letter, with the `CC` that the broker takes from what it dead-letters.
+
+    It notes the queue; a sender may have forged that.
+    """
+    match headers:
+        case {"CC": _}:
+            return headers
+        case {"x-death": [{"queue": str(queue), "routing-keys": [_, str(key)]}, *_]}:
+            return keeping_partition({**headers, "CC": [key]}, queue)
+        case {"x-death": [{"queue": str(queue)}, *_]}:
+            return keeping_partition(headers, queue)
+        case _:
+            return headers
 
 
 def is_partitioned(connection: Connection) -> bool:
@@ -93,7 +109,7 @@ def declare(connection: Connection, partitions: int) -> None:
             return
         for name in names:
             channel.queue_bind(name, by_key, routing_key="1")
-            channel.queue_bind(name, entry, routing_key=name)
+            channel.queue_bind(name, entry, routing_key=_key(name))
         for slot in range(SLOTS):
             channel.queue_bind(names[slot % partitions], entry, routing_key=slot_name(slot))
 
@@ -138,6 +154,11 @@ def queued(connection: Connection, partitions: int) -> topology.Queued:
 
 def _entry(partitions: int) -> str:
     return f"{COMMANDS}.{partitions}"
+
+
+def _key(queue: str) -> str:
+    # One word: the exchanges of delayed messages take digits between dots for a delay.
+    return queue.replace(".", "-")
 
 
 def _by_key(partitions: int) -> str:

@@ -314,7 +314,8 @@ class Consumer(CeleryConsumer):
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Message], None]:
         handle = super().create_task_handler(*args, **options)
         if isinstance(self.task_consumer, PartitionConsumer):
-            self.task_consumer.prefetch_count = self.initial_prefetch_count
+            # Of each partition as much as one process of the pool can use.
+            self.task_consumer.prefetch_count = self.prefetch_multiplier
         acknowledgements = self.acknowledgements
 
         def admit_and_handle(message: Message) -> None:
