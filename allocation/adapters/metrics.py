@@ -70,6 +70,19 @@ class WorkerMetrics:
             registry=self.registry,
         )
         self._dead_letters = _dead_letters(topology.DEAD, self.registry)
+        self._holds = Gauge(
+            "allocation_partition_held",
+            "1 if this worker decides the commands of the partition, else 0.",
+            ["partition"],
+            multiprocess_mode="max",
+            registry=self.registry,
+        )
+        self._holds.labels(topology.COMMANDS)
+
+    def holds(self, partitions: Collection[str], held: Collection[str]) -> None:
+        """Show which of the partitions this worker has."""
+        for name in partitions:
+            self._holds.labels(name).set(name in held)
 
     def decided(self, outcomes: Iterable[tuple[str, str]], seconds: float, size: int) -> None:
         """Count a batch: the name and outcome of each command that was decided."""

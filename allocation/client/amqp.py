@@ -77,7 +77,8 @@ class AmqpClient(Commands):
 
     def _publish(self, task: str, command_id: str, fields: dict[str, Any]) -> None:
         patience = Patience(self._patience)
-        message = celery_message(task, command_id, fields)
+        about = fields.get("sku") or fields.get("orderid") or fields.get("batchref")
+        message = celery_message(task, command_id, fields, slot_by=about)
         while True:
             try:
                 self._connected(patience, command_id).publish(

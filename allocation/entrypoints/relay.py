@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from kombu import Connection
 from allocation.adapters.metrics import RelayMetrics
 from allocation.adapters.rabbitmq import topology
 from allocation.adapters.rabbitmq.outbox_messages import messages
+from allocation.adapters.sql import partitions
 from allocation.adapters.sql.migrations import wait_for_schema
 from allocation.adapters.sql.outbox import DUE_AT_ONCE, OutboxReader, only_reader
 from allocation.bootstrap import Dependencies, build
@@ -103,7 +104,9 @@ class Relay:
         log.info("ready: relaying")
         self._metrics.active.set(1)
         in_flight = InFlight(reader, sender, messages, lambda row: row.sku, self._on_marked)
-        resending = Resending(reader, connection, self._settings.resend_after, self._metrics)
+        resending = Resending(
+            reader, connection, self._settings.resend_after, self._metrics, self._queues
+        )
         beaten = looked = 0.0
         while not self._stop.is_set():
             if time.monotonic() - looked > POLL and reader.accept_due() < DUE_AT_ONCE:
@@ -126,6 +129,11 @@ class Relay:
                 # on a connection for minutes what it takes on the next one.
                 return
         in_flight.mark(most=0)
+
+    def _queues(self) -> list[str]:
+        with self._engine.connect() as connection:
+            known = partitions.generations(connection)
+        return [queue for generation in known for queue in generation.queues] or [topology.COMMANDS]
 
     def _on_marked(self, rows: Sequence[Any], seconds: float) -> None:
         self._metrics.marked(((row.kind, row.name) for row in rows), seconds)
@@ -150,12 +158,19 @@ class Resending:
     """
 
     def __init__(
-        self, reader: OutboxReader, connection: Connection, after: float, metrics: RelayMetrics
+        self,
+        reader: OutboxReader,
+        connection: Connection,
+        after: float,
+        metrics: RelayMetrics,
+        queues: Callable[[], Sequence[str]] = lambda: [topology.COMMANDS],
     ) -> None:
+        """`queues` returns the names of the queues that commands are in."""
         self._reader = reader
         self._connection = connection
         self._after = after
         self._metrics = metrics
+        self._queues = queues
         self._every = min(LOOK_FOR_LOST, after / 2)
         self._looked = 0.0
         self._missing = 0
@@ -181,14 +196,18 @@ class Resending:
         if not self._reader.overdue(self._after):
             return 0
         awaited = self._reader.awaited()
-        queued = topology.queued(self._connection, topology.COMMANDS)
-        if queued is None:
-            log.error(
-                "commands are overdue, and their queue is missing: run `allocation topology`",
-                queue=topology.COMMANDS,
-            )
-            return 0
-        return missing(awaited, queued)
+        messages = consumers = 0
+        for name in self._queues():
+            queued = topology.queued(self._connection, name)
+            if queued is None:
+                log.error(
+                    "commands are overdue, and their queue is missing: run `allocation topology`",
+                    queue=name,
+                )
+                return 0
+            messages += queued.messages
+            consumers += queued.consumers
+        return missing(awaited, topology.Queued(messages, consumers))
 
 
 def missing(awaited: int, queued: topology.Queued) -> int:

@@ -234,8 +234,10 @@ def fetch(connection: Connection, queue: str, at_most: int) -> Iterator[DeadLett
             yield read(queue, channel.message_to_python(message))
 
 
-def send_again(connection: Connection, queue: str, dead_letter: DeadLetter) -> None:
-    """Put the message back into `queue`, as new, and then take it off the dead-letter queue.
+def send_again(
+    connection: Connection, exchange: str, routing_key: str, dead_letter: DeadLetter
+) -> None:
+    """Publish the message again, as new, and then take it off the dead-letter queue.
 
     Dying between the two leaves it in both, and its id makes that harmless. Raises the connection's
     errors, or Incomplete; the message then stays a dead letter.
@@ -256,7 +258,7 @@ def send_again(connection: Connection, queue: str, dead_letter: DeadLetter) -> N
     if compression := headers.pop("x-compression", None):
         headers["compression"] = compression
     with connection.channel() as channel:
-        _publish(Producer(channel), "", queue, message, headers)
+        _publish(Producer(channel), exchange, routing_key, message, headers)
     message.ack()
 
 

@@ -21,6 +21,7 @@ from tests.bench.figures import Figure, of_rows
 from tests.bench.growth import Growth
 from tests.bench.improving import Improving
 from tests.bench.latency import Latency
+from tests.bench.partitioned import Partitioned
 from tests.bench.relaying import Relaying
 from tests.bench.servers import SHIPPED, Servers
 from tests.bench.show import Show
@@ -33,6 +34,7 @@ from tests.bench.waiting import Waiting
 LATEST = Path("bench/latest.json")
 MEASUREMENTS: dict[str, Callable[[Bench], Measurement]] = {
     "throughput": Throughput,
+    "partitions": Partitioned,
     "latency": Latency,
     "waiting": Waiting,
     "api": Accepting,

@@ -11,9 +11,11 @@ from tests.waiting import eventually
 COMMANDS = "allocation.commands"
 SUBSCRIBERS = ("warehouse.events", "notification.events")
 
+_WORKER = ["-m", "celery", "-A", "allocation", "worker", "--concurrency=2"]
 # As in compose.yaml; task events are on by celeryconfig.
 _COMMANDS = {
-    "worker": ["-m", "celery", "-A", "allocation", "worker", "--concurrency=2"],
+    "worker": _WORKER,
+    "worker-2": [*_WORKER, "-n", "second@%h"],
     "relay": ["-m", "allocation", "relay"],
     "warehouse": ["-m", "workers.warehouse"],
     "notification": ["-m", "workers.notification"],
@@ -21,6 +23,7 @@ _COMMANDS = {
 }
 _READY = {
     "worker": r"@\S+ ready",
+    "worker-2": r"@\S+ ready",
     "relay": "ready: relaying",
     "warehouse": "ready: consuming",
     "notification": "ready: consuming",

@@ -106,7 +106,9 @@ def test_no_service_has_a_password_that_it_does_not_need() -> None:
         "flower": {"FLOWER_PASSWORD"} | of_broker("FLOWER"),
         "operator": allocation | of_broker("OPERATOR"),
         "migrate": allocation,
-        "topology": {"RABBITMQ_PASSWORD"} | of_broker(*(role.upper() for role in ROLES)),
+        "topology": allocation
+        | {"RABBITMQ_PASSWORD"}
+        | of_broker(*(role.upper() for role in ROLES)),
         "postgres": every_database | {"POSTGRES_PASSWORD"},
         "rabbitmq": {"RABBITMQ_PASSWORD"},
         "mailpit": set(),

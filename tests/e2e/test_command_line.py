@@ -355,6 +355,7 @@ def test_status_tells_programs_every_figure(invoked: Invoked) -> None:
         "kept": nothing,
         "queues": dict.fromkeys(name for name in topology.names() if name not in dead),
         "dead_letters": dict.fromkeys(dead),
+        "partitions": [],
     }
 
 

@@ -9,7 +9,7 @@ from kombu import Connection
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from allocation.adapters.rabbitmq import topology
+from allocation.adapters.rabbitmq import partitioning, topology
 from tests.faults import scale
 from tests.faults.history import dead_letters, history
 from tests.faults.invariants import Breach, breaches
@@ -113,7 +113,8 @@ class Run:
                 taken = connection.scalar(text(_TAKEN)) or 0
             yield f"events on their way to the {name}", events - taken
         with Connection(self.system.addresses.broker) as broker:
-            for queue in (topology.COMMANDS, *topology.SUBSCRIBERS):
+            of_commands = partitioning.queues(self.system.partitions)
+            for queue in (*of_commands, *topology.SUBSCRIBERS):
                 yield queue, topology.depth(broker, queue) or 0
         undecided = {str(key) for key in self.load.confirmed().keys() - self.load.decided()}
         if undecided:

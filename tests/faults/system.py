@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 
 from allocation.adapters.rabbitmq import topology
 from allocation.adapters.sql import database
+from allocation.entrypoints.cli.partition_change import change
 from tests.nodes import WorkerProcess
 from tests.servers.processes import Process
 from tests.waiting import eventually
@@ -79,10 +80,15 @@ class System:
         celery_app: str = "allocation",
         modules: Mapping[str, str] | None = None,
         environments: Mapping[str, Mapping[str, str]] | None = None,
+        partitions: int = 1,
     ) -> None:
         self.addresses = addresses
+        self.partitions = 1
+        self.engine: Engine = database.engine(addresses.allocation)
         with Connection(addresses.broker) as connection:
             topology.declare(connection)
+        if partitions > 1:
+            self.divide(partitions)
         environments = environments or {}
         env = addresses.environment()
         nodes = [
@@ -107,12 +113,18 @@ class System:
                 [sys.executable, *command], name=name, env=env | dict(environments.get(name, {}))
             )
             self.members[name] = Member(process, READY[name])
-        self.engine: Engine = database.engine(addresses.allocation)
         self.warehouse: Engine = database.engine(addresses.warehouse)
         self.notification: Engine = database.engine(addresses.notification)
         self._stop = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor")
         self._supervisor.start()
+
+    def divide(self, partitions: int) -> None:
+        """Change the number of partitions; returns once the workers have decided what was there."""
+        with Connection(self.addresses.broker) as connection:
+            topology.declare(connection, partitioned=True)
+            change(connection, self.engine, partitions, tell=lambda sentence: None)
+        self.partitions = partitions
 
     @property
     def worker_names(self) -> list[str]:

@@ -134,6 +134,25 @@ def test_whole_workers_killed(deploy: Deploy, chance: random.Random) -> None:
     run.prove()
 
 
+def test_whole_workers_killed_while_they_share_partitions(
+    deploy: Deploy, chance: random.Random
+) -> None:
+    """Others take their partitions over; in the middle the number of partitions changes."""
+    run = deploy(workers=3, concurrency=1, partitions=4)
+    run.load.send(scale.commands(300))
+
+    with run.load.running(scale.RATE):
+        for number in range(scale.times(6)):
+            name = chance.choice(run.system.worker_names)
+            run.system.kill(name)
+            run.fault("kill -9 of a worker with partitions")
+            if number == 2:
+                run.system.divide(8)
+            run.system.wait_until_ready(name)
+
+    run.prove()
+
+
 def test_the_relay_killed_after_its_select(deploy: Deploy, broker_proxy: Proxy) -> None:
     """Nothing of what it read has reached the broker: the next one reads it again."""
     run = deploy(environments={"relay": {"ALLOCATION_BROKER_URL": broker_proxy.url}})

@@ -128,7 +128,8 @@ def test_two_children_of_a_worker_count_together_and_their_heirs_count_on(
 
     has_counted(port, DECIDED, {("allocation.create_batch", "succeeded"): 200})
     assert sorted(file.name for file in folder.iterdir()) == files
-    assert files == [f"{kind}_{who}.db" for kind in ("counter", "histogram") for who in PROCESSES]
+    kinds = ("counter", "gauge_max", "histogram")
+    assert files == [f"{kind}_{who}.db" for kind in kinds for who in PROCESSES]
     process.stop()
     assert list(tmp_path.glob("allocation-metrics-*")) == []
 

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class PrivateRabbitMQ(Vhosts):
         say: Callable[[str], None] = print,
         beside: "PrivateRabbitMQ | None" = None,
         settings: Mapping[str, object] | None = None,
+        plugins: Sequence[str] = ("rabbitmq_management", "rabbitmq_consistent_hash_exchange"),
     ) -> None:
         """`say` is told when something has to be installed first; `beside`: it joins that node.
 
@@ -52,6 +53,7 @@ class PrivateRabbitMQ(Vhosts):
         )
         self._env = self._environment(epmd_port, dist_port)
         self._beside = beside
+        self._plugins = plugins
         self._write_files(port, management_port, self._password, settings or {})
         self._started = 0.0
         # Virtual hosts made since then, and older ones that are to be deleted.
@@ -237,5 +239,5 @@ class PrivateRabbitMQ(Vhosts):
         lines = [f"{name} = {value}\n" for name, value in settings.items()]
         (self._folder / "rabbitmq.conf").write_text("".join(lines))
         (self._folder / "advanced.config").write_text("[].\n")
-        (self._folder / "plugins").write_text("[rabbitmq_management].\n")
+        (self._folder / "plugins").write_text(f"[{','.join(self._plugins)}].\n")
         (self._folder / "env.conf").touch()

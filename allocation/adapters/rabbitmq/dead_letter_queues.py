@@ -6,7 +6,7 @@ from typing import Any
 
 from kombu import Connection
 
-from allocation.adapters.rabbitmq import topology
+from allocation.adapters.rabbitmq import partitioning, topology
 from allocation.messaging import dead_letters
 from allocation.messaging.dead_letters import DeadLetter
 
@@ -69,8 +69,16 @@ def selected(connection: Connection, selection: Selection, watch: Watch) -> Iter
 
 
 def deliver_again(connection: Connection, letter: DeadLetter) -> None:
-    """Put the message back into the queue that it came from; see `dead_letters.send_again`."""
-    dead_letters.send_again(connection, topology.dead_queues()[letter.queue], letter)
+    """Put the message back into the queue that it came from; see `dead_letters.send_again`.
+
+    A command goes to the exchange of commands, which finds its partition by the header.
+    """
+    if letter.queue == topology.DEAD:
+        to = (topology.COMMANDS, topology.COMMANDS)
+        letter.message.headers = partitioning.as_before_death(letter.message.headers or {})
+    else:
+        to = ("", topology.dead_queues()[letter.queue])
+    dead_letters.send_again(connection, *to, letter)
 
 
 def summary(letter: DeadLetter) -> Row:

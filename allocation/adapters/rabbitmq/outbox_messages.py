@@ -32,12 +32,15 @@ def outgoing(row: Any, traceparent: str | None) -> Outgoing:
             body=trace_context.in_event(row.body, traceparent),
             content_type="application/cloudevents+json",
         )
+    fields = json.loads(row.body)
     task = celery_message(
         row.name,
         row.id,
-        json.loads(row.body),
+        fields,
         root_id=row.correlation_id,
         parent_id=row.causation_id,
+        # Its product, where it names none that of its batch; else its order; else its batch.
+        slot_by=row.sku or fields.get("orderid") or fields.get("batchref"),
     )
     return Outgoing(
         id=row.id,

@@ -46,12 +46,16 @@ _PUBLISHES_EVENTS = _named(topology.EVENTS, *topology.SUBSCRIBERS)
 
 ROLES: Mapping[str, Rights] = {
     # Its page counts, shows and replays dead letters; it accepts commands without a broker.
-    "api": _rights(write=_named("amq.default"), read=_named(*topology.dead_queues())),
+    "api": _rights(
+        write=_named("amq.default", topology.COMMANDS), read=_named(*topology.dead_queues())
+    ),
     "worker": _rights(
         configure=_REMOTE,
         # Retries go to the broker's own delay, commands that fail to the dead-letter queue.
         write=rf"{_REMOTE}|celery_delayed_\d+|{_named(topology.DEAD)}|{_PUBLISHES_EVENTS}",
-        read=f"{_REMOTE}|{_named(topology.COMMANDS, topology.EVENTS)}",
+        # Of its partitions, too.
+        read=rf"{_REMOTE}|{_named(topology.COMMANDS)}(\.\d+)*"
+        rf"|{_named(topology.EVENTS, topology.WORKERS)}",
     ),
     "relay": _rights(
         write=f"{_named(topology.COMMANDS)}|{_PUBLISHES_EVENTS}",

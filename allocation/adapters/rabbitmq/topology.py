@@ -1,11 +1,13 @@
 """Exchanges and queues: every name and argument of the broker's side, declared in one place."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amqp import Channel
 from amqp.exceptions import AccessRefused, PreconditionFailed
 from kombu import Connection, Exchange, Queue
 from kombu.transport.native_delayed_delivery import (
+    CELERY_DELAYED_DELIVERY_EXCHANGE,
     bind_queue_to_native_delayed_delivery_exchange,
     declare_native_delayed_delivery_exchanges_and_queues,
 )
@@ -16,6 +18,8 @@ EVENTS = "allocation.events"
 SUBSCRIBERS = ("warehouse.events", "notification.events")
 INBOUND = "allocation.inbound"
 INBOUND_DEAD = "allocation.inbound.dead"
+WORKERS = "allocation.workers"
+"""Where commands are partitioned, this queue counts the workers: see `partitioning`."""
 
 # Replicated and on disk.
 _QUORUM = {"x-queue-type": "quorum"}
@@ -93,7 +97,10 @@ def inbound_queue(*, declared: bool = False) -> Queue:
 
 
 def queues() -> list[Queue]:
-    """Every queue of this system, each dead-letter queue before the queue that needs it."""
+    """Every queue of this system, each dead-letter queue before the queue that needs it.
+
+    Where commands are partitioned, other queues stand for that of the commands: see `partitioning`.
+    """
     declared = [_dead(DEAD), commands_queue(), _dead(INBOUND_DEAD), inbound_queue()]
     for name in SUBSCRIBERS:
         declared += [
@@ -108,19 +115,28 @@ def queues() -> list[Queue]:
     return declared
 
 
-def declare(connection: Connection) -> list[str]:
+def declare(connection: Connection, *, partitioned: bool = False) -> list[str]:
     """Make every exchange and queue that is not there; returns the names of our own queues.
 
-    Safe to repeat. Raises Undeclared where one exists with other arguments, or the user may not.
+    Without the commands' queue if they are `partitioned`. Safe to repeat. Raises Undeclared where
+    one exists with other arguments, or the user may not.
     """
+    declared = [queue for queue in queues() if not (partitioned and queue.name == COMMANDS)]
     try:
         with connection.channel() as channel:
-            for queue in queues():
+            commands_exchange()(channel).declare()
+            for queue in declared:
                 queue(channel).declare()
         if connection.transport.driver_type == "amqp":
             # In these Celery lets the broker hold a retry until its time has come.
             declare_native_delayed_delivery_exchanges_and_queues(connection, "quorum")
-            bind_queue_to_native_delayed_delivery_exchange(connection, commands_queue())
+            if partitioned:
+                with connection.channel() as channel:
+                    channel.exchange_bind(
+                        COMMANDS, CELERY_DELAYED_DELIVERY_EXCHANGE, f"#.{COMMANDS}"
+                    )
+            else:
+                bind_queue_to_native_delayed_delivery_exchange(connection, commands_queue())
     except PreconditionFailed as error:
         raise Undeclared(
             f"the broker has one of the queues with other arguments: {error.reply_text}. Arguments"
@@ -132,7 +148,7 @@ def declare(connection: Connection) -> list[str]:
             f"the broker's user may not declare the topology: {error.reply_text}."
             " Run `allocation topology` with the URL of a user who may configure everything"
         ) from error
-    return names()
+    return [queue.name for queue in declared]
 
 
 def require(channel: Channel) -> None:
@@ -157,9 +173,12 @@ def bind(channel: Channel) -> None:
             queue(channel).queue_bind()
 
 
-def names() -> list[str]:
-    """The name of every queue."""
-    return [queue.name for queue in queues()]
+def names(of_commands: Sequence[str] = ()) -> list[str]:
+    """The name of every queue; `of_commands` are those that commands are divided among, if any."""
+    found: list[str] = []
+    for queue in queues():
+        found += (of_commands or [COMMANDS]) if queue.name == COMMANDS else [queue.name]
+    return found
 
 
 def dead_queues() -> dict[str, str]:

@@ -18,7 +18,9 @@ from allocation.messaging.statements import add_new as add_new_rows
 from allocation.service_layer.unit_of_work import CommandConflict, ConcurrentUpdate, Message
 
 # To accept commands is most of the API's work, so it is one message to the database. Rows of the
-# inbox are inserted by id: two transactions with the same ids don't deadlock.
+# inbox are inserted by id: two transactions with the same ids don't deadlock. A command that names
+# only a batch belongs to the batch's product, also while the batch is about to be created: by it
+# a partition is chosen.
 _ACCEPT_NEW = """
     WITH given AS (
         SELECT * FROM ROWS FROM (json_to_recordset($1) AS (
@@ -35,7 +37,17 @@ _ACCEPT_NEW = """
         INSERT INTO outbox
             (id, kind, name, sku, body, correlation_id, causation_id, created_at, traceparent)
         SELECT
-            id, 'command', name, sku, body, correlation_id, causation_id, accepted_at, traceparent
+            id, 'command', name, coalesce(sku, (
+                SELECT batches.sku FROM batches WHERE batchref = given.body->>'batchref'
+            ), (
+                SELECT recent.body->>'sku' FROM (
+                    SELECT name, body FROM commands WHERE status = 'pending'
+                    ORDER BY commands.accepted_at DESC LIMIT 1000
+                ) AS recent
+                WHERE given.body->>'orderid' IS NULL AND recent.name = 'allocation.create_batch'
+                    AND recent.body->>'batchref' = given.body->>'batchref'
+                LIMIT 1
+            )), body, correlation_id, causation_id, accepted_at, traceparent
         FROM given JOIN accepted USING (id) ORDER BY ordinality
     )
     SELECT id, pg_notify($2, '') FROM accepted"""

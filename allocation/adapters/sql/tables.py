@@ -312,3 +312,18 @@ _partial_index("ix_outbox_scheduled", outbox.c.due_at, where=is_scheduled)
 Index("ix_outbox_sku_sequence", outbox.c.sku, outbox.c.sequence, unique=True)
 is_of_order = outbox.c.orderid.is_not(None)
 _partial_index("ix_outbox_orderid", outbox.c.orderid, outbox.c.sku, where=is_of_order)
+
+partitions = Table(
+    "partitions",
+    metadata,
+    # Empty while all commands are in the queue `allocation.commands`.
+    Column("queue", String(100), primary_key=True),
+    Column("partitions", Integer, nullable=False),
+    # While their number changes there are two: the older one is consumed until it is empty.
+    Column("generation", Integer, nullable=False),
+    Column("consumed", Boolean, nullable=False, server_default=true()),
+    Column("worker", String(255)),
+    Column("since", UtcDateTime),
+    Column("seen_at", UtcDateTime),
+)
+"""The queues of commands, and the workers that last said that they decide their commands."""

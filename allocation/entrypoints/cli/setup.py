@@ -1,12 +1,17 @@
 """`allocation migrate` and `allocation topology`: they set the database and the broker up."""
 
+import time
 from typing import TYPE_CHECKING
+
+import typer
 
 from allocation.entrypoints.cli.terminal import ask_broker, ask_database, fail, print_answer
 from allocation.messaging.command_line import AsJson
 
 if TYPE_CHECKING:
     from allocation.bootstrap import Dependencies
+
+SAY_EVERY = 5.0  # seconds
 
 
 def migrate(as_json: AsJson = False) -> None:
@@ -33,13 +38,25 @@ def topology(as_json: AsJson = False) -> None:
 
 def declare(dependencies: "Dependencies") -> tuple[list[str], list[str]]:
     """Declare all of it; returns the names of the queues and of the users."""
-    from allocation.adapters.rabbitmq import permissions, topology
+    from allocation.adapters.rabbitmq import partitioning, permissions, topology
+    from allocation.entrypoints.cli.partition_change import change
 
     settings = dependencies.settings
 
     def declare_queues() -> list[str]:
         with dependencies.broker() as connection:
-            return topology.declare(connection)
+            is_plain = settings.partitions == 1 and (
+                settings.broker_transport is not None or not partitioning.is_partitioned(connection)
+            )
+            others = topology.declare(connection, partitioned=not is_plain)
+            if is_plain:
+                return others
+            # Workers and relay look the queues up in the database.
+            ask_database(
+                settings,
+                lambda: change(connection, dependencies.engine, settings.partitions, _Teller()),
+            )
+            return partitioning.queues(settings.partitions) + others
 
     try:
         queues = ask_broker(settings, declare_queues, makes_it=True)
@@ -50,3 +67,15 @@ def declare(dependencies: "Dependencies") -> tuple[list[str], list[str]]:
         )
     except (topology.Undeclared, permissions.NoUsers) as refusal:
         fail(str(refusal))
+
+
+class _Teller:
+    """Says how a change goes: at once, and then every SAY_EVERY seconds."""
+
+    def __init__(self) -> None:
+        self._said_at = -SAY_EVERY
+
+    def __call__(self, sentence: str) -> None:
+        if time.monotonic() - self._said_at >= SAY_EVERY:
+            self._said_at = time.monotonic()
+            typer.echo(sentence, err=True)

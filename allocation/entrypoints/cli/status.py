@@ -19,8 +19,10 @@ from allocation.entrypoints.cli.terminal import (
     show_table,
 )
 from allocation.messaging.command_line import AsJson
+from allocation.messaging.telemetry.escaping import escaped
 
 if TYPE_CHECKING:
+    from allocation.adapters.sql.partitions import Partition
     from allocation.bootstrap import Dependencies
     from allocation.views import Json, progress
 
@@ -38,10 +40,13 @@ class Status:
     kept: "progress.Decided | None"
     queues: dict[str, int | None]
     dead_letters: dict[str, int | None]
+    partitions: "list[Partition]"
 
     def as_json(self) -> "Json":
         """For programs."""
         shown = asdict(self)
+        for each in shown["partitions"]:
+            each["since"] = each["since"] and each["since"].isoformat()
         return shown.pop("figures") | shown
 
 
@@ -85,27 +90,30 @@ def _watch(dependencies: "Dependencies") -> None:
 
 def _ask(dependencies: "Dependencies", *, quick: bool) -> Status:
     from allocation.adapters.rabbitmq import topology
+    from allocation.adapters.sql import partitions
     from allocation.views import progress
 
     settings = dependencies.settings
 
-    def figures() -> tuple[progress.Progress, progress.Decided | None]:
+    def figures() -> tuple[progress.Progress, progress.Decided | None, list[partitions.Partition]]:
         with dependencies.engine.connect() as connection:
             kept = None if quick else progress.kept(connection)
-            return progress.current(connection, settings.resend_after), kept
+            known = progress.current(connection, settings.resend_after)
+            return known, kept, partitions.holders(connection)
 
     def depths() -> dict[str, int | None]:
         with dependencies.broker() as connection:
-            return {name: topology.depth(connection, name) for name in topology.names()}
+            return {name: topology.depth(connection, name) for name in names}
 
-    asked = ask_database(settings, figures)
+    now, kept, held = ask_database(settings, figures)
+    names = topology.names([each.queue for each in held])
     if is_missing(settings.broker_url):
-        queues: dict[str, int | None] = dict.fromkeys(topology.names())
+        queues: dict[str, int | None] = dict.fromkeys(names)
     else:
         queues = ask_broker(settings, depths)
     dead = topology.dead_queues()
     dead_letters = {name: queues.pop(name) for name in list(queues) if name in dead}
-    return Status(*asked, queues, dead_letters)
+    return Status(now, kept, queues, dead_letters, held)
 
 
 def _table(now: Status) -> Table:
@@ -129,17 +137,25 @@ def _table(now: Status) -> Table:
     unsent = _oldest(backlog.unsent, backlog.oldest_unsent_seconds)
     table.add_row("outbox rows unsent", str(backlog.unsent), unsent)
     table.add_row("order lines waiting", str(backlog.waiting_lines))
+    holders = {each.queue: _holder(each) for each in now.partitions}
     for name, depth in now.queues.items():
-        _add_queue(table, f"queue {name}", depth)
+        _add_queue(table, f"queue {name}", depth, holders.get(name, ""))
     for name, depth in now.dead_letters.items():
         look = "see `allocation dead list`" if depth else ""
-        _add_queue(table, f"dead letters {name}", depth, look)
+        _add_queue(table, f"dead letters {name}", depth, look, is_bad=bool(depth))
     return table
 
 
-def _add_queue(table: Table, name: str, depth: int | None, look: str = "") -> None:
+def _add_queue(
+    table: Table, name: str, depth: int | None, said: str = "", *, is_bad: bool = False
+) -> None:
     shown = "missing" if depth is None else str(depth)
-    table.add_row(name, shown, look, style="red" if depth is None or look else None)
+    table.add_row(name, shown, said, style="red" if depth is None or is_bad else None)
+
+
+def _holder(partition: "Partition") -> str:
+    """The worker that decides the commands of the queue, as far as any has said so."""
+    return f"decided by {escaped(partition.worker)}" if partition.worker else ""
 
 
 def _oldest(count: int, seconds: float) -> str:

@@ -43,6 +43,11 @@ class Acknowledgements:
         self._called = False
         self._timer: Timer | None = None
 
+    @property
+    def has_open(self) -> bool:
+        """Whether a delivery is neither acknowledged nor rejected."""
+        return bool(self._open)
+
     def expect(self, message: Message) -> None:
         """Track a delivery that is neither acknowledged nor rejected."""
         self._open[message.delivery_tag] = message

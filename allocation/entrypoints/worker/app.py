@@ -1,9 +1,11 @@
 """The Celery application: `celery -A allocation worker` finds it as `app`."""
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import structlog
 from celery import Celery
 from celery.signals import (
     setup_logging,
@@ -12,9 +14,11 @@ from celery.signals import (
     worker_process_shutdown,
 )
 from kombu.message import Message
+from sqlalchemy.exc import SQLAlchemyError
 
 from allocation import bootstrap
 from allocation.adapters.rabbitmq import topology
+from allocation.adapters.sql import partitions
 from allocation.entrypoints.worker import celery_internals
 from allocation.entrypoints.worker.consumer import Consumer
 from allocation.entrypoints.worker.executor import Executor
@@ -24,6 +28,8 @@ from allocation.messaging.connection import SPOOL_TRANSPORT
 from allocation.messaging.dead_letters import DeadLetterPublisher, Details
 from allocation.messaging.telemetry import logs, metrics_server, tracing
 from allocation.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 
 class WorkerApp(Celery):
@@ -50,6 +56,18 @@ class WorkerApp(Celery):
         metrics = self.dependencies.worker_metrics
         metrics.dead_lettered(topology.DEAD, str(details["reason"]))
         return self.dead_letters.dead_letter(message, topology.DEAD, details)
+
+    def look(self, worker: str, held: Sequence[str]) -> partitions.Layout | None:
+        """Note the partitions that the worker has; the queues that it is to consume, if known."""
+        try:
+            with self.dependencies.engine.begin() as connection:
+                layout = partitions.layout(connection)
+                if layout.queues:
+                    partitions.has(connection, worker, held)
+                return layout
+        except SQLAlchemyError as error:
+            log.warning("the partitions can't be looked up", error=str(error).partition("\n")[0])
+            return None
 
 
 celery_internals.alias_transport("spool", SPOOL_TRANSPORT)

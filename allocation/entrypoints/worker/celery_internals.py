@@ -26,7 +26,8 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.consumer.delayed_delivery import DelayedDelivery
 from celery.worker.request import Request as CeleryRequest
 from celery.worker.state import maybe_shutdown, revoked
-from kombu import Connection
+from kombu import Connection, Queue
+from kombu import Consumer as KombuConsumer
 from kombu.message import Message
 from kombu.transport import TRANSPORT_ALIASES
 
@@ -35,10 +36,12 @@ from allocation.entrypoints.worker.admission import Admission
 from allocation.entrypoints.worker.batching import Batching
 from allocation.entrypoints.worker.executor import Call, Executor, Traced
 from allocation.entrypoints.worker.failures import Failure, Failures
+from allocation.entrypoints.worker.spreading import ChannelAcknowledgements, PartitionConsumer
 from allocation.messaging.deliveries import read_arrived, reader
 
 log = structlog.get_logger(__name__)
 
+ASK_WITHIN = 20.0  # seconds, then a process that answers no question is ended
 EVENTS_EVERY = 0.05  # seconds
 EVENTS_BUFFER = 500  # task events in one message, at most
 LONGEST_PAUSE = 4.0  # seconds between two attempts to reach the broker
@@ -78,6 +81,14 @@ class Worker(Protocol):
     """What this module expects of the Celery application beside Celery's own."""
 
     executor: Executor
+
+    def look(self, worker: str, held: Sequence[str]) -> object: ...
+
+
+def look(worker: str, held: Sequence[str]) -> object:
+    """As `run_batch`: note which partitions the worker has, and say which there are."""
+    app: Worker = current_app
+    return app.look(worker, held)
 
 
 def run_batch(calls: Sequence[Call]) -> list[Traced]:
@@ -168,6 +179,21 @@ class BatchPool:
         if self._consumer.pool.uses_semaphore:
             self._consumer.controller.semaphore.release()
 
+    def ask(self, question: Callable[..., Any], *args: Any, answered: Callable[[Any], Any]) -> None:
+        """Have a free process answer; the answer is None if it fails."""
+
+        def start() -> None:
+            self._consumer.pool.apply_async(
+                question,
+                args,
+                callback=answered,
+                error_callback=lambda failure: answered(None),
+                soft_timeout=ASK_WITHIN,
+                timeout=2 * ASK_WITHIN,
+            )
+
+        self.acquire(start)
+
     def run(self, requests: Sequence[Request], finished: Callable[[], None]) -> None:
         first = requests[0]
         hard_limit, soft_limit = first.time_limits
@@ -247,13 +273,15 @@ class Consumer(CeleryConsumer):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._events_due = False
-        self._acknowledgements: Acknowledgements | None = None
+        self.acknowledgements: ChannelAcknowledgements | None = None
         self._batching: Batching | None = None
 
     def start_batching(self, size: int, linger: float) -> None:
         """Decide commands in batches, where there is an event loop."""
         if self.hub is not None:
-            self._acknowledgements = Acknowledgements(self.hub, self.connection_errors)
+            self.acknowledgements = ChannelAcknowledgements(
+                lambda: Acknowledgements(self.hub, self.connection_errors)
+            )
             self._batching = Batching(self.hub, BatchPool(self), size, linger)
             self.on_task_request = self._batching.add
 
@@ -265,9 +293,32 @@ class Consumer(CeleryConsumer):
         driver = self.app.connection_for_write().transport.driver_type
         return bool(detect_quorum_queues(self.app, driver)[0])
 
+    def consume_from(self, queues: Sequence[Queue], *, partitioned: bool) -> None:
+        """Consume these queues from the next connect on."""
+        amqp = self.app.amqp
+        for queue in queues:
+            amqp.queues.add(queue)
+        amqp.queues.select([queue.name for queue in queues])
+        amqp.Consumer = PartitionConsumer if partitioned else KombuConsumer
+
+    def ask_pool(self, held: Sequence[str], answered: Callable[[Any], None]) -> None:
+        """Have a process of the pool `look`, as the event loop must not wait for the database."""
+        BatchPool(self).ask(look, self.hostname, held, answered=answered)
+
+    def reconnect(self, why: str) -> None:
+        """Have the event loop end this connection, and connect again."""
+
+        def end() -> None:
+            raise RecoverableConnectionError(why)
+
+        self.hub.call_soon(end)
+
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Message], None]:
         handle = super().create_task_handler(*args, **options)
-        acknowledgements = self._acknowledgements
+        if isinstance(self.task_consumer, PartitionConsumer):
+            # Of each partition as much as one process of the pool can use.
+            self.task_consumer.prefetch_count = self.prefetch_multiplier
+        acknowledgements = self.acknowledgements
 
         def admit_and_handle(message: Message) -> None:
             if self.admission.admit(message):
@@ -287,12 +338,12 @@ class Consumer(CeleryConsumer):
 
     def call_soon_ack(self, settle: Any, *args: Any, **options: Any) -> Any:
         """Acknowledge a message together with others; reject it by itself."""
-        if self._acknowledgements is None:
+        if self.acknowledgements is None:
             return super().call_soon_ack(settle, *args, **options)
         message = settle.__self__
         if settle == message.ack_log_error:
-            return self._acknowledgements.add(message)
-        self._acknowledgements.settled(message)
+            return self.acknowledgements.add(message)
+        self.acknowledgements.settled(message)
         return super().call_soon_ack(settle, *args, **options)
 
     def on_send_event_buffered(self) -> None:
@@ -307,8 +358,8 @@ class Consumer(CeleryConsumer):
 
     def on_close(self) -> None:
         super().on_close()
-        if self._acknowledgements is not None:
-            self._acknowledgements.forget()
+        if self.acknowledgements is not None:
+            self.acknowledgements.forget()
         if self._batching is not None:
             self._batching.forget()
 

@@ -9,6 +9,7 @@ import structlog
 from celery import Task
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 
+from allocation.adapters.rabbitmq import topology
 from allocation.entrypoints.worker import celery_internals, retries
 from allocation.entrypoints.worker.executor import Call, Traced, result
 from allocation.entrypoints.worker.failures import Failures
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from allocation.entrypoints.worker.app import WorkerApp
 
 log = structlog.get_logger(__name__)
+
+# A message that came with another routing key, or by another exchange, is no reason to differ.
+_TO_THE_COMMANDS = {"exchange": topology.COMMANDS, "routing_key": topology.COMMANDS}
 
 _undecided: ContextVar[Exception | None] = ContextVar("undecided", default=None)
 """Why the batch of the task that is running could not decide its command."""
@@ -69,7 +73,11 @@ class CommandTask(Task):
     def _later(self, error: Exception) -> Exception:
         """Have the broker deliver the command again after a while; returns what is to be raised."""
         first = self.request.get("first_failed_at") or datetime.now(UTC).isoformat()
-        headers = {"first_failed_at": first, "traceparent": self.request.get("traceparent")}
+        headers = {
+            "first_failed_at": first,
+            "traceparent": self.request.get("traceparent"),
+            "CC": self.request.get("CC"),
+        }
         if isinstance(error, StorageUnusable):
             if self.app.dependencies.settings.broker_transport is not None:
                 # The embedded broker may not be able to write either: it keeps the message that it
@@ -89,6 +97,7 @@ class CommandTask(Task):
                 countdown=delay,
                 headers={name: value for name, value in headers.items() if value is not None},
                 throw=False,
+                **_TO_THE_COMMANDS,
             )
         except Reject as unsent:
             # The broker takes no message now: it keeps the one that it has.

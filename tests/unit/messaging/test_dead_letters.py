@@ -97,7 +97,7 @@ def test_a_large_body_is_cut_and_can_not_be_sent_again(connection: Connection) -
 
     assert (len(letter.message.body), letter.cut) == (LARGEST_BODY, 3)
     with pytest.raises(Incomplete, match="3 bytes of its body"):
-        send_again(connection, "orders", letter)
+        send_again(connection, "", "orders", letter)
 
 
 def test_an_event_that_was_acknowledged_earlier_becomes_a_dead_letter(
@@ -120,7 +120,7 @@ def test_a_message_that_is_sent_again_begins_a_new_life(connection: Connection) 
     DeadLetterQueue(connection, "orders").dead_letter(take(connection), WHY)
 
     [letter] = fetch(connection, "orders.dead", 10)
-    send_again(connection, "orders", letter)
+    send_again(connection, "", "orders", letter)
 
     again = take(connection)
     assert again.headers == HEADERS | {"retries": 0}

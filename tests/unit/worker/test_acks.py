@@ -3,6 +3,7 @@
 from kombu.message import Message
 
 from allocation.entrypoints.worker.acks import Acknowledgements
+from allocation.entrypoints.worker.spreading import ChannelAcknowledgements
 from tests.unit.worker.event_loop import Loop
 
 
@@ -18,7 +19,9 @@ class Channel:
         self.acknowledged.append((tag, multiple))
 
 
-def delivered(channel: Channel, to: Acknowledgements, number: int) -> list[Message]:
+def delivered(
+    channel: Channel, to: Acknowledgements | ChannelAcknowledgements, number: int
+) -> list[Message]:
     """So many messages, none of them settled."""
     messages = [Message(body="", delivery_tag=tag, channel=channel) for tag in range(1, number + 1)]
     for message in messages:

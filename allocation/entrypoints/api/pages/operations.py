@@ -1,6 +1,7 @@
 """Operations: how far relay and workers are behind, what waits in the queues, and dead letters."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from allocation.adapters.rabbitmq.dead_letter_queues import (
     selected,
     summary,
 )
+from allocation.adapters.sql import partitions
 from allocation.entrypoints.api import state
 from allocation.entrypoints.api.http.parsing import number
 from allocation.entrypoints.api.http.problems import Problem
@@ -59,11 +61,13 @@ def operations() -> str:
     settings = state.current().dependencies.settings
     with snapshot() as connection:
         now = progress.current(connection, settings.resend_after)
-    depths, trouble = _asked(_depths)
+        held = partitions.holders(connection)
+    depths, trouble = _asked(partial(_depths, queues=[each.queue for each in held]))
     return render_template(
         "pages/operations.html",
         now=now,
         depths=depths,
+        workers={each.queue: each.worker for each in held},
         dead_queues=topology.dead_queues(),
         trouble=trouble,
         flower=_link(settings.flower_link, settings.flower_port),
@@ -161,9 +165,9 @@ def _required(ask: Callable[[Connection], T]) -> T:
     return said
 
 
-def _depths(connection: Connection) -> dict[str, int | None]:
+def _depths(connection: Connection, queues: Sequence[str]) -> dict[str, int | None]:
     dead = topology.dead_queues()
-    names = sorted(topology.names(), key=lambda name: name in dead)
+    names = sorted(topology.names(queues), key=lambda name: name in dead)
     return {name: topology.depth(connection, name) for name in names}
 
 
