@@ -17,7 +17,7 @@ LONGEST = 120.0  # seconds for one drain
 
 
 class Worker:
-    """It publishes nothing, and no relay runs beside it: as with the limit, events stay in the outbox."""
+    """It publishes nothing, and no relay runs beside it: events stay in the outbox."""
 
     def __init__(self, bench: Bench, name: str, skus: list[str]) -> None:
         self._bench = bench
