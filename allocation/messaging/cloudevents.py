@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import lru_cache
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeGuard, TypeVar
 from uuid import UUID
 
 from kombu.message import Message
@@ -107,7 +107,8 @@ class Envelope:
         """What `parse` makes of the event; it is called once, however often this is asked for."""
         if parse not in self._parsed:
             self._parsed[parse] = parse(self)
-        return cast(T, self._parsed[parse])
+        parsed: T = self._parsed[parse]
+        return parsed
 
     @property
     def ignored(self) -> bool:
@@ -188,7 +189,7 @@ def text(data: Mapping[str, Any], name: str) -> str:
     value = data.get(name)
     if not _is_name(value):
         raise Unreadable(f"the field data.{name} is {value!r}, not a name")
-    return cast(str, value)
+    return value
 
 
 def number(data: Mapping[str, Any], name: str) -> int:
@@ -240,7 +241,7 @@ def _checked(event: object, *names: str) -> Json:
     return event
 
 
-def _is_name(value: object) -> bool:
+def _is_name(value: object) -> TypeGuard[str]:
     if not isinstance(value, str):
         return False
     # Nearly all names are printable, which is known in a tenth of the time.

@@ -388,22 +388,22 @@ class ReceivedEvents:
         return set(self.connection.scalars(known, {"ids": list(ids)}))
 
     def add(self, events: Iterable[Envelope], early: Collection[UUID], now: datetime) -> None:
-        """Insert received events; those in `early` are held back, with their bodies."""
+        """Insert received events; those in `early` are held back, with their bodies.
+
+        `save` sends the others.
+        """
         applied: list[Envelope] = []
         held: list[Envelope] = []
         for event in events:
             (held if early and event.id in early else applied).append(event)
         if applied and is_postgresql(self.connection):
-            sql = _ADD.format(subject=self.subject_column)
-            add = prepared(self.connection, sql, "uuid[], varchar[], bigint[], timestamptz")
-            self.connection.exec_driver_sql(
-                f"EXECUTE {add} (%(ids)s, %(subjects)s, %(sequences)s, %(now)s)",
-                {
-                    "ids": as_array(str(event.id) for event in applied),
-                    "subjects": as_array(event.subject for event in applied),
-                    "sequences": as_array(str(event.sequence) for event in applied),
-                    "now": now,
-                },
+            self._writes.execute(
+                _ADD.format(subject=self.subject_column),
+                "uuid[], varchar[], bigint[], timestamptz",
+                as_array(str(event.id) for event in applied),
+                as_array(event.subject for event in applied),
+                as_array(str(event.sequence) for event in applied),
+                now,
             )
         elif applied:
             self.connection.execute(insert(self._received), [_row(each, now) for each in applied])
@@ -412,7 +412,7 @@ class ReceivedEvents:
             self.connection.execute(insert(self._received), rows)
 
     def save(self) -> None:
-        """Send what `move` has collected."""
+        """Send what `move` and `add` have collected."""
         self._writes.send()
 
     def held(self, subjects: Collection[str]) -> list[Envelope]:
