@@ -17,11 +17,11 @@ LONGEST = 120.0  # seconds for one drain
 
 
 class Worker:
-    """No relay runs beside it: as with the limit, events stay in the outbox."""
+    """It publishes nothing, and no relay runs beside it: events stay in the outbox."""
 
     def __init__(self, bench: Bench, name: str, skus: list[str]) -> None:
         self._bench = bench
-        self.deployment = Deployment(bench.servers, name)
+        self.deployment = Deployment(bench.servers, name, ALLOCATION_PUBLISH_DIRECTLY="false")
         stock.put_on_the_shelf(self.deployment.database, skus)
         self.deployment.start("worker")
         self._control = Celery(broker=self.deployment.broker, set_as_current=False).control

@@ -38,7 +38,7 @@ def notified(engine: Engine, act: Callable[[], object]) -> set[str]:
         while NOTHING_MORE not in heard:
             came = wait(10)
             assert came, heard
-            heard |= came
+            heard |= {each.channel for each in came}
         connection.invalidate()
     return heard - {NOTHING_MORE}
 

@@ -3,6 +3,7 @@
 import select
 from collections.abc import Callable, Set
 from contextlib import suppress
+from typing import NamedTuple
 
 import psycopg2
 from sqlalchemy import Connection
@@ -10,8 +11,14 @@ from sqlalchemy import Connection
 DECIDED_CHANNEL = "allocation_decided"
 """Notified by each commit that decides a command that was accepted before."""
 
-Wait = Callable[[float], Set[str]]
-"""Wait at most this number of seconds for a notification; returns the notified channels."""
+
+class Notification(NamedTuple):
+    channel: str
+    payload: str
+
+
+Wait = Callable[[float], Set[Notification]]
+"""Wait at most this number of seconds for a notification; returns those that came."""
 
 
 def listen(connection: Connection, *channels: str) -> Wait:
@@ -26,12 +33,12 @@ def listen(connection: Connection, *channels: str) -> Wait:
     driver = connection.connection.driver_connection
     assert driver is not None
 
-    def wait(seconds: float) -> Set[str]:
+    def wait(seconds: float) -> Set[Notification]:
         if not select.select([driver], [], [], seconds)[0]:
             return frozenset()
         with suppress(psycopg2.Error):
             driver.poll()
-            notified = {each.channel for each in driver.notifies}
+            notified = {Notification(each.channel, each.payload) for each in driver.notifies}
             driver.notifies.clear()
             return notified
         # The connection is lost: a statement raises that as SQLAlchemy's error.

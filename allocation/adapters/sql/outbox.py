@@ -10,17 +10,15 @@ The events of a sku are sent, and marked as sent, in their order, whoever sends 
 
 import fcntl
 import json
-import select as os_select
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
-import psycopg2
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
@@ -41,6 +39,7 @@ from sqlalchemy import (
 )
 
 from allocation.adapters.sql.database import ago, clock
+from allocation.adapters.sql.notifications import Notification, listen
 from allocation.adapters.sql.tables import (
     UtcDateTime,
     commands,
@@ -424,22 +423,14 @@ def woken(connection: Connection) -> Wait:
     """
     if not is_postgresql(connection):
         return lambda seconds: time.sleep(min(seconds, _SQLITE_POLL))
-    connection.execute(text(f"LISTEN {NOTIFY_CHANNEL}"))
-    connection.commit()
-    driver = connection.connection.driver_connection
-    assert driver is not None
+    listened = listen(connection, NOTIFY_CHANNEL)
+    nothing = {Notification(NOTIFY_CHANNEL, NOT_FOR_RELAY)}
 
     def wait(seconds: float) -> None:
         until = time.monotonic() + seconds
-        payloads = {NOT_FOR_RELAY}
-        while payloads == {NOT_FOR_RELAY} and (left := until - time.monotonic()) > 0:
-            os_select.select([driver], [], [], left)
-            payloads = set()
-            # Of a lost connection the next statement tells, as SQLAlchemy's error.
-            with suppress(psycopg2.Error):
-                driver.poll()
-                payloads = {notified.payload for notified in driver.notifies}
-                driver.notifies.clear()
+        heard: Set[Notification] = nothing
+        while heard == nothing and (left := until - time.monotonic()) > 0:
+            heard = listened(left)
 
     return wait
 
@@ -447,7 +438,9 @@ def woken(connection: Connection) -> Wait:
 @contextmanager
 def _on_postgresql(engine: Engine) -> Iterator[OutboxReader | None]:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        if not connection.scalar(text(f"SELECT pg_try_advisory_lock({_LOCK})")):
+        is_only = connection.scalar(text(f"SELECT pg_try_advisory_lock({_LOCK})"))
+        connection.commit()
+        if not is_only:
             yield None
             return
         wait = woken(connection)

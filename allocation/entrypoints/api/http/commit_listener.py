@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocation.adapters.sql.notifications import Wait, listen
+from allocation.adapters.sql.notifications import Notification, Wait, listen
 from allocation.messaging import backoff
 from allocation.messaging.database import is_postgresql
 
@@ -123,7 +123,7 @@ class CommitListener:
                 # Not back into the pool, as it is still listening.
                 connection.invalidate()
 
-    def _pause(self, seconds: float) -> Set[str]:
+    def _pause(self, seconds: float) -> Set[Notification]:
         # SQLite has no notifications: its readers poll.
         self._called.wait(seconds)
         self._called.clear()
@@ -147,8 +147,8 @@ class _Turn:
             self._earliest = now + max(pause.least, now - began)
             self._due = now + pause.most
 
-    def hear(self, notified: Set[str]) -> None:
-        if self._reader.channel in notified:
+    def hear(self, notified: Set[Notification]) -> None:
+        if any(each.channel == self._reader.channel for each in notified):
             self._due = min(self._due, self._earliest)
 
     @property
