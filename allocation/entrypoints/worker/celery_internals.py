@@ -41,6 +41,8 @@ log = structlog.get_logger(__name__)
 
 EVENTS_EVERY = 0.05  # seconds
 EVENTS_BUFFER = 500  # task events in one message, at most
+UNSENT = ("properties", "argsrepr", "kwargsrepr")
+"""What a request has twice, or for its task events alone; pickled, it would be the largest part."""
 LONGEST_PAUSE = 4.0  # seconds between two attempts to reach the broker
 
 
@@ -190,6 +192,9 @@ class BatchPool:
             for request in requests:
                 request.on_failure(_as_of(request, failure))
 
+        for request in requests:
+            for name in UNSENT:
+                request.request_dict.pop(name, None)
         result = self._consumer.pool.apply_async(
             run_batch,
             ([Call(request.type, request.id, request.request_dict) for request in requests],),
