@@ -159,7 +159,7 @@ class Consumer(Generic[Item]):
         ):
             log.info(f"ready: consuming {self.queue}")
             self._consuming(1)
-            read = reader(connection)
+            read = reader(connection, in_waits=True)
             ticked = 0.0
             while not self._stop.is_set():
                 self._receive(read)

@@ -5,8 +5,8 @@ each frame: some twenty calls of the kernel for a message. This module reads all
 arrived, makes messages of complete deliveries, and passes all other frames to py-amqp.
 
 It relies on what py-amqp does not document: `_read_buffer`, the bytes that its transport has read
-and not used, `on_inbound_frame`, and `callbacks`. If they change,
-tests/unit/messaging/test_deliveries.py fails.
+and not used, `blocking_read`, which reads the next frame, `on_inbound_frame`, and `callbacks`. If
+they change, tests/unit/messaging/test_deliveries.py fails.
 """
 
 from collections.abc import Callable
@@ -34,16 +34,21 @@ _DELIVER = Struct(">HH").pack(60, 60)
 _NUMBER = Struct(">Q")
 
 
-def reader(connection: Connection) -> Read:
+def reader(connection: Connection, *, in_waits: bool = False) -> Read:
     """Reads what comes over the connection, and calls the consumers of its channels.
 
     It opens the connection; after an outage the new connection needs a new reader. py-amqp may read
-    the same connection at any time, as when it waits for an answer.
+    the same connection at any time, as when it waits for an answer: messages come before that. With
+    `in_waits` it reads these in the same way. Such a wait may leave messages for the next call
+    though the socket is not readable: it is not for event loops.
 
     If a consumer raises an exception, the next call goes on after the message of that consumer.
     """
     if connection.transport.driver_name == "py-amqp":
-        return _Reader(connection.connection).read
+        found = _Reader(connection.connection)
+        if in_waits:
+            connection.connection.blocking_read = found.read_one
+        return found.read
 
     def read(seconds: float) -> bool:
         connection.drain_events(timeout=seconds)
@@ -81,50 +86,63 @@ class _Reader:
         self._transport = connection.transport
 
     def read(self, seconds: float) -> bool:
-        if self._take():  # what an exception left
+        if self._take_all():  # an exception, or a wait for an answer, left them
             return True
-        size = len(self._receive(seconds))
-        if not size:
-            self._transport.connected = False
-            raise ConnectionResetError("the broker closed the connection")
+        size = self._receive(seconds)
         if isinstance(self._transport.sock, SSLSocket):  # a call returns one TLS record at most
-            with suppress(TimeoutError):
-                while size < AT_ONCE and (more := self._receive(0)):
-                    size += len(more)
-        self._take()
+            with suppress(TimeoutError, ConnectionResetError):  # the next call meets the latter
+                while size < AT_ONCE:
+                    size += self._receive(0)
+        self._take_all()
         return size >= AT_ONCE
 
-    def _receive(self, seconds: float) -> bytes:
-        """Add bytes to the buffer; none if the connection is closed. Raises TimeoutError."""
-        with self._transport.having_timeout(seconds):
-            arrived: bytes = self._transport.sock.recv(AT_ONCE)
+    def read_one(self, timeout: float | None = None) -> bool:
+        """Read one message or frame, as py-amqp would; returns whether it is a whole method."""
+        while (took := self._take()) is None:
+            self._receive(timeout)
+        return took
+
+    def _receive(self, seconds: float | None) -> int:
+        """Add bytes to the buffer; returns how many. Raises TimeoutError, ConnectionResetError."""
+        try:
+            with self._transport.having_timeout(seconds):
+                arrived: bytes = self._transport.sock.recv(AT_ONCE)
+        except BlockingIOError as error:
+            raise TimeoutError from error  # the time limit of the socket itself
+        if not arrived:
+            self._transport.connected = False
+            raise ConnectionResetError("the broker closed the connection")
         self._transport._read_buffer += arrived
         self._connection.bytes_recv += 1  # py-amqp looks whether it changes: the broker is alive
-        return arrived
+        return len(arrived)
 
-    def _take(self) -> bool:
-        """Take all complete frames out of the buffer; returns whether there were any.
-
-        While a message or a frame is handled, the buffer begins with what follows it: the handler
-        may raise an exception, or wait for an answer, for which py-amqp reads on.
-        """
+    def _take_all(self) -> bool:
+        """Take all complete frames out of the buffer; returns whether there were any."""
         took = False
-        while self._take_delivery() or self._take_frame():
+        while self._take() is not None:
             took = True
         return took
 
-    def _take_frame(self) -> bool:
+    def _take(self) -> bool | None:
+        """Take a message or a frame out of the buffer.
+
+        Returns whether it is a whole method, as py-amqp calls it; None if nothing is complete.
+
+        While it is handled, the buffer begins with what follows it: the handler may raise an
+        exception, or wait for an answer, for which it reads on.
+        """
+        if self._take_delivery():
+            return True
         buffer = self._transport._read_buffer
         if len(buffer) < _AROUND or len(buffer) < _AROUND + _FRAME.unpack_from(buffer)[2]:
-            return False
-        self._connection.on_inbound_frame(self._transport.read_frame())
-        return True
+            return None
+        return bool(self._connection.on_inbound_frame(self._transport.read_frame()))
 
     def _take_delivery(self) -> bool:
         """Pass on the message with which the buffer begins, if it can be done here.
 
         It can't if a part of the message has not arrived, if its body is empty or has several
-        frames, or if it has no consumer any more.
+        frames, or if it has no consumer any more or its channel is being closed.
         """
         buffer = self._transport._read_buffer
         if buffer[_FRAME.size : _FRAME.size + 4] != _DELIVER:
@@ -146,7 +164,7 @@ class _Reader:
 
         consumer_tag, at = _short(buffer, _FRAME.size + 4)
         channel = (self._connection.channels or {}).get(number)
-        if channel is None or consumer_tag not in channel.callbacks:
+        if channel is None or channel.is_closing or consumer_tag not in channel.callbacks:
             return False
         message = amqp.Message(channel=channel)
         message.inbound_header(buffer[header + _FRAME.size : body - 1])

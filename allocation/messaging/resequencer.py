@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import chain
-from typing import Any
 from uuid import UUID
 
 import structlog
@@ -18,7 +17,6 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Column,
-    CompoundSelect,
     Connection,
     DateTime,
     Engine,
@@ -31,7 +29,6 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    null,
     select,
     update,
 )
@@ -132,8 +129,10 @@ class Resequencer:
         Returns the ids of the events that were not received before.
 
         `oldest` has the ids of events that are the first of their subject that will ever come: a
-        subject without any applied event starts there. If an effect fails, nothing is changed; if
-        the effect of a held event fails and `events` is a single one, that raises HeldFailed.
+        subject without any applied event starts there. Of an ignored event only the sequence is
+        kept, so it counts as new once more if it comes again and no order is kept. If an effect
+        fails, nothing is changed; if the effect of a held event fails and `events` is a single one,
+        that raises HeldFailed.
         """
         if not self._ordered:
             return self._take_as_they_came(events)
@@ -145,43 +144,63 @@ class Resequencer:
             return self._take(events, oldest)
 
     def _take_as_they_came(self, events: Sequence[Envelope]) -> set[UUID]:
-        with self._transaction() as received:
-            known, _ = received.known([event.id for event in events], ())
-            fresh = _first_of_each(events, known)
-            if fresh:
-                self._apply(
-                    received.connection, [Due(event, late=False) for event in fresh.values()]
-                )
+        used = [event for event in events if not event.ignored]
+        known: set[UUID] = set()
+        if used:
+            with self._transaction() as received:
+                known = received.known([event.id for event in used])
+                fresh = _first_of_each(used, known)
+                self._apply_together(received, [Due(event, late=False) for event in fresh.values()])
                 received.add(fresh.values(), (), self._now())
-        return set(fresh)
+        return {event.id for event in events} - known
 
     def _take(self, events: Sequence[Envelope], oldest: Collection[UUID]) -> set[UUID]:
         with self._transaction() as received:
-            sequences, known, holding = received.look_up(events)
-            fresh = _first_of_each(events, known)
-            buffers = {subject: ReorderBuffer(next_) for subject, next_ in sequences.items()}
+            sequences, holding = received.look_up({event.subject for event in events})
+            first = dict(sequences)
             for event in events if oldest else ():
-                buffer = buffers[event.subject]
-                if event.id in oldest and buffer.next_sequence == 1:
-                    buffer.next_sequence = event.sequence
+                if event.id in oldest and first[event.subject] == 1:
+                    first[event.subject] = event.sequence
+            following = dict(first)
+            others = []  # repeated, early or late
+            for event in events:
+                if event.sequence == following[event.subject] and event.subject not in holding:
+                    following[event.subject] += 1
+                else:
+                    others.append(event)
+            if not others:
+                received.move(following)
+                kept = [event for event in events if not event.ignored]
+                self._apply_together(received, [Due(event, late=False) for event in kept])
+                received.add(kept, (), self._now())
+                return {event.id for event in events}
+
+            known = received.known([event.id for event in others])
+            fresh = {
+                id: event
+                for id, event in _first_of_each(events, known).items()
+                if not (event.ignored and event.sequence < first[event.subject])
+            }
+            used = {id for id, event in fresh.items() if not event.ignored}
+            buffers = {subject: ReorderBuffer(next_) for subject, next_ in first.items()}
             for event in fresh.values():
                 buffers[event.subject].add(event)
-
             due = [each for buffer in buffers.values() for each in buffer.release()]
             moved = {
                 subject: buffer
                 for subject, buffer in buffers.items()
                 if buffer.next_sequence != sequences[subject]
             }
-            early = set(fresh) if len(due) < len(fresh) else set()
+            early = set(fresh) - {each.event.id for each in due}
             for step in chain([due] if due else [], self._release_held(received, moved, holding)):
                 early.difference_update(each.event.id for each in step if early)
                 if len(events) > 1:
-                    self._apply(received.connection, step)
+                    self._apply_together(received, step)
                 else:
-                    self._apply_alone(received.connection, step, held=step is not due)
-            if fresh:
-                received.add(fresh.values(), early, self._now())
+                    self._apply_alone(received, step, held=step is not due)
+            received.add(
+                [fresh[id] for id in fresh if id in used or id in early], early, self._now()
+            )
         return set(fresh)
 
     def give_up_waiting(self) -> None:
@@ -202,7 +221,7 @@ class Resequencer:
                     continue  # the missing event has come in the meantime
                 skipped = {subject: ReorderBuffer(first)}
                 for step in self._release_held(received, skipped, {subject}):
-                    self._apply_alone(received.connection, step, held=True)
+                    self._apply_alone(received, step, held=True)
                 log.warning(
                     "events are missing; continuing without them",
                     **{received.subject_column: subject},
@@ -243,11 +262,15 @@ class Resequencer:
             subjects = {each.event.subject for each in due}
             moved = {subject: buffer for subject, buffer in moved.items() if subject in subjects}
 
-    def _apply_alone(self, connection: Connection, due: Iterable[Due], held: bool) -> None:
+    def _apply_together(self, received: "ReceivedEvents", due: Iterable[Due]) -> None:
+        if used := [each for each in due if not each.event.ignored]:
+            self._apply(received.connection, used)
+
+    def _apply_alone(self, received: "ReceivedEvents", due: Iterable[Due], held: bool) -> None:
         """Apply events one by one, so that a failure names its event."""
         for each in due:
             try:
-                self._apply(connection, [each])
+                self._apply_together(received, [each])
             except Exception as error:
                 if not held or is_outage(error):
                     raise
@@ -325,34 +348,32 @@ class ReceivedEvents:
             raise NewSubjects(new)
         return sequences
 
-    def look_up(self, events: Sequence[Envelope]) -> tuple[dict[str, int], set[UUID], set[str]]:
-        """Lock the subjects of the events until the commit.
+    def look_up(self, subjects: Collection[str]) -> tuple[dict[str, int], set[str]]:
+        """Lock the subjects until the commit.
 
-        Returns the next sequence of each subject, the ids of events that were received before, and
-        the subjects with held events. Raises NewSubjects.
+        Returns the next sequence of each, and those that have held events. Raises NewSubjects.
         """
-        subjects = list({event.subject for event in events})
-        ids = [event.id for event in events]
         if not is_postgresql(self.connection):
-            return self.lock(subjects), *self.known(ids, subjects)
+            holding = _holding(self._received, self._dialect)
+            sequences = self.lock(subjects)
+            given = {"subjects": list(subjects)}
+            return sequences, set(self.connection.scalars(holding, given))
         lock, look = (
-            prepared(self.connection, sql, types)
-            for sql, types in (
-                (_LOCK.format(subject=self.subject_column), "varchar[]"),
-                (_LOOK.format(subject=self.subject_column), "varchar[], uuid[]"),
-            )
+            prepared(self.connection, sql.format(subject=self.subject_column), "varchar[]")
+            for sql in (_LOCK, _LOOK)
         )
         # Two statements in one message: the second one sees what was committed before the first
         # one had its locks.
         rows = self.connection.exec_driver_sql(
-            f"EXECUTE {lock} (%(subjects)s); EXECUTE {look} (%(subjects)s, %(ids)s)",
-            {"subjects": as_array(subjects), "ids": as_array(map(str, ids))},
+            f"EXECUTE {lock} (%(subjects)s); EXECUTE {look} (%(subjects)s)",
+            {"subjects": as_array(subjects)},
         ).all()
-        sequences = {subject: next_ for _, subject, next_, _ in rows if next_ is not None}
-        if len(sequences) < len(subjects):
-            raise NewSubjects(set(subjects) - sequences.keys())
-        known = {event_id for event_id, _, _, _ in rows if event_id is not None}
-        return sequences, known, {subject for _, subject, _, holding in rows if holding}
+        if new := {subject for subject, next_, _ in rows if next_ is None}:
+            raise NewSubjects(new)
+        return (
+            {subject: next_ for subject, next_, _ in rows},
+            {subject for subject, _, holding in rows if holding},
+        )
 
     def move(self, sequences: Mapping[str, int]) -> None:
         """Set the next sequence of subjects that are locked; `save` sends it."""
@@ -361,31 +382,28 @@ class ReceivedEvents:
             [{"subject": subject, "next_sequence": next_} for subject, next_ in sequences.items()],
         )
 
-    def known(self, ids: Collection[UUID], subjects: Collection[str]) -> tuple[set[UUID], set[str]]:
-        """The ids that were received before; and those of the subjects that have held events."""
-        rows = self.connection.execute(
-            _known(self._received, self._dialect), {"ids": list(ids), "subjects": list(subjects)}
-        ).all()
-        known = {event_id for event_id, _ in rows if event_id is not None}
-        return known, {subject for _, subject in rows if subject is not None}
+    def known(self, ids: Collection[UUID]) -> set[UUID]:
+        """Those of the ids that were received before."""
+        known = _known(self._received, self._dialect)
+        return set(self.connection.scalars(known, {"ids": list(ids)}))
 
     def add(self, events: Iterable[Envelope], early: Collection[UUID], now: datetime) -> None:
-        """Insert received events; those in `early` are held back, with their bodies."""
+        """Insert received events; those in `early` are held back, with their bodies.
+
+        `save` sends the others.
+        """
         applied: list[Envelope] = []
         held: list[Envelope] = []
         for event in events:
             (held if early and event.id in early else applied).append(event)
         if applied and is_postgresql(self.connection):
-            sql = _ADD.format(subject=self.subject_column)
-            add = prepared(self.connection, sql, "uuid[], varchar[], bigint[], timestamptz")
-            self.connection.exec_driver_sql(
-                f"EXECUTE {add} (%(ids)s, %(subjects)s, %(sequences)s, %(now)s)",
-                {
-                    "ids": as_array(str(event.id) for event in applied),
-                    "subjects": as_array(event.subject for event in applied),
-                    "sequences": as_array(str(event.sequence) for event in applied),
-                    "now": now,
-                },
+            self._writes.execute(
+                _ADD.format(subject=self.subject_column),
+                "uuid[], varchar[], bigint[], timestamptz",
+                as_array(str(event.id) for event in applied),
+                as_array(event.subject for event in applied),
+                as_array(str(event.sequence) for event in applied),
+                now,
             )
         elif applied:
             self.connection.execute(insert(self._received), [_row(each, now) for each in applied])
@@ -394,7 +412,7 @@ class ReceivedEvents:
             self.connection.execute(insert(self._received), rows)
 
     def save(self) -> None:
-        """Send what `move` has collected."""
+        """Send what `move` and `add` have collected."""
         self._writes.send()
 
     def held(self, subjects: Collection[str]) -> list[Envelope]:
@@ -453,29 +471,28 @@ def _next_sequences(progress: Table, dialect: str) -> Select[str, int]:
 
 
 @cache
-def _known(received: Table, dialect: str) -> CompoundSelect[Any]:
-    columns = received.c
-    came = select(columns.event_id, null().cast(String).label("subject"))
-    holding = select(null().cast(Uuid), columns.subject).distinct()
-    return came.where(among(columns.event_id, "ids", dialect)).union_all(
-        holding.where(columns.held.is_not(None), among(columns.subject, "subjects", dialect))
-    )
+def _known(received: Table, dialect: str) -> Select[UUID]:
+    return select(received.c.event_id).where(among(received.c.event_id, "ids", dialect))
 
 
-# One row for each subject, and one for each known id. A subquery for each of them uses the index,
-# also if PostgreSQL made its plan while the tables were empty.
+@cache
+def _holding(received: Table, dialect: str) -> Select[str]:
+    held = received.c.held.is_not(None)
+    subject = received.c.subject
+    return select(subject).distinct().where(held, among(subject, "subjects", dialect))
+
+
+# A subquery for each subject uses the index, also if PostgreSQL made its plan while the tables were
+# empty.
 _LOCK = """
     SELECT FROM (SELECT unnest($1) AS subject ORDER BY subject) AS given,
     LATERAL (SELECT FROM progress WHERE "{subject}" = given.subject FOR UPDATE) AS locked"""
 _LOOK = """
-    SELECT NULL::uuid, subject,
+    SELECT subject,
         (SELECT next_sequence FROM progress WHERE "{subject}" = given.subject),
         (SELECT true FROM received
          WHERE "{subject}" = given.subject AND held IS NOT NULL LIMIT 1)
-    FROM unnest($1) AS given (subject)
-    UNION ALL
-    SELECT id, NULL, NULL, NULL FROM unnest($2) AS given (id)
-    WHERE (SELECT true FROM received WHERE event_id = given.id)"""
+    FROM unnest($1) AS given (subject)"""
 
 _ADD = """
     INSERT INTO received (event_id, "{subject}", sequence, received_at)

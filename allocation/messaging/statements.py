@@ -67,6 +67,13 @@ class Writes:
         elif keys:
             self._connection.execute(_removed(table), keys)
 
+    def execute(self, sql: str, types: str, *given: object) -> None:
+        """Execute a statement of PostgreSQL, whose parameters $1, $2 and so on have these types."""
+        names = [f"given_{len(self._parameters) + number}" for number in range(len(given))]
+        values = ", ".join(f"%({name})s" for name in names)
+        self._statements.append(f"EXECUTE {prepared(self._connection, sql, types)} ({values})")
+        self._parameters |= dict(zip(names, given, strict=True))
+
     def notify(self, channel: str) -> None:
         """Notify listeners of the channel when the transaction commits, and only then."""
         if self._on_postgresql:

@@ -67,7 +67,8 @@ class Delivery:
         return isinstance(times, int) and times >= MANY_DELIVERIES
 
     def _header(self, name: str) -> object:
-        return (self.message.headers or {}).get(name)
+        headers = self.message.headers
+        return headers.get(name) if headers else None
 
 
 @dataclass(frozen=True, slots=True)

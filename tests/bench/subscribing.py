@@ -42,7 +42,7 @@ _BACKENDS = """
     SELECT pid FROM pg_stat_activity
     WHERE datname = current_database() AND backend_type = 'client backend'
         AND pid <> pg_backend_pid()"""
-_TAKEN = "SELECT count(*) FROM received"
+_TAKEN = "SELECT coalesce(sum(next_sequence - 1), 0) FROM progress"
 _LIMIT_TABLES = """
     CREATE TABLE received (event_id uuid PRIMARY KEY, sku text NOT NULL, sequence bigint NOT NULL,
         received_at timestamptz NOT NULL DEFAULT now());

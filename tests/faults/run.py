@@ -16,6 +16,9 @@ from tests.faults.invariants import Breach, breaches
 from tests.faults.load import BROKER_ERRORS, Load
 from tests.faults.system import System
 
+_TAKEN = "SELECT sum(next_sequence - 1) FROM progress"
+"""The events that a subscriber has applied or ignored."""
+
 
 @dataclass
 class Run:
@@ -107,7 +110,7 @@ class Run:
             events = count("SELECT count(*) FROM outbox WHERE kind = 'event'")
         for name in ("warehouse", "notification"):
             with getattr(self.system, name).connect() as connection:
-                taken = connection.scalar(text("SELECT count(*) FROM received WHERE held IS NULL"))
+                taken = connection.scalar(text(_TAKEN)) or 0
             yield f"events on their way to the {name}", events - taken
         with Connection(self.system.addresses.broker) as broker:
             for queue in (topology.COMMANDS, *topology.SUBSCRIBERS):
@@ -121,21 +124,25 @@ class Run:
     def _arrived(self, ids: list[str]) -> bool:
         """Whether the events of these commands were taken by both subscribers."""
         query = text(
-            "SELECT id FROM outbox WHERE kind = 'event' AND causation_id::text = ANY(:ids)"
+            "SELECT sku, sequence FROM outbox"
+            " WHERE kind = 'event' AND causation_id::text = ANY(:ids)"
         )
-        taken = text("SELECT count(*) FROM received WHERE event_id::text = ANY(:ids)")
+        progress = text("SELECT sku, next_sequence FROM progress WHERE sku = ANY(:skus)")
         try:
             with self.system.engine.connect() as connection:
-                events = [str(found) for found in connection.scalars(query, {"ids": ids})]
+                events = connection.execute(query, {"ids": ids}).all()
             if len(events) < len(ids):
                 return False
-            counts = []
+            skus = [event.sku for event in events]
             for engine in (self.system.warehouse, self.system.notification):
                 with engine.connect() as connection:
-                    counts.append(connection.scalar(taken, {"ids": events}))
+                    rows = connection.execute(progress, {"skus": skus}).all()
+                following = {row.sku: row.next_sequence for row in rows}
+                if any(event.sequence >= following.get(event.sku, 0) for event in events):
+                    return False
         except DBAPIError:
             return False
-        return counts == [len(events)] * 2
+        return True
 
     def _report(self, found: list[Breach]) -> str:
         told = [str(breach) for breach in found[:20]]

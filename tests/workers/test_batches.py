@@ -196,6 +196,68 @@ def test_a_batch_writes_one_log_line_and_an_event_alone_is_named(engine: Engine)
     ]
 
 
+def test_of_an_event_that_the_subscriber_ignores_only_the_sequence_is_kept(engine: Engine) -> None:
+    seen: Seen = []
+    inbox = noting(engine, seen)
+    first, ignored, third = (envelope("allocated", sequence) for sequence in (1, 2, 3))
+    ignored.parsed(lambda event: None)
+
+    inbox.take([first, ignored, third])
+    again = inbox.take([ignored])
+    inbox.take([envelope("allocated", 4)])
+
+    assert seen == [("LAMP", 1, False), ("LAMP", 3, False), ("LAMP", 4, False)]
+    assert received(engine) == 3
+    assert again == set()
+
+
+def test_an_ignored_event_that_comes_early_keeps_its_place(engine: Engine) -> None:
+    seen: Seen = []
+    inbox = noting(engine, seen)
+    ignored = envelope("allocated", 2)
+    ignored.parsed(lambda event: None)
+
+    inbox.take([ignored, envelope("allocated", 3)])
+    repeated = inbox.take([ignored])
+    inbox.take([envelope("allocated", 1)])
+    inbox.take([envelope("allocated", 4)])
+
+    assert [sequence for _, sequence, _ in seen if sequence != 2] == [1, 3, 4]
+    assert repeated == set()
+
+
+def test_without_an_order_an_ignored_event_leaves_nothing(engine: Engine) -> None:
+    seen: list[Envelope] = []
+
+    def apply(_connection: Connection, due: Sequence[Due]) -> None:
+        seen.extend(each.event for each in due)
+
+    inbox = Resequencer(engine, tables.metadata, apply, ordered=False)
+    ignored, used = envelope("allocated", 1), envelope("allocated", 2)
+    ignored.parsed(lambda event: None)
+
+    inbox.take([ignored, used])
+    again = inbox.take([used])
+
+    assert seen == [used]
+    assert received(engine) == 1
+    assert again == set()
+
+
+def test_a_held_event_that_comes_again_behind_the_missing_one_is_applied_once(
+    engine: Engine,
+) -> None:
+    seen: Seen = []
+    inbox = noting(engine, seen)
+    first, second = envelope("allocated", 1), envelope("allocated", 2)
+    inbox.take([second])
+
+    new = inbox.take([first, second])
+
+    assert seen == [("LAMP", 1, False), ("LAMP", 2, False)]
+    assert new == {first.id}
+
+
 steps = st.tuples(st.sampled_from(["LAMP", "CHAIR", "DESK"]), st.integers(0, 2), st.integers(0, 1))
 
 

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -47,7 +48,7 @@ def certificates() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 class Wire:
     """A broker's end of a socket, and a connection with two open channels at the other end."""
 
-    def __init__(self, *, tls: bool = False) -> None:
+    def __init__(self, *, tls: bool = False, in_waits: bool = True) -> None:
         self.seen: list[Seen] = []
         self.on_message: Callable[[amqp.Message], None] = lambda message: None
         self._far, near = socket.socketpair()
@@ -77,7 +78,7 @@ class Wire:
         client_side = SimpleNamespace(
             connection=self.connection, transport=SimpleNamespace(driver_name="py-amqp")
         )
-        self.read = reader(client_side)
+        self.read = reader(client_side, in_waits=in_waits)
 
     def _open(self, number: int) -> None:
         channel = amqp.Channel(self.connection, number, auto_decode=number == OTHER)
@@ -118,9 +119,9 @@ def described(message: amqp.Message) -> Seen:
     return (*(info[name] for name in sorted(info)), message.properties, message.body)
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+@pytest.fixture(params=["plain", "tls", "plain, in waits", "tls, in waits"])
 def wire(request: pytest.FixtureRequest) -> Wire:
-    return Wire(tls=request.param)
+    return Wire(tls="tls" in request.param, in_waits="in waits" in request.param)
 
 
 def frames(channel: int, method: tuple[int, int], args: bytes, content: Any = None) -> bytes:
@@ -338,7 +339,7 @@ def test_a_consumer_may_wait_for_the_broker_while_others_have_arrived(wire: Wire
 
     wire.read_all(wire.read)
 
-    # py-amqp reads on inside of the first consumer.
+    # It reads on inside of the first consumer, as far as the answer.
     assert wire.seen == [
         expected(1, b"declare"),
         expected(2, b"two"),
@@ -346,6 +347,31 @@ def test_a_consumer_may_wait_for_the_broker_while_others_have_arrived(wire: Wire
         (OWN, "declared", 42),
         expected(4, b"four"),
     ]
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_what_comes_before_an_answer_is_read_in_the_same_way(tls: bool) -> None:
+    wire = Wire(tls=tls)
+    wire.send(delivery(1, b"one") + delivery(2, b"two") + DECLARED + delivery(3, b"three"))
+    reads = wire.connection.bytes_recv
+
+    found = wire.connection.channels[OWN].queue_declare("queue", passive=True)
+
+    assert found.message_count == 42
+    assert wire.seen == [expected(1, b"one"), expected(2, b"two")]
+    assert wire.connection.bytes_recv - reads == 2  # all bytes at once, and the answer's frame
+    assert wire.read(0)
+    assert wire.seen[2:] == [expected(3, b"three")]
+
+
+def test_a_wait_that_the_socket_limits_is_a_timeout() -> None:
+    """As py-amqp's `read_timeout` does."""
+    wire = Wire()
+    one_hundredth = struct.pack("ll", 0, 10_000)
+    wire.connection.transport.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, one_hundredth)
+
+    with pytest.raises(TimeoutError):
+        wire.connection.drain_events()
 
 
 def test_a_consumer_may_close_its_channel(wire: Wire) -> None:
@@ -416,20 +442,21 @@ def streams(draw: st.DrawFn) -> list[bytes]:
 def test_however_the_bytes_are_cut_the_same_comes_as_by_py_amqp_alone(
     stream: list[bytes], data: st.DataObject
 ) -> None:
-    """Also while py-amqp itself reads in between, as for a confirm."""
+    """Also while py-amqp itself waits in between, as for a confirm."""
     sent = b"".join(stream)
     cuts = data.draw(st.lists(st.integers(0, len(sent)), max_size=8).map(sorted), label="cuts")
-    by_py_amqp, wire = Wire(), Wire()
+    by_py_amqp = Wire(in_waits=False)
+    wire = Wire(in_waits=data.draw(st.booleans(), label="in waits"))
     by_py_amqp.send(sent)
-    by_py_amqp.read_all(by_py_amqp.connection.blocking_read)
+    by_py_amqp.read_all(by_py_amqp.connection.drain_events)
 
     for start, end in zip([0, *cuts], [*cuts, len(sent)], strict=True):
         if start == end:
             continue
         wire.send(sent[start:end])
-        if data.draw(st.booleans(), label="py-amqp reads a frame first"):
+        if data.draw(st.booleans(), label="py-amqp waits for an event first"):
             with suppress(TimeoutError, Refused):
-                wire.connection.blocking_read(0.001)
+                wire.connection.drain_events(0.001)
         wire.read_all(wire.read)
 
     assert wire.seen == by_py_amqp.seen
