@@ -232,7 +232,8 @@ class Consumer(CeleryConsumer):
     `hub` is Celery's event loop, None on the embedded broker, where there are no batches. Celery
     passes each delivery to the function that `create_task_handler` returns, each admitted request
     to `on_task_request`, and each acknowledgement to `call_soon_ack`. If these change, invalid
-    messages reach Celery, and commands are decided and acknowledged one by one.
+    messages reach Celery, and commands are decided and acknowledged one by one. If `connect` gives
+    the socket to the loop by other means, it is read slowly.
     """
 
     admission: Admission
