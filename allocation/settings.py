@@ -95,8 +95,8 @@ class Settings(BaseSettings):
         0.002,
         ge=0,
         le=1,
-        description="Seconds that a batch waits for further commands while no other batch is"
-        " running.",
+        description="Seconds that commands which came together wait for others while no batch is"
+        " running; a command alone does not wait.",
     )
     gather_size: int | None = Field(
         None, ge=1, description="The former name of ALLOCATION_BATCH_SIZE, until the next release."

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from datetime import UTC, date, datetime
 from functools import cache, partial
 from typing import Any, get_args, get_origin, get_type_hints
@@ -51,9 +51,11 @@ def violations(name: str, body: object) -> list[Violation]:
 
 def check_fields(name: str, body: Mapping[str, Any]) -> None:
     """Raise UnknownFields if `body` is valid except for extra fields."""
-    unknown = body.keys() - COMMANDS[name].fields.keys()
+    unknown = body.keys() - COMMANDS[name].schema["properties"].keys()
+    if not unknown:
+        return
     known = {field: value for field, value in body.items() if field not in unknown}
-    if unknown and not _violations(name, known):
+    if not _violations(name, known):
         names = ascii(sorted(unknown))[1:-1]
         raise UnknownFields(
             f"this release of {name} has no field {names[:200]}: upgrade this worker and replay"
@@ -101,19 +103,16 @@ def cloud_event(event: Event, cause: Message, time: datetime) -> Json:
     Its id follows from sku and sequence, so it is the same however often it is built. Raises
     AssertionError when it would break the published contract: that is a fault of ours.
     """
-    data = {
-        each.name: _value(getattr(event, each.name))
-        for each in fields(event)
-        if each.name not in ("sequence", "choice")
-    }
+    kind: type = type(event)
+    data = {name: _value(getattr(event, name)) for name in _data_fields(kind)}
     for name in ("part", "waiting", "left"):  # 0 for a line that is served, and leaves, whole
         if not data.get(name):
             data.pop(name, None)
-    kind = NAMES[type(event)]
+    name_of_kind = NAMES[kind]
     body = cloudevents.build(
         id=uuid5(NAMESPACE_OID, f"{SOURCE} {data['sku']} {event.sequence}"),
         source=SOURCE,
-        type=kind,
+        type=name_of_kind,
         subject=data["sku"],
         time=time.isoformat(),
         data=data,
@@ -122,9 +121,14 @@ def cloud_event(event: Event, cause: Message, time: datetime) -> Json:
         causationtype=command_name(cause.command),
         correlationid=str(cause.correlation_id),
     )
-    broken = violations(kind, body)
-    assert not broken, f"{kind} breaks its contract: {broken}"
+    broken = violations(name_of_kind, body)
+    assert not broken, f"{name_of_kind} breaks its contract: {broken}"
     return body
+
+
+@cache
+def _data_fields(kind: type) -> Sequence[str]:
+    return [each.name for each in fields(kind) if each.name not in ("sequence", "choice")]
 
 
 def choice(event: Event) -> Json | None:
@@ -142,12 +146,19 @@ def choice(event: Event) -> Json | None:
 
 def _json(record: Any) -> Json:
     """The fields of a command, or of a record inside it, without defaults that say nothing."""
-    always = _ALWAYS_WRITTEN.get(type(record), ())
+    kind: type = type(record)
     return {
-        each.name: _value(value)
-        for each in fields(record)
-        if (value := getattr(record, each.name)) != each.default or each.name in always
+        name: _value(value)
+        for name, default in _defaults(kind)
+        if (value := getattr(record, name)) != default
     }
+
+
+@cache
+def _defaults(kind: type) -> Sequence[tuple[str, object]]:
+    """Each field, with the value that is left out; MISSING if it is always written."""
+    always = _ALWAYS_WRITTEN.get(kind, ())
+    return [(each.name, MISSING if each.name in always else each.default) for each in fields(kind)]
 
 
 def _value(value: Any) -> Any:

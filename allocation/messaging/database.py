@@ -1,5 +1,6 @@
 """Engines for PostgreSQL and SQLite, and the few things that differ between the two."""
 
+import select
 import sqlite3
 from math import inf
 from pathlib import Path
@@ -26,8 +27,8 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-IDLE = 0.25
-"""Seconds after which a pooled connection is asked whether it still works; see `_ping_idle`."""
+IDLE = 15
+"""Seconds after which a pooled connection is asked whether it still works; see `_ping_doubtful`."""
 
 T = TypeVar("T")
 
@@ -79,7 +80,7 @@ def engine(
         },
         pool_size=pool_size,
     )
-    _ping_idle(made)
+    _ping_doubtful(made)
     _join_transactions(made)
     return made
 
@@ -176,11 +177,11 @@ def _is_idle(connection: Any) -> bool:
     return bool(connection.get_transaction_status() == TRANSACTION_STATUS_IDLE)
 
 
-def _ping_idle(engine: Engine) -> None:
-    """Ask a connection that lay idle whether it still works; the pool replaces one that doesn't.
+def _ping_doubtful(engine: Engine) -> None:
+    """Ask a doubtful connection whether it still works; the pool replaces one that doesn't.
 
-    `pool_pre_ping` would ask at each use, which costs an accepted command one round trip in six,
-    and a subscriber's batch one message in ten.
+    Doubtful is one that lay idle, or that the server has written to since: it writes before it ends
+    a connection. `pool_pre_ping` would ask at each use, which costs a command a round trip.
     """
 
     @event.listens_for(engine, "checkin")
@@ -189,9 +190,18 @@ def _ping_idle(engine: Engine) -> None:
 
     @event.listens_for(engine, "checkout")
     def check(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
-        if monotonic() < record.info.get("used", inf) + IDLE:
+        if monotonic() < record.info.get("used", inf) + IDLE and not _is_readable(connection):
             return
         try:
             engine.dialect.do_ping(connection)
         except psycopg2.Error as error:
             raise InvalidatePoolError from error
+
+
+def _is_readable(connection: Any) -> bool:
+    try:
+        poller = select.poll()
+        poller.register(connection.fileno(), select.POLLIN)
+        return bool(poller.poll(0))
+    except psycopg2.Error:  # it is closed: the ping says so, too
+        return True

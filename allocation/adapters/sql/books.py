@@ -1,8 +1,9 @@
 """The books of products in SQL: each question is one indexed query, however long the history."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
 from datetime import date
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, literal, or_, select
@@ -365,5 +366,4 @@ def _state(line: Line) -> tuple[Any, ...]:
     return tuple(vars(line).values())
 
 
-def _numbers(batch: Batch) -> tuple[Any, ...]:
-    return tuple(getattr(batch, name) for name in _CHANGING)
+_numbers: Callable[[Batch], tuple[Any, ...]] = attrgetter(*_CHANGING)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, date, datetime, tzinfo
 from functools import cache
+from operator import attrgetter
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -45,7 +46,7 @@ class SqlProducts:
         self._locked = locked
         self._today = today
         self._products: dict[str, Product] = {}
-        self._stored: dict[str, dict[str, object]] = {}
+        self._stored: dict[str, tuple[object, ...]] = {}
         self._books: dict[str, SqlBooks] = {}
         self._skus: Skus = {}
         # The skus of the lines of each order that was loaded as a whole.
@@ -108,7 +109,9 @@ class SqlProducts:
         """Add the changes of the products and their books to `changes`."""
         books.write(self._books.values(), changes)
         changed = [
-            product for sku, product in self._products.items() if self._stored[sku] != _row(product)
+            product
+            for sku, product in self._products.items()
+            if self._stored[sku] != _state(product)
         ]
         changes.change(tables.products, [_row(each) for each in changed])
         for product in changed:
@@ -151,7 +154,7 @@ class SqlProducts:
 
     def _know(self, product: Product) -> None:
         self._products[product.sku] = product
-        self._stored[product.sku] = _row(product)
+        self._stored[product.sku] = _state(product)
 
     def _see(self, product: Product) -> Product:
         return self._seen.setdefault(product.sku, product)
@@ -172,10 +175,11 @@ def _lines_of(dialect: str) -> Select[Any]:
 
 
 _STORED = ("version", "sequence", "strategy", "waiting", "improve")
+_state: Callable[[Product], tuple[object, ...]] = attrgetter(*_STORED)
 
 
 def _row(product: Product) -> dict[str, object]:
-    return {name: getattr(product, name) for name in ("sku", *_STORED)}
+    return {"sku": product.sku, **dict(zip(_STORED, _state(product), strict=True))}
 
 
 class SqlUnitOfWork:

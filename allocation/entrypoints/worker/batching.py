@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from allocation.entrypoints.worker.acks import EventLoop, Timer
 
@@ -55,7 +55,7 @@ class Batching:
         self._pool = pool
         self._size = size
         self._linger = linger
-        self._waiting: deque[Request] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._running: dict[int, frozenset[str]] = {}
         self._numbers = count()
         self._timer: Timer | None = None
@@ -65,7 +65,7 @@ class Batching:
 
     def add(self, request: Request) -> None:
         """Take a request that was admitted."""
-        self._waiting.append(request)
+        self._waiting.append(_Waiting(request, conflict_keys(request), is_decided_alone(request)))
         if len(self._waiting) >= self._size and not self._held_back:
             self._ask()
         elif self._timer is None and not self._asked:
@@ -99,37 +99,37 @@ class Batching:
         self._asked = False
         self._stop_timer()
         taken = self._take()
-        requests = [request for request in taken if not request.revoked()]
-        if not requests:
+        kept = [each for each in taken if not each.request.revoked()]
+        if not kept:
             self._pool.release()
             self._held_back = not taken
             if taken:  # all of them were revoked
                 self._ask()
             return
         number = next(self._numbers)
-        self._running[number] = frozenset().union(*map(conflict_keys, requests))
-        self._pool.run(requests, lambda: self._finished(number))
+        self._running[number] = frozenset().union(*(each.keys for each in kept))
+        self._pool.run([each.request for each in kept], lambda: self._finished(number))
         if len(self._waiting) >= self._size:
             self._ask()
 
-    def _take(self) -> list[Request]:
+    def _take(self) -> list["_Waiting"]:
         """Take the oldest requests that may run now, in their order."""
-        taken: list[Request] = []
-        left: deque[Request] = deque()
+        taken: list[_Waiting] = []
+        left: deque[_Waiting] = deque()
         closed = set[str]().union(*self._running.values())
         full = closed >= ANYTHING
-        for request in self._waiting:
-            keys, alone = conflict_keys(request), is_decided_alone(request)
-            if keys is ANYTHING:
-                full = full or bool(closed)
-            if full or not closed.isdisjoint(keys) or (alone and taken):
-                left.append(request)
-                closed |= keys
-                full = full or keys is ANYTHING
+        while self._waiting and not full:
+            each = self._waiting.popleft()
+            if each.keys is ANYTHING:
+                full = bool(closed)
+            if full or not closed.isdisjoint(each.keys) or (each.is_alone and taken):
+                left.append(each)
+                closed |= each.keys
+                full = full or each.keys is ANYTHING
                 continue
-            taken.append(request)
-            full = alone or len(taken) == self._size
-        self._waiting = left
+            taken.append(each)
+            full = each.is_alone or len(taken) == self._size
+        self._waiting.extendleft(reversed(left))
         return taken
 
     def _finished(self, number: int) -> None:
@@ -141,6 +141,14 @@ class Batching:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+class _Waiting(NamedTuple):
+    """A request with what is asked of it each time that a batch is put together."""
+
+    request: Request
+    keys: frozenset[str]
+    is_alone: bool
 
 
 def conflict_keys(request: Request) -> frozenset[str]:

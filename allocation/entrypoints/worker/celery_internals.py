@@ -44,6 +44,8 @@ log = structlog.get_logger(__name__)
 ASK_WITHIN = 20.0  # seconds, then a process that answers no question is ended
 EVENTS_EVERY = 0.05  # seconds
 EVENTS_BUFFER = 500  # task events in one message, at most
+UNSENT = ("properties", "argsrepr", "kwargsrepr")
+"""What a request has twice, or for its task events alone; pickled, it would be the largest part."""
 LONGEST_PAUSE = 4.0  # seconds between two attempts to reach the broker
 
 
@@ -216,6 +218,9 @@ class BatchPool:
             for request in requests:
                 request.on_failure(_as_of(request, failure))
 
+        for request in requests:
+            for name in UNSENT:
+                request.request_dict.pop(name, None)
         result = self._consumer.pool.apply_async(
             run_batch,
             ([Call(request.type, request.id, request.request_dict) for request in requests],),
@@ -253,7 +258,8 @@ class Consumer(CeleryConsumer):
     `hub` is Celery's event loop. Celery passes each delivery to the function that
     `create_task_handler` returns, each admitted request to `on_task_request`, and each
     acknowledgement to `call_soon_ack`. If these change, invalid messages reach Celery, and commands
-    are decided and acknowledged one by one.
+    are decided and acknowledged one by one. If `connect` gives the socket to the loop by other
+    means, it is read slowly.
     """
 
     admission: Admission

@@ -71,9 +71,11 @@ class Call(NamedTuple):
 
     def span(self) -> tracing.Span:
         """Begin the span in which the command is decided."""
-        about = (self.name, self.id, topology.COMMANDS, self.traceparent, self.correlation_id)
-        subject = log_fields.of_body(self.request["kwargs"]) if tracing.is_on() else {}
-        return tracing.message("process", *about, subject)
+        about = (self.name, self.id, topology.COMMANDS, self.traceparent)
+        if not tracing.is_on():
+            return tracing.message("process", *about, None)
+        subject = log_fields.of_body(self.request["kwargs"])
+        return tracing.message("process", *about, self.correlation_id, subject)
 
     def within(self, span: tracing.Span) -> "Call":
         """The call with `span` as the parent of all that it causes."""

@@ -7,8 +7,10 @@ import ast
 import inspect
 import os
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,6 +33,7 @@ from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 from kombu.connection import resolve_aliases
 from kombu.message import Message
 from kombu.transport import TRANSPORT_ALIASES, resolve_transport
+from kombu.transport.pyamqp import Transport
 
 from allocation.entrypoints.worker import celery_internals as internals
 from allocation.entrypoints.worker.app import app
@@ -70,6 +73,8 @@ def arguments(function: Callable[..., object]) -> list[str]:
         (LaxBoundedSemaphore.release, ["self"]),
         (Hub.call_soon, ["self", "callback", "args"]),
         (Hub.call_later, ["self", "delay", "callback", "args"]),
+        (Hub.add_reader, ["self", "fds", "callback", "args"]),
+        (Transport.register_with_event_loop, ["self", "connection", "loop"]),
         (BasePool.apply_async, ["self", "target", "args", "kwargs", "options"]),
     ],
 )
@@ -103,6 +108,8 @@ def test_these_parts_take_their_first_arguments_in_this_order() -> None:
         (CeleryRequest._announce_revoked, "self.acknowledge()"),
         (EventDispatcher.publish, "self._publish("),
         (EventDispatcher.flush, "self._publish("),
+        (CeleryConsumer.connect, "conn.transport.register_with_event_loop("),
+        (Transport.register_with_event_loop, "loop.add_reader(connection.sock"),
     ],
 )
 def test_celery_calls_the_hook(function: Callable[..., object], called: str) -> None:
@@ -312,6 +319,23 @@ def test_events_are_dropped_while_the_broker_is_blocked(unblocks: bool) -> None:
 
     assert connection.transport_options["confirm_publish"] is False
     assert len(sent) == unblocks
+
+
+def test_a_lost_connection_ends_the_loop_instead_of_being_read_for_ever() -> None:
+    here, there = socket.socketpair()
+    amqp = SimpleNamespace(sock=here, transport=None)
+    lost = SimpleNamespace(
+        transport=SimpleNamespace(driver_name="py-amqp"), connection=amqp, connected=False
+    )
+    consumer: Any = object.__new__(internals.Consumer)
+    consumer.hub = Hub()
+    with here, there:
+        consumer._read_at_once(lost)
+        on_readable, _ = consumer.hub.readers[here.fileno()]
+
+        with pytest.raises(app.connection_for_read().connection_errors, match="lost"):
+            on_readable()
+        consumer.hub.close()
 
 
 def test_a_process_of_the_pool_knows_its_place_and_the_main_process_has_none() -> None:
