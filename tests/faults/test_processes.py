@@ -1,10 +1,13 @@
 """Processes that are killed, in every moment of their work, and restarted under load."""
 
+import json
 import random
 import signal
 import time
+from collections import Counter
 
 import pytest
+from kombu import Connection
 from sqlalchemy import text
 
 from tests.faults import scale
@@ -12,7 +15,8 @@ from tests.faults.conftest import Deploy
 from tests.faults.gates import Gate
 from tests.faults.proxy import Proxy
 from tests.faults.run import Run
-from tests.faults.system import signal_all
+from tests.faults.system import Addresses, signal_all
+from tests.integration.test_relay import Ear
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.matrix, pytest.mark.timeout(600)]
@@ -99,6 +103,50 @@ def test_pool_children_killed_after_their_publish(deploy: Deploy) -> None:
             run.fault("kill -9 of pool children after publish")
 
     run.prove()
+
+
+def test_a_queue_keeps_the_order_of_each_sku_while_workers_and_the_relay_are_killed(
+    deploy: Deploy, addresses: Addresses
+) -> None:
+    """Each event follows its predecessor, among repeats; here pool children die before publishing.
+
+    Meanwhile the other worker decides about the same skus.
+    """
+    with Connection(addresses.broker) as connection:
+        ear = Ear(connection)
+        run = deploy(workers=2)
+        gate = Gate(run.system.engine, "outbox", deferred=True, when=AN_EVENT)
+
+        with run.load.running(scale.RATE):
+            for number in range(scale.times(6)):
+                name = run.system.worker_names[number % 2]
+                with gate.shut():
+                    gate.wait_for_somebody()
+                    before = committed(run)
+                    children = run.system.children(name)
+                    signal_all(children, signal.SIGSTOP)
+                eventually(lambda count=before: committed(run) > count, what="the COMMIT")  # type: ignore[misc]
+                signal_all(children, signal.SIGKILL)
+                run.fault("kill -9 of pool children after COMMIT")
+                if number % 3 == 2:
+                    run.system.kill("relay")
+                    run.fault("kill -9 of the relay")
+                    run.system.wait_until_ready("relay")
+
+        run.prove()
+        ear.take(0)
+
+    followed: Counter[str] = Counter()
+    for event in (json.loads(message.body) for message in ear.messages):
+        followed[event["subject"]] += event["sequence"] == followed[event["subject"]] + 1
+    assert followed == sequences(run)
+
+
+def sequences(run: Run) -> dict[str, int]:
+    """The number of each product's last event."""
+    with run.system.engine.connect() as connection:
+        rows = connection.execute(text("SELECT sku, sequence FROM products"))
+        return {row.sku: row.sequence for row in rows}
 
 
 def test_the_relay_down_for_longer_than_the_grace(deploy: Deploy) -> None:

@@ -104,7 +104,12 @@ def test_a_publisher_gets_nothing_of_a_commit_that_fails(sql: Storage) -> None:
     def refuse(_: object) -> None:
         raise ConcurrentUpdate("refused")
 
+    def refuse_in_message(_: object, cursor: object, statement: str, *about: object) -> None:
+        if statement.endswith("COMMIT"):
+            raise ConcurrentUpdate("refused")
+
     event.listen(engine, "commit", refuse)
+    event.listen(engine, "before_cursor_execute", refuse_in_message)  # as PostgreSQL commits
     with pytest.raises(ConcurrentUpdate, match="refused"):
         execute_batch([message(BATCH, next(NUMBERS))], SqlUnitOfWork(engine, publisher=publisher))
 
