@@ -179,7 +179,7 @@ def test_the_order_of_each_sku_holds_across_workers_kills_and_changes_of_their_n
         for number in range(12):
             allocate(sender, range(100 * number, 100 * number + 10), sent)
             victim = chance.choice(partitioned.workers)
-            victim.kill()
+            victim.kill("SIGTERM" if number % 4 == 3 else "SIGKILL")
             allocate(sender, range(100 * number + 10, 100 * number + 30), sent)
             victim.process.start()
             if number == 5:

@@ -14,7 +14,12 @@ from allocation.adapters.sql import partitions
 from allocation.adapters.sql.migrations import wait_for_schema
 from allocation.entrypoints.worker import celery_internals
 from allocation.entrypoints.worker.admission import Admission
-from allocation.entrypoints.worker.spreading import LOOK_EVERY, PartitionConsumer, Spreading
+from allocation.entrypoints.worker.spreading import (
+    LOOK_EVERY,
+    SETTLED_WITHIN,
+    PartitionConsumer,
+    Spreading,
+)
 from allocation.messaging import backoff
 from allocation.messaging.telemetry import heartbeat
 
@@ -125,6 +130,15 @@ class Consumer(celery_internals.Consumer):
         if connections != self._connections:
             return
         if layout is not None and layout != self._layout:
-            self.reconnect("the queues of the commands have changed")
+            self._leave(connections)
         else:
             self.hub.call_later(LOOK_EVERY, self._look, connections)
+
+    def _leave(self, connections: int) -> None:
+        """Connect again once everything is settled: what is given back costs a delivery each."""
+        if connections != self._connections:
+            return
+        if self.acknowledgements is None or self.acknowledgements.all_settled:
+            self.reconnect("the queues of the commands have changed")
+        else:
+            self.hub.call_later(SETTLED_WITHIN, self._leave, connections)

@@ -125,6 +125,10 @@ class ChannelAcknowledgements:
         known = self._of.get(channel)
         return known is None or not known.has_open
 
+    @property
+    def all_settled(self) -> bool:
+        return not any(each.has_open for each in self._of.values())
+
     def forget(self, channel: StdChannel | None = None) -> None:
         """Drop what is known of the channel, or of all: the broker redelivers what is open."""
         for each in [channel] if channel is not None else list(self._of):
