@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, select
 
 from allocation.adapters.sql import audit
 from allocation.adapters.sql.tables import outbox
@@ -28,7 +28,7 @@ from tests.servers.processes import Process
 from tests.storage.conftest import message
 from tests.waiting import eventually
 from tests.workers.conftest import event, publish
-from workers.warehouse.tables import received
+from workers.warehouse import tables
 
 pytestmark = pytest.mark.long
 
@@ -215,8 +215,8 @@ def create_batch(service: Service, warehouse: Engine) -> str:
         with service.engine.connect() as connection:
             waiting = progress.waiting(connection)
         with warehouse.connect() as connection:
-            heard = connection.scalar(select(func.count()).select_from(received))
-        return (waiting, heard) == (0, 1)
+            next_event = connection.scalar(select(tables.progress.c.next_sequence))
+        return (waiting, next_event) == (0, 2)
 
     eventually(settled, within=30, what="all that follows")
     return command_id
