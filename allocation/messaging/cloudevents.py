@@ -5,10 +5,10 @@
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, cast
 from uuid import UUID
 
 from kombu.message import Message
@@ -17,6 +17,7 @@ from allocation.messaging.dead_letters import LARGEST_BODY
 from allocation.messaging.telemetry import trace_context
 
 Json = dict[str, Any]
+T = TypeVar("T")
 
 CONTENT_TYPE = "application/cloudevents+json"
 _CONTENT_TYPES = (CONTENT_TYPE, "application/json")
@@ -99,6 +100,13 @@ class Envelope:
     data: Mapping[str, Any]
     body: Mapping[str, Any] = field(repr=False)
     """The whole event, with the fields that this release does not know."""
+    _parsed: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def parsed(self, parse: Callable[["Envelope"], T]) -> T:
+        """What `parse` makes of the event; it is called once, however often this is asked for."""
+        if parse not in self._parsed:
+            self._parsed[parse] = parse(self)
+        return cast(T, self._parsed[parse])
 
     @property
     def trace_id(self) -> str | None:

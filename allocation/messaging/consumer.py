@@ -13,6 +13,7 @@ import structlog
 from kombu import Connection, Queue
 from kombu.message import Message
 
+from allocation.messaging.deliveries import Read, reader
 from allocation.messaging.outages import exchange_heartbeats, is_missing, work_through_outages
 
 log = structlog.get_logger(__name__)
@@ -158,9 +159,10 @@ class Consumer(Generic[Item]):
         ):
             log.info(f"ready: consuming {self.queue}")
             self._consuming(1)
+            read = reader(connection)
             ticked = 0.0
             while not self._stop.is_set():
-                self._receive(connection)
+                self._receive(read)
                 started = time.monotonic()
                 while self._pending and time.monotonic() - started < TICK:
                     handler.process(self._pending)
@@ -171,17 +173,19 @@ class Consumer(Generic[Item]):
                     handler.tick(channel.queue_declare(self.queue, passive=True).message_count)
                     ticked = time.monotonic()
 
-    def _receive(self, connection: Connection) -> None:
+    def _receive(self, read: Read) -> None:
         """Read messages that have arrived, up to a batch; wait only if there is nothing to do."""
         try:
-            connection.drain_events(timeout=READ_TIMEOUT if self._pending else TICK)
+            more = read(READ_TIMEOUT if self._pending else TICK)
+            if not (more or self._linger) and len(self._pending) == 1:
+                return  # a message alone is not kept waiting; several may be followed by others
             started = time.monotonic()
             while not self._full and (left := started + self._linger - time.monotonic()) > 0:
                 with suppress(TimeoutError):
-                    connection.drain_events(timeout=left)
+                    read(left)
             started = time.monotonic()
             while not self._full and time.monotonic() - started < READ_TIME:
-                connection.drain_events(timeout=READ_TIMEOUT)
+                read(READ_TIMEOUT)
         except TimeoutError:
             pass
 

@@ -1,7 +1,7 @@
 """Messages that would end the process that reads them are received as invalid ones instead.
 
-The only module that touches private parts of py-amqp: `Message._load_properties` and
-`abstract_channel.loads`. If they change, tests/integration/test_hostile_messages.py fails.
+It touches private parts of py-amqp: `Message._load_properties` and `abstract_channel.loads`. If
+they change, tests/integration/test_hostile_messages.py fails. Only `deliveries` touches others.
 """
 
 import struct
@@ -44,7 +44,8 @@ def _load_or_note(self: Message, class_id: int, buffer: bytes, offset: int) -> A
     """
     try:
         end = _load_properties(self, class_id, buffer, offset)
-        if _depth(self.properties) > DEEPEST_HEADERS + 1:
+        headers = self.properties.get("application_headers")
+        if headers and _depth(headers) > DEEPEST_HEADERS:
             raise ValueError("the headers are nested too deeply")
     except (*_UNREADABLE, AMQPError) as error:
         reason = f"unreadable properties ({type(error).__name__}: {error})"

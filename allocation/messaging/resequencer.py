@@ -30,13 +30,15 @@ from sqlalchemy import (
     Uuid,
     delete,
     func,
+    insert,
     null,
     select,
     update,
 )
 
 from allocation.messaging.cloudevents import Envelope, from_json
-from allocation.messaging.database import Insert, among, insert_into, is_outage
+from allocation.messaging.database import among, insert_into, is_outage, is_postgresql
+from allocation.messaging.statements import Writes, as_array, prepared
 
 log = structlog.get_logger(__name__)
 
@@ -144,7 +146,8 @@ class Resequencer:
 
     def _take_as_they_came(self, events: Sequence[Envelope]) -> set[UUID]:
         with self._transaction() as received:
-            fresh, _ = received.fresh(events, ())
+            known, _ = received.known([event.id for event in events], ())
+            fresh = _first_of_each(events, known)
             if fresh:
                 self._apply(
                     received.connection, [Due(event, late=False) for event in fresh.values()]
@@ -154,15 +157,15 @@ class Resequencer:
 
     def _take(self, events: Sequence[Envelope], oldest: Collection[UUID]) -> set[UUID]:
         with self._transaction() as received:
-            sequences = received.lock({event.subject for event in events})
-            fresh, holding = received.fresh(events, sequences)
+            sequences, known, holding = received.look_up(events)
+            fresh = _first_of_each(events, known)
             buffers = {subject: ReorderBuffer(next_) for subject, next_ in sequences.items()}
-            for event in events:
+            for event in events if oldest else ():
                 buffer = buffers[event.subject]
                 if event.id in oldest and buffer.next_sequence == 1:
                     buffer.next_sequence = event.sequence
-                if event.id in fresh:
-                    buffer.add(event)
+            for event in fresh.values():
+                buffers[event.subject].add(event)
 
             due = [each for buffer in buffers.values() for each in buffer.release()]
             moved = {
@@ -170,9 +173,9 @@ class Resequencer:
                 for subject, buffer in buffers.items()
                 if buffer.next_sequence != sequences[subject]
             }
-            early = set(fresh)
+            early = set(fresh) if len(due) < len(fresh) else set()
             for step in chain([due] if due else [], self._release_held(received, moved, holding)):
-                early -= {each.event.id for each in step}
+                early.difference_update(each.event.id for each in step if early)
                 if len(events) > 1:
                     self._apply(received.connection, step)
                 else:
@@ -215,7 +218,9 @@ class Resequencer:
     @contextmanager
     def _transaction(self) -> Iterator["ReceivedEvents"]:
         with self._engine.begin() as connection:
-            yield ReceivedEvents(connection, self._metadata)
+            received = ReceivedEvents(connection, self._metadata)
+            yield received
+            received.save()
 
     def _release_held(
         self,
@@ -294,6 +299,7 @@ class ReceivedEvents:
         self._received = metadata.tables["received"]
         self._progress = metadata.tables["progress"]
         self._held = self._received.c.held.is_not(None)
+        self._writes = Writes(connection)
         self.subject_column: str = self._received.c.subject.name
 
     def start(self, subjects: Iterable[str]) -> None:
@@ -319,46 +325,81 @@ class ReceivedEvents:
             raise NewSubjects(new)
         return sequences
 
+    def look_up(self, events: Sequence[Envelope]) -> tuple[dict[str, int], set[UUID], set[str]]:
+        """Lock the subjects of the events until the commit.
+
+        Returns the next sequence of each subject, the ids of events that were received before, and
+        the subjects with held events. Raises NewSubjects.
+        """
+        subjects = list({event.subject for event in events})
+        ids = [event.id for event in events]
+        if not is_postgresql(self.connection):
+            return self.lock(subjects), *self.known(ids, subjects)
+        lock, look = (
+            prepared(self.connection, sql, types)
+            for sql, types in (
+                (_LOCK.format(subject=self.subject_column), "varchar[]"),
+                (_LOOK.format(subject=self.subject_column), "varchar[], uuid[]"),
+            )
+        )
+        # Two statements in one message: the second one sees what was committed before the first
+        # one had its locks.
+        rows = self.connection.exec_driver_sql(
+            f"EXECUTE {lock} (%(subjects)s); EXECUTE {look} (%(subjects)s, %(ids)s)",
+            {"subjects": as_array(subjects), "ids": as_array(map(str, ids))},
+        ).all()
+        sequences = {subject: next_ for _, subject, next_, _ in rows if next_ is not None}
+        if len(sequences) < len(subjects):
+            raise NewSubjects(set(subjects) - sequences.keys())
+        known = {event_id for event_id, _, _, _ in rows if event_id is not None}
+        return sequences, known, {subject for _, subject, _, holding in rows if holding}
+
     def move(self, sequences: Mapping[str, int]) -> None:
-        """Save the next sequence of subjects that are locked."""
-        self.connection.execute(
-            _moved(self._progress, self._dialect),
+        """Set the next sequence of subjects that are locked; `save` sends it."""
+        self._writes.change(
+            self._progress,
             [{"subject": subject, "next_sequence": next_} for subject, next_ in sequences.items()],
         )
 
-    def fresh(
-        self, events: Sequence[Envelope], subjects: Collection[str]
-    ) -> tuple[dict[UUID, Envelope], set[str]]:
-        """The events that were not received before, by id; and the subjects with held events."""
+    def known(self, ids: Collection[UUID], subjects: Collection[str]) -> tuple[set[UUID], set[str]]:
+        """The ids that were received before; and those of the subjects that have held events."""
         rows = self.connection.execute(
-            _known(self._received, self._dialect),
-            {"ids": [event.id for event in events], "subjects": list(subjects)},
+            _known(self._received, self._dialect), {"ids": list(ids), "subjects": list(subjects)}
         ).all()
         known = {event_id for event_id, _ in rows if event_id is not None}
-        fresh: dict[UUID, Envelope] = {}
-        for event in events:
-            if event.id not in known:
-                fresh.setdefault(event.id, event)
-        return fresh, {subject for _, subject in rows if subject is not None}
+        return known, {subject for _, subject in rows if subject is not None}
 
     def add(self, events: Iterable[Envelope], early: Collection[UUID], now: datetime) -> None:
         """Insert received events; those in `early` are held back, with their bodies."""
-        self.connection.execute(
-            insert_into(self._received, self._dialect),
-            [
+        applied: list[Envelope] = []
+        held: list[Envelope] = []
+        for event in events:
+            (held if early and event.id in early else applied).append(event)
+        if applied and is_postgresql(self.connection):
+            sql = _ADD.format(subject=self.subject_column)
+            add = prepared(self.connection, sql, "uuid[], varchar[], bigint[], timestamptz")
+            self.connection.exec_driver_sql(
+                f"EXECUTE {add} (%(ids)s, %(subjects)s, %(sequences)s, %(now)s)",
                 {
-                    "event_id": event.id,
-                    "subject": event.subject,
-                    "sequence": event.sequence,
-                    "held": dict(event.body) if event.id in early else None,
-                    "received_at": now,
-                }
-                for event in events
-            ],
-        )
+                    "ids": as_array(str(event.id) for event in applied),
+                    "subjects": as_array(event.subject for event in applied),
+                    "sequences": as_array(str(event.sequence) for event in applied),
+                    "now": now,
+                },
+            )
+        elif applied:
+            self.connection.execute(insert(self._received), [_row(each, now) for each in applied])
+        if held:
+            rows = [_row(event, now) | {"held": dict(event.body)} for event in held]
+            self.connection.execute(insert(self._received), rows)
+
+    def save(self) -> None:
+        """Send what `move` has collected."""
+        self._writes.send()
 
     def held(self, subjects: Collection[str]) -> list[Envelope]:
         """The held events within WINDOW of the next sequence."""
+        self.save()
         columns = self._received.c
         bodies = self.connection.scalars(
             select(columns.held)
@@ -412,15 +453,6 @@ def _next_sequences(progress: Table, dialect: str) -> Select[str, int]:
 
 
 @cache
-def _moved(progress: Table, dialect: str) -> Insert:
-    change = insert_into(progress, dialect)
-    return change.on_conflict_do_update(
-        index_elements=[progress.c.subject],
-        set_={"next_sequence": change.excluded.next_sequence},
-    )
-
-
-@cache
 def _known(received: Table, dialect: str) -> CompoundSelect[Any]:
     columns = received.c
     came = select(columns.event_id, null().cast(String).label("subject"))
@@ -428,3 +460,41 @@ def _known(received: Table, dialect: str) -> CompoundSelect[Any]:
     return came.where(among(columns.event_id, "ids", dialect)).union_all(
         holding.where(columns.held.is_not(None), among(columns.subject, "subjects", dialect))
     )
+
+
+# One row for each subject, and one for each known id. A subquery for each of them uses the index,
+# also if PostgreSQL made its plan while the tables were empty.
+_LOCK = """
+    SELECT FROM (SELECT unnest($1) AS subject ORDER BY subject) AS given,
+    LATERAL (SELECT FROM progress WHERE "{subject}" = given.subject FOR UPDATE) AS locked"""
+_LOOK = """
+    SELECT NULL::uuid, subject,
+        (SELECT next_sequence FROM progress WHERE "{subject}" = given.subject),
+        (SELECT true FROM received
+         WHERE "{subject}" = given.subject AND held IS NOT NULL LIMIT 1)
+    FROM unnest($1) AS given (subject)
+    UNION ALL
+    SELECT id, NULL, NULL, NULL FROM unnest($2) AS given (id)
+    WHERE (SELECT true FROM received WHERE event_id = given.id)"""
+
+_ADD = """
+    INSERT INTO received (event_id, "{subject}", sequence, received_at)
+    SELECT id, subject, sequence, $4 FROM unnest($1, $2, $3) AS given (id, subject, sequence)"""
+
+
+def _row(event: Envelope, now: datetime) -> dict[str, object]:
+    return {
+        "event_id": event.id,
+        "subject": event.subject,
+        "sequence": event.sequence,
+        "received_at": now,
+    }
+
+
+def _first_of_each(events: Iterable[Envelope], known: Collection[UUID]) -> dict[UUID, Envelope]:
+    """The events with ids that are not known, by id."""
+    fresh: dict[UUID, Envelope] = {}
+    for event in events:
+        if event.id not in known:
+            fresh.setdefault(event.id, event)
+    return fresh

@@ -91,7 +91,7 @@ def read_delivery(
         if len(message.body or b"") > LARGEST_BODY:
             raise Unreadable(f"the body has {len(message.body)} bytes, more than {LARGEST_BODY}")
         event = read(message.body, message.content_type)
-        parse(event)
+        event.parsed(parse)
     except Unreadable as problem:
         return InvalidMessage(message, problem)
     return Delivery(message, event)
@@ -103,7 +103,8 @@ def take_batch(pending: deque[Delivery | InvalidMessage]) -> Batch | InvalidMess
     if isinstance(first, InvalidMessage):
         return first
     batch = [first]
-    while pending and len(batch) < BATCH_SIZE and not first.redelivered_often:
+    alone = first.redelivered_often
+    while pending and len(batch) < BATCH_SIZE and not alone:
         following = pending[0]
         if isinstance(following, InvalidMessage) or following.redelivered_often:
             break
@@ -235,7 +236,7 @@ class Subscriber:
     def _commit_together(self, part: Batch) -> None:
         """Commit the part; a single event is left to `_process_alone`, which retries it."""
         if len(part) > 1:
-            spans = [self._span(delivery.event) for delivery in part]
+            spans = [self._span(delivery.event) for delivery in part] if tracing.is_on() else []
             self._commit(part)
             tracing.end(spans)
 

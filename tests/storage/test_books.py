@@ -12,9 +12,9 @@ from sqlalchemy import insert
 from allocation.adapters.memory import MemoryBooks
 from allocation.adapters.sql import books, tables
 from allocation.adapters.sql.books import SqlBooks
-from allocation.adapters.sql.statements import Writes
 from allocation.domain.books import Batch, Books, Line
 from allocation.domain.strategies import service_order, shortage_order
+from allocation.messaging.statements import Writes
 from tests.storage.conftest import Storage
 
 TODAY = date(2030, 1, 1)
@@ -208,6 +208,37 @@ def test_a_line_that_this_unit_of_work_had_promised_later_improves(sql: Storage)
         ship.eta = line.eta = TODAY
 
         assert made.promised_later(made.open_batches(), TODAY) is line
+
+
+def test_once_the_stock_is_gone_no_more_lines_are_read_for_it(sql: Storage) -> None:
+    assert sql.engine is not None
+    lines = [
+        Line(f"o{n}", "LAMP", 1, age=n, batchref="ship", promised_at=n, eta=DAYS[-1])
+        for n in range(1, 41)
+    ]
+    with sql.engine.connect() as connection:
+        connection.execute(insert(tables.products).values(sku="LAMP", version=0, sequence=0))
+        first = SqlBooks(connection, "LAMP", {})
+        first.add_batch(Batch("ship", "LAMP", 40, allocated=40, eta=DAYS[-1]))
+        first.add_batch(Batch("shelf", "LAMP", 1))
+        for line in lines:
+            first.add_line(line)
+        changes = Writes(connection)
+        books.write([first], changes)
+        changes.send()
+        made = books.load(connection, {}, ["LAMP"], [])["LAMP"]
+        shelf, ship = made.batch("shelf"), made.batch("ship")
+        assert shelf is not None
+        assert ship is not None
+
+        moved = made.promised_later(made.open_batches(), TODAY)
+        assert moved is not None
+        assert moved.orderid == "o1"
+        shelf.allocated, ship.allocated = 1, 39
+        moved.batchref, moved.eta = "shelf", None
+
+        assert made.promised_later([ship], TODAY) is None
+        assert len(list(made.known_parts())) == books.CHUNK
 
 
 def change(kind: str, asked: Books, batch: Batch, line: Line, number: int) -> None:

@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, func, insert, select, text
 from sqlalchemy import event as listening
+from structlog.testing import capture_logs
 
 from allocation.messaging import database
-from allocation.messaging.cloudevents import Envelope
+from allocation.messaging.cloudevents import Envelope, from_json
 from allocation.messaging.resequencer import WINDOW, Due, ReceivedEvents, Resequencer
 from tests.waiting import eventually
-from tests.workers.conftest import envelope
+from tests.workers.conftest import envelope, event
 from tests.workers.test_resequencer import lived, noting, picks_after, picks_of, stream
 from workers.warehouse import pick_list, tables
 from workers.warehouse.running import MIGRATIONS
@@ -128,6 +129,71 @@ def test_of_a_batch_that_fails_nothing_is_done(engine: Engine) -> None:
         inbox.take(lived())
 
     assert (received(engine), picks_of(engine)) == (0, [])
+
+
+def test_names_may_have_what_databases_write_in_their_own_way(engine: Engine) -> None:
+    names = [
+        'a "lamp"',
+        "back\\slash",
+        "{brace,comma}",
+        "apostrophe's",
+        "NULL",
+        "%s",
+        "Ü 🛋",
+        "\u2028",
+    ]
+    seen: Seen = []
+    inbox = noting(engine, seen)
+    events = [envelope("allocated", sequence, sku=sku) for sku in names for sequence in (2, 1)]
+
+    inbox.take(events)
+    again = inbox.take(events)
+
+    assert sorted(seen) == sorted((sku, sequence, False) for sku in names for sequence in (1, 2))
+    assert again == set()
+
+
+def test_what_an_early_event_has_in_unknown_fields_is_kept_as_it_came(engine: Engine) -> None:
+    early = from_json(event("allocated", 2) | {"note": "\x00"})
+    seen: list[Envelope] = []
+
+    def apply(_connection: Connection, due: Sequence[Due]) -> None:
+        seen.extend(each.event for each in due)
+
+    inbox = Resequencer(engine, tables.metadata, apply, timedelta(seconds=60))
+    inbox.take([early, envelope("allocated", 1, sku="CHAIR")])
+    inbox.take([envelope("allocated", 1)])
+
+    assert [each.body for each in seen[2:]] == [early.body]
+
+
+def test_a_batch_writes_one_log_line_and_an_event_alone_is_named(engine: Engine) -> None:
+    first, second, third = (
+        envelope("allocated", number, orderid=f"o{number}", batchref="b1", eta=None)
+        for number in (1, 2, 3)
+    )
+
+    with capture_logs() as lines:
+        warehouse(engine).take([first, second])
+        warehouse(engine).take([third])
+
+    assert lines == [
+        {
+            "event": "pick list",
+            "log_level": "info",
+            "events": 2,
+            "opened": 2,
+            "orderids": ["o1", "o2"],
+        },
+        {
+            "event": "pick list",
+            "log_level": "info",
+            "batchref": "b1",
+            "opened": True,
+            "late": False,
+        }
+        | third.log_fields(),
+    ]
 
 
 steps = st.tuples(st.sampled_from(["LAMP", "CHAIR", "DESK"]), st.integers(0, 2), st.integers(0, 1))

@@ -115,6 +115,8 @@ class Ledger:
         they limit how many can be taken.
         """
         older = self._before(sequence)
+        if not older:
+            return Served({}, 0)
         known = [entry.qty for entry in older if entry.qty is not None]
         if len(known) == len(older) and sum(known) >= waiting > 0:
             qty = min(qty, sum(known) - waiting)
@@ -166,7 +168,9 @@ class Ledger:
         )
 
     def _before(self, sequence: int) -> list[Entry]:
-        return [entry for entry in self.entries if entry.sequence < sequence]
+        return (
+            [entry for entry in self.entries if entry.sequence < sequence] if self._entries else []
+        )
 
 
 def _run(entries: Iterable[Entry], sequence: int) -> set[int]:

@@ -48,7 +48,8 @@ _STORED = select(
 
 def apply(connection: Connection, due: Sequence[Due]) -> None:
     """Write the mails about the events, and which pieces have no batch."""
-    parsed = [(each, message) for each in due if (message := parse(each.event)) is not None]
+    messages = ((each, each.event.parsed(parse)) for each in due)
+    parsed = [(each, message) for each, message in messages if message is not None]
     if not parsed:
         return
     of_lines = [message for _, message in parsed if isinstance(message, LineMessage)]

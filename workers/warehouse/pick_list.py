@@ -14,12 +14,12 @@ from sqlalchemy import (
     Row,
     bindparam,
     func,
-    insert,
     select,
     update,
 )
 
 from allocation.messaging.resequencer import Due
+from allocation.messaging.statements import Writes
 from workers.order_lines import rows_of
 from workers.warehouse.messages import (
     Allocated,
@@ -42,17 +42,18 @@ from workers.warehouse.tables import picks
 log = structlog.get_logger(__name__)
 
 _STORED = select(picks)
-_ADD = insert(picks)
 
 
 def apply(connection: Connection, due: Sequence[Due]) -> None:
     """Open, cancel and dispatch picks as the events say, in the caller's transaction."""
-    parsed = [(each, message) for each in due if (message := parse(each.event)) is not None]
+    messages = ((each, each.event.parsed(parse)) for each in due)
+    parsed = [(each, message) for each, message in messages if message is not None]
     if not parsed:
         return
     lines = _lines(connection, [message for _, message in parsed])
     before = [(pick, replace(pick)) for line in lines.values() for pick in line]
     added = []
+    changes = []
     for each, message in parsed:
         line = lines[message.orderid, message.sku, message.part]
         if gone := dispatched_pick(line):
@@ -62,16 +63,28 @@ def apply(connection: Connection, due: Sequence[Due]) -> None:
         if pick := _apply_one(line, each, message):
             line.append(pick)
             added.append(pick)
-        log.info(
-            "pick list",
-            batchref=message.batchref,
-            opened=pick is not None and pick.is_open,
-            late=each.late,
-            **each.event.log_fields(),
-        )
+        changes.append((each, message, pick))
     now = datetime.now(UTC)
     save(connection, [pick for pick, old in before if pick != old], now)
     _add(connection, added, now)
+    _log(changes)
+
+
+def _log(changes: Sequence[tuple[Due, Message, Pick | None]]) -> None:
+    """Write one line about the applied events: a line for each would cost more than its event."""
+    opened = [pick is not None and pick.is_open for _, _, pick in changes]
+    if len(changes) == 1:
+        [(each, message, _)] = changes
+        log.info(
+            "pick list",
+            batchref=message.batchref,
+            opened=opened[0],
+            late=each.late,
+            **each.event.log_fields(),
+        )
+    elif changes:
+        orderids = list(dict.fromkeys(message.orderid for _, message, _ in changes))
+        log.info("pick list", events=len(changes), opened=sum(opened), orderids=orderids)
 
 
 def _apply_one(line: Sequence[Pick], each: Due, message: Message) -> Pick | None:
@@ -177,10 +190,9 @@ def save(connection: Connection, changed: Sequence[Pick], now: datetime) -> None
 
 
 def _add(connection: Connection, added: Sequence[Pick], now: datetime) -> None:
-    if not added:
-        return
-    connection.execute(
-        _ADD,
+    writes = Writes(connection)
+    writes.add(
+        picks,
         [
             {
                 "sku": pick.sku,
@@ -201,6 +213,7 @@ def _add(connection: Connection, added: Sequence[Pick], now: datetime) -> None:
             for pick in added
         ],
     )
+    writes.send()
 
 
 def _stored_status(pick: Pick) -> str:

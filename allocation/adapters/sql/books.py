@@ -23,10 +23,10 @@ from sqlalchemy import (
 
 from allocation.adapters.sql import tables
 from allocation.adapters.sql.line_queue import LineQueue, Order, Stock, best
-from allocation.adapters.sql.statements import Writes
 from allocation.domain.books import Batch, Line
 from allocation.domain.strategies import service_order
 from allocation.messaging.database import among, is_postgresql
+from allocation.messaging.statements import Writes
 
 CHUNK = 100
 """Lines fetched by one query while a pass goes through many."""

@@ -11,12 +11,12 @@ from sqlalchemy import Row as DatabaseRow
 
 from allocation.adapters.sql import tables
 from allocation.adapters.sql.outbox import NOTIFY_CHANNEL, SqlOutbox
-from allocation.adapters.sql.statements import Row, Writes, as_json, prepared
-from allocation.adapters.sql.statements import add_new as add_new_rows
 from allocation.contract import codec
 from allocation.domain.commands import Malformed
 from allocation.domain.outcomes import Outcome, Refused, Succeeded
 from allocation.messaging.database import among, is_postgresql
+from allocation.messaging.statements import Row, Writes, as_json, prepared
+from allocation.messaging.statements import add_new as add_new_rows
 from allocation.service_layer.unit_of_work import CommandConflict, ConcurrentUpdate, Message
 
 # To accept commands is most of the API's work, so it is one message to the database. Rows of the

@@ -75,7 +75,10 @@ class LineQueue:
     def first(
         self, stocks: Sequence[Stock], fits: Callable[[Line], bool], fetch: Fetch
     ) -> Line | None:
-        """The first line that fits. `stocks` decide which stored lines are asked for."""
+        """The first line that fits. `stocks` decide which stored lines are asked for.
+
+        A stored line that did not change fits only if some of these stocks may serve it.
+        """
         new = [s for s in stocks if not any(known.covers(s) for known in self._asked)]
         if new:
             self._asked = best([*self._asked, *new])
@@ -84,6 +87,10 @@ class LineQueue:
             found = min(filter(fits, self._lines.values()), key=service_order, default=None)
             if self._end is None or (found and service_order(found) <= self._end):
                 return found
+            if not stocks:
+                return found
+            # Stock that is gone by now served more lines, perhaps very many: not for those.
+            self._asked = best(stocks)
             behind, self._end = self._end, None
             self._ask(self._asked, behind, fetch)
 

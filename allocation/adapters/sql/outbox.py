@@ -35,7 +35,6 @@ from sqlalchemy import (
 )
 
 from allocation.adapters.sql.database import ago, clock
-from allocation.adapters.sql.statements import Writes, add_new
 from allocation.adapters.sql.tables import (
     commands,
     is_pending,
@@ -47,6 +46,7 @@ from allocation.adapters.sql.tables import (
 from allocation.contract import codec
 from allocation.domain.events import Event
 from allocation.messaging.database import among, is_postgresql
+from allocation.messaging.statements import Writes, add_new
 from allocation.service_layer.unit_of_work import Message
 
 NOTIFY_CHANNEL = "allocation_outbox"

@@ -16,10 +16,10 @@ from allocation.adapters.sql.database import clock, translated
 from allocation.adapters.sql.inbox import SqlInbox
 from allocation.adapters.sql.notifications import DECIDED_CHANNEL
 from allocation.adapters.sql.outbox import NOTIFY_CHANNEL, SqlOutbox
-from allocation.adapters.sql.statements import Writes
 from allocation.domain.commands import Command
 from allocation.domain.product import Product
 from allocation.messaging.database import among, is_postgresql
+from allocation.messaging.statements import Writes
 
 
 class SqlProducts:

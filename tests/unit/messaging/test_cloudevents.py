@@ -7,7 +7,7 @@ import pytest
 from kombu.message import Message
 
 from allocation.messaging import cloudevents
-from allocation.messaging.cloudevents import Unreadable, from_json, read, read_strictly
+from allocation.messaging.cloudevents import Envelope, Unreadable, from_json, read, read_strictly
 from allocation.messaging.dead_letters import LARGEST_BODY
 
 ID = UUID("5f0f3c0e-6a4e-4f5c-9d0e-0d8f6c1b7a52")
@@ -182,3 +182,21 @@ def test_the_trace_is_that_of_the_traceparent_or_the_correlation(
     changes: dict[str, object], trace_id: str | None
 ) -> None:
     assert from_json(event(**changes)).trace_id == trace_id
+
+
+def test_an_event_is_parsed_once_by_each_parser() -> None:
+    calls: list[str] = []
+
+    def total(event: Envelope) -> int:
+        calls.append("total")
+        return int(event.data["total"])
+
+    def nothing(_event: Envelope) -> None:
+        calls.append("nothing")
+
+    envelope = from_json(event())
+
+    assert [envelope.parsed(total), envelope.parsed(total)] == [5, 5]
+    assert [envelope.parsed(nothing), envelope.parsed(nothing)] == [None, None]
+    assert calls == ["total", "nothing"]
+    assert envelope == from_json(event())

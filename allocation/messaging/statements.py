@@ -1,7 +1,7 @@
 """Inserts, updates and deletes of many rows, sent to the database together."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import count
 from uuid import UUID
@@ -124,6 +124,14 @@ def as_json(rows: Sequence[Row]) -> str:
     return _ENCODER.encode(rows)
 
 
+def as_array(texts: Iterable[str]) -> str:
+    """The texts as PostgreSQL reads an array: a list would be a constant for each of them.
+
+    They have no control characters: of the others, JSON escapes the same ones in the same way.
+    """
+    return "{" + json.dumps(list(texts), ensure_ascii=False)[1:-1] + "}"
+
+
 # Statements are built once: that takes longer than to send one.
 
 
@@ -131,7 +139,7 @@ def as_json(rows: Sequence[Row]) -> str:
 def _sql(change: str, table: Table, columns: tuple[str, ...], dialect: Dialect) -> str:
     """PostgreSQL's statement for rows that are added, or only with new ids, changed or gone."""
     given = _given(table, columns)
-    keys = [key.name for key in table.primary_key]
+    keys = [key.key for key in table.primary_key]
     is_given = (table.c[key] == given.c[key] for key in keys)
     values = {column: given.c[column] for column in columns}
     statement: ClauseElement
@@ -166,7 +174,7 @@ def _given(table: Table, columns: tuple[str, ...]) -> Subquery:
 
 @cache
 def _changed(table: Table, columns: tuple[str, ...]) -> Update:
-    keys = {key.name for key in table.primary_key}
+    keys = {key.key for key in table.primary_key}
     return (
         table.update()
         .where(*(table.c[key] == bindparam(f"to_{key}") for key in keys))
@@ -176,4 +184,4 @@ def _changed(table: Table, columns: tuple[str, ...]) -> Update:
 
 @cache
 def _removed(table: Table) -> Delete:
-    return table.delete().where(*(key == bindparam(key.name) for key in table.primary_key))
+    return table.delete().where(*(key == bindparam(key.key) for key in table.primary_key))
