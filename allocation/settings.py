@@ -35,12 +35,12 @@ class Settings(BaseSettings):
         description="Users that `allocation topology` creates, with the permissions of their"
         " roles: worker:password relay:password and so on.",
     )
-    partitions: int = Field(
-        1,
+    partitions: int | None = Field(
+        None,
         ge=1,
         le=64,
         description="Queues among which `allocation topology` divides the commands, by sku; see"
-        " scaling out.",
+        " scaling out. Unset: as many as there are, at first 1.",
     )
     broker_management_url: str = Field(
         "",
@@ -193,7 +193,7 @@ class Settings(BaseSettings):
         self.database_url = self.database_url or f"sqlite:///{self.state_dir}/allocation.db"
         if self.broker_url in ("", "spool://"):
             self.broker_url = f"spool://{self.state_dir}/spool"
-        if self.partitions > 1 and self.broker_transport is not None:
+        if (self.partitions or 1) > 1 and self.broker_transport is not None:
             raise ValueError("ALLOCATION_PARTITIONS needs RabbitMQ: set ALLOCATION_BROKER_URL")
         return self
 

@@ -70,6 +70,7 @@ class WorkerMetrics:
             registry=self.registry,
         )
         self._dead_letters = _dead_letters(topology.DEAD, self.registry)
+        self._partitions: set[str] = set()
         self._holds = Gauge(
             "allocation_partition_held",
             "1 if this worker decides the commands of the partition, else 0.",
@@ -81,7 +82,8 @@ class WorkerMetrics:
 
     def holds(self, partitions: Collection[str], held: Collection[str]) -> None:
         """Show which of the partitions this worker has."""
-        for name in partitions:
+        self._partitions |= set(partitions)  # those of before, too: it has none of them
+        for name in self._partitions:
             self._holds.labels(name).set(name in held)
 
     def decided(self, outcomes: Iterable[tuple[str, str]], seconds: float, size: int) -> None:

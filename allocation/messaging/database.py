@@ -144,10 +144,10 @@ def _join_transactions(engine: Engine) -> None:
     def leave_it_to_us(connection: Connection) -> None:
         if connection.get_execution_options().get("joined"):
             driver: Any = connection.connection.driver_connection
+            connection.info["joined"] = True  # first: whatever happens, it is undone
             # In this order: otherwise psycopg2 tells the server of the level, here and at the end.
             driver.isolation_level = None
             driver.autocommit = True
-            connection.info["joined"] = True
 
     @event.listens_for(engine, "before_cursor_execute", retval=True)
     def begin(

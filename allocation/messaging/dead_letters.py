@@ -253,6 +253,8 @@ def send_again(
         for name, value in (message.headers or {}).items()
         if name not in _OF_THE_PAST and not name.startswith(_THE_BROKERS)
     }
+    if not exchange:
+        headers.pop("CC", None)  # the sender's other routing keys would be names of queues here
     if "retries" in headers:
         headers["retries"] = 0
     if compression := headers.pop("x-compression", None):

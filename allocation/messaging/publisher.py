@@ -18,6 +18,8 @@ CONFIRM_TIMEOUT = 10.0
 """Seconds without a confirm after which the connection counts as lost."""
 READ_TIMEOUT = 0.001
 """Seconds without a confirm after which no more have arrived."""
+CONNECT_WITHIN = 0.75
+"""Seconds after which a DirectPublisher that had to connect sends nothing this time."""
 GIVE_UP_AFTER = 1.0
 """Seconds after which a DirectPublisher waits for no more confirms."""
 AT_ONCE = 500
@@ -229,8 +231,7 @@ class DirectPublisher:
         self._on_outage = on_outage
         self._bind = bind
         self._require = require
-        self._connection: Connection | None = None
-        self._publisher: AmqpPublisher | None = None
+        self._open: tuple[Connection, AmqpPublisher] | None = None
         self._failures = 0
         self._next_try = 0.0
 
@@ -240,13 +241,23 @@ class DirectPublisher:
         return time.monotonic() >= self._next_try
 
     def publish(self, messages: Sequence[Outgoing]) -> set[str]:
-        """Send all, in order; returns the ids of those that a queue keeps, as far as confirmed."""
+        """Send all, in order; returns the ids of those that a queue keeps, as far as confirmed.
+
+        It sends none if it took long to connect.
+        """
         kept: set[str] = set()
-        until = time.monotonic() + GIVE_UP_AFTER
-        connection = self._connection or next(self._connections)
+        begun = time.monotonic()
+        connection, publisher = self._open or (next(self._connections), None)
+        # An exception may come from anywhere, such as of a time limit. Then it is unknown how many
+        # messages were sent, and the next confirms would be taken for those of others.
+        self._open = None
         lost = (OSError, *connection.connection_errors, *connection.channel_errors)
         try:
-            publisher = self._publisher or self._connect(connection)
+            if publisher is None:
+                publisher = self._connect(connection)
+                if time.monotonic() - begun > CONNECT_WITHIN:
+                    messages = []
+            until = time.monotonic() + GIVE_UP_AFTER
             for first in range(0, len(messages), AT_ONCE):
                 part = messages[first : first + AT_ONCE]
                 publisher.send(part)
@@ -260,26 +271,24 @@ class DirectPublisher:
                     )
         except (Unconfirmed, OperationalError, *lost) as error:
             connection.collect()  # don't close it: the broker may not answer
-            self._connection = self._publisher = None
             self._failures += 1
             seconds = backoff.seconds(self._failures)
             self._next_try = time.monotonic() + seconds
             self._on_outage(error, seconds)
         else:
+            self._open = connection, publisher
             self._failures = 0
         return kept
 
     def close(self) -> None:
         """Close the connection, if there is one."""
-        if self._connection is not None:
-            self._connection.release()
-            self._connection = self._publisher = None
+        if self._open is not None:
+            self._open[0].release()
+            self._open = None
 
     def _connect(self, connection: Connection) -> AmqpPublisher:
         connection.ensure_connection(max_retries=0)  # kombu would wait too long
-        self._connection = connection
-        self._publisher = AmqpPublisher(connection, self._bind, self._require)
-        return self._publisher
+        return AmqpPublisher(connection, self._bind, self._require)
 
 
 class SpoolPublisher:

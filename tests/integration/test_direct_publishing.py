@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from itertools import count, islice
 
 import pytest
@@ -10,6 +11,8 @@ from sqlalchemy import select
 
 from allocation.adapters.rabbitmq import topology
 from allocation.adapters.sql.tables import is_unsent, outbox
+from allocation.messaging.connection import each_node
+from allocation.messaging.publisher import DirectPublisher, Outgoing
 from tests.integration.conftest import BareClient, Service
 from tests.integration.test_relay import Ear, heard, unsent
 from tests.scraping import counted, page
@@ -55,6 +58,24 @@ def test_a_worker_publishes_what_it_commits_without_a_relay(
     with service.engine.connect() as connection:
         stored = connection.scalars(select(outbox.c.body).order_by(outbox.c.sequence)).all()
     assert events == stored
+
+
+def test_an_exception_amid_its_messages_does_not_mix_up_later_confirms(
+    broker_url: str, heard: Ear
+) -> None:
+    """A time limit may end a batch anywhere."""
+    publisher = DirectPublisher(
+        each_node(broker_url, confirm=False, time_limit=5.0), lambda error, seconds: None
+    )
+    good, later = (Outgoing(name, topology.EVENTS, "", "{}", "text/plain") for name in "ab")
+    unsendable = replace(good, id="c", body="\ud800")
+
+    with pytest.raises(UnicodeEncodeError):
+        publisher.publish([good, unsendable])
+
+    assert publisher.publish([later]) == {later.id}
+    publisher.close()
+    assert heard.take(1) == [{}]
 
 
 def test_each_event_is_published_once_beside_a_relay(

@@ -272,15 +272,18 @@ def test_commands_of_a_batch_go_to_the_partition_of_its_sku(partitioned: Partiti
 def test_a_change_that_was_interrupted_goes_on_and_holds_what_is_new_back(
     partitioned: Partitioned, broker_url: str
 ) -> None:
-    """No worker runs: the old queue is not empty. Nothing is lost on the way back to one queue."""
+    """The old queue is not empty by then. Nothing is lost on the way back to one queue."""
     service = partitioned.service
     with AmqpClient(broker_url) as sender:
         partitioned.number = 4
         first = sender.send("create_batch", batchref="b1", sku="LAMP", qty=5).id
-        with Connection(broker_url) as connection, pytest.raises(KeyboardInterrupt):
-            change(connection, service.engine, 4, interrupt)
+        with Connection(broker_url) as worker, Connection(broker_url) as connection:
+            worker.channel().basic_consume(topology.COMMANDS, callback=print)
+            eventually(lambda: service.depth(topology.COMMANDS) == 0, what="the command's delivery")
+            with pytest.raises(KeyboardInterrupt):
+                change(connection, service.engine, 4, interrupt)
         second = sender.send("allocate", orderid="o1", sku="LAMP", qty=5).id
-    assert service.depth(topology.COMMANDS) == 1
+    eventually(lambda: service.depth(topology.COMMANDS) == 1, what="the command's return")
     assert partitioned.waiting() == {partitioning.queues(4)[slot_of("LAMP") % 4]: 1}
 
     partitioned.start_workers(1)
@@ -291,6 +294,34 @@ def test_a_change_that_was_interrupted_goes_on_and_holds_what_is_new_back(
         [generation] = partitions.generations(connection)
     assert (generation.partitions, generation.queues) == (1, (topology.COMMANDS,))
     assert service.depth(partitioning.queues(4)[0]) is None
+
+
+def test_while_no_worker_runs_a_change_with_a_backlog_is_left_for_later(
+    partitioned: Partitioned, client: BareClient
+) -> None:
+    """As in a deployment that starts: workers are started after `allocation topology`."""
+    service = partitioned.service
+    created = client.send("allocation.create_batch", batchref="b1", sku="LAMP", qty=5)
+
+    said = partitioned.divide(4)
+
+    assert "1 commands wait, and no worker runs: nothing was changed" in said
+    partitioned.start_workers(1)
+    assert service.outcome(created)[0] == "succeeded"
+    assert ", ".join(partitioning.queues(4)) in partitioned.divide(4)
+
+
+def test_of_two_changes_at_once_one_is_refused(partitioned: Partitioned) -> None:
+    service = partitioned.service
+    with partitions.only_change(service.engine) as is_only:
+        assert is_only
+        service.environment["ALLOCATION_PARTITIONS"] = "2"
+        refused = service.run("topology", status=1)
+
+    assert "another `allocation topology` changes the partitions" in refused
+    partitioned.divide(2)
+    del service.environment["ALLOCATION_PARTITIONS"]
+    assert ", ".join(partitioning.queues(2)) in service.run("topology")
 
 
 def test_a_broker_without_the_plugin_is_left_as_it_was(

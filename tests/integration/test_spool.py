@@ -353,6 +353,28 @@ def test_a_message_delivered_too_often_is_dead_lettered(spool: Connection) -> No
     assert get(spool, "dead").headers["x-first-death-reason"] == "delivery_limit"
 
 
+def test_a_message_that_can_not_be_dead_lettered_now_stops_no_other_work(
+    spool: Connection, folder: str
+) -> None:
+    """Its queue gives nothing meanwhile, and the message is not lost."""
+    channel = spool.channel()
+    channel.queue_declare("dead")
+    arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"}
+    channel.queue_declare("short-lived", arguments={"x-message-ttl": 1, **arguments})
+    spool.Producer().publish("x", routing_key="short-lived")
+    time.sleep(0.005)  # its millisecond has to pass, and nothing tells that it has
+    [dead] = Path(folder, "queues").glob("dead*")
+    dead.rename(Path(folder, "aside"))
+    dead.write_text("no folder")
+
+    assert get(spool, "short-lived") is None
+
+    dead.unlink()
+    Path(folder, "aside").rename(dead)
+    assert get(spool, "short-lived") is None
+    assert get(spool, "dead").payload == "x"
+
+
 def test_a_requeued_message_keeps_its_place(spool: Connection) -> None:
     """Before those that came later."""
     for number in range(3):

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date, datetime, timedelta
 from typing import Any, Protocol
 
@@ -99,7 +99,8 @@ class SqlSide:
 
     def books(self) -> tuple[list[Batch], list[Line]]:
         with self.engine.connect() as connection:
-            batches = connection.execute(select(tables.batches)).all()
+            stored = [tables.batches.c[each.name] for each in fields(Batch)]
+            batches = connection.execute(select(*stored)).all()
             lines = connection.execute(select(tables.allocations)).all()
         return [Batch(**row._mapping) for row in batches], [Line(**row._mapping) for row in lines]
 

@@ -118,7 +118,7 @@ def test_what_is_planned_while_the_tables_are_small_uses_indexes_all_the_same(
 
         text_of_plan = "\n".join(plan.scalars())
     assert [word for word in ("Seq Scan", "Join Filter", "Hash") if word in text_of_plan] == []
-    assert text_of_plan.count("Index Cond") == 8
+    assert text_of_plan.count("Index Cond") == 9
 
 
 def test_only_a_connection_that_lay_idle_is_asked_whether_it_works(

@@ -24,6 +24,7 @@ MARK = "allocation.partitions"
 MOST = SLOTS
 """Partitions, at most: each has a slot."""
 
+_SLOTS = frozenset(map(slot_name, range(SLOTS)))
 _EVERYTHING = "#"
 # A delayed message comes back with its delay before its key.
 _DEFAULT_KEY = f"#.{COMMANDS}"
@@ -55,7 +56,7 @@ def keeping_partition(headers: Mapping[str, Any], partition: str) -> dict[str, A
     A slot stays, else a second routing key names the partition.
     """
     match headers.get("CC"):
-        case [str(key)] if key.startswith(slot_name("")):
+        case [str(key)] if key in _SLOTS:
             return dict(headers)
         case _:
             return {**headers, "CC": [_key(partition)]}
@@ -177,10 +178,9 @@ def _arguments(partitions: int) -> dict[str, object]:
     arguments = topology.commands_queue().queue_arguments
     if partitions == 1:
         return arguments
-    # Together they hold as much as the one queue does.
-    limits = {
-        name: arguments[name] // partitions for name in ("x-max-length", "x-max-length-bytes")
-    }
+    # Together at most four times as much as the one queue holds: one of them may get most.
+    share = min(partitions, 4)
+    limits = {name: arguments[name] // share for name in ("x-max-length", "x-max-length-bytes")}
     return arguments | limits | {"x-single-active-consumer": True}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amqp import Channel
-from amqp.exceptions import AccessRefused, PreconditionFailed
+from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 from kombu import Connection, Exchange, Queue
 from kombu.transport.native_delayed_delivery import (
     CELERY_DELAYED_DELIVERY_EXCHANGE,
@@ -199,7 +199,7 @@ def queued(connection: Connection, name: str) -> Queued | None:
     try:
         with connection.channel() as channel:
             found = channel.queue_declare(name, passive=True)
-    except connection.channel_errors:
+    except NotFound:
         return None
     return Queued(int(found.message_count), int(found.consumer_count))
 

@@ -140,8 +140,9 @@ class Channel(filesystem.Channel):
         while taken := self.files.claim(queue):
             claim, payload = taken
             if reason := self._undeliverable(claim, payload):
-                self.dead_letter(claim, reason)
-                continue
+                if self.dead_letter(claim, reason):
+                    continue
+                raise Empty  # it would be the next one again
             tag = next(self._tags)
             self._claims[tag] = claim
             properties = payload["properties"]
@@ -193,8 +194,11 @@ class Channel(filesystem.Channel):
             how(claim)
             self._claims.pop(tag, None)  # only now: if `how` fails, the claim is kept
 
-    def dead_letter(self, claim: Claim, reason: str = "rejected") -> None:
-        """Move the message to where its queue's dead letters go; without such a place, drop it."""
+    def dead_letter(self, claim: Claim, reason: str = "rejected") -> bool:
+        """Move the message to where its queue's dead letters go; without such a place, drop it.
+
+        Returns whether it has left its queue: it can't if the disk takes nothing.
+        """
         arguments = self.files.arguments(claim.queue)
         exchange = arguments.get("x-dead-letter-exchange")
         if exchange is not None:
@@ -213,8 +217,9 @@ class Channel(filesystem.Channel):
                     "a dead letter can't be written now", queue=claim.queue, error=str(error)
                 )
                 self.files.give_back_untried(claim)  # to be dead-lettered when it comes again
-                return
+                return False
         self.files.done(claim)
+        return True
 
     def _undeliverable(self, claim: Claim, payload: Payload) -> str | None:
         """Why the message may not be delivered any more: it is too old, or was too often."""

@@ -34,7 +34,8 @@ def listen(connection: Connection, *channels: str) -> Wait:
     assert driver is not None
 
     def wait(seconds: float) -> Set[Notification]:
-        if not select.select([driver], [], [], seconds)[0]:
+        # A statement on this connection may have received some already.
+        if not driver.notifies and not select.select([driver], [], [], seconds)[0]:
             return frozenset()
         with suppress(psycopg2.Error):
             driver.poll()

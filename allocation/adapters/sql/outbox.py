@@ -109,15 +109,19 @@ class SqlOutbox:
     """Rows that are sent on once they are committed; written together by `write`."""
 
     def __init__(
-        self, now: Callable[[], datetime], is_direct: Callable[[str], bool] = lambda sku: False
+        self,
+        now: Callable[[], datetime],
+        is_direct: Callable[[str], bool] = lambda sku: False,
+        elapsed: Callable[[], timedelta] = timedelta,
     ) -> None:
         """`is_direct`: whether the caller publishes the sku's events after the commit.
 
-        It finds them in `direct_rows`.
+        It finds them in `direct_rows`. `elapsed`: the time that has passed since `now`.
         """
         self._now = now
         self._is_direct = is_direct
-        self._rows: list[dict[str, object]] = []
+        self._elapsed = elapsed
+        self._rows: list[dict[str, Any]] = []
         self.direct_rows: list[EventRow] = []
         """The events that were written, for the caller to publish."""
         self.has_row_for_relay = False
@@ -165,6 +169,10 @@ class SqlOutbox:
     def write(self, changes: Writes) -> bool:
         """Add the rows to `changes`, in their order; False when there are none."""
         rows, self._rows = self._rows, []
+        passed = self._elapsed()
+        for row in rows:
+            if row["relay_at"] is not None:
+                row["relay_at"] += passed
         changes.add(outbox, rows)
         self.direct_rows += [_event_row(row) for row in rows if row["relay_at"] is not None]
         self.has_row_for_relay = any(row["relay_at"] is row["sent_at"] is None for row in rows)
@@ -216,8 +224,9 @@ def mark_published(engine: Engine, rows: Sequence[EventRow], confirmed: Collecti
 
 # While the relay marks rows, which it had to send after GRACE, all are left to it: to wait for it
 # could be a deadlock, and to mark the others a mark out of order. The next event of a sku is looked
-# up by its number; if it is committed only later, its own commit wakes the relay. No condition is
-# about `sent_at`: PostgreSQL might go through all unsent rows for each of these.
+# up by its number; if it is committed only later, its own commit wakes the relay. If both commits
+# overlap, the relay finds it by itself, half a second later. No condition is about `sent_at`:
+# PostgreSQL might go through all unsent rows for each of these.
 _MARK_PUBLISHED = """
     WITH marked AS (
         UPDATE outbox SET sent_at = coalesce(sent_at, now()), relay_at = NULL WHERE position IN (

@@ -3,20 +3,24 @@
 `allocation topology` writes the generations, workers write what they have; all read them here.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Engine, delete, func, insert, or_, select, update
 
 from allocation.adapters.sql.database import ago, clock
 from allocation.adapters.sql.tables import partitions
+from allocation.messaging.database import is_postgresql
 
 SEEN_EVERY = 10.0
 """Seconds between two times that a worker says again what it has."""
 
 FRESH = 60.0
 """Seconds after which what a worker said counts no more: it may have ended."""
+
+_LOCK = 4_130_519_773  # any number that no other program locks in the same database
 
 _COLUMNS = partitions.c
 
@@ -46,6 +50,21 @@ class Layout:
 
     queues: tuple[str, ...] = ()
     consumed: bool = True
+
+
+@contextmanager
+def only_change(engine: Engine) -> Iterator[bool]:
+    """Whether no other process changes the partitions until the end of the block."""
+    if not is_postgresql(engine):
+        yield True
+        return
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        is_only = bool(connection.scalar(select(func.pg_try_advisory_lock(_LOCK))))
+        try:
+            yield is_only
+        finally:
+            if is_only:
+                connection.execute(select(func.pg_advisory_unlock(_LOCK)))
 
 
 def layout(connection: Connection) -> Layout:

@@ -1,9 +1,10 @@
 """The unit of work on a SQL database: one session, one transaction, one commit."""
 
 from collections.abc import Callable, Collection, Sequence
-from datetime import UTC, date, datetime, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import cache
 from operator import attrgetter
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -90,7 +91,8 @@ class SqlProducts:
         if orderid not in self._orders:
             self._find_orders({orderid})
             skus = self._orders[orderid]
-            self._lock(skus - self._books.keys(), {(orderid, sku) for sku in skus})
+            new = skus - self._books.keys()
+            self._lock(new, {(orderid, sku) for sku in new})
         # This unit of work may have added a line.
         brought = {sku for sku, its in self._books.items() if its.holds(orderid)}
         products = [self.get(sku) for sku in sorted(self._orders[orderid] | brought)]
@@ -217,10 +219,13 @@ class SqlUnitOfWork:
         except SQLAlchemyError as error:
             raise translated(error) from error
         self._began: datetime | None = None
+        self._began_at = monotonic()
         self.products = SqlProducts(self._connection, self._have_locked, self.today)
         is_direct = self._publisher is not None and self._publisher.is_ready
         self.outbox = SqlOutbox(
-            self.now, lambda sku: is_direct and not self.products.has_unsent_events(sku)
+            self.now,
+            lambda sku: is_direct and not self.products.has_unsent_events(sku),
+            lambda: timedelta(seconds=monotonic() - self._began_at),
         )
         self.inbox = SqlInbox(self._connection, self.outbox, self.now)
         return self
@@ -246,14 +251,14 @@ class SqlUnitOfWork:
 
     def _have_locked(self, read: Read) -> None:
         self._locked(read.seconds)
-        if self._clock is database.clock:
-            self._began = self._began or read.now  # no round trip of its own
+        if self._clock is database.clock and self._began is None:
+            self._began, self._began_at = read.now, monotonic()  # no round trip of its own
 
     def now(self) -> datetime:
         # Read once, on first use: the products are locked by then, so the times of a product's
         # events never go backwards.
         if self._began is None:
-            self._began = self._clock(self._connection)
+            self._began, self._began_at = self._clock(self._connection), monotonic()
         return self._began
 
     def today(self) -> date:

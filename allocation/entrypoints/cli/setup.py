@@ -37,26 +37,34 @@ def topology(as_json: AsJson = False) -> None:
 
 
 def declare(dependencies: "Dependencies") -> tuple[list[str], list[str]]:
-    """Declare all of it; returns the names of the queues and of the users."""
+    """Declare all of it; returns the names of the queues and of the users.
+
+    Without an error if partitions can't be changed as no worker runs: in a deployment that starts,
+    workers are started after this.
+    """
     from allocation.adapters.rabbitmq import partitioning, permissions, topology
-    from allocation.entrypoints.cli.partition_change import change
+    from allocation.entrypoints.cli.partition_change import NoWorker, change
 
     settings = dependencies.settings
 
     def declare_queues() -> list[str]:
         with dependencies.broker() as connection:
-            is_plain = settings.partitions == 1 and (
-                settings.broker_transport is not None or not partitioning.is_partitioned(connection)
+            is_plain = settings.broker_transport is not None or (
+                settings.partitions in (None, 1) and not partitioning.is_partitioned(connection)
             )
             others = topology.declare(connection, partitioned=not is_plain)
             if is_plain:
                 return others
             # Workers and relay look the queues up in the database.
-            ask_database(
-                settings,
-                lambda: change(connection, dependencies.engine, settings.partitions, _Teller()),
-            )
-            return partitioning.queues(settings.partitions) + others
+            try:
+                divided = ask_database(
+                    settings,
+                    lambda: change(connection, dependencies.engine, settings.partitions, _Teller()),
+                )
+                return divided + others
+            except NoWorker as reason:
+                typer.echo(str(reason), err=True)
+                return others
 
     try:
         queues = ask_broker(settings, declare_queues, makes_it=True)

@@ -46,6 +46,8 @@ EVENTS_EVERY = 0.05  # seconds
 EVENTS_BUFFER = 500  # task events in one message, at most
 UNSENT = ("properties", "argsrepr", "kwargsrepr")
 """What a request has twice, or for its task events alone; pickled, it would be the largest part."""
+MOST_IN_FLIGHT = 4000
+"""Commands that a worker may hold in memory while it has all partitions."""
 LONGEST_PAUSE = 4.0  # seconds between two attempts to reach the broker
 
 
@@ -322,8 +324,9 @@ class Consumer(CeleryConsumer):
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Message], None]:
         handle = super().create_task_handler(*args, **options)
         if isinstance(self.task_consumer, PartitionConsumer):
-            # Of each partition as much as one process of the pool can use.
-            self.task_consumer.prefetch_count = self.prefetch_multiplier
+            # Of each partition as much as one process of the pool can use; of many, less.
+            most = MOST_IN_FLIGHT // len(self.task_consumer.queues)
+            self.task_consumer.prefetch_count = min(self.prefetch_multiplier, most)
         acknowledgements = self.acknowledgements
 
         def admit_and_handle(message: Message) -> None:

@@ -102,7 +102,9 @@ class Consumer(celery_internals.Consumer):
             log.info("waiting: the queues of the commands are about to change")
             celery_internals.wait_or_stop(LOOK_EVERY)
         self._connections += 1
-        self._spreading = None
+        if self._spreading is not None:
+            self._spreading.stop()
+            self._spreading = None
         queues = self._layout.queues or (topology.COMMANDS,)
         partitioned = queues != (topology.COMMANDS,)
         self.consume_from(list(map(partitioning.queue, queues)), partitioned=partitioned)

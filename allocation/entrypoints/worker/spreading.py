@@ -63,9 +63,12 @@ class PartitionConsumer(kombu.Consumer):
         return [name for name, member in self.members.items() if member.holds]
 
     def consume(self, no_ack: bool | None = None) -> None:
-        self.channel.basic_consume(topology.WORKERS, no_ack=True)
+        """Consume each queue once, however often this is called, as remote control may do."""
+        if not self.members:
+            self.channel.basic_consume(topology.WORKERS, no_ack=True)
         for queue in self.queues:
-            self.join(queue.name)
+            if queue.name not in self.members:
+                self.join(queue.name)
 
     def join(self, name: str) -> None:
         """Consume a queue; the first in its line gets its commands."""
@@ -163,6 +166,10 @@ class Spreading:
         self._leaving |= set(given_up)
         if is_first:
             self._leave()
+
+    def stop(self) -> None:
+        """Forget what was begun: the connection is lost."""
+        self._leaving.clear()
 
     def _leave(self) -> None:
         settled = [name for name in self._leaving if self._is_settled(name)]

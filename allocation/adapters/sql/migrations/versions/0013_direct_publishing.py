@@ -1,4 +1,7 @@
-"""Until when an outbox row is left to the worker that publishes it"""
+"""Until when an outbox row is left to the worker that publishes it
+
+To make the index, which is empty at first, PostgreSQL reads the table once and locks it meanwhile.
+"""
 
 import sqlalchemy as sa
 from alembic import op
