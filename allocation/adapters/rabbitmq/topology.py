@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amqp import Channel
-from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
+from amqp.exceptions import AccessRefused, PreconditionFailed
 from kombu import Connection, Exchange, Queue
 from kombu.transport.native_delayed_delivery import (
     CELERY_DELAYED_DELIVERY_EXCHANGE,
     bind_queue_to_native_delayed_delivery_exchange,
     declare_native_delayed_delivery_exchanges_and_queues,
 )
+
+from allocation.messaging.outages import is_missing
 
 COMMANDS = "allocation.commands"
 DEAD = "allocation.dead"
@@ -199,7 +201,9 @@ def queued(connection: Connection, name: str) -> Queued | None:
     try:
         with connection.channel() as channel:
             found = channel.queue_declare(name, passive=True)
-    except NotFound:
+    except connection.channel_errors as error:
+        if not is_missing(error):
+            raise
         return None
     return Queued(int(found.message_count), int(found.consumer_count))
 
