@@ -35,6 +35,7 @@ def kill_before_commit(run: Run) -> None:
             with gate.shut():
                 gate.wait_for_somebody()
                 signal_all(run.system.children("worker-1"), signal.SIGKILL)
+                gate.cut_off()  # the message that waits has the COMMIT, too
             run.fault("kill -9 of pool children before COMMIT")
 
 

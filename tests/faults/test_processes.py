@@ -47,6 +47,7 @@ def test_pool_children_killed_before_their_commit(deploy: Deploy) -> None:
             with gate.shut():
                 gate.wait_for_somebody()
                 signal_all(run.system.children("worker-1"), signal.SIGKILL)
+                gate.cut_off()  # the message that waits has the COMMIT, too
             run.fault("kill -9 of pool children before COMMIT")
 
     run.prove()
