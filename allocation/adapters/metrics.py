@@ -82,7 +82,7 @@ class WorkerMetrics:
 
     def holds(self, partitions: Collection[str], held: Collection[str]) -> None:
         """Show which of the partitions this worker has."""
-        self._partitions |= set(partitions)  # those of before, too: it has none of them
+        self._partitions |= set(partitions)  # old ones stay, with the value 0
         for name in self._partitions:
             self._holds.labels(name).set(name in held)
 
@@ -94,7 +94,7 @@ class WorkerMetrics:
         self._size.observe(size)
 
     def published(self, names: Iterable[str], left_to_relay: int, seconds: float) -> None:
-        """Count the events of a batch: the names of those that the broker confirmed, and others."""
+        """Count the events of a batch: confirmed ones by `names`, and how many the relay gets."""
         for name, count in Tally(names).items():
             self._sent.labels(name).inc(count)
         self._left_to_relay.inc(left_to_relay)

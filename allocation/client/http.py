@@ -95,7 +95,8 @@ class HttpClient(Commands):
             left = end - time.monotonic()
             if outcome.status != "pending" or left <= 0:
                 return outcome
-            if not answer.has_waited:  # as it has no place to wait in, or does not know the id yet
+            # Without a place to wait in, or without the id yet, the server answers at once.
+            if not answer.has_waited:
                 time.sleep(min(left, pause))
                 pause = min(2 * pause, 1.0)
 

@@ -63,7 +63,7 @@ def keeping_partition(headers: Mapping[str, Any], partition: str) -> dict[str, A
 
 
 def as_before_death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The headers of a dead letter, with the `CC` that the broker takes from what it dead-letters.
+    """The headers of a dead letter, with the `CC` that the broker removed.
 
     It notes the queue; a sender may have forged that.
     """

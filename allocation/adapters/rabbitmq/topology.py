@@ -176,7 +176,7 @@ def bind(channel: Channel) -> None:
 
 
 def names(of_commands: Sequence[str] = ()) -> list[str]:
-    """The name of every queue; `of_commands` are those that commands are divided among, if any."""
+    """The name of every queue; `of_commands` names the partitions, if there are any."""
     found: list[str] = []
     for queue in queues():
         found += (of_commands or [COMMANDS]) if queue.name == COMMANDS else [queue.name]

@@ -195,7 +195,7 @@ class Channel(filesystem.Channel):
             self._claims.pop(tag, None)  # only now: if `how` fails, the claim is kept
 
     def dead_letter(self, claim: Claim, reason: str = "rejected") -> bool:
-        """Move the message to where its queue's dead letters go; without such a place, drop it.
+        """Move the message to its queue's dead-letter exchange; drop it if there is none.
 
         Returns whether it has left its queue: it can't if the disk takes nothing.
         """

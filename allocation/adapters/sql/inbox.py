@@ -81,7 +81,7 @@ class SqlInbox:
         return new
 
     def claim(self, messages: Sequence[Message], rows: Sequence[Row]) -> dict[UUID, Outcome | None]:
-        """Take the commands; `rows` are those that are known, locked until this transaction ends.
+        """Take the commands; `rows` are the known ones, locked until this transaction ends.
 
         Returns the outcomes of these. Raises CommandConflict.
         """

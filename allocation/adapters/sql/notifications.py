@@ -18,7 +18,7 @@ class Notification(NamedTuple):
 
 
 Wait = Callable[[float], Set[Notification]]
-"""Wait at most this number of seconds for a notification; returns those that came."""
+"""Wait at most this number of seconds for a notification; returns all that came."""
 
 
 def listen(connection: Connection, *channels: str) -> Wait:

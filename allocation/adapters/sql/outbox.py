@@ -1,7 +1,7 @@
 """The outbox: a unit of work adds messages to it, and one reader at a time has them sent.
 
 A worker may publish its events itself after the commit; the reader leaves these to it for GRACE.
-The events of a sku are sent, and marked as sent, in their order, whoever sends them:
+The events of each sku are sent and marked in their order, by worker and reader alike:
 
 - A worker publishes events of a sku only if no earlier one was unsent under the product's lock.
 - While it does, the reader leaves the later ones of the sku alone as well.

@@ -28,7 +28,7 @@ Tell = Callable[[str], None]
 
 
 class NoWorker(Exception):
-    """Commands wait in the queues of before, and nobody decides them."""
+    """Commands wait in the old queues, and nobody decides them."""
 
 
 def change(connection: Connection, engine: Engine, wanted: int | None, tell: Tell) -> list[str]:
@@ -80,8 +80,7 @@ def _expect_worker(connection: Connection, old: Generation, tell: Tell) -> None:
                 f"{queued.messages} commands wait, and no worker runs: nothing was changed. Start"
                 " the workers, and run `allocation topology` again"
             )
-        tell(f"waiting for a worker: {queued.messages} commands wait")
-        time.sleep(LOOK_EVERY)
+        _wait(tell, f"waiting for a worker: {queued.messages} commands wait")
 
 
 def _known(engine: Engine) -> list[Generation]:
@@ -129,12 +128,11 @@ def _wait_until_empty(connection: Connection, old: Generation, tell: Tell) -> No
         idle = 0 if queued.consumers or not queued.messages else idle + 1
         if idle * LOOK_EVERY > WITHOUT_WORKER:
             raise NoWorker(
-                f"{queued.messages} commands are in the queues of before, and no worker decides"
+                f"{queued.messages} commands are in the old queues, and no worker decides"
                 " them. New ones go to the new queues, which are consumed after those: start the"
                 " workers, and run `allocation topology` again"
             )
-        tell(f"waiting: {queued.messages} commands are in the queues of before")
-        time.sleep(LOOK_EVERY)
+        _wait(tell, f"waiting: the old queues have {queued.messages} commands")
 
 
 def _have_all_left(connection: Connection, old: Generation, tell: Tell) -> bool:
@@ -149,6 +147,11 @@ def _have_all_left(connection: Connection, old: Generation, tell: Tell) -> bool:
         if queued.messages:
             return False
         left = 0 if queued.consumers else left + 1
-        tell(f"waiting for workers to leave {queued.consumers} queues of before")
-        time.sleep(LOOK_EVERY)
+        _wait(tell, f"waiting for workers to leave {queued.consumers} old queues")
     return True
+
+
+def _wait(tell: Tell, sentence: str) -> None:
+    """Say what is waited for, until the next look: the broker notifies nobody of its queues."""
+    tell(sentence)
+    time.sleep(LOOK_EVERY)
